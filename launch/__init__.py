@@ -1,0 +1,1 @@
+"""Command lines and process trees: accelerate and Slurm files, jobs, sweeps, plans."""

@@ -1,0 +1,1 @@
+"""Problems in, scored groups and rollouts out: operators, workspaces, budgets, workers, publishing."""

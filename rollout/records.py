@@ -1,0 +1,168 @@
+"""The records that cross borders: problem, call, rollout, group.
+
+All are frozen. A *call* is one sampled sequence (what is trained on); a *rollout* is the whole graph of
+calls on one problem; a *group* is a set of samples drawn from one context and compared with one another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+TRACE = "trace"
+"""A plain long chain of thought: the only call of its rollout."""
+DRAFT = "draft"
+"""A solution attempt that a distiller may read."""
+DISTIL = "distil"
+"""A call that writes a workspace from drafts."""
+VERIFY = "verify"
+"""A call that judges one draft, so that top-k distillers can rank."""
+REFINE = "refine"
+"""A solution attempt given problem and workspace."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """A question with its gold answer."""
+
+    id: str
+    question: str
+    answer: str
+    source: str = ""
+
+
+class Verdict(Protocol):
+    """What the rollout side needs to know of a scorer's verdict."""
+
+    @property
+    def status(self) -> str: ...
+    @property
+    def answer(self) -> str | None: ...
+    @property
+    def is_correct(self) -> bool: ...
+
+
+Score = Callable[[Problem, str], Awaitable[Verdict]]
+"""``await score(problem, completion_text)``; passed in, so that rollouts know no verifier."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How one request is sampled. ``max_tokens`` counts completion tokens."""
+
+    temperature: float
+    top_p: float
+    max_tokens: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VersionSpan:
+    """Completion tokens ``[start, end)`` were sampled by policy ``version``."""
+
+    version: int
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """What a worker returned for one sample: ids and log-probs, never re-tokenised text."""
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    finish: str
+    """``stop`` (end of sequence) or ``length`` (``max_tokens`` reached)."""
+    versions: tuple[VersionSpan, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One model call, the sequence that is trained on.
+
+    Example: thinking ran into its budget, so it was closed by force (F), and the policy went on to
+    write its solution (S)::
+
+        Call(prompt_ids=X + C,                        # problem, then workspace
+             completion_ids=T + F + S,
+             train_mask=(True,) * len(T) + (False,) * len(F) + (True,) * len(S), ...)
+
+    ``parents`` are positions in ``Rollout.calls`` whose text this prompt was built from.
+    """
+
+    role: str
+    round: int
+    parents: tuple[int, ...]
+    prompt_ids: tuple[int, ...]
+    completion_ids: tuple[int, ...]
+    sampler_logprobs: tuple[float, ...]
+    train_mask: tuple[bool, ...]
+    versions: tuple[VersionSpan, ...]
+    finish: str
+    text: str
+    """The decoded completion; used to build the next prompt and to score, never to train."""
+    seconds: float
+
+    @property
+    def policy_version(self) -> int:
+        """The oldest policy version that sampled a token of this call."""
+        return min(span.version for span in self.versions)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens in plus tokens out."""
+        return len(self.prompt_ids) + len(self.completion_ids)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rollout:
+    """The graph of calls that an operator made on one problem."""
+
+    problem: Problem
+    operator: str
+    calls: tuple[Call, ...]
+    answers: tuple[int, ...]
+    """Positions of the calls of the last round. One in evaluation, ``num_generations`` in training."""
+    verdicts: Mapping[int, Verdict] = field(default_factory=dict)
+    """Verdict of each scored call, by its position."""
+
+
+def context_key(prompt_ids: tuple[int, ...]) -> str:
+    """A short, stable name of a context, for group keys and logs."""
+    return hashlib.blake2s(repr(prompt_ids).encode(), digest_size=8).hexdigest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupKey:
+    """What must be equal for two samples to share a baseline."""
+
+    problem_id: str
+    role: str
+    round: int
+    context: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """One call with its reward. ``reward_parts`` are the terms that ``reward`` is the weighted sum of."""
+
+    call: Call
+    reward: float
+    is_correct: bool
+    status: str
+    reward_parts: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """Samples drawn from one ``prompt_ids``. Groups may differ in size; a group of one has no baseline."""
+
+    key: GroupKey
+    prompt_ids: tuple[int, ...]
+    samples: tuple[Sample, ...]
+
+    def __post_init__(self) -> None:
+        for sample in self.samples:
+            assert sample.call.prompt_ids == self.prompt_ids, "a group shares one context"
