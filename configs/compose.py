@@ -1,0 +1,152 @@
+"""From the command line to a checked dataclass, with errors that name the nearest valid key."""
+
+import difflib
+import re
+import sys
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+import hydra
+from hydra import compose, initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from configs.schema import EvaluationConfig, OperatorConfig, TrainingConfig, register
+
+Config = TypeVar("Config", TrainingConfig, EvaluationConfig)
+
+
+class ConfigError(ValueError):
+    """A config that cannot run: the message names the option and what to do."""
+
+
+def _keys(node: Any, prefix: str = "") -> Iterable[str]:
+    for key in node:
+        name = f"{prefix}{key}"
+        yield name
+        child = node._get_node(key)
+        if isinstance(child, DictConfig) and not child._is_missing() and not child._is_none():
+            yield from _keys(child, f"{name}.")
+
+
+def _nearest(key: str, valid: list[str]) -> str:
+    """The valid key most like ``key``: first by its last part anywhere, then as a whole."""
+    last = {name.rsplit(".", 1)[-1]: name for name in reversed(valid)}
+    parent, _, leaf = key.rpartition(".")
+    siblings = [name for name in valid if name.rpartition(".")[0] == parent]
+    close = difflib.get_close_matches(key, siblings, n=1, cutoff=0.5)
+    close = close or difflib.get_close_matches(key, valid, n=1, cutoff=0.6)
+    close = close or [last[m] for m in difflib.get_close_matches(leaf, last, n=1, cutoff=0.6)]
+    return f" Did you mean '{close[0]}'?" if close else ""
+
+
+def _valid_keys(config_name: str) -> list[str]:
+    return sorted(_keys(compose(config_name)))
+
+
+def _explain(error: Exception, config_name: str) -> ConfigError:
+    """Turns Hydra's and OmegaConf's errors into one sentence with the nearest valid key."""
+    text = str(error)
+    cause = str(error.__cause__ or "")
+    match = re.search(r"full_key: (\S+)", cause) or re.search(r"full_key: (\S+)", text)
+    match = match or re.search(r"Could not override '([^']+)'", text)
+    unknown = any(s in text + cause for s in ("not in struct", "Could not override", "' not in '"))
+    if match and unknown and "could not be converted" not in text + cause:
+        key = match.group(1)
+        return ConfigError(f"'{key}' is not an option.{_nearest(key, _valid_keys(config_name))}")
+    first = (cause or text).splitlines()
+    detail = " ".join(line.strip() for line in first if line.strip() and "object_type" not in line)
+    head = text.splitlines()[0]
+    return ConfigError(head if detail.startswith(head) and len(detail) < len(head) else detail or head)
+
+
+def resolve(config: DictConfig) -> Any:
+    """The dataclass of a composed config; runs every check.
+
+    Raises:
+        ConfigError: If a value is missing or a check fails.
+    """
+    try:
+        return OmegaConf.to_object(config)
+    except MissingMandatoryValue as error:
+        key = re.search(r"full_key: (\S+)", str(error))
+        raise ConfigError(f"{key.group(1) if key else error} must be set.") from error
+    except OmegaConfBaseException as error:
+        raise ConfigError(str(error.__cause__ or error).splitlines()[0]) from error
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def load(config_name: str, overrides: list[str] | None = None) -> Any:
+    """Composes ``configs/<config_name>.yaml`` with ``overrides`` and checks it.
+
+    Raises:
+        ConfigError: For an unknown key (with the nearest valid one), a bad value, a missing value.
+    """
+    register()
+    GlobalHydra.instance().clear()
+    with initialize_config_module("configs", version_base="1.3"):
+        try:
+            config = compose(config_name, overrides or [])
+        except (HydraException, OmegaConfBaseException) as error:
+            raise _explain(error, config_name) from error
+        return resolve(config)
+
+
+def load_operator(name: str, override: OperatorConfig) -> OperatorConfig:
+    """The operator ``name`` of configs/operator, or ``override`` if it is that operator.
+
+    Prompts, thinking marks, bound and k are the run's own, so that compared operators differ in
+    nothing but the operator.
+    """
+    if name == override.name:
+        return override
+    register()
+    GlobalHydra.instance().clear()
+    with initialize_config_module("configs", version_base="1.3"):
+        try:
+            node = compose(f"operator/{name}").operator
+        except HydraException as error:
+            raise ConfigError(str(error).splitlines()[0]) from error
+    merged = OmegaConf.structured(override)
+    merged.name, merged.schedule = node.name, node.schedule
+    return resolve(merged)
+
+
+def run(config_name: str, main: Callable[[Any, list[str]], None]) -> None:
+    """Entry point of a command: checks the command line, then hands over to Hydra.
+
+    ``main(config, overrides)`` gets the checked dataclass. Hydra's own flags (``--cfg job``,
+    ``--help``, ``--multirun``) work as usual. A config error ends the program with status 2.
+    """
+    register()
+    overrides = [arg for arg in sys.argv[1:] if not arg.startswith("-")]
+    asks_only = any(arg in ("--help", "-h", "--cfg", "-c", "--info", "-i") for arg in sys.argv[1:])
+    try:
+        if asks_only:
+            _check_keys(config_name, overrides)
+        elif not any(arg in ("--multirun", "-m") for arg in sys.argv[1:]):
+            load(config_name, overrides)
+    except ConfigError as error:
+        print(f"{config_name}: {error}", file=sys.stderr)
+        sys.exit(2)
+    GlobalHydra.instance().clear()
+
+    @hydra.main(version_base="1.3", config_path="pkg://configs", config_name=config_name)
+    def start(config: DictConfig) -> None:
+        main(resolve(config), overrides)
+
+    start()
+
+
+def _check_keys(config_name: str, overrides: list[str]) -> None:
+    OverridesParser.create().parse_overrides(overrides)
+    GlobalHydra.instance().clear()
+    with initialize_config_module("configs", version_base="1.3"):
+        try:
+            compose(config_name, [o for o in overrides if "=" in o])
+        except (HydraException, OmegaConfBaseException) as error:
+            raise _explain(error, config_name) from error
