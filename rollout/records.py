@@ -127,6 +127,8 @@ class Rollout:
     """Positions of the calls of the last round. One in evaluation, ``num_generations`` in training."""
     verdicts: Mapping[int, Verdict] = field(default_factory=dict)
     """Verdict of each scored call, by its position."""
+    counts: Mapping[str, int] = field(default_factory=dict)
+    """How often something worth counting happened: labels of solutions, cut workspaces, fallbacks."""
 
 
 def context_key(prompt_ids: tuple[int, ...]) -> str:

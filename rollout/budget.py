@@ -1,0 +1,34 @@
+"""Token budgets of a rollout, computed from its calls and nowhere else."""
+
+from dataclasses import dataclass
+
+from rollout.records import Rollout
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """Tokens of a rollout. ``b_seq`` is a stand-in for latency, ``b_total`` for cost."""
+
+    b_seq: int
+    b_total: int
+
+
+def budget(rollout: Rollout, answer: int) -> Budget:
+    """B_seq and B_total of the rollout whose accepted call is ``rollout.calls[answer]``.
+
+    B_total = sum of (in + out) over all calls.
+
+    B_seq = sum of (in + out) over the accepted path, distil and verify calls included. Calls of one
+    round run side by side and the paper counts one of them; which one it does not say. We take the
+    heaviest chain of parents that ends in the answer: what a user with unlimited slots waits for.
+
+    Args:
+        rollout: The graph of calls.
+        answer: Position of the accepted call.
+    """
+    heaviest: list[int] = []
+    for call in rollout.calls:
+        before = max((heaviest[parent] for parent in call.parents), default=0)
+        heaviest.append(before + call.num_tokens)
+    total = sum(call.num_tokens for call in rollout.calls)
+    return Budget(b_seq=heaviest[answer], b_total=total)

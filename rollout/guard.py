@@ -1,0 +1,62 @@
+"""Runs a command that must not outlive its parent: ``python -m rollout.guard COMMAND ...``.
+
+The parent holds this process's standard input open and never writes to it. When it closes, because
+the parent ended in whatever way (SIGKILL included), or on SIGTERM, the command's whole process tree
+is ended. The exit status is the command's.
+"""
+
+import os
+import select
+import signal
+import subprocess
+import sys
+
+import psutil
+
+GRACE_SECONDS = 5.0
+POLL_SECONDS = 0.2
+
+
+def end_tree(pid: int, grace_seconds: float = GRACE_SECONDS) -> None:
+    """Ends a process and all its descendants: SIGTERM, then SIGKILL for those that are left."""
+    try:
+        root = psutil.Process(pid)
+        tree = [*root.children(recursive=True), root]
+    except psutil.NoSuchProcess:
+        return
+    for process in tree:
+        try:
+            process.terminate()
+        except psutil.NoSuchProcess:
+            pass
+    _, alive = psutil.wait_procs(tree, timeout=grace_seconds)
+    for process in alive:
+        try:
+            process.kill()
+        except psutil.NoSuchProcess:
+            pass
+    psutil.wait_procs(alive, timeout=grace_seconds)
+
+
+def main() -> int:
+    # A group of its own, so that Ctrl-C reaches the parent first and the tree is ended in order.
+    os.setpgrp()
+    child = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
+    told_to_stop = False
+
+    def stop(_signum: int, _frame: object) -> None:
+        nonlocal told_to_stop
+        told_to_stop = True
+
+    signal.signal(signal.SIGTERM, stop)
+    while child.poll() is None and not told_to_stop:
+        readable, _, _ = select.select([sys.stdin], [], [], POLL_SECONDS)
+        if readable:  # end of file: nothing is ever written
+            break
+    # Children are listed while their parent lives: afterwards they could not be found.
+    end_tree(child.pid)
+    return child.wait()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

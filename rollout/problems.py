@@ -1,0 +1,166 @@
+"""Loads problems from JSONL, the HF hub or reasoning-gym, and refuses what cannot be used.
+
+A gold answer that does not parse would count as wrong for ever; ``check_gold`` (passed in, it raises
+``ValueError``) finds it here, before anything is started.
+"""
+
+import json
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import reasoning_gym
+from datasets import Dataset, load_dataset, load_from_disk
+
+from configs.schema import DataConfig
+from rollout.records import Problem
+
+logger = logging.getLogger(__name__)
+
+CheckGold = Callable[[str], None]
+
+Row = tuple[str, dict[str, Any]]
+"""Where a row stands (for errors) and its fields."""
+
+
+def load_train(config: DataConfig, check_gold: CheckGold) -> list[Problem]:
+    """The problems to train on (or to evaluate, for ``python -m rollout``).
+
+    Raises:
+        FileNotFoundError: If the file does not exist.
+        ValueError: If a row is broken or misses a field, a gold answer does not parse, ids repeat, or
+            nothing is left. The message names file, line and field.
+    """
+    if config.source == "jsonl":
+        assert config.path is not None
+        return _checked(_jsonl(Path(config.path)), config, check_gold, config.path)
+    if config.source == "hf":
+        return _checked(_hub(config, config.split), config, check_gold, f"{config.name}")
+    held_out = {problem.question for problem in load_eval(config, check_gold)}
+    rows = _generated(config, seed=2 * config.task_seed, size=config.num_train)
+    fresh = [row for row in rows if row[1]["question"] not in held_out]
+    return _checked(fresh, config, check_gold, f"{config.task}")
+
+
+def load_eval(config: DataConfig, check_gold: CheckGold) -> list[Problem]:
+    """The held-out problems, at most ``num_eval``; empty if the data names none.
+
+    reasoning-gym problems are drawn with another seed, and ``load_train`` leaves out every question
+    that is among them, so the two are disjoint.
+    """
+    if config.source == "jsonl":
+        if config.eval_path is None:
+            return []
+        rows = list(_jsonl(Path(config.eval_path)))[: config.num_eval]
+        return _checked(rows, config, check_gold, config.eval_path)
+    if config.source == "hf":
+        if config.eval_split is None:
+            return []
+        rows = list(_hub(config, config.eval_split))[: config.num_eval]
+        return _checked(rows, config, check_gold, f"{config.name}")
+    rows = _generated(config, seed=2 * config.task_seed + 1, size=config.num_eval)
+    return _checked(rows, config, check_gold, f"{config.task}")
+
+
+def _jsonl(path: Path) -> Iterator[Row]:
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"data file {path} does not exist; set data.path or data.eval_path."
+        )
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            where = f"{path} line {number}"
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{where} is not JSON: {error}.") from error
+            if not isinstance(row, dict):
+                raise ValueError(f"{where} must be a JSON object, got {type(row).__name__}.")
+            yield where, row
+
+
+def _hub(config: DataConfig, split: str) -> Iterator[Row]:
+    assert config.name is not None
+    if (
+        Path(config.name, "dataset_info.json").exists()
+        or Path(config.name, "dataset_dict.json").exists()
+    ):
+        loaded = load_from_disk(config.name)
+        dataset = loaded if isinstance(loaded, Dataset) else loaded[split]
+    else:
+        dataset = load_dataset(config.name, split=split)
+    for number, row in enumerate(dataset):
+        yield f"{config.name}[{split}] row {number}", dict(row)
+
+
+def _generated(config: DataConfig, *, seed: int, size: int) -> Sequence[Row]:
+    """``size`` different questions (or all there are) of a reasoning-gym task."""
+    assert config.task is not None
+    try:
+        dataset = reasoning_gym.create_dataset(
+            config.task, seed=seed, size=2 * size, **config.task_options
+        )
+    except (ValueError, AssertionError, TypeError) as error:
+        raise ValueError(
+            f"reasoning-gym could not make data.task '{config.task}' with data.task_options "
+            f"{config.task_options}: {error}"
+        ) from error
+    rows: dict[str, dict[str, Any]] = {}
+    for entry in dataset:
+        question = entry["question"]
+        row = {"id": f"{config.task}-{seed}-{len(rows)}", "source": config.task}
+        row |= {config.question_field: question, config.answer_field: str(entry["answer"])}
+        rows.setdefault(question, row)
+        if len(rows) == size:
+            break
+    return [(f"{config.task} problem {i}", row) for i, row in enumerate(rows.values())]
+
+
+def _checked(
+    rows: Iterable[Row], config: DataConfig, check_gold: CheckGold, name: str
+) -> list[Problem]:
+    problems: dict[str, Problem] = {}
+    dropped = 0
+    for index, (where, row) in enumerate(rows):
+        problem = _problem(where, row, config, default_id=f"{Path(name).stem}-{index}")
+        if problem.id in problems:
+            raise ValueError(f"{where}: the id '{problem.id}' stands twice; ids must be unique.")
+        try:
+            check_gold(problem.answer)
+        except ValueError as error:
+            if config.on_bad_gold == "refuse":
+                raise ValueError(
+                    f"{where}: the gold answer {problem.answer!r} (field '{config.answer_field}') does not "
+                    f"parse ({error}), so every rollout of this problem would count as wrong. "
+                    "Correct it, or set data.on_bad_gold=drop."
+                ) from error
+            dropped += 1
+            continue
+        problems[problem.id] = problem
+    if dropped:
+        logger.warning("%s: dropped %d problems whose gold answer does not parse.", name, dropped)
+    if not problems:
+        raise ValueError(f"{name} holds no problem.")
+    return list(problems.values())
+
+
+def _problem(where: str, row: dict[str, Any], config: DataConfig, *, default_id: str) -> Problem:
+    values = {}
+    for name in (config.question_field, config.answer_field):
+        if row.get(name) is None:
+            raise ValueError(
+                f"{where} has no field '{name}'; it has {sorted(row)}. "
+                "Set data.question_field and data.answer_field."
+            )
+        values[name] = str(row[name]).strip()
+        if not values[name]:
+            raise ValueError(f"{where}: the field '{name}' is empty.")
+    return Problem(
+        id=str(row.get("id", default_id)),
+        question=values[config.question_field],
+        answer=values[config.answer_field],
+        source=str(row.get("source", "")),
+    )

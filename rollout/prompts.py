@@ -1,0 +1,100 @@
+"""Prompt texts, and the way from text to the token ids of one call. The texts live in configs/operator/prompts."""
+
+import string
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+from transformers import PreTrainedTokenizerBase
+
+_PLACEHOLDERS = {
+    "solve": {"question"},
+    "draft": {"number", "solution"},
+    "refine": {"question", "workspace"},
+    "distil": {"question", "drafts", "kappa"},
+    "verify": {"question", "solution"},
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptTexts:
+    """The five texts, each a ``str.format`` template with fixed placeholders.
+
+    Raises:
+        ValueError: If a text misses a placeholder or holds an unknown one.
+    """
+
+    solve: str
+    draft: str
+    refine: str
+    distil: str
+    verify: str
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            text = getattr(self, item.name)
+            found = {name for _, name, _, _ in string.Formatter().parse(text) if name is not None}
+            if found != _PLACEHOLDERS[item.name]:
+                raise ValueError(
+                    f"operator.prompts.{item.name} must hold exactly the placeholders "
+                    f"{sorted(_PLACEHOLDERS[item.name])}, got {sorted(found)}; write {{{{}}}} for braces."
+                )
+
+    def solve_text(self, question: str) -> str:
+        return self.solve.format(question=question)
+
+    def refine_text(self, question: str, workspace: str) -> str:
+        return self.refine.format(question=question, workspace=workspace)
+
+    def draft_texts(self, solutions: Sequence[str]) -> list[str]:
+        """The drafts as they stand in a workspace, numbered from 1."""
+        return [self.draft.format(number=i, solution=s) for i, s in enumerate(solutions, start=1)]
+
+    def distil_text(self, question: str, solutions: Sequence[str], kappa: int) -> str:
+        drafts = join_drafts(self.draft_texts(solutions))
+        return self.distil.format(question=question, drafts=drafts, kappa=kappa)
+
+    def verify_text(self, question: str, solution: str) -> str:
+        return self.verify.format(question=question, solution=solution)
+
+
+def join_drafts(texts: Sequence[str]) -> str:
+    """Drafts of a workspace, one blank line between two."""
+    return "\n\n".join(texts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Codec:
+    """Text to the ids of a chat prompt, and sampled ids to text."""
+
+    tokenizer: PreTrainedTokenizerBase
+
+    def encode_prompt(self, text: str) -> tuple[int, ...]:
+        """Ids of one user turn, ready for the policy to answer; plain text if there is no chat template."""
+        if self.tokenizer.chat_template is None:
+            return tuple(self.tokenizer(text).input_ids)
+        messages = [{"role": "user", "content": text}]
+        encoded = self.tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, return_dict=True
+        )
+        return tuple(encoded["input_ids"])
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of sampled ids, thinking marks kept, a closing end-of-sequence token left out."""
+        if ids and ids[-1] in self.end_ids:
+            ids = ids[:-1]
+        return self.tokenizer.decode(list(ids), skip_special_tokens=False)
+
+    def count(self, text: str) -> int:
+        """Tokens of ``text`` by itself."""
+        return len(self.tokenizer(text, add_special_tokens=False).input_ids)
+
+    def cut(self, text: str, max_tokens: int) -> str:
+        """The longest start of ``text`` of at most ``max_tokens`` tokens."""
+        ids = self.tokenizer(text, add_special_tokens=False).input_ids
+        return text if len(ids) <= max_tokens else self.tokenizer.decode(ids[:max_tokens])
+
+    @property
+    def end_ids(self) -> frozenset[int]:
+        """Ids that end a completion."""
+        ids = [self.tokenizer.eos_token_id, self.tokenizer.pad_token_id]
+        return frozenset(i for i in ids if i is not None)

@@ -1,0 +1,51 @@
+"""Splits a completion into thinking and solution, and labels what is malformed.
+
+Nothing is repaired: thinking that was never closed has no solution, whatever it says.
+"""
+
+from dataclasses import dataclass
+
+OK = "ok"
+UNCLOSED = "unclosed"
+"""Thinking was opened and never closed."""
+TRUNCATED = "truncated"
+"""The completion ran into its token limit after the thinking, so the solution is cut."""
+EMPTY = "empty"
+"""Nothing follows the thinking."""
+NO_ANSWER = "no_answer"
+"""The solution has no boxed answer."""
+LABELS = (OK, UNCLOSED, TRUNCATED, EMPTY, NO_ANSWER)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThinkingMarks:
+    """The pair of marks around thinking."""
+
+    open: str = "<think>"
+    close: str = "</think>"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Split:
+    """The parts of a completion. ``solution`` is empty unless it could be told from the thinking."""
+
+    label: str
+    thinking: str
+    solution: str
+
+
+def split(text: str, *, finish: str, marks: ThinkingMarks) -> Split:
+    """Splits at the last closing mark; a completion without any mark is all solution."""
+    thinking, closed, rest = text.rpartition(marks.close)
+    if marks.open in rest:
+        return Split(label=UNCLOSED, thinking=text, solution="")
+    solution = rest.strip()
+    if finish == "length":
+        label = TRUNCATED
+    elif not solution:
+        label = EMPTY
+    elif "\\boxed" not in solution:
+        label = NO_ANSWER
+    else:
+        label = OK
+    return Split(label=label, thinking=thinking.replace(marks.open, "").strip(), solution=solution)
