@@ -16,7 +16,7 @@ from torch import Tensor
 from rollout.records import TRACE
 
 TokenLoss = Callable[..., tuple[Tensor, Tensor]]
-"""``(logprobs, sampler_logprobs, advantages, epsilon=, epsilon_high=) -> (loss, is_clipped)``, each ``(N,)``."""
+"""``(logprobs, sampler_logprobs, advantages, epsilon=, epsilon_high=) -> (loss, is_clipped)``, all ``(N,)``."""
 
 TokenWeights = Callable[[Sequence[int]], list[float]]
 """Trained tokens of each sequence -> weight of each of its tokens."""
@@ -114,8 +114,8 @@ def policy_loss(loss_type: str, *, epsilon_high: float) -> PolicyLoss:
         raise ValueError(f"algo.loss_type is {loss_type!r}; choose one of {', '.join(LOSSES)}.")
     if loss_type == "cispo" and epsilon_high < 1:
         raise ValueError(
-            f"algo.epsilon_high is {epsilon_high}, but for algo.loss_type=cispo it is the largest ratio itself "
-            "(as in TRL), so it must be at least 1; 5.0 is a usual value."
+            f"algo.epsilon_high is {epsilon_high}, but for algo.loss_type=cispo it is the largest ratio "
+            "itself (as in TRL), so it must be at least 1; 5.0 is a usual value."
         )
     return LOSSES[loss_type]
 
@@ -152,7 +152,8 @@ def role_weights(roles: Iterable[str], *, operator_fraction: float) -> dict[str,
     total = sum(raw.values())
     if present and total <= 0:
         raise ValueError(
-            f"algo.operator_fraction is {operator_fraction}, but the batch holds only {', '.join(present)} groups, "
-            "whose weight is then zero. Collect groups of the other kind or change algo.operator_fraction."
+            f"algo.operator_fraction is {operator_fraction}, but the batch holds only {', '.join(present)} "
+            "groups, whose weight is then zero. Collect groups of the other kind "
+            "or change algo.operator_fraction."
         )
     return {role: weight / total for role, weight in raw.items()}

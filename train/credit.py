@@ -1,0 +1,95 @@
+"""Groups -> rows that know their advantage and their share in the loss."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from configs.schema import AlgoConfig
+from rollout.records import Group, Sample
+from train.advantages import group_advantages
+from train.losses import mean_over_sequences, policy_loss, role_weights
+from train.packing import Branch, Row
+
+
+def credit(groups: Sequence[Group], algo: AlgoConfig) -> list[Row]:
+    """One row per group, each completion with the advantage that its group gives it.
+
+    The reward scale of ``scale_rewards=batch`` is that of all groups given. Samples that
+    ``mask_truncated_completions`` leaves out still count in their group's baseline.
+    """
+    rewards = [[sample.reward for sample in group.samples] for group in groups]
+    advantages = group_advantages(rewards, scale_rewards=algo.scale_rewards)
+    return [
+        Row(
+            prompt_ids=np.asarray(group.prompt_ids, dtype=np.int64),
+            branches=tuple(
+                _branch(sample, group.key.role, advantage, mask_truncated=algo.mask_truncated_completions)
+                for sample, advantage in zip(group.samples, of_group, strict=True)
+            ),
+        )
+        for group, of_group in zip(groups, advantages, strict=True)
+    ]
+
+
+def _branch(sample: Sample, role: str, advantage: float, *, mask_truncated: bool) -> Branch:
+    call = sample.call
+    trained = np.asarray(call.train_mask, dtype=bool)
+    if mask_truncated and call.finish == "length":
+        trained = np.zeros_like(trained)
+    zeros = np.zeros(len(trained), dtype=np.float64)
+    return Branch(
+        role=role,
+        is_positive=sample.is_correct,
+        completion_ids=np.asarray(call.completion_ids, dtype=np.int64),
+        sampler_logprobs=np.asarray(call.sampler_logprobs, dtype=np.float32),
+        train_mask=trained,
+        advantages=np.full(len(trained), advantage),
+        policy_weights=zeros,
+        imitation_weights=zeros,
+    )
+
+
+def split_updates(rows: Sequence[Row], num_updates: int) -> list[list[Row]]:
+    """Deals whole groups to ``num_updates`` parts, each role evenly. Parts without a row are left out."""
+    by_role: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        by_role[row.branches[0].role].append(row)
+    dealt = [row for role in sorted(by_role) for row in by_role[role]]
+    parts = [dealt[start::num_updates] for start in range(num_updates)]
+    return [part for part in parts if part]
+
+
+def weigh(rows: Sequence[Row], algo: AlgoConfig) -> list[Row]:
+    """Gives every token its weight in the loss of one update.
+
+    For each role on its own: policy weights as ``loss_type`` averages (``token_weights``), imitation
+    weights ``sft_coef / (positives * length)``; both times the role's share (``role_weights``). Samples
+    that cannot move the policy are counted in the averages, then left out: they would only cost time.
+    """
+    loss = policy_loss(algo.loss_type, epsilon_high=algo.epsilon_high)
+    branches = [branch for row in rows for branch in row.branches]
+    shares = role_weights((branch.role for branch in branches), operator_fraction=algo.operator_fraction)
+    weighted: dict[int, Branch] = {}
+    for role, share in shares.items():
+        of_role = [branch for branch in branches if branch.role == role]
+        policy = loss.token_weights([branch.num_trained for branch in of_role])
+        positives = [branch for branch in of_role if branch.is_positive and branch.num_trained]
+        each = mean_over_sequences([branch.num_trained for branch in positives])
+        imitation = {id(branch): weight for branch, weight in zip(positives, each, strict=True)}
+        for branch, weight in zip(of_role, policy, strict=True):
+            ones = np.ones(len(branch.completion_ids))
+            weighted[id(branch)] = replace(
+                branch,
+                policy_weights=ones * (share * weight),
+                imitation_weights=ones * (share * algo.sft_coef * imitation.get(id(branch), 0.0)),
+            )
+    result = []
+    for row in rows:
+        kept = tuple(w for b in row.branches if (w := weighted[id(b)]).has_gradient)
+        if kept:
+            result.append(replace(row, branches=kept))
+    return result

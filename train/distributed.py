@@ -1,0 +1,73 @@
+"""The ranks: the process group, and words from rank 0 to all with a time limit."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TypeVar, cast
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType, InitProcessGroupKwargs
+
+from configs.schema import TrainingConfig
+
+T = TypeVar("T")
+
+
+def make_accelerator(config: TrainingConfig) -> Accelerator:
+    """Joins the process group and fills in what DeepSpeed's config leaves to the run.
+
+    Make it before the model: under ZeRO-3 weights are then sharded while they load. Started without
+    ``accelerate launch`` there is one process and no DeepSpeed.
+    """
+    on_gpu = torch.cuda.is_available()
+    if not on_gpu:
+        torch.set_num_threads(config.train.num_threads)
+    accelerator = Accelerator(
+        # The loop steps the scheduler once per update, not once per update and process.
+        step_scheduler_with_optimizer=False,
+        kwargs_handlers=[
+            InitProcessGroupKwargs(
+                # Named because accelerate, seeing no GPU, would take this for a single process.
+                backend="nccl" if on_gpu else "gloo",
+                timeout=timedelta(seconds=config.train.collective_timeout_seconds),
+            )
+        ],
+    )
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        options = accelerator.state.deepspeed_plugin.deepspeed_config
+        # Micro-batches vary in size; the loss carries all weights, so DeepSpeed only has to add up.
+        options["train_micro_batch_size_per_gpu"] = 1
+        options["train_batch_size"] = accelerator.num_processes
+        options["gradient_accumulation_steps"] = 1
+        options["gradient_clipping"] = config.algo.max_grad_norm
+        if options.get("bf16", {}).get("enabled"):
+            # Without it a bf16 step with an infinite gradient would be taken.
+            options["bf16"]["check_grad_overflow"] = True
+    return accelerator
+
+
+def from_rank_zero(accelerator: Accelerator, value: T | None, *, what: str) -> T:
+    """Rank 0's ``value`` on every rank.
+
+    Raises:
+        RuntimeError: If rank 0 did not come within ``train.collective_timeout_seconds``; names ``what``.
+    """
+    if accelerator.num_processes == 1:
+        return cast(T, value)
+    box = [value]
+    try:
+        torch.distributed.broadcast_object_list(box, src=0, device=accelerator.device)
+    except RuntimeError as error:
+        raise RuntimeError(
+            f"Rank {accelerator.process_index} waited for rank 0 to send {what} and got nothing: {error} "
+            "See rank 0's output for why, or raise train.collective_timeout_seconds if it was only slow."
+        ) from error
+    return cast(T, box[0])
+
+
+def sum_over_ranks(accelerator: Accelerator, values: torch.Tensor) -> torch.Tensor:
+    """The sum of ``values`` over ranks, on every rank."""
+    if accelerator.num_processes == 1:
+        return values
+    return cast(torch.Tensor, accelerator.reduce(values, reduction="sum"))

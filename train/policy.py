@@ -1,0 +1,112 @@
+"""The policy: an HF causal LM, the log-probs of chosen tokens, and its weights as an HF folder."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from configs.schema import ModelConfig
+from train.packing import MicroBatch
+
+
+def load_model(config: ModelConfig) -> PreTrainedModel:
+    """The HF model of ``model.path``. Under ZeRO-3, make the Accelerator first: weights then load sharded.
+
+    Raises:
+        ValueError: If the folder or name cannot be loaded as a causal LM.
+    """
+    options = {"trust_remote_code": config.trust_remote_code}
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            config.path,
+            config=AutoConfig.from_pretrained(config.path, **options),
+            dtype=getattr(torch, config.dtype),
+            # The tree mask is boolean, which the eager implementation would add to the scores.
+            attn_implementation="sdpa",
+            **options,
+        )
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"model.path is {config.path!r}, which does not load as a causal language model: {error} "
+            "It must be an HF folder (config.json, *.safetensors) or the name of a model on the hub."
+        ) from error
+    model.config.use_cache = False
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return model
+
+
+def can_share_prompts(model: PreTrainedModel) -> bool:
+    """Whether every layer takes a tree mask as it is: full attention only."""
+    layers = getattr(model.config.get_text_config(), "layer_types", None)
+    return layers is not None and set(layers) == {"full_attention"}
+
+
+class PolicyModel(nn.Module):
+    """Log-probs (and entropies) of the trained tokens of a micro-batch.
+
+    A module, so that DeepSpeed sees one forward: backbone, then only the trained positions through the
+    LM head, in chunks whose logits are recomputed in the backward pass rather than kept.
+    """
+
+    def __init__(self, model: PreTrainedModel, *, temperature: float) -> None:
+        """``temperature`` is the sampler's: log-probs describe the distribution that was sampled from."""
+        super().__init__()
+        self.model = model
+        self.temperature = temperature
+
+    def forward(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
+        """Returns log-probs (with gradient) and entropies (without), fp32, shape ``(N,)`` each."""
+        outputs = self.model.base_model(
+            input_ids=batch.input_ids,
+            position_ids=batch.position_ids,
+            attention_mask=batch.attention_mask,
+            use_cache=False,
+        )
+        hidden = outputs.last_hidden_state.flatten(0, 1)[batch.predictors]
+        chunks = zip(
+            hidden.tensor_split(batch.head_chunks), batch.targets.tensor_split(batch.head_chunks), strict=True
+        )
+        results = [checkpoint(self._head, part, targets, use_reentrant=False) for part, targets in chunks]
+        logprobs, entropies = zip(*results, strict=True)
+        return torch.cat(logprobs), torch.cat(entropies)
+
+    def _head(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        logits = self.model.get_output_embeddings()(hidden).float() / self.temperature
+        all_logprobs = logits.log_softmax(-1)
+        with torch.no_grad():
+            entropies = -(all_logprobs.exp() * all_logprobs).sum(-1)
+        return all_logprobs.gather(-1, targets[:, None]).squeeze(-1), entropies
+
+
+def save_weights(model: PreTrainedModel, directory: Path, *, is_main: bool) -> None:
+    """Writes weights and config as a plain HF folder on rank 0. Every rank must call it.
+
+    Under ZeRO-3 parameters are gathered one by one, so no rank ever holds more than rank 0's copy plus one
+    parameter. Tied embeddings are written once, as HF and vLLM expect.
+    """
+    state: dict[str, Tensor] = {}
+    # Tied parameters appear once here, under their first name.
+    for name, parameter in model.named_parameters():
+        with _gathered(parameter):
+            if is_main:
+                state[name] = parameter.detach().to("cpu", copy=True)
+    if not is_main:
+        return
+    persistent = model.state_dict().keys()
+    state |= {name: buffer.detach().cpu() for name, buffer in model.named_buffers() if name in persistent}
+    directory.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(directory, state_dict=state)
+
+
+def _gathered(parameter: nn.Parameter) -> contextlib.AbstractContextManager[None]:
+    if not hasattr(parameter, "ds_id"):
+        return contextlib.nullcontext()
+    import deepspeed
+
+    return deepspeed.zero.GatheredParameters([parameter])
