@@ -3,7 +3,6 @@
 Checks run once, at ``OmegaConf.to_object``, on the final values; they read no file and open no socket.
 """
 
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -305,7 +304,7 @@ class RolloutConfig:
     max_num_seqs: int = 256
     """Sequences that the local worker decodes at once."""
 
-    kv_cache_gib: float = 4.0
+    kv_cache_gib: int = 4
     """KV cache of a CPU worker, GiB (VLLM_CPU_KVCACHE_SPACE)."""
 
     num_threads: int = 0

@@ -130,9 +130,7 @@ class Collector:
             RuntimeError: If no worker answers, or not one problem gave a rollout.
         """
         problems = self._draw()
-        operators = [
-            self._operator if i < self._num_operator else self._trace for i in range(len(problems))
-        ]
+        operators = [self._operator if i < self._num_operator else self._trace for i in range(len(problems))]
         seed = derive_seed(self._seed, step)
         results = await asyncio.gather(
             *(

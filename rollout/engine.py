@@ -33,9 +33,7 @@ class RolloutEngine:
         self._config = config
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True, name="rollout")
-        self._worker = (
-            None if config.urls else LocalWorker(config, model_path, log_dir / "worker_0.log")
-        )
+        self._worker = None if config.urls else LocalWorker(config, model_path, log_dir / "worker_0.log")
         self.pool = WorkerPool(self._endpoints(), config)
         self.publisher = DirectoryPublisher(self.pool, config.publish_timeout_seconds)
 

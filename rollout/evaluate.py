@@ -134,9 +134,7 @@ def difference(a: str, of_a: Iterable[Outcome], b: str, of_b: Iterable[Outcome])
     first, second = accuracy_by_problem(of_a), accuracy_by_problem(of_b)
     common = sorted(first.keys() & second.keys())
     interval: Interval = bootstrap([first[p] - second[p] for p in common])
-    return Difference(
-        a=a, b=b, difference=interval.mean, ci_low=interval.low, ci_high=interval.high
-    )
+    return Difference(a=a, b=b, difference=interval.mean, ci_low=interval.low, ci_high=interval.high)
 
 
 def rollout_to_json(sample: int, rollout: Rollout) -> dict[str, Any]:

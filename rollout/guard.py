@@ -10,6 +10,7 @@ import select
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 
 import psutil
 
@@ -25,16 +26,12 @@ def end_tree(pid: int, grace_seconds: float = GRACE_SECONDS) -> None:
     except psutil.NoSuchProcess:
         return
     for process in tree:
-        try:
+        with suppress(psutil.NoSuchProcess):
             process.terminate()
-        except psutil.NoSuchProcess:
-            pass
     _, alive = psutil.wait_procs(tree, timeout=grace_seconds)
     for process in alive:
-        try:
+        with suppress(psutil.NoSuchProcess):
             process.kill()
-        except psutil.NoSuchProcess:
-            pass
     psutil.wait_procs(alive, timeout=grace_seconds)
 
 

@@ -34,9 +34,7 @@ class Operator:
     def widened(self, num_generations: int) -> "Operator":
         """The same operator with a group of answers, as training samples it."""
         schedule = (*self.schedule[:-1], num_generations)
-        return Operator(
-            name=self.name, schedule=schedule, distiller=self.distiller, options=self.options
-        )
+        return Operator(name=self.name, schedule=schedule, distiller=self.distiller, options=self.options)
 
 
 async def improve(policy: Policy, operator: Operator, rng: random.Random) -> list[int]:
@@ -68,9 +66,7 @@ async def improve(policy: Policy, operator: Operator, rng: random.Random) -> lis
     return drafts
 
 
-async def _solve_all(
-    policy: Policy, workspaces: Sequence[Workspace], role: str, round: int
-) -> list[int]:
+async def _solve_all(policy: Policy, workspaces: Sequence[Workspace], role: str, round: int) -> list[int]:
     """One attempt for each workspace; equal workspaces share one request, and so one prefix."""
     ordered = sorted(workspaces, key=lambda w: (w.text, w.parents))
     shared = [list(same) for _, same in groupby(ordered, key=lambda w: (w.text, w.parents))]

@@ -78,9 +78,7 @@ class Policy:
         self._round = round
         question = self.problem.question
         text = (
-            self.prompts.refine_text(question, workspace)
-            if workspace
-            else self.prompts.solve_text(question)
+            self.prompts.refine_text(question, workspace) if workspace else self.prompts.solve_text(question)
         )
         return await self._call(text, role=role, parents=parents, num=num)
 
@@ -120,9 +118,7 @@ class Policy:
 
     def verification(self, call: int) -> int:
         """1 if the verify call ends in a boxed yes, -1 for a boxed no, 0 for anything else."""
-        boxed = re.findall(
-            r"\\boxed\s*\{\s*(?:\\text\{)?\s*(yes|no)\b", self.split(call).solution, re.I
-        )
+        boxed = re.findall(r"\\boxed\s*\{\s*(?:\\text\{)?\s*(yes|no)\b", self.split(call).solution, re.I)
         return 0 if not boxed else 1 if boxed[-1].lower() == "yes" else -1
 
     async def _call(self, text: str, *, role: str, parents: Sequence[int], num: int) -> list[int]:

@@ -76,15 +76,16 @@ class WorkerPool:
     async def __aexit__(self, *_: object) -> None:
         await self._http.close()
 
-    async def generate(
-        self, prompt_ids: tuple[int, ...], sampling: Sampling, n: int = 1
-    ) -> list[Completion]:
+    async def generate(self, prompt_ids: tuple[int, ...], sampling: Sampling, n: int = 1) -> list[Completion]:
         """``n`` completions of one context.
 
         Raises:
             RequestRefused: If the worker refuses it, e.g. since the prompt is too long.
             RuntimeError: If no worker answered after ``max_retries`` further attempts.
         """
+        if sampling.temperature == 0 and n > 1:  # vLLM refuses n > 1 when greedy
+            singles = await asyncio.gather(*(self.generate(prompt_ids, sampling) for _ in range(n)))
+            return [completion for (completion,) in singles]
         body = {
             "token_ids": prompt_ids,
             "sampling_params": {
@@ -103,15 +104,11 @@ class WorkerPool:
         usage = answer["usage"]
         self.counts.prompt_tokens += usage["prompt_tokens"]
         self.counts.completion_tokens += usage["completion_tokens"]
-        self.counts.cached_tokens += (usage.get("prompt_tokens_details") or {}).get(
-            "cached_tokens"
-        ) or 0
+        self.counts.cached_tokens += (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
         choices = sorted(answer["choices"], key=lambda choice: choice["index"])
         return [_completion(choice) for choice in choices]
 
-    async def post(
-        self, endpoint: Endpoint, path: str, body: Any = None, timeout: float = 60.0
-    ) -> Any:
+    async def post(self, endpoint: Endpoint, path: str, body: Any = None, timeout: float = 60.0) -> Any:
         """One control request.
 
         Raises:
@@ -122,14 +119,10 @@ class WorkerPool:
             async with self._http.post(endpoint.url + path, json=body, timeout=limit) as response:
                 text = await response.text()
                 if response.status != 200:
-                    raise RuntimeError(
-                        f"{endpoint.url}{path} answered {response.status}: {text[:500]}"
-                    )
+                    raise RuntimeError(f"{endpoint.url}{path} answered {response.status}: {text[:500]}")
                 return json.loads(text) if text else None
         except TimeoutError as error:
-            raise RuntimeError(
-                f"{endpoint.url}{path} did not answer within {timeout:g} s."
-            ) from error
+            raise RuntimeError(f"{endpoint.url}{path} did not answer within {timeout:g} s.") from error
         except aiohttp.ClientError as error:
             raise RuntimeError(f"{endpoint.url}{path} failed: {error!r}") from error
 
@@ -200,9 +193,7 @@ class _ServerError(Exception):
 def _completion(choice: dict[str, Any]) -> Completion:
     content = choice["logprobs"]["content"]
     ids = tuple(choice["token_ids"])
-    assert [entry["token_id"] for entry in content] == list(ids), (
-        "log-probs belong to the sampled ids"
-    )
+    assert [entry["token_id"] for entry in content] == list(ids), "log-probs belong to the sampled ids"
     return Completion(
         token_ids=ids,
         logprobs=tuple(entry["logprob"] for entry in content),

@@ -65,9 +65,7 @@ def load_eval(config: DataConfig, check_gold: CheckGold) -> list[Problem]:
 
 def _jsonl(path: Path) -> Iterator[Row]:
     if not path.is_file():
-        raise FileNotFoundError(
-            f"data file {path} does not exist; set data.path or data.eval_path."
-        )
+        raise FileNotFoundError(f"data file {path} does not exist; set data.path or data.eval_path.")
     with path.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, start=1):
             where = f"{path} line {number}"
@@ -84,10 +82,7 @@ def _jsonl(path: Path) -> Iterator[Row]:
 
 def _hub(config: DataConfig, split: str) -> Iterator[Row]:
     assert config.name is not None
-    if (
-        Path(config.name, "dataset_info.json").exists()
-        or Path(config.name, "dataset_dict.json").exists()
-    ):
+    if Path(config.name, "dataset_info.json").exists() or Path(config.name, "dataset_dict.json").exists():
         loaded = load_from_disk(config.name)
         dataset = loaded if isinstance(loaded, Dataset) else loaded[split]
     else:
@@ -100,9 +95,7 @@ def _generated(config: DataConfig, *, seed: int, size: int) -> Sequence[Row]:
     """``size`` different questions (or all there are) of a reasoning-gym task."""
     assert config.task is not None
     try:
-        dataset = reasoning_gym.create_dataset(
-            config.task, seed=seed, size=2 * size, **config.task_options
-        )
+        dataset = reasoning_gym.create_dataset(config.task, seed=seed, size=2 * size, **config.task_options)
     except (ValueError, AssertionError, TypeError) as error:
         raise ValueError(
             f"reasoning-gym could not make data.task '{config.task}' with data.task_options "
@@ -119,9 +112,7 @@ def _generated(config: DataConfig, *, seed: int, size: int) -> Sequence[Row]:
     return [(f"{config.task} problem {i}", row) for i, row in enumerate(rows.values())]
 
 
-def _checked(
-    rows: Iterable[Row], config: DataConfig, check_gold: CheckGold, name: str
-) -> list[Problem]:
+def _checked(rows: Iterable[Row], config: DataConfig, check_gold: CheckGold, name: str) -> list[Problem]:
     problems: dict[str, Problem] = {}
     dropped = 0
     for index, (where, row) in enumerate(rows):

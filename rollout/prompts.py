@@ -1,4 +1,7 @@
-"""Prompt texts, and the way from text to the token ids of one call. The texts live in configs/operator/prompts."""
+"""Prompt texts, and the way from text to the token ids of one call.
+
+The texts live in configs/operator/prompts.
+"""
 
 import string
 from collections.abc import Sequence
@@ -73,9 +76,7 @@ class Codec:
         if self.tokenizer.chat_template is None:
             return tuple(self.tokenizer(text).input_ids)
         messages = [{"role": "user", "content": text}]
-        encoded = self.tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, return_dict=True
-        )
+        encoded = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
         return tuple(encoded["input_ids"])
 
     def decode(self, ids: Sequence[int]) -> str:

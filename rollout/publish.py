@@ -38,7 +38,7 @@ class DirectoryPublisher:
         post = self._pool.post
         await post(endpoint, "/pause?mode=keep", timeout=self._timeout)
         try:
-            load = {"method": "reload_weights", "kwargs": {"weights_path": str(directory)}}
+            load = {"method": "load_published", "kwargs": {"weights_path": str(directory)}}
             await post(endpoint, "/collective_rpc", load, timeout=self._timeout)
             await post(endpoint, "/reset_prefix_cache", timeout=self._timeout)
             await post(endpoint, "/update_weight_version", {"new_version": str(version)})

@@ -36,7 +36,7 @@ class Split:
 
 def split(text: str, *, finish: str, marks: ThinkingMarks) -> Split:
     """Splits at the last closing mark; a completion without any mark is all solution."""
-    thinking, closed, rest = text.rpartition(marks.close)
+    thinking, _, rest = text.rpartition(marks.close)
     if marks.open in rest:
         return Split(label=UNCLOSED, thinking=text, solution="")
     solution = rest.strip()

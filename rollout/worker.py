@@ -99,6 +99,7 @@ class LocalWorker:
             *("--uvicorn-log-level", "warning"),
             "--enable-scale-out",  # /inference/v1/generate: token ids in, token ids out
             "--enable-prompt-tokens-details",
+            *("--worker-extension-cls", "rollout.vllm_extension.PublishExtension"),
         ]
         if config.enforce_eager:
             command.append("--enforce-eager")
@@ -124,7 +125,7 @@ class LocalWorker:
             environment.pop(name)
         environment.pop("OMP_NUM_THREADS", None)
         environment["VLLM_SERVER_DEV_MODE"] = "1"  # /pause, /resume, /collective_rpc
-        environment["VLLM_CPU_KVCACHE_SPACE"] = f"{self._config.kv_cache_gib:g}"
+        environment["VLLM_CPU_KVCACHE_SPACE"] = f"{self._config.kv_cache_gib}"
         environment["VLLM_NO_USAGE_STATS"] = "1"
         if self._config.num_threads:
             environment["VLLM_CPU_OMP_THREADS_BIND"] = f"0-{self._config.num_threads - 1}"
@@ -150,8 +151,8 @@ class LocalWorker:
         available = psutil.virtual_memory().available / GIB
         if self._config.kv_cache_gib > available:
             raise ValueError(
-                f"rollout.kv_cache_gib is {self._config.kv_cache_gib:g}, but only {available:.1f} GiB of memory "
-                "are free. Lower rollout.kv_cache_gib."
+                f"rollout.kv_cache_gib is {self._config.kv_cache_gib}, but only {available:.1f} GiB of "
+                "memory are free. Lower rollout.kv_cache_gib."
             )
 
     def _wait_until_healthy(self) -> None:
@@ -163,9 +164,8 @@ class LocalWorker:
                     f"The vLLM worker ended at start with status {self._process.returncode}. "
                     f"The end of {self._log_path}:\n{self.last_log_lines()}"
                 )
-            with suppress(URLError, OSError):
-                with urllib.request.urlopen(f"{self.url}/health", timeout=2):
-                    return
+            with suppress(URLError, OSError), urllib.request.urlopen(f"{self.url}/health", timeout=2):
+                return
             time.sleep(0.25)
         raise RuntimeError(
             f"The vLLM worker at {self.url} did not answer within rollout.start_timeout_seconds = "

@@ -47,9 +47,7 @@ Distiller = Callable[
 """``await distil(policy, drafts, width, options, rng)`` gives ``width`` workspaces."""
 
 
-def paste(
-    policy: Policy, drafts: Sequence[Solution], kappa: int, extra: Sequence[int] = ()
-) -> Workspace:
+def paste(policy: Policy, drafts: Sequence[Solution], kappa: int, extra: Sequence[int] = ()) -> Workspace:
     """A workspace that holds the drafts themselves, cut to ``kappa`` tokens.
 
     What is too long loses whole drafts from the end first; a single draft that is still too long
