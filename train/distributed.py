@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import timedelta
 from typing import TypeVar, cast
 
@@ -19,22 +20,31 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
 
     Make it before the model: under ZeRO-3 weights are then sharded while they load. Started without
     ``accelerate launch`` there is one process and no DeepSpeed.
+
+    Raises:
+        ValueError: If several ranks were launched without DeepSpeed.
     """
     on_gpu = torch.cuda.is_available()
     if not on_gpu:
         torch.set_num_threads(config.train.num_threads)
+    group = InitProcessGroupKwargs(
+        # Named because accelerate, seeing no GPU, would take this for a single process.
+        backend="nccl" if on_gpu else "gloo",
+        timeout=timedelta(seconds=config.train.collective_timeout_seconds),
+    )
     accelerator = Accelerator(
         # The loop steps the scheduler once per update, not once per update and process.
         step_scheduler_with_optimizer=False,
-        kwargs_handlers=[
-            InitProcessGroupKwargs(
-                # Named because accelerate, seeing no GPU, would take this for a single process.
-                backend="nccl" if on_gpu else "gloo",
-                timeout=timedelta(seconds=config.train.collective_timeout_seconds),
-            )
-        ],
+        kwargs_handlers=[group] if "LOCAL_RANK" in os.environ else [],
     )
-    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+    uses_deepspeed = accelerator.distributed_type == DistributedType.DEEPSPEED
+    if accelerator.num_processes > 1 and not uses_deepspeed:
+        raise ValueError(
+            f"{accelerator.num_processes} ranks were launched as {accelerator.distributed_type.value}, "
+            "but several ranks need distributed_type: DEEPSPEED in the file given to "
+            "accelerate launch --config_file; launch/accelerate has such files."
+        )
+    if uses_deepspeed:
         options = accelerator.state.deepspeed_plugin.deepspeed_config
         # Micro-batches vary in size; the loss carries all weights, so DeepSpeed only has to add up.
         options["train_micro_batch_size_per_gpu"] = 1

@@ -16,7 +16,7 @@ from torch import Tensor
 from rollout.records import TRACE
 
 TokenLoss = Callable[..., tuple[Tensor, Tensor]]
-"""``(logprobs, sampler_logprobs, advantages, epsilon=, epsilon_high=) -> (loss, is_clipped)``, all ``(N,)``."""
+"""``(logprobs, sampler_logprobs, advantages, epsilon=, epsilon_high=) -> (loss, is_clipped)``."""
 
 TokenWeights = Callable[[Sequence[int]], list[float]]
 """Trained tokens of each sequence -> weight of each of its tokens."""

@@ -128,8 +128,13 @@ def share_prompts(rows: Sequence[Row], *, tokens_per_row: int) -> list[Row]:
         if separate - row.num_tokens >= SHARE_FROM * separate:
             result.extend(_split(row, tokens_per_row))
         else:
-            result.extend(replace(row, branches=(branch,)) for branch in row.branches)
+            result.extend(separate([row]))
     return result
+
+
+def separate(rows: Sequence[Row]) -> list[Row]:
+    """One row for each completion, each with the whole prompt."""
+    return [replace(row, branches=(branch,)) for row in rows for branch in row.branches]
 
 
 def _split(row: Row, tokens_per_row: int) -> list[Row]:

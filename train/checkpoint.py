@@ -1,0 +1,162 @@
+"""Checkpoints that are whole or absent: ``checkpoints/step_000020``.
+
+A checkpoint holds the sharded state that DeepSpeed saves (weights, moments), scheduler and RNGs of every
+rank, ``trainer_state.json``, and the policy as a plain HF folder ``policy/``. That folder costs one copy of
+the weights beside three or more of optimizer state, and makes export a copy: exact, and in need of no
+process group, DeepSpeed or knowledge of the ZeRO stage.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from accelerate import Accelerator
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from configs.schema import TrainingConfig
+from train.policy import save_weights
+
+logger = logging.getLogger(__name__)
+
+STATE_FILE = "trainer_state.json"
+CONFIG_FILE = "config.yaml"
+POLICY_DIR = "policy"
+UNFINISHED = ".unfinished"
+
+RESUMABLE_CHANGES = ("resume", "output_dir", "train", "rollout")
+"""Parts of the config that may differ between a run and its continuation without a warning."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainerState:
+    """Where a run stands, beside what the accelerator saves."""
+
+    step: int
+    """Finished steps."""
+    policy_version: int
+    world_size: int
+    config_fingerprint: str
+    collector: Mapping[str, Any] = field(default_factory=dict)
+    """The collector's own state: its position in the data."""
+
+
+def config_fingerprint(config: TrainingConfig) -> str:
+    """A short hash of what must not change when a run goes on."""
+    relevant = {k: v for k, v in asdict(config).items() if k not in RESUMABLE_CHANGES}
+    return hashlib.blake2s(
+        json.dumps(relevant, sort_keys=True, default=str).encode(), digest_size=8
+    ).hexdigest()
+
+
+class Checkpoints:
+    """The checkpoints of one run. Every rank calls ``save`` and ``load``; the files are made by all."""
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        accelerator: Accelerator,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+    ) -> None:
+        self._config = config
+        self._accelerator = accelerator
+        self._model = model
+        self._tokenizer = tokenizer
+        self.directory = Path(config.output_dir) / "checkpoints"
+
+    def save(self, state: TrainerState) -> Path:
+        """Writes a checkpoint under a temporary name, renames it, then removes the oldest ones."""
+        final = self.directory / f"step_{state.step:06d}"
+        unfinished = final.with_name(final.name + UNFINISHED)
+        is_main = self._accelerator.is_main_process
+        if is_main:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            unfinished.mkdir(parents=True)
+        self._accelerator.wait_for_everyone()
+        self._accelerator.save_state(str(unfinished))
+        save_weights(self._model, unfinished / POLICY_DIR, is_main=is_main)
+        if is_main:
+            self._tokenizer.save_pretrained(unfinished / POLICY_DIR)
+            config = yaml.safe_dump(asdict(self._config), sort_keys=False)
+            (unfinished / CONFIG_FILE).write_text(config, encoding="utf-8")
+            (unfinished / STATE_FILE).write_text(json.dumps(asdict(state), indent=2), encoding="utf-8")
+        # Every rank's shard must be written before the name says that the checkpoint is whole.
+        self._accelerator.wait_for_everyone()
+        if is_main:
+            shutil.rmtree(final, ignore_errors=True)
+            os.replace(unfinished, final)
+            for old in finished_checkpoints(self.directory)[: -self._config.train.keep_last]:
+                shutil.rmtree(old)
+        self._accelerator.wait_for_everyone()
+        return final
+
+    def load(self, path: Path) -> TrainerState:
+        """Restores weights, moments, scheduler and RNGs of every rank.
+
+        Raises:
+            ValueError: If the checkpoint was written by another number of ranks.
+        """
+        state = read_state(path)
+        if state.world_size != self._accelerator.num_processes:
+            raise ValueError(
+                f"{path} was written by {state.world_size} ranks and this run has "
+                f"{self._accelerator.num_processes}; set num_processes to {state.world_size}, or start a "
+                f"new run from its weights with model.path={path / POLICY_DIR}."
+            )
+        if state.config_fingerprint != config_fingerprint(self._config):
+            logger.warning(
+                "%s was written with other settings (see its %s); going on with the current ones.",
+                path,
+                CONFIG_FILE,
+            )
+        self._accelerator.load_state(str(path))
+        return state
+
+
+def find_checkpoint(config: TrainingConfig) -> Path | None:
+    """What ``resume`` names: None for ``none`` and for ``auto`` without a checkpoint.
+
+    Raises:
+        FileNotFoundError: If ``resume`` is a path without a whole checkpoint.
+        ValueError: If ``resume`` is ``none`` and ``output_dir`` holds checkpoints of another run.
+    """
+    if config.resume in ("none", "auto"):
+        whole = finished_checkpoints(Path(config.output_dir) / "checkpoints")
+        if whole and config.resume == "none":
+            raise ValueError(
+                f"resume is none, but {whole[-1]} exists: a new run would mix with an earlier one. "
+                "Set resume=auto to go on with it, or another output_dir, or remove its checkpoints."
+            )
+        return whole[-1] if whole else None
+    path = Path(config.resume)
+    if not (path / STATE_FILE).is_file():
+        raise FileNotFoundError(
+            f"resume is {config.resume!r}, which holds no {STATE_FILE}; give a folder such as "
+            "outputs/train/checkpoints/step_000020, or auto, or none."
+        )
+    return path
+
+
+def finished_checkpoints(directory: Path) -> list[Path]:
+    """Whole checkpoints, oldest first. Half-written ones are left alone, with a warning."""
+    whole = []
+    for path in sorted(directory.glob("step_*")):
+        if path.suffix == UNFINISHED or not (path / STATE_FILE).is_file():
+            logger.warning("Ignoring %s: it was not written to its end.", path)
+        else:
+            whole.append(path)
+    return whole
+
+
+def read_state(path: Path) -> TrainerState:
+    """The ``trainer_state.json`` of a checkpoint."""
+    return TrainerState(**json.loads((path / STATE_FILE).read_text(encoding="utf-8")))

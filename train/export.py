@@ -1,0 +1,110 @@
+"""A checkpoint as a plain HF folder: ``python -m train.export CHECKPOINT OUT``.
+
+Needs no GPU, no process group and no DeepSpeed: every checkpoint holds the whole policy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from train.checkpoint import CONFIG_FILE, POLICY_DIR, STATE_FILE, TrainerState, read_state
+
+CARD = """\
+---
+library_name: transformers
+pipeline_tag: text-generation
+base_model: {base_model}
+tags: [pdr, reinforcement-learning, {loss_type}]
+---
+
+# {name}
+
+A policy trained as an improvement operator (parallel drafts, distil, refine) from `{base_model}`:
+{step} steps, {share:.0%} of the loss on the operator.
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("{out}")
+tokenizer = AutoTokenizer.from_pretrained("{out}")
+```
+
+## Settings
+
+```yaml
+{settings}
+```
+{results}"""
+
+
+def export(checkpoint: Path, out: Path) -> Path:
+    """Copies the policy of ``checkpoint`` to ``out`` and writes a model card from its config.
+
+    Raises:
+        FileNotFoundError: If ``checkpoint`` is not a whole checkpoint.
+        FileExistsError: If ``out`` exists and is not an earlier export.
+    """
+    if not (checkpoint / STATE_FILE).is_file():
+        raise FileNotFoundError(
+            f"{checkpoint} is not a whole checkpoint: it has no {STATE_FILE}. Give a folder such as "
+            "outputs/train/checkpoints/step_000020."
+        )
+    if out.exists() and any(out.iterdir()) and not (out / "config.json").is_file():
+        raise FileExistsError(f"{out} holds something that is not a model; give an empty or a new folder.")
+    shutil.copytree(checkpoint / POLICY_DIR, out, dirs_exist_ok=True)
+    config = yaml.safe_load((checkpoint / CONFIG_FILE).read_text(encoding="utf-8"))
+    report = checkpoint.parent.parent / "report.json"
+    card = _card(out, config, read_state(checkpoint), report)
+    (out / "README.md").write_text(card, encoding="utf-8")
+    return out
+
+
+def _card(out: Path, config: dict[str, Any], state: TrainerState, report: Path) -> str:
+    settings = {key: config[key] for key in ("seed", "algo", "operator", "rollout", "data")}
+    return CARD.format(
+        name=out.name,
+        out=out,
+        base_model=config["model"]["path"],
+        loss_type=config["algo"]["loss_type"],
+        step=state.step,
+        share=config["algo"]["operator_fraction"],
+        settings=yaml.safe_dump(settings, sort_keys=False).rstrip(),
+        results=_results(report) if report.is_file() else "",
+    )
+
+
+def _results(report: Path) -> str:
+    """The run's evaluation as a table."""
+    rows = json.loads(report.read_text(encoding="utf-8"))["rows"]
+    lines = ["", "## Held-out accuracy", "", "| operator | phase | problems | accuracy | 95% interval |"]
+    lines.append("|---|---|---|---|---|")
+    lines += [
+        f"| {row['operator']} | {row['phase']} | {row['problems']} | {row['accuracy']:.3f} "
+        f"| {row['ci_low']:.3f} to {row['ci_high']:.3f} |"
+        for row in rows
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="python -m train.export", description=__doc__)
+    parser.add_argument("checkpoint", type=Path, help="for example outputs/train/checkpoints/step_000020")
+    parser.add_argument("out", type=Path, help="folder to write")
+    arguments = parser.parse_args()
+    try:
+        out = export(arguments.checkpoint, arguments.out)
+    except (FileNotFoundError, FileExistsError) as error:
+        sys.exit(f"error: {error}")
+    print(f"Wrote {out}: load it with AutoModelForCausalLM or vLLM.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+"""A run that can be watched: progress bar, ``metrics.jsonl``, curves, readable rollouts, wandb."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from configs.schema import TrainingConfig
+from rollout.records import TRACE, Rollout
+
+METRICS_FILE = "metrics.jsonl"
+CURVES_FILE = "curves.png"
+
+
+class Reporter:
+    """Writes what happens into ``output_dir``. Made on rank 0 only."""
+
+    def __init__(self, config: TrainingConfig) -> None:
+        self._directory = Path(config.output_dir)
+        self._directory.mkdir(parents=True, exist_ok=True)
+        self._config = config
+        self._bar: tqdm | None = None
+        self._wandb: Any = None
+
+    def start(self, step: int) -> None:
+        """Begins after ``step`` finished steps; what an earlier run logged beyond them is forgotten."""
+        truncate_metrics(self._directory / METRICS_FILE, step)
+        if "wandb" in self._config.train.report_to:
+            self._wandb = _start_wandb(self._config)
+        self._bar = tqdm(
+            total=self._config.train.max_steps, initial=step, desc="train", unit="step", dynamic_ncols=True
+        )
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """One line of ``metrics.jsonl``, on disk when this returns."""
+        with open(self._directory / METRICS_FILE, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **metrics}) + "\n")
+        if self._wandb is not None:
+            self._wandb.log(dict(metrics), step=step)
+        if self._bar is not None:
+            self._bar.set_postfix(_brief(metrics), refresh=False)
+            self._bar.update(step - self._bar.n)
+
+    def note(self, text: str) -> None:
+        """One line for the reader, without breaking the bar."""
+        tqdm.write(text)
+
+    def write_rollouts(self, step: int, rollouts: tuple[Rollout, ...]) -> None:
+        """A few rollouts of a step as text to read: ``rollouts/step_000012.txt``."""
+        directory = self._directory / "rollouts"
+        directory.mkdir(exist_ok=True)
+        text = "\n\n".join(_readable(rollout) for rollout in rollouts)
+        (directory / f"step_{step:06d}.txt").write_text(text, encoding="utf-8")
+
+    def draw(self) -> None:
+        """Draws ``curves.png`` from ``metrics.jsonl``."""
+        draw_curves(self._directory / METRICS_FILE, self._directory / CURVES_FILE)
+
+    def close(self) -> None:
+        """Ends the bar and the trackers."""
+        if self._bar is not None:
+            self._bar.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """The whole lines of ``metrics.jsonl``; a last line cut off by a kill is left out."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines[:-1] if line]
+
+
+def truncate_metrics(path: Path, step: int) -> None:
+    """Drops lines after ``step``, so that a resumed run writes each step once."""
+    if not path.exists():
+        return
+    kept = [line for line in read_metrics(path) if line["step"] <= step]
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def draw_curves(metrics: Path, picture: Path) -> None:
+    """Reward, accuracy, length and stability over steps, one panel each."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    lines = read_metrics(metrics)
+    panels = ("reward/", "accuracy/", "completion_tokens/", "entropy/", "kl/", "grad_norm", "eval/", "time/")
+    figure, axes = pyplot.subplots(2, 4, figsize=(20, 8), constrained_layout=True)
+    for axis, prefix in zip(axes.flat, panels, strict=True):
+        names = sorted({name for line in lines for name in line if name.startswith(prefix)})
+        for name in names:
+            points = [(line["step"], line[name]) for line in lines if name in line]
+            axis.plot(*zip(*points, strict=True), label=name.removeprefix(prefix) or name, marker=".")
+        axis.set(title=prefix.rstrip("/"), xlabel="step")
+        if names:
+            axis.legend(fontsize=7)
+    figure.savefig(picture, dpi=80)
+    pyplot.close(figure)
+
+
+def _start_wandb(config: TrainingConfig) -> Any:
+    import wandb
+
+    has_key = bool(os.environ.get("WANDB_API_KEY")) or wandb.api.api_key is not None
+    # Offline rather than a prompt: a training run must never wait for somebody to type.
+    mode = os.environ.get("WANDB_MODE") or ("online" if has_key else "offline")
+    return wandb.init(project="pdr-rl", dir=config.output_dir, mode=mode, config=asdict(config))  # type: ignore[arg-type]
+
+
+def _brief(metrics: Mapping[str, float]) -> dict[str, str]:
+    """What fits beside the bar."""
+    shown = {
+        "reward": metrics.get("reward"),
+        "trace": metrics.get(f"accuracy/{TRACE}"),
+        "operator": metrics.get("accuracy/operator"),
+        "tok/s": metrics.get("tokens_per_second"),
+    }
+    return {name: f"{value:.3g}" for name, value in shown.items() if value is not None}
+
+
+def _readable(rollout: Rollout) -> str:
+    lines = [f"### {rollout.problem.id} ({rollout.operator}), gold answer: {rollout.problem.answer}"]
+    lines.append(rollout.problem.question)
+    for place, call in enumerate(rollout.calls):
+        verdict = rollout.verdicts.get(place)
+        status = f", {verdict.status}" if verdict is not None else ""
+        lines.append(
+            f"--- call {place}: {call.role}, round {call.round}, from {list(call.parents)}, "
+            f"{len(call.prompt_ids)}+{len(call.completion_ids)} tokens, {call.finish}{status}"
+        )
+        lines.append(call.text)
+    return "\n".join(lines)
