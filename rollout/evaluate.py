@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
@@ -56,6 +56,10 @@ class Difference:
     ci_high: float
 
 
+Key = tuple[str, str, int]
+"""Problem id, operator, sample: what one rollout of an evaluation is known by."""
+
+
 async def evaluate(
     problems: Sequence[Problem],
     operators: Sequence[Operator],
@@ -64,20 +68,41 @@ async def evaluate(
     *,
     samples: int,
     seed: int,
-    on_rollout: Callable[[int, Rollout], None],
+    on_rollout: Callable[[Outcome, Rollout], None],
+    done: Container[Key] = (),
+    max_in_flight: int = 512,
 ) -> list[Outcome]:
-    """Every operator on every problem, ``samples`` times, all side by side.
+    """Every operator on every problem, ``samples`` times, with no barrier between problems.
 
-    ``on_rollout(sample, rollout)`` is called as each rollout ends.
+    Args:
+        problems: The held-out problems.
+        operators: Compared with one another; each problem goes through all of them.
+        settings: The policy.
+        score: Gives the verdict of a completion.
+        samples: Rollouts per problem and operator.
+        seed: Every rollout's seed derives from it and from its own key, so an interrupted evaluation
+            asks for the same samples when it goes on.
+        on_rollout: Called as each rollout ends.
+        done: Rollouts to leave out.
+        max_in_flight: Rollouts under way at once; bounds memory.
     """
+    slots = asyncio.Semaphore(max_in_flight)
 
     async def one(problem: Problem, operator: Operator, sample: int) -> Outcome:
-        own_seed = derive_seed(seed, "evaluate", sample)
-        rollout = await run_operator(problem, operator, settings, score, own_seed)
-        on_rollout(sample, rollout)
-        return outcome(rollout, sample)
+        async with slots:
+            own_seed = derive_seed(seed, "evaluate", sample)
+            rollout = await run_operator(problem, operator, settings, score, own_seed)
+        reduced = outcome(rollout, sample)
+        on_rollout(reduced, rollout)
+        return reduced
 
-    jobs = [one(p, o, s) for p in problems for s in range(samples) for o in operators]
+    jobs = [
+        one(problem, operator, sample)
+        for problem in problems
+        for sample in range(samples)
+        for operator in operators
+        if (problem.id, operator.name, sample) not in done
+    ]
     return list(await asyncio.gather(*jobs))
 
 
@@ -137,12 +162,11 @@ def difference(a: str, of_a: Iterable[Outcome], b: str, of_b: Iterable[Outcome])
     return Difference(a=a, b=b, difference=interval.mean, ci_low=interval.low, ci_high=interval.high)
 
 
-def rollout_to_json(sample: int, rollout: Rollout) -> dict[str, Any]:
-    """A rollout as a graph of calls, for rollouts.jsonl."""
+def rollout_to_json(reduced: Outcome, rollout: Rollout) -> dict[str, Any]:
+    """A rollout as a graph of calls, with its outcome: one line of rollouts.jsonl."""
     return {
+        "outcome": asdict(reduced),
         "problem": asdict(rollout.problem),
-        "operator": rollout.operator,
-        "sample": sample,
         "answers": list(rollout.answers),
         "counts": dict(rollout.counts),
         "verdicts": {
@@ -153,14 +177,11 @@ def rollout_to_json(sample: int, rollout: Rollout) -> dict[str, Any]:
     }
 
 
-def write_outcomes(path: Path, outcomes: Sequence[Outcome]) -> None:
-    """Writes outcomes in one piece: the file is whole or absent."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(".tmp")
-    aside.write_text("".join(json.dumps(asdict(item)) + "\n" for item in outcomes))
-    aside.replace(path)
-
-
 def read_outcomes(path: Path) -> list[Outcome]:
-    """Reads what ``write_outcomes`` wrote."""
-    return [Outcome(**json.loads(line)) for line in path.read_text().splitlines()]
+    """The outcomes in a rollouts.jsonl; a last line that was cut by a kill is left out."""
+    outcomes = []
+    with path.open(encoding="utf-8") as lines:
+        for line in lines:
+            if line.endswith("\n"):
+                outcomes.append(Outcome(**json.loads(line)["outcome"]))
+    return outcomes

@@ -13,7 +13,7 @@ from configs.compose import load
 from configs.schema import RolloutConfig
 from rollout.budget import budget
 from rollout.engine import RolloutEngine, build_operator, policy_settings
-from rollout.evaluate import evaluate
+from rollout.evaluate import Outcome, evaluate
 from rollout.pool import RequestRefused
 from rollout.records import Completion, Problem, Rollout, Sampling
 from rollout.run import run_operator
@@ -110,7 +110,7 @@ def test_greedy_rollouts_are_the_same_twice(engine: RolloutEngine, rollout_confi
     def once() -> dict[str, list[tuple[int, ...]]]:
         seen: dict[str, list[tuple[int, ...]]] = {}
 
-        def keep(_: int, rollout: Rollout) -> None:
+        def keep(_: Outcome, rollout: Rollout) -> None:
             seen[rollout.problem.id] = [call.completion_ids for call in rollout.calls]
 
         work = evaluate(
