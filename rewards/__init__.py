@@ -1,0 +1,1 @@
+"""Verifiers and reward shaping: text in, verdict out; knows nothing of models or torch."""

@@ -1,0 +1,157 @@
+"""Gold answers: read once when the data is loaded, refused if they are not an answer."""
+
+import atexit
+import re
+import threading
+from dataclasses import dataclass
+from functools import lru_cache
+
+from rewards.equivalence import squash
+from rewards.extract import boxed_answer
+from rewards.latex import normalise
+from rewards.pool import Pool
+from rewards.shapes import Expression, Group, Interval, Matrix, Named, Number, Relation, Shape, Text
+from rewards.shapes import UnreadableError, parse_shape
+
+MAX_GOLD_CHARS = 20_000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ParsedGold:
+    """A gold answer that has a meaning.
+
+    Example: `So $x = \\boxed{\\frac12}$.` has `answer="\\frac12"` and `shape=Number(...)`.
+    """
+
+    text: str
+    """As the data set wrote it."""
+    answer: str
+    """The part that answers are compared with: the content of its box, if it has one."""
+    shape: Shape
+
+    @property
+    def is_choice(self) -> bool:
+        """Whether it is one of the letters A to J, alone or before its text (`C Cecile`)."""
+        return choice_letter(self.answer) is not None
+
+
+_CHOICE_LINE = re.compile(r"^\s*\(?([A-J])\)?[ .):]+[A-Za-z]{2}[^=]*$", re.M)
+
+
+def choice_letter(answer: str) -> str | None:
+    """The letter of a multiple-choice gold; None for any other gold."""
+    text = normalise(answer)
+    if re.fullmatch("[A-J]", text):
+        return text
+    match = _CHOICE_LINE.search(answer.strip())
+    return match[1] if match else None
+
+
+def gold_answer(text: str) -> str:
+    """The answer inside a gold that may be a whole solution.
+
+    Raises:
+        ValueError: It is empty, too long, or its last box is empty or not closed.
+    """
+    if len(text) > MAX_GOLD_CHARS:
+        raise ValueError(
+            f"The gold answer has {len(text)} characters; {MAX_GOLD_CHARS} is the limit."
+        )
+    if not text.strip():
+        raise ValueError("The gold answer is empty.")
+    if not re.search(r"\\(?:boxed|fbox)(?![a-zA-Z])", text):
+        line = _CHOICE_LINE.search(text.strip())
+        return line.group().strip() if line and "\n" in text.strip() else text
+    found = boxed_answer(text)
+    if found.answer is None:
+        raise ValueError(f"The gold answer {_short(text)} has a box, but: {found.reason}")
+    return found.answer
+
+
+@lru_cache(maxsize=50_000)
+def read_gold(text: str) -> ParsedGold:
+    """Reads the structure of a gold answer, without algebra: cheap, and it cannot hang.
+
+    Raises:
+        ValueError: It has no structure that an answer can have.
+    """
+    answer = gold_answer(text)
+    try:
+        shape = parse_shape(answer, is_gold=True)
+    except UnreadableError as error:
+        raise ValueError(f"The gold answer {_short(text)} does not parse: {error}") from error
+    return ParsedGold(text=text, answer=answer, shape=shape)
+
+
+def expressions_of(shape: Shape) -> tuple[str, ...]:
+    """The parts of a shape that only algebra can check."""
+    match shape:
+        case Expression():
+            return (shape.text,)
+        case Named():
+            return expressions_of(shape.value)
+        case Group():
+            return tuple(text for item in shape.items for text in expressions_of(item))
+        case Interval():
+            return expressions_of(shape.low) + expressions_of(shape.high)
+        case Matrix():
+            return tuple(
+                text for row in shape.rows for cell in row for text in expressions_of(cell)
+            )
+        case Relation():
+            return shape.sides
+        case Number() | Text():
+            return ()
+
+
+_PLAIN = re.compile(
+    r"[a-zA-Z]|-?\\(?:pi|infty)|-?(?:\d*\s*\\sqrt\s*(?:\{\d+\}|\d)|\d*\s*\\pi)"
+    r"|-?\\frac\{(?:\d*\s*\\sqrt\{\d+\}|\d*\s*\\pi|\d*\s*[a-z])\}\{[1-9]\d*\}"
+    r"|-?[\da-z]+(?:\^[\da-z]|\^\{\d+\})?(?:\s*[+\-]\s*[\da-z]+(?:\^[\da-z]|\^\{\d+\})?)*"
+    r"|\d{1,2} ?: ?\d{2}|\d+(?: ?: ?\d+)+"
+)
+"""Expressions of these forms parse; thousands of golds need no process to find that out."""
+
+
+def parse_gold(answer: str) -> ParsedGold:
+    """Reads a gold answer; what needs algebra is tried in a killable process.
+
+    Raises:
+        ValueError: It cannot be parsed, or is not a value (`\\frac{0}{0}`); the text says why.
+    """
+    gold = read_gold(answer)
+    hard = [text for text in expressions_of(gold.shape) if not _PLAIN.fullmatch(squash(text))]
+    hard = [text for text in hard if not _PLAIN.fullmatch(text)]
+    if hard:
+        reason = _check_in_process(tuple(hard))
+        if reason:
+            raise ValueError(f"The gold answer {_short(answer)} does not parse: {reason}")
+    return gold
+
+
+def check_gold(answer: str) -> None:
+    """Raises ValueError with a full sentence if the gold answer cannot be parsed; cannot hang."""
+    parse_gold(answer)
+
+
+_lock = threading.Lock()
+_pool: Pool | None = None
+
+
+@lru_cache(maxsize=50_000)
+def _check_in_process(expressions: tuple[str, ...]) -> str:
+    """Why the expressions do not parse, or an empty string."""
+    global _pool
+    with _lock:
+        if _pool is None:
+            _pool = Pool(num_workers=1)
+            atexit.register(_pool.close)
+    result = _pool.run({"task": "parse", "expressions": list(expressions)})
+    if result["status"] == "parsed":
+        return ""
+    return result["reason"] or f"Parsing it ended with {result['status']}."
+
+
+def _short(text: str) -> str:
+    text = ascii(text)
+    return text if len(text) <= 80 else f"{text[:60]}...{text[-15:]}"

@@ -1,0 +1,265 @@
+"""One spelling for the many ways of writing the same LaTeX; linear in the text's length."""
+
+import re
+import unicodedata
+
+_CHARACTERS = {
+    "\u2212": "-", "\u2010": "-", "\u2011": "-", "\u2012": "-", "\u2013": "-", "\u2014": "-",
+    "\u00d7": r"\times ", "\u00b7": r"\cdot ", "\u22c5": r"\cdot ", "\u00f7": "/",
+    "\u2215": "/", "\u2044": "/", "\u2236": ":", "\u2264": r"\le ", "\u2265": r"\ge ",
+    "\u2a7d": r"\le ", "\u2a7e": r"\ge ", "\u2260": r"\ne ", "\u2248": r"\approx ",
+    "\u221e": r"\infty ", "\u03c0": r"\pi ", "\u221a": r"\sqrt ", "\u00b1": r"\pm ",
+    "\u2213": r"\mp ", "\u00b0": r"^\circ ", "\u222a": r"\cup ", "\u2229": r"\cap ",
+    "\u2208": r"\in ", "\u2205": r"\emptyset ", "\u211d": r"\mathbb{R}", "\u2124": r"\mathbb{Z}",
+    "\u2115": r"\mathbb{N}", "\u211a": r"\mathbb{Q}", "\u3001": ",", "\u3002": ".",
+    "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u3000": " ", "\u00a0": " ", "\u2009": " ",
+    "\u202f": " ", "\u2007": " ", "\u03b1": r"\alpha ", "\u03b2": r"\beta ", "\u03b8": r"\theta ",
+    "\u03bb": r"\lambda ", "\u03c6": r"\phi ",
+}  # fmt: skip
+_SUPERSCRIPTS = dict(zip("\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079\u207b\u207f",
+                         "0123456789-n", strict=True))  # fmt: skip
+_SUBSCRIPTS = {chr(0x2080 + digit): str(digit) for digit in range(10)}
+
+_WORD_COMMANDS = re.compile(
+    r"\\(?:displaystyle|textstyle|scriptstyle|limits|nolimits|left|right|[bB]igg?[lrm]?|rm|bf|it"
+    r"|centering|mathopen|mathclose|immediate)(?![a-zA-Z])"
+)
+_SPACES = re.compile(
+    r"\\q?quad|(?<!\\)\\[,;:!> ]|\\thinspace|\\enspace|~|\\hspace\*?\{[^{}]*\}|\s+"
+)
+_THOUSANDS = re.compile(r"(?<=\d)(?:\{,\}|,\s*\\!|\\[,;: !]|,\s*\\,)\s*(?=\d{3}(?!\d))")
+_FONT = re.compile(
+    r"\\(?:math(?:rm|bf|it|sf|tt|cal|normal)|boldsymbol|bm|pmb|text(?:rm|bf|it|sf|tt|normal|up)?"
+    r"|mbox|hbox|emph|underline|operatorname\*?|boxed|fbox|textcolor\{[^{}]*\}|color\{[^{}]*\})"
+    r"\s*(?=\{)"
+)
+_COLOUR = re.compile(r"\\color\{[^{}]*\}")
+_DOUBLED = re.compile(r"\\\\(?=[a-zA-Z(){}\[\]%$,;!])")
+_SYNONYMS = [
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
+        (r"\\[dtc]frac(?![a-z])", r"\\frac"),
+        (r"\\[dt]binom(?![a-z])", r"\\binom"),
+        (r"\\(?:leqslant|leqq|leq|le)(?![a-z])|<=|\u2264", r"\\le "),
+        (r"\\(?:geqslant|geqq|geq|ge)(?![a-z])|>=", r"\\ge "),
+        (r"\\(?:neq|ne)(?![a-z])|!=|\\not\s*=", r"\\ne "),
+        (r"\\lt(?![a-z])", "<"),
+        (r"\\gt(?![a-z])", ">"),
+        (r"\\(?:approx|simeq|thickapprox|doteq)(?![a-z])", r"\\approx "),
+        (r"\\(?:lbrace|lbrack)(?![a-z])", r"\\{"),
+        (r"\\(?:rbrace|rbrack)(?![a-z])", r"\\}"),
+        (r"\\(?:lvert|rvert|vert)(?![a-z])", "|"),
+        (r"\\(?:varnothing|emptyset|phi(?=\s*$))(?![a-z])", r"\\emptyset "),
+        (r"\\(?:geneq|leneq)(?![a-z])", ""),
+        (r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![a-z]))|\\degree(?![a-z])", r"^\\circ "),
+        (r"\\infin(?![a-z])", r"\\infty"),
+        (r"(?<![\w\\])(?:infinity|inf|oo)(?![\w])", r"\\infty "),
+        (r"\\(?:div)(?![a-z])", "/"),
+        (r"\\sqrt\s*\(([^()]*)\)|(?<![\\a-z])sqrt\s*\(([^()]*)\)", r"\\sqrt{\1\2}"),
+        (r"(?<![\\a-zA-Z])sqrt\s*\{", r"\\sqrt{"),
+        (r"(?<![\\a-zA-Z])pi(?![a-zA-Z])", r"\\pi "),
+        (r"\^\s*(\d{2,})", r"^{\1}"),
+        (r"\^\s*\(([^()]*)\)", r"^{(\1)}"),
+        (r"\*\*(?=[\w({])(?<=[\w)}]\*\*)", "^"),
+        (r"\\%", "%"),
+        (r"\\\$|\$", " "),
+        (r"\\&", "&"),
+        (r"\\[()\[\]]", " "),
+        (r"\\{2}\s*$", ""),
+    )
+]
+
+
+def matching_braces(text: str, openers: str = "{", closers: str = "}") -> dict[int, int]:
+    """Positions of opening brackets mapped to those of their partners; escaped braces are text."""
+    partners: dict[int, int] = {}
+    stack: list[int] = []
+    position = 0
+    while position < len(text):
+        character = text[position]
+        if character == "\\":
+            position += 2
+            continue
+        if character in openers:
+            stack.append(position)
+        elif character in closers and stack:
+            partners[stack.pop()] = position
+        position += 1
+    return partners
+
+
+def _plain_character(character: str) -> str:
+    if character in _CHARACTERS:
+        return _CHARACTERS[character]
+    code = ord(character)
+    digit = unicodedata.decimal(character, None)
+    if digit is not None:
+        return str(digit)
+    if 0xFF01 <= code <= 0xFF5E:
+        return chr(code - 0xFEE0)
+    if 0x1D400 <= code <= 0x1D7FF:
+        return unicodedata.normalize("NFKC", character)
+    if character in _SUPERSCRIPTS:
+        return "^{" + _SUPERSCRIPTS[character] + "}"
+    if character in _SUBSCRIPTS:
+        return "_{" + _SUBSCRIPTS[character] + "}"
+    if unicodedata.category(character) == "No" and "\u2044" in (
+        parts := unicodedata.normalize("NFKC", character)
+    ):
+        top, bottom = parts.split("\u2044")
+        return rf"\frac{{{top}}}{{{bottom}}}"
+    # Zero-width marks and control characters carry no mathematics.
+    if unicodedata.category(character) in ("Cf", "Cc", "Cs"):
+        return " " if character in "\t\n\r\x0b\x0c" else ""
+    return character
+
+
+def ascii_spelling(text: str) -> str:
+    """Unicode digits, signs and fractions in their ASCII or LaTeX spelling.
+
+    Superscript digits become exponents, never digits: they are not the number they look like.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(
+        character if " " <= character <= "~" else _plain_character(character) for character in text
+    ).replace("}^{", "")
+
+
+def _unwrap_fonts(text: str) -> str:
+    """Replaces `\\font{body}` by the body, set off by spaces if it is more than one letter."""
+    for _ in range(4):
+        matches = list(_FONT.finditer(text))
+        if not matches:
+            return text
+        partners = matching_braces(text)
+        edits: dict[int, tuple[int, str]] = {}
+        for match in matches:
+            opening = match.end()
+            if opening in partners:
+                edits[match.start()] = (opening + 1, " ")
+                edits[partners[opening]] = (partners[opening] + 1, " ")
+        if not edits:
+            return text
+        pieces, position = [], 0
+        for start in sorted(edits):
+            if start < position:
+                continue
+            end, replacement = edits[start]
+            pieces += [text[position:start], replacement]
+            position = end
+        text = "".join(pieces) + text[position:]
+    return text
+
+
+def normalise(text: str) -> str:
+    """The canonical spelling of an answer: wrappers, fonts, spacing and synonyms removed.
+
+    Values are never changed here: `0.50` stays `0.50`; that is for `rewards.quantity`.
+    """
+    text = ascii_spelling(text)
+    if "\\begin" not in text:
+        text = _DOUBLED.sub(r"\\", text)
+    text = _THOUSANDS.sub("", text)
+    text = _WORD_COMMANDS.sub(" ", text)
+    text = _unwrap_fonts(text)
+    text = _COLOUR.sub(" ", text)
+    text = _SPACES.sub(" ", text)
+    for pattern, replacement in _SYNONYMS:
+        text = pattern.sub(replacement, text)
+    return strip_outer(re.sub(r" +", " ", brace_fractions(text)).strip())
+
+
+_FRACTION = re.compile(r"\\frac(?![a-zA-Z])\s*")
+_ARGUMENT = re.compile(r"\s*(\d|[a-zA-Z]|\\[a-zA-Z]+)")
+
+
+def brace_fractions(text: str) -> str:
+    """Writes `\\frac12` and `\\frac{1}2` with both pairs of braces."""
+    if not re.search(r"\\frac\s*[^{\s]|\\frac\s*\{[^{}]*\}\s*[^{\s]|\}\s*[\da-zA-Z\\]", text):
+        return text
+    partners = matching_braces(text)
+    opening: dict[int, str] = {}
+    for match in _FRACTION.finditer(text):
+        position = match.end()
+        for _ in range(2):
+            while position < len(text) and text[position] == " ":
+                position += 1
+            if position in partners:
+                position = partners[position] + 1
+                continue
+            argument = _ARGUMENT.match(text, position)
+            if argument is None or argument[1] == r"\frac":
+                break
+            opening[position] = argument[1]
+            position = argument.end()
+    pieces, position = [], 0
+    for start, argument in sorted(opening.items()):
+        pieces += [text[position:start], "{" + argument + "}"]
+        position = start + len(argument)
+    return "".join(pieces) + text[position:]
+
+
+def strip_outer(text: str) -> str:
+    """Removes pairs of braces and parentheses around the whole, and end punctuation.
+
+    A pair that holds a comma or semicolon of its own level is kept: it is a set, tuple or interval.
+    """
+    while True:
+        before = text
+        text = text.strip().rstrip(".;, ").strip()
+        text = re.sub(r"(?<!\\)(?:\\\\)*\\$", "", text)
+        text = re.sub(r"^\*\*(.*)\*\*$", r"\1", text, flags=re.S)
+        text = _strip_pairs(text)
+        if text == before:
+            return text
+
+
+def _strip_pairs(text: str) -> str:
+    if not text or text[0] not in "{(":
+        return text
+    partners = matching_braces(text, "{([", "})]")
+    first, last = 0, len(text) - 1
+    while first < last and text[first] in "{(" and partners.get(first) == last:
+        if text[first] + text[last] not in ("{}", "()"):
+            break
+        first, last = first + 1, last - 1
+        while first < last and text[first] == " ":
+            first += 1
+        while first < last and text[last] == " ":
+            last -= 1
+    # Give back the innermost pair if it encloses a list.
+    inner = text[first : last + 1]
+    if first and len(split_top(inner, ",;")) > 1:
+        opening = max(index for index in range(first) if text[index] in "{(")
+        return text[opening : partners[opening] + 1]
+    return inner
+
+
+_OPENERS = {"(", "[", "{", r"\{", r"\langle", r"\lfloor", r"\lceil"}
+_CLOSERS = {")", "]", "}", r"\}", r"\rangle", r"\rfloor", r"\rceil"}
+_TOKEN = re.compile(r"\\begin\{[^{}]*\}|\\end\{[^{}]*\}|\\[a-zA-Z]+|\\.|.", re.S)
+
+
+def top_tokens(text: str) -> list[tuple[int, str]]:
+    """The tokens outside all brackets and environments, each with its position."""
+    tokens, depth = [], 0
+    for match in _TOKEN.finditer(text):
+        token = match.group()
+        if token in _OPENERS or token.startswith("\\begin"):
+            depth += 1
+        elif token in _CLOSERS or token.startswith("\\end"):
+            depth = max(0, depth - 1)
+        elif depth == 0:
+            tokens.append((match.start(), token))
+    return tokens
+
+
+def split_top(text: str, separators: str | set[str]) -> list[str]:
+    """Splits at the separators that stand outside all brackets and environments."""
+    parts, start = [], 0
+    for position, token in top_tokens(text):
+        if token in separators:
+            parts.append(text[start:position].strip())
+            start = position + len(token)
+    return [*parts, text[start:].strip()]

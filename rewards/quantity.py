@@ -1,0 +1,276 @@
+"""Plain numbers, exactly: integers, decimals, fractions, mixed numbers, number bases, units.
+
+Everything here is a regular expression and rational arithmetic on bounded sizes, so that it can run
+in the calling process: it can neither hang nor use memory.
+"""
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+
+MAX_DIGITS = 1000
+"""Numbers of more digits, or larger exponents, are compared digit by digit, never computed with."""
+
+MIN_ROUNDED_PLACES = 6
+"""A gold decimal of at least so many places may be the rounded form of an exact answer."""
+
+_PLAIN = r"(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d{1,3}(?: \d{3})+(?:\.\d+)?|\d+\.?\d*|\.\d+)"
+_INTEGER = r"[+\-]?\s*(?:\d{1,3}(?:,\d{3})+|\d+)"
+_PATTERNS = {
+    "repeating": re.compile(r"(?P<head>\d*\.\d*)\s*\\(?:overline|bar)\s*(?:\{(\d+)\}|(\d))"),
+    "scientific": re.compile(
+        rf"(?P<mantissa>{_PLAIN})\s*(?:(?:\\times|\\cdot|\*)\s*10\s*\^\s*(?:\{{\s*([+\-]?\d+)\s*\}}"
+        r"|(\d))|[eE]([+\-]?\d+))"
+    ),
+    "base": re.compile(
+        r"(?=[A-Za-z]{0,4}\d)(?P<digits>[0-9A-Za-z]{1,200})\s*_\s*(?:\{\s*(\d{1,2})\s*\}|(\d))"
+    ),
+    "fraction": re.compile(
+        rf"(?:(?P<whole>\d+)(?P<join>\s*(?=\\)|\s+(?=\d)))?(?:"
+        rf"\\frac\s*(?:\{{\s*(?P<top>{_INTEGER}|-?\d*\.\d+)\s*\}}|(?P<top1>\d))\s*"
+        rf"(?:\{{\s*(?P<bottom>{_INTEGER}|-?\d*\.\d+)\s*\}}|(?P<bottom1>\d))"
+        rf"|\(?(?P<num>{_INTEGER}|\d*\.\d+)\)?\s*/\s*\(?(?P<den>{_INTEGER}|\d*\.\d+)\)?)"
+    ),
+    "plain": re.compile(_PLAIN),
+}
+_NOT_UNITS = frozenset(
+    "not no wrong incorrect or is isnt if but unless false true to through between and pi sin cos"
+    " tan cot sec csc log ln exp sqrt mod bmod than least most minus plus times over maybe either"
+    " infty infinity undefined".split()
+)
+_SYMBOLS = frozenset(
+    "m cm mm km nm ft in yd mi kg g mg lb lbs oz s sec ms min h hr hrs l ml dl j kj w kw v a k n pa"
+    " hz mph kmh kph rad deg usd eur gm rs mol m2 m3 cm2 cm3 ft2 ft3 am pm a.m p.m sq cu".split()
+)
+_ALIASES = {
+    "meter": "m", "metre": "m", "centimeter": "cm", "centimetre": "cm", "millimeter": "mm",
+    "kilometer": "km", "kilometre": "km", "foot": "ft", "feet": "ft", "inch": "in", "inche": "in",
+    "yard": "yd", "mile": "mi", "kilogram": "kg", "gram": "g", "gm": "g", "pound": "lb",
+    "lbs": "lb", "ounce": "oz", "second": "s", "sec": "s", "minute": "min", "hour": "h", "hr": "h",
+    "liter": "l", "litre": "l", "milliliter": "ml", "degree": "deg", "dollar": "usd", "radian": "rad",
+    "euro": "eur", "kmh": "km/h", "kph": "km/h", "mph": "mi/h",
+}  # fmt: skip
+_GENERIC = frozenset("unit total of the".split())
+_SUFFIX_WORD = re.compile(r"[A-Za-z]+(?:\.[A-Za-z]+)*\.?|[\u20ac\u00a3\u00a5\u00b5\u3040-\u9fff]+")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Quantity:
+    """An exact number and what was written around it.
+
+    Example: `7.5\\%` is `value=Fraction(15, 2), percent=True`; `4210_7` is `value=Fraction(1477),
+    base=7, digits="4210"`.
+    """
+
+    value: Fraction | tuple[str, str, int]
+    """Exact value; numbers too long to compute with are (sign, digits, exponent)."""
+
+    percent: bool = False
+    degree: bool = False
+    unit: str = ""
+    base: int | None = None
+    digits: str = ""
+    places: int = 0
+    """Digits behind the decimal point, if it was written with one."""
+
+
+def decimal_value(text: str, exponent: int = 0) -> Fraction | tuple[str, str, int]:
+    """The exact value of an unsigned decimal numeral times 10 ** exponent."""
+    whole, _, part = text.replace(",", "").replace(" ", "").partition(".")
+    exponent -= len(part)
+    digits = (whole + part).lstrip("0")
+    trimmed = digits.rstrip("0")
+    exponent += len(digits) - len(trimmed)
+    if not trimmed:
+        return Fraction(0)
+    if len(trimmed) <= MAX_DIGITS and abs(exponent) <= MAX_DIGITS:
+        scale = 10 ** abs(exponent)
+        return Fraction(int(trimmed) * scale) if exponent >= 0 else Fraction(int(trimmed), scale)
+    return ("", trimmed, exponent)
+
+
+def _negated(value: Fraction | tuple[str, str, int]) -> Fraction | tuple[str, str, int]:
+    return -value if isinstance(value, Fraction) else ("-", *value[1:])
+
+
+def _small(text: str) -> Fraction | None:
+    text = text.replace(" ", "")
+    value = decimal_value(text.lstrip("+-"))
+    if not isinstance(value, Fraction):
+        return None
+    return -value if text.startswith("-") else value
+
+
+def _ratio(match: re.Match[str]) -> Fraction | None:
+    groups = match.groupdict()
+    top = _small(groups["top"] or groups["top1"] or groups["num"])
+    bottom = _small(groups["bottom"] or groups["bottom1"] or groups["den"])
+    if top is None or not bottom:
+        return None
+    if groups["whole"] is None:
+        return top / bottom
+    whole = _small(groups["whole"])
+    # A mixed number: `2 \frac{1}{2}` is 2.5, never a product.
+    return None if whole is None or top < 0 or bottom < 0 else whole + top / bottom
+
+
+def _in_base(digits: str, base: int) -> Fraction | None:
+    if not 2 <= base <= 36 or len(digits) > MAX_DIGITS:
+        return None
+    try:
+        return Fraction(int(digits, base))
+    except ValueError:
+        return None
+
+
+def _number(text: str) -> tuple[Quantity, int] | None:
+    """The unsigned number at the start of the text and where it ends."""
+    if match := _PATTERNS["base"].match(text):
+        base = int(match[2] or match[3])
+        value = _in_base(match["digits"], base)
+        if value is not None:
+            return Quantity(value=value, base=base, digits=match["digits"].upper()), match.end()
+    if (match := _PATTERNS["fraction"].match(text)) and (ratio := _ratio(match)) is not None:
+        return Quantity(value=ratio), match.end()
+    if match := _PATTERNS["repeating"].match(text):
+        head, cycle = match["head"], match[2] or match[3]
+        start = decimal_value(head)
+        if isinstance(start, Fraction) and len(cycle) <= MAX_DIGITS:
+            places = len(head.partition(".")[2])
+            return (
+                Quantity(value=start + Fraction(int(cycle), (10 ** len(cycle) - 1) * 10**places)),
+                match.end(),
+            )
+    if match := _PATTERNS["scientific"].match(text):
+        exponent = match[2] or match[3] or match[4]
+        if len(exponent) <= 12:
+            return Quantity(value=decimal_value(match["mantissa"], int(exponent))), match.end()
+    if match := _PATTERNS["plain"].match(text):
+        value = decimal_value(match.group())
+        return Quantity(value=value, places=len(match.group().partition(".")[2])), match.end()
+    return None
+
+
+def canonical_unit(text: str) -> str | None:
+    """The unit that a suffix names, `""` for a generic one, None if it is not a unit.
+
+    `square centimeters`, `cm^2` and `cm^{2}` are one unit; `apples` and `apple` too.
+    """
+    text = re.sub(r"\^?\{?\(?([23])\)?\}?", r"\1", re.sub(r"\s*\^\s*", "^", text))
+    text = re.sub(r"(?<=[a-z])\s+per\s+", "/", text.lower()).replace("\\", "")
+    power, names = "", []
+    for token in re.split(r"(\s+|/|\*|cdot)", text):
+        token = token.strip().rstrip(".")
+        if not token or token in ("*", "cdot"):
+            continue
+        if token == "/":
+            names.append("/")
+            continue
+        if token.startswith("square") or token == "sq":
+            power = "2"
+            continue
+        if token.startswith("cubic") or token == "cu":
+            power = "3"
+            continue
+        match = re.fullmatch(r"([^\d]+)([23]?)", token)
+        if match is None or match[1] in _NOT_UNITS:
+            return None
+        power = match[2] or power
+        name = match[1].replace(".", "")
+        singular = name[:-1] if len(name) > 3 and name.endswith("s") else name
+        singular = _ALIASES.get(singular, _ALIASES.get(name, singular))
+        if singular not in _GENERIC:
+            names.append(singular)
+    return "".join(names) + (power if names else "")
+
+
+def _unit_suffix(text: str, is_gold: bool) -> str | None:
+    """Canonical unit of what follows the number; None if it is part of an expression."""
+    body = text.strip()
+    if not body:
+        return ""
+    if len(body) > 80:
+        return None
+    words = _SUFFIX_WORD.findall(body)
+    rest = re.sub(r"\^\s*\{?\s*[23]\s*\}?", " ", _SUFFIX_WORD.sub(" ", body))
+    if not words or not re.fullmatch(r"[\s/()'*,\-]*(?:\\cdot)?[\s/()'*,\-]*", rest):
+        return None
+    spaced = text[0] == " "
+    for word in words:
+        lowered = word.lower().rstrip(".")
+        if lowered in _NOT_UNITS:
+            return None
+        known = lowered in _SYMBOLS or lowered in _ALIASES or not word.isascii()
+        if known and (len(lowered) > 1 or not is_gold or spaced):
+            continue
+        # `12 apples` has a unit; `2ab` and `2 xy` are products.
+        if not (
+            len(lowered) >= 3 and (spaced or len(lowered) >= 5) and re.search("[aeiouy]", lowered)
+        ):
+            return None
+    return canonical_unit(body)
+
+
+def parse_quantity(text: str, *, is_gold: bool = False) -> Quantity | None:
+    """The number that a normalised text is, with its unit; None if it is anything else.
+
+    Args:
+        text: An answer as `latex.normalise` returns it.
+        is_gold: A single letter right behind a gold number is a variable, not a unit.
+    """
+    text = re.sub(r"^(?:rs|usd|[\u20ac\u00a3\u00a5])\.?\s*(?=[\d.])", "", text, flags=re.I)
+    sign_length = len(text) - len(text.lstrip("+- "))
+    sign, body = text[:sign_length], text[sign_length:]
+    sign_flips = sign.count("-")
+    found = _number(body)
+    if found is None:
+        return None
+    quantity, end = found
+    suffix = body[end:]
+    fields = {name: getattr(quantity, name) for name in ("base", "digits", "places")}
+    if match := re.fullmatch(r"\s*(?:%|percent(?:age)?(?: points?)?|pct\.?)\s*", suffix, re.I):
+        fields["percent"] = True
+    elif match := re.fullmatch(r"\s*(?:\^\\circ|degrees?)(?:\s*C)?\s*", suffix):
+        fields["degree"] = True
+    elif suffix and suffix[0].isalnum() and suffix[0].isdigit():
+        return None
+    else:
+        unit = _unit_suffix(suffix, is_gold)
+        if unit is None:
+            return None
+        fields["unit"] = unit
+    value = quantity.value
+    if sign_flips % 2 and value != 0:
+        value = _negated(value)
+    return Quantity(value=value, **fields)
+
+
+def _hundredth(value: Fraction | tuple[str, str, int]) -> Fraction | None:
+    return value / 100 if isinstance(value, Fraction) else None
+
+
+def same_quantity(*, gold: Quantity, answer: Quantity) -> bool:
+    """Whether two numbers are the same answer; the rules are in the table of docs/rewards.md."""
+    if gold.unit and answer.unit and gold.unit != answer.unit:
+        return False
+    if gold.base is not None or answer.base is not None:
+        if gold.base is not None and answer.base is None and not answer.places:
+            # The base may be left out, as a unit may: the question has fixed it.
+            return str(answer.value) == gold.digits.lstrip("0")
+        return gold.value == answer.value
+    if gold.value == answer.value:
+        return True
+    if gold.percent != answer.percent:
+        # 50% is 50 and 0.5; but 50 is not 0.5.
+        percent, other = (gold, answer) if gold.percent else (answer, gold)
+        return _hundredth(percent.value) == other.value
+    return is_rounding(gold=gold, answer=answer)
+
+
+def is_rounding(*, gold: Quantity, answer: Quantity) -> bool:
+    """Whether the gold is a long decimal that an exact answer (no decimal) rounds to."""
+    if gold.places < MIN_ROUNDED_PLACES or answer.places:
+        return False
+    if not isinstance(gold.value, Fraction) or not isinstance(answer.value, Fraction):
+        return False
+    return 2 * abs(gold.value - answer.value) <= Fraction(1, 10**gold.places)

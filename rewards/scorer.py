@@ -1,0 +1,337 @@
+"""Scorer: completions in, verdicts out; from any thread and any event loop."""
+
+import asyncio
+import collections
+import logging
+import threading
+import time
+from concurrent.futures import Future
+from typing import Any, Self
+
+from rewards.equivalence import NeedsAlgebraError, NoAlgebra, equivalent
+from rewards.extract import FORMS, Extraction, Rules, extract
+from rewards.gold import ParsedGold, read_gold
+from rewards.pool import Pool
+from rewards.shapes import UnreadableError
+from rewards.verdict import STATUSES, Verdict
+
+logger = logging.getLogger(__name__)
+
+_Result = dict[str, Any]
+MIN_CHECKS_FOR_ALARM = 100
+"""The share of failures is judged after so many checks, and again after each as many."""
+
+
+class Scorer:
+    """Checks completions against gold answers.
+
+    What can be decided by text or exact rational arithmetic is decided in the calling thread; all
+    else in killable processes, which are started when first needed.
+
+    Example:
+        with Scorer(forms=()) as scorer:
+            scorer.score_sync(gold="1/2", completion="So it is \\\\boxed{0.5}.").is_correct  # True
+    """
+
+    def __init__(
+        self,
+        *,
+        num_workers: int = 2,
+        limit_seconds: float = 3.0,
+        memory_limit_mb: int = 1024,
+        forms: tuple[str, ...] | list[str] = FORMS,
+        think_open: str = "<think>",
+        think_close: str = "</think>",
+        prompt_opens_thinking: bool = False,
+        custom_path: str | None = None,
+        max_pending: int = 1024,
+        max_cached: int = 100_000,
+        max_failure_share: float = 0.02,
+    ) -> None:
+        """Starts nothing yet.
+
+        Args:
+            num_workers: Processes for symbolic work.
+            limit_seconds: Wall time per answer, after which its process is killed.
+            memory_limit_mb: Address space per process, in MiB; at least 256.
+            forms: Where an answer may stand outside a box (`extract.FORMS`); empty: box only.
+            think_open: Tag that opens the thinking.
+            think_close: Tag that closes it; only what follows the last one is searched.
+            prompt_opens_thinking: The prompt ends with the opening tag.
+            custom_path: `package.module:function`, called as `function(gold=..., completion=...)`
+                in the worker processes instead of the built-in check; returns a number.
+            max_pending: Answers that may wait for a process; who has more waits to hand them in.
+            max_cached: Results kept, by (gold, answer).
+            max_failure_share: Above this share of `timeout` and `error` an error is logged.
+        """
+        self._rules = Rules(
+            forms=tuple(forms),
+            think_open=think_open,
+            think_close=think_close,
+            prompt_opens_thinking=prompt_opens_thinking,
+        )
+        if max_pending < 1:
+            raise ValueError(f"`max_pending` must be at least 1, got {max_pending}.")
+        if custom_path is not None and not all(custom_path.partition(":")):
+            raise ValueError(
+                f"`custom_path` is {custom_path!r}; write it as package.module:function."
+            )
+        self._pool = Pool(
+            num_workers=num_workers, limit_seconds=limit_seconds, memory_limit_mb=memory_limit_mb
+        )
+        self._gate = _Gate(max_pending)
+        self._custom_path = custom_path
+        self._max_cached = max_cached
+        self._max_failure_share = max_failure_share
+        self._lock = threading.Lock()
+        self._cache: collections.OrderedDict[tuple[str, str], Future[_Result]] = (
+            collections.OrderedDict()
+        )
+        self._counts: collections.Counter[str] = collections.Counter()
+
+    # --- public ------------------------------------------------------------------------------
+
+    async def score(self, *, gold: str, completion: str) -> Verdict:
+        """Checks a whole completion, thinking included. Never raises for any text."""
+        start = time.perf_counter()
+        found, request = self._prepare_completion(gold, completion)
+        if isinstance(request, Verdict):
+            return self._counted(request, start)
+        return self._verdict(found, await self._solve(request), start)
+
+    def score_sync(self, *, gold: str, completion: str) -> Verdict:
+        """As `score`, for callers without an event loop."""
+        start = time.perf_counter()
+        found, request = self._prepare_completion(gold, completion)
+        if isinstance(request, Verdict):
+            return self._counted(request, start)
+        return self._verdict(found, self._solve_sync(request), start)
+
+    async def equivalent(self, *, gold: str, answer: str) -> Verdict:
+        """Checks an answer that has been extracted already, e.g. for voting by equivalence."""
+        start = time.perf_counter()
+        found, request = self._prepare_answer(gold, answer)
+        if isinstance(request, Verdict):
+            return self._counted(request, start)
+        return self._verdict(found, await self._solve(request), start)
+
+    def equivalent_sync(self, *, gold: str, answer: str) -> Verdict:
+        """As `equivalent`, for callers without an event loop."""
+        start = time.perf_counter()
+        found, request = self._prepare_answer(gold, answer)
+        if isinstance(request, Verdict):
+            return self._counted(request, start)
+        return self._verdict(found, self._solve_sync(request), start)
+
+    def extract(self, *, completion: str) -> Extraction:
+        """The answer that would be checked, by this scorer's rules."""
+        return extract(completion, self._rules)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Verdicts given so far, by status."""
+        with self._lock:
+            return {status: self._counts[status] for status in STATUSES}
+
+    @property
+    def failure_share(self) -> float:
+        """Share of `timeout` and `error` among all verdicts given so far; 0 if there are none."""
+        counts = self.counts
+        return (counts["timeout"] + counts["error"]) / max(1, sum(counts.values()))
+
+    @property
+    def num_replaced_workers(self) -> int:
+        """Processes that were killed at a limit or found dead."""
+        return self._pool.num_replaced
+
+    def worker_pids(self) -> list[int]:
+        """Process ids of the workers that are alive now."""
+        return self._pool.worker_pids()
+
+    def close(self) -> None:
+        """Kills the worker processes; checks under way end with status `error`."""
+        self._pool.close()
+
+    async def aclose(self) -> None:
+        """As `close`, without blocking the event loop."""
+        await asyncio.to_thread(self.close)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self.aclose()
+
+    # --- what needs no process ---------------------------------------------------------------
+
+    def _prepare_completion(
+        self, gold: str, completion: str
+    ) -> tuple[Extraction, _Result | Verdict]:
+        """The extracted answer and either the verdict or the request for a worker."""
+        if self._custom_path is not None:
+            found = extract(completion, self._rules)
+            request = {"task": "custom", "path": self._custom_path}
+            return found, {**request, "gold": gold, "completion": completion}
+        parsed = _read(gold)
+        if isinstance(parsed, Verdict):
+            return Extraction(answer=None), parsed
+        found = extract(completion, self._rules, gold_is_choice=parsed.is_choice)
+        if found.answer is None:
+            return found, Verdict(status="unparsable", reason=found.reason)
+        return found, self._decide(parsed, found)
+
+    def _prepare_answer(self, gold: str, answer: str) -> tuple[Extraction, _Result | Verdict]:
+        found = Extraction(answer=answer, found_by="given")
+        parsed = _read(gold)
+        return found, parsed if isinstance(parsed, Verdict) else self._decide(parsed, found)
+
+    def _decide(self, gold: ParsedGold, found: Extraction) -> _Result | Verdict:
+        """The verdict, if exact tests on the text suffice; else the request for a worker."""
+        assert found.answer is not None
+        try:
+            right = equivalent(gold=gold.answer, answer=found.answer, algebra=NoAlgebra())
+        except NeedsAlgebraError:
+            return {"task": "check", "gold": gold.answer, "answer": found.answer}
+        except UnreadableError as error:
+            status, reason = "unparsable", str(error)
+        except RecursionError:
+            status, reason = "unparsable", "It is nested too deeply."
+        else:
+            status, reason = ("correct" if right else "wrong"), ""
+        return Verdict(status=status, answer=found.answer, found_by=found.found_by, reason=reason)
+
+    # --- what needs one ----------------------------------------------------------------------
+
+    def _cached(self, request: _Result) -> tuple[Future[_Result], bool]:
+        """The future of this pair's result, and whether the caller has to make it."""
+        key = (request["gold"], request.get("answer") or request["completion"])
+        with self._lock:
+            if key in self._cache:
+                self._cache.move_to_end(key)
+                return self._cache[key], False
+            future = self._cache[key] = Future()
+            if len(self._cache) > self._max_cached:
+                self._cache.popitem(last=False)
+            return future, True
+
+    def _start(self, request: _Result, future: Future[_Result]) -> None:
+        """Hands the request to the pool; always resolves the future and frees the gate."""
+
+        def finish(done: Future[_Result]) -> None:
+            self._gate.leave()
+            failure = done.exception() if not done.cancelled() else None
+            if done.cancelled() or failure is not None:
+                reason = str(failure) if failure else "The scorer was closed."
+                result: _Result = {"status": "error", "reason": reason, "seconds": 0.0}
+            else:
+                result = done.result()
+            if result["status"] == "error":
+                self._forget(future)
+            future.set_result(result)
+
+        try:
+            self._pool.submit(request).add_done_callback(finish)
+        except RuntimeError as error:  # closed
+            self._gate.leave()
+            self._forget(future)
+            future.set_result({"status": "error", "reason": str(error), "seconds": 0.0})
+
+    def _forget(self, future: Future[_Result]) -> None:
+        """Our own failures are not cached."""
+        with self._lock:
+            for key in [key for key, value in self._cache.items() if value is future]:
+                del self._cache[key]
+
+    async def _solve(self, request: _Result) -> tuple[_Result, bool]:
+        future, is_new = self._cached(request)
+        if is_new:
+            # If the caller is cancelled while it waits for room, others may wait for this future.
+            self._gate.enter().add_done_callback(lambda _: self._start(request, future))
+        # Shielded: one caller's cancellation must not cancel the result that others share.
+        return await asyncio.shield(asyncio.wrap_future(future)), is_new
+
+    def _solve_sync(self, request: _Result) -> tuple[_Result, bool]:
+        future, is_new = self._cached(request)
+        if is_new:
+            self._gate.enter().result()
+            self._start(request, future)
+        return future.result(), is_new
+
+    # --- verdicts ----------------------------------------------------------------------------
+
+    def _verdict(self, found: Extraction, solved: tuple[_Result, bool], start: float) -> Verdict:
+        result, is_new = solved
+        verdict = Verdict(
+            status=result["status"],
+            answer=found.answer,
+            found_by=found.found_by,
+            seconds=result["seconds"] if is_new else time.perf_counter() - start,
+            reason=result["reason"],
+            value=result.get("value"),
+        )
+        return self._counted(verdict, None)
+
+    def _counted(self, verdict: Verdict, start: float | None) -> Verdict:
+        with self._lock:
+            self._counts[verdict.status] += 1
+            total = sum(self._counts.values())
+            failures = self._counts["timeout"] + self._counts["error"]
+        if total % MIN_CHECKS_FOR_ALARM == 0 and failures > self._max_failure_share * total:
+            logger.error(
+                "The verifier failed on %d of %d answers (%.1f%%, limit %.1f%%): %d timeouts, %d "
+                "errors; the last reason: %s Rewards of this run may be wrong. Look at the verdicts' "
+                "reasons; raise rewards.limit_seconds or rewards.memory_limit_mb if answers need it.",
+                failures, total, 100 * failures / total, 100 * self._max_failure_share,
+                self._counts["timeout"], self._counts["error"], verdict.reason or "none.",
+            )  # fmt: skip
+        if start is None:
+            return verdict
+        return Verdict(
+            status=verdict.status,
+            answer=verdict.answer,
+            found_by=verdict.found_by,
+            seconds=time.perf_counter() - start,
+            reason=verdict.reason,
+        )
+
+
+def _read(gold: str) -> ParsedGold | Verdict:
+    try:
+        return read_gold(gold)
+    except ValueError as error:
+        return Verdict(status="error", reason=str(error))
+
+
+class _Gate:
+    """Back-pressure: at most `limit` inside; who comes later gets a future that opens in order."""
+
+    def __init__(self, limit: int) -> None:
+        self._free = limit
+        self._waiting: collections.deque[Future[None]] = collections.deque()
+        self._lock = threading.Lock()
+
+    def enter(self) -> Future[None]:
+        """A future that is done once there is room."""
+        ticket: Future[None] = Future()
+        with self._lock:
+            if self._free == 0:
+                self._waiting.append(ticket)
+                return ticket
+            self._free -= 1
+        ticket.set_result(None)
+        return ticket
+
+    def leave(self) -> None:
+        """Makes room for the next in line."""
+        with self._lock:
+            if not self._waiting:
+                self._free += 1
+                return
+            ticket = self._waiting.popleft()
+        ticket.set_result(None)

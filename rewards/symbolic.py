@@ -1,0 +1,257 @@
+"""Algebra on expressions with latex2sympy, SymPy and math-verify; runs only in worker processes.
+
+Any call may take for ever or use all memory (`9^{9^{9}}`): the worker's limits are what ends it.
+"""
+
+import logging
+import random
+import re
+from functools import lru_cache
+
+import sympy
+from latex2sympy2_extended import latex2sympy
+from latex2sympy2_extended.latex2sympy2 import ConversionConfig
+from math_verify import verify
+from sympy.core.function import AppliedUndef
+
+from rewards.equivalence import squash
+from rewards.shapes import Relation, UnreadableError
+
+DIGITS = 50
+"""Decimal digits of numeric comparisons."""
+TOLERANCE = sympy.Float(10) ** -35
+"""Relative difference below which two numbers of `DIGITS` digits are the same."""
+MAX_CHARS = 2000
+"""Longer expressions are not answers."""
+
+_CONVERSION = ConversionConfig(lowercase_symbols=False)
+_BIG_OPERATOR = re.compile(r"\\(?:sum|prod|int|iint|lim)(?![a-zA-Z])")
+_ROUNDED = re.compile(r"rounded:(\d+):(.*)", re.S)
+
+for _name in ("latex2sympy2_extended", "math_verify"):
+    logging.getLogger(_name).setLevel(logging.CRITICAL)
+
+
+@lru_cache(maxsize=20_000)
+def parse_expression(text: str) -> sympy.Basic:
+    """The SymPy object of a LaTeX expression.
+
+    Raises:
+        UnreadableError: latex2sympy cannot read it.
+    """
+    if len(text) > MAX_CHARS:
+        raise UnreadableError(f"It is longer than {MAX_CHARS} characters.")
+    if re.search(r"(?<![_^\d.])[\d.]+\s+[\d.]", text):
+        # latex2sympy would read `4 2` as 42.
+        raise UnreadableError("It has two numbers side by side.")
+    parts = re.split(r"\\(?:bmod|mod)(?![a-zA-Z])", text)
+    if len(parts) == 2:
+        return sympy.Mod(parse_expression(parts[0]).doit(), parse_expression(parts[1]))
+    try:
+        result = latex2sympy(text, is_real=None, conversion_config=_CONVERSION)
+    # latex2sympy raises bare Exception, and whatever SymPy raises while it builds the tree.
+    except Exception as error:
+        if isinstance(error, MemoryError | RecursionError):
+            raise
+        first_line = str(error).split("\n")[0]
+        raise UnreadableError(f"It cannot be read as mathematics: {first_line}") from error
+    if not isinstance(result, sympy.Basic | sympy.MatrixBase):
+        raise UnreadableError("It is not one mathematical object.")
+    exact: dict[sympy.Basic, sympy.Basic] = {
+        number: sympy.Rational(str(number)) for number in result.atoms(sympy.Float)
+    }
+    exact |= {symbol: sympy.I for symbol in result.free_symbols if str(symbol) == "i"}
+    return result.xreplace(exact) if exact else result
+
+
+class SymPyAlgebra:
+    """The `equivalence.Algebra` of the worker processes."""
+
+    def same_expression(self, *, gold: str, answer: str) -> bool:
+        """Equal for all values of the variables; decided by exact or 50-digit arithmetic."""
+        if squash(gold) == squash(answer):
+            return True
+        rounded = _ROUNDED.fullmatch(gold)
+        gold_value = parse_expression(rounded[2] if rounded else gold)
+        answer = _ROUNDED.sub(r"\2", answer)
+        answer_value = parse_expression(answer)
+        if _BIG_OPERATOR.search(answer) and not gold_value.free_symbols:
+            return False  # A sum that was not carried out restates the question.
+        if not isinstance(gold_value, sympy.Expr) or not isinstance(answer_value, sympy.Expr):
+            return bool(verify(gold_value, answer_value, strict=True, timeout_seconds=None))
+        if rounded and not answer_value.free_symbols:
+            return _is_rounded(gold_value, answer_value, int(rounded[1]))
+        return _same(gold_value, answer_value)
+
+    def same_relation(self, *, gold: Relation, answer: Relation) -> bool:
+        """Equal up to a constant factor: positive for inequalities, negative if they are flipped."""
+        if len(gold.signs) != 1 or len(answer.signs) != 1:
+            return False
+        gold_sign, answer_sign = gold.signs[0], answer.signs[0]
+        left, right = _difference(gold), _difference(answer)
+        if not left.free_symbols or left.free_symbols != right.free_symbols:
+            return False
+        factor = _constant_ratio(left, right)
+        if factor is None:
+            return False
+        if gold_sign in ("=", r"\ne"):
+            return gold_sign == answer_sign
+        flipped = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le"}
+        return gold_sign == (answer_sign if factor > 0 else flipped.get(answer_sign))
+
+    def chain_value(self, *, chain: Relation) -> str | None:
+        """The value of `a = b = c`; None if a side contradicts it or has a variable."""
+        exact = chain.sides[: len(chain.signs) + 1]
+        if r"\approx" in chain.signs:
+            exact = chain.sides[: chain.signs.index(r"\approx") + 1]
+        value_text = exact[-1]
+        value = parse_expression(value_text)
+        for side in chain.sides:
+            if side == value_text:
+                continue
+            try:
+                other = parse_expression(side)
+            except UnreadableError:
+                continue
+            if other.free_symbols:
+                return None
+            if _BIG_OPERATOR.search(side) or not isinstance(other, sympy.Expr):
+                continue
+            near = side not in exact and _is_near(value, other)
+            if not near and not _same(value, other):
+                return None
+        return value_text
+
+
+def _difference(relation: Relation) -> sympy.Expr:
+    left, right = (parse_expression(side.strip()) for side in relation.sides)
+    if not isinstance(left, sympy.Expr) or not isinstance(right, sympy.Expr):
+        raise UnreadableError("A side of the relation is not an expression.")
+    return left - right
+
+
+def _points(symbols: set[sympy.Basic], count: int) -> list[dict[sympy.Basic, sympy.Rational]]:
+    """Fixed rational points: the first half positive, the second half of mixed signs."""
+    generator = random.Random(20)
+    names = sorted(symbols, key=str)
+    points = []
+    for index in range(count):
+        point = {}
+        for name in names:
+            value = sympy.Rational(generator.randint(400, 2600), 997)
+            point[name] = -value if index >= count // 2 and generator.random() < 0.6 else value
+        points.append(point)
+    return points
+
+
+def _number_at(
+    expression: sympy.Expr, point: dict[sympy.Basic, sympy.Rational]
+) -> sympy.Expr | None:
+    value = expression.evalf(DIGITS, subs=point) if point else expression.evalf(DIGITS)
+    if point and not value.is_number:
+        value = expression.subs(point).doit().evalf(DIGITS)
+    if value.is_number and value.is_finite is not False and not value.has(sympy.nan, sympy.zoo):
+        return value
+    return None
+
+
+def _close(left: sympy.Expr, right: sympy.Expr) -> bool:
+    scale = max(abs(left), abs(right))
+    return bool(abs(left - right) <= TOLERANCE * scale) if scale else True
+
+
+def _same(gold: sympy.Expr, answer: sympy.Expr) -> bool:
+    if gold == answer:
+        return True
+    if gold.has(sympy.nan, sympy.zoo) or answer.has(sympy.nan, sympy.zoo):
+        return False
+    if gold.has(sympy.oo, -sympy.oo) or answer.has(sympy.oo, -sympy.oo):
+        return gold.doit() == answer.doit()
+    if gold.has(AppliedUndef) or answer.has(AppliedUndef):
+        return sympy.expand(gold.doit() - answer.doit()) == 0
+    symbols = gold.free_symbols | answer.free_symbols
+    return _same_at_points(gold, answer, symbols) if symbols else _same_constant(gold, answer)
+
+
+def _same_constant(gold: sympy.Expr, answer: sympy.Expr) -> bool:
+    if isinstance(gold, sympy.Rational) and isinstance(answer, sympy.Rational):
+        return gold == answer
+    left, right = _number_at(gold, {}), _number_at(answer, {})
+    if left is None or right is None:
+        return False
+    magnitude = max(abs(left), abs(right))
+    if magnitude and not _close(left, right) and abs(left - right) > sympy.Float(10) ** -40:
+        return False
+    # Equal to 50 digits, or both next to zero: now exactly, or to every digit of the integer part.
+    exact_gold, exact_answer = gold.doit(), answer.doit()
+    if exact_gold == exact_answer:
+        return True
+    if exact_gold.is_rational and exact_answer.is_rational:
+        return sympy.nsimplify(exact_gold, rational=True) == sympy.nsimplify(
+            exact_answer, rational=True
+        )
+    digits = DIGITS + max(0, int(sympy.log(magnitude + 1, 10).evalf(5)))
+    if digits > 5000:
+        return False
+    difference = (exact_gold - exact_answer).evalf(digits, maxn=4 * digits)
+    scale = magnitude if magnitude > 1 and left and right else sympy.Integer(1)
+    return bool(abs(difference) < sympy.Float(10) ** -40 * min(scale, 1))
+
+
+def _same_at_points(
+    gold: sympy.Expr, answer: sympy.Expr, symbols: set[sympy.Basic], count: int = 8
+) -> bool:
+    """Polynomial identity testing: equal at all of several points at which both have a value."""
+    agreed = 0
+    for point in _points(symbols, count):
+        left, right = _number_at(gold, point), _number_at(answer, point)
+        if left is None or right is None:
+            continue
+        tiny = sympy.Float(10) ** -40
+        if not _close(left, right) and not (abs(left) < tiny and abs(right) < tiny):
+            return False
+        agreed += 1
+    return agreed >= 3
+
+
+def _constant_ratio(left: sympy.Expr, right: sympy.Expr) -> sympy.Expr | None:
+    """The constant c with left = c * right, nonzero and real; None if there is none."""
+    ratio = None
+    for point in _points(left.free_symbols, 6):
+        top, bottom = _number_at(left, point), _number_at(right, point)
+        if top is None or bottom is None or not bottom:
+            continue
+        value = top / bottom
+        if ratio is not None and not _close(ratio, value):
+            return None
+        ratio = value
+    return ratio if ratio is not None and ratio.is_real and ratio != 0 else None
+
+
+def _is_rounded(gold: sympy.Expr, answer: sympy.Expr, places: int) -> bool:
+    """Whether the gold decimal is the answer, or the answer rounded to the gold's places."""
+    if _same(gold, answer):
+        return True
+    value = _number_at(answer, {})
+    if places < 6 or value is None or isinstance(answer, sympy.Float):
+        return False
+    return bool(2 * abs(value - gold) <= sympy.Float(10) ** -places)
+
+
+def _is_near(value: sympy.Expr, other: sympy.Expr) -> bool:
+    left, right = _number_at(value, {}), _number_at(other, {})
+    if left is None or right is None:
+        return False
+    return bool(100 * abs(left - right) <= max(abs(left), abs(right)))
+
+
+def check_value(text: str) -> None:
+    """Whether an expression of a gold answer is a value.
+
+    Raises:
+        UnreadableError: It cannot be read, or is undefined like `\\frac{0}{0}`.
+    """
+    for part in re.split(r"(?<!\\):", text):
+        value = parse_expression(part)
+        if value.has(sympy.nan, sympy.zoo) or value.doit() in (sympy.nan, sympy.zoo):
+            raise UnreadableError("It is undefined.")

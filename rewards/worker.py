@@ -1,0 +1,189 @@
+"""The process that does the algebra: `python -m rewards.worker FD`, started by `rewards.pool`.
+
+One *nursery* process imports SymPy and parses a few expressions once. It does no work itself: for
+each request on its control socket it forks a worker that is warm at birth, so that replacing a killed
+worker costs milliseconds. A worker answers one request at a time on a socket of its own. It dies with
+the nursery (kernel signal), and the nursery with its parent (end of file, or a change of parent).
+"""
+
+import array
+import contextlib
+import ctypes
+import gc
+import importlib
+import json
+import os
+import resource
+import select
+import signal
+import socket
+import struct
+import sys
+from typing import Any
+
+from rewards.equivalence import equivalent
+from rewards.shapes import UnreadableError
+
+HEADER = struct.Struct(">I")
+_PR_SET_PDEATHSIG = 1
+_WARM_UP = (
+    r"\frac{1}{2}", r"\frac{\sqrt{3}}{2}", r"10^{\frac{-5+\sqrt{13}}{6}}", "x^2+2x+1", "2ab-c_1",
+    r"\sin(90-x)", r"2\sin b\cos a", r"f(x)", r"(x+1)^{30}", r"\binom{5}{2}", r"|3-5|", r"e^{i\pi}",
+    r"11z^{7}(5+11z^{7})", r"\log_2 8", r"5!", r"\sqrt[3]{2}", r"3 \cdot 2", r"\ln 2", r"-\infty",
+    r"\frac{x+2}{7}-3\pi", r"\sqrt{x^2+y^2}",
+)  # fmt: skip
+
+
+def read_message(connection: socket.socket) -> dict[str, Any] | None:
+    """The next message; None if the other side is gone."""
+    header = _read_exactly(connection, HEADER.size)
+    if header is None:
+        return None
+    body = _read_exactly(connection, HEADER.unpack(header)[0])
+    return None if body is None else json.loads(body)
+
+
+def _read_exactly(connection: socket.socket, size: int) -> bytes | None:
+    pieces = bytearray()
+    while len(pieces) < size:
+        piece = connection.recv(min(size - len(pieces), 1 << 20))
+        if not piece:
+            return None
+        pieces += piece
+    return bytes(pieces)
+
+
+def write_message(connection: socket.socket, message: dict[str, Any]) -> None:
+    """Sends one message; JSON in ASCII, so that lone surrogates survive."""
+    body = json.dumps(message).encode("ascii")
+    connection.sendall(HEADER.pack(len(body)) + body)
+
+
+def answer_request(request: dict[str, Any]) -> dict[str, Any]:
+    """Does one task; whatever it raises becomes a status, never an exception."""
+    try:
+        return _TASKS[request["task"]](request)
+    except UnreadableError as error:
+        return {"status": "unparsable", "reason": str(error)}
+    except RecursionError:
+        return {"status": "unparsable", "reason": "It is nested too deeply."}
+    except MemoryError:
+        return {"status": "error", "reason": "The check needed more than the memory limit."}
+    # The border of STYLE 4.8: model output meets a computer algebra system (or a user's function).
+    except BaseException as error:
+        return {"status": "error", "reason": f"{type(error).__name__}: {str(error)[:300]}"}
+
+
+def _check(request: dict[str, Any]) -> dict[str, Any]:
+    from rewards.symbolic import SymPyAlgebra  # SymPy only in workers
+
+    right = equivalent(gold=request["gold"], answer=request["answer"], algebra=SymPyAlgebra())
+    return {"status": "correct" if right else "wrong", "reason": ""}
+
+
+def _parse(request: dict[str, Any]) -> dict[str, Any]:
+    from rewards.symbolic import check_value  # SymPy only in workers
+
+    for text in request["expressions"]:
+        check_value(text)
+    return {"status": "parsed", "reason": ""}
+
+
+def _custom(request: dict[str, Any]) -> dict[str, Any]:
+    module, _, name = request["path"].partition(":")
+    function = getattr(importlib.import_module(module), name)
+    with contextlib.redirect_stdout(sys.stderr):
+        value = function(gold=request["gold"], completion=request["completion"])
+    if isinstance(value, bool):
+        value = float(value)
+    if not isinstance(value, int | float) or value != value or abs(value) == float("inf"):
+        reason = f"{request['path']} returned {value!r}; it must return a finite number."
+        return {"status": "error", "reason": reason}
+    return {"status": "correct" if value > 0 else "wrong", "reason": "", "value": float(value)}
+
+
+_TASKS = {"check": _check, "parse": _parse, "custom": _custom}
+
+
+def serve(connection: socket.socket) -> None:
+    """Answers requests until the other side closes."""
+    while (request := read_message(connection)) is not None:
+        result = answer_request(request)
+        write_message(connection, {"number": request["number"], **result})
+
+
+def _die_with_parent(parent: int) -> None:
+    """Asks the kernel (Linux) to kill this process when its parent dies."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+
+
+def _become_worker(connection: socket.socket, nursery: int, memory_bytes: int) -> None:
+    _die_with_parent(nursery)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    gc.enable()
+    serve(connection)
+
+
+def _receive_request(control: socket.socket) -> tuple[int, int] | None:
+    """Memory limit and the socket for a new worker; None if the parent is gone."""
+    data, ancillary, _, _ = control.recvmsg(HEADER.size * 2, socket.CMSG_SPACE(4))
+    if not data:
+        return None
+    descriptors = array.array("i")
+    for level, kind, payload in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            descriptors.frombytes(payload[:4])
+    return struct.unpack(">Q", data)[0], descriptors[0]
+
+
+def run_nursery(control: socket.socket) -> None:
+    """Forks one worker per request and answers with its process id."""
+    from rewards.symbolic import SymPyAlgebra, parse_expression  # SymPy only in workers
+
+    for text in _WARM_UP:
+        parse_expression(text)
+    algebra = SymPyAlgebra()
+    algebra.same_expression(gold="2x(x+1)", answer="2x^2+2x")
+    algebra.same_expression(gold=r"\sqrt{8}", answer=r"2\sqrt{2}+\frac{1}{10}")
+    gc.collect()
+    gc.freeze()
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps
+    parent, own = os.getppid(), os.getpid()
+    while True:
+        ready, _, _ = select.select([control], [], [], 1.0)
+        if os.getppid() != parent:
+            return
+        if not ready:
+            continue
+        request = _receive_request(control)
+        if request is None:
+            return
+        memory_bytes, descriptor = request
+        child = os.fork()
+        if child == 0:
+            control.close()
+            try:
+                _become_worker(socket.socket(fileno=descriptor), own, memory_bytes)
+            finally:
+                os._exit(0)
+        os.close(descriptor)
+        control.sendall(struct.pack(">Q", child))
+
+
+def main() -> None:
+    """Runs the nursery on the inherited socket; keyboard interrupts are the parent's business."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    sys.setrecursionlimit(3000)
+    sys.set_int_max_str_digits(0)
+    with contextlib.suppress(ConnectionError):
+        run_nursery(socket.socket(fileno=int(sys.argv[1])))
+
+
+if __name__ == "__main__":
+    main()
