@@ -6,7 +6,8 @@ A gold answer that does not parse would count as wrong for ever; ``check_gold`` 
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import random
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,16 +39,20 @@ def load_train(config: DataConfig, check_gold: CheckGold) -> list[Problem]:
     if config.source == "hf":
         return _checked(_hub(config, config.split), config, check_gold, f"{config.name}")
     held_out = {problem.question for problem in load_eval(config, check_gold)}
-    rows = _generated(config, seed=2 * config.task_seed, size=config.num_train)
-    fresh = [row for row in rows if row[1]["question"] not in held_out]
-    return _checked(fresh, config, check_gold, f"{config.task}")
+    rows = _generated(config, "train", size=config.num_train, leave_out=held_out)
+    if not rows:
+        raise ValueError(
+            f"data.num_eval = {config.num_eval} holds out every problem that data.task '{config.task}' makes "
+            f"with data.task_options {config.task_options}. Lower data.num_eval, or widen the options."
+        )
+    return _checked(rows, config, check_gold, f"{config.task}")
 
 
 def load_eval(config: DataConfig, check_gold: CheckGold) -> list[Problem]:
     """The held-out problems, at most ``num_eval``; empty if the data names none.
 
-    reasoning-gym problems are drawn with another seed, and ``load_train`` leaves out every question
-    that is among them, so the two are disjoint.
+    reasoning-gym problems are drawn with a seed of their own, and ``load_train`` leaves out every
+    question that is among them, so the two are disjoint.
     """
     if config.source == "jsonl":
         if config.eval_path is None:
@@ -59,21 +64,21 @@ def load_eval(config: DataConfig, check_gold: CheckGold) -> list[Problem]:
             return []
         rows = list(_hub(config, config.eval_split))[: config.num_eval]
         return _checked(rows, config, check_gold, f"{config.name}")
-    rows = _generated(config, seed=2 * config.task_seed + 1, size=config.num_eval)
+    rows = _generated(config, "eval", size=config.num_eval)
     return _checked(rows, config, check_gold, f"{config.task}")
 
 
 def _jsonl(path: Path) -> Iterator[Row]:
     if not path.is_file():
         raise FileNotFoundError(f"data file {path} does not exist; set data.path or data.eval_path.")
-    with path.open(encoding="utf-8") as lines:
+    with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             where = f"{path} line {number}"
             if not line.strip():
                 continue
             try:
                 row = json.loads(line)
-            except json.JSONDecodeError as error:
+            except ValueError as error:  # not JSON, or not UTF-8
                 raise ValueError(f"{where} is not JSON: {error}.") from error
             if not isinstance(row, dict):
                 raise ValueError(f"{where} must be a JSON object, got {type(row).__name__}.")
@@ -84,18 +89,29 @@ def _hub(config: DataConfig, split: str) -> Iterator[Row]:
     assert config.name is not None
     if Path(config.name, "dataset_info.json").exists() or Path(config.name, "dataset_dict.json").exists():
         loaded = load_from_disk(config.name)
-        dataset = loaded if isinstance(loaded, Dataset) else loaded[split]
+        splits = {"train": loaded} if isinstance(loaded, Dataset) else loaded
+        if split not in splits:
+            raise ValueError(
+                f"data.name {config.name} has no split '{split}'; it has {sorted(splits)}. "
+                "Set data.split and data.eval_split."
+            )
+        dataset = splits[split]
     else:
         dataset = load_dataset(config.name, split=split)
     for number, row in enumerate(dataset):
         yield f"{config.name}[{split}] row {number}", dict(row)
 
 
-def _generated(config: DataConfig, *, seed: int, size: int) -> Sequence[Row]:
-    """``size`` different questions (or all there are) of a reasoning-gym task."""
+def _generated(
+    config: DataConfig, part: str, *, size: int, leave_out: Collection[str] = frozenset()
+) -> Sequence[Row]:
+    """``size`` different questions (or all there are) of a reasoning-gym task, none from ``leave_out``."""
     assert config.task is not None
+    # Problem i of a task is made from seed + i: seeds close to one another would give the same problems.
+    seed = random.Random(f"{config.task_seed} {part}").getrandbits(31)
+    most = 2 * size + len(leave_out)
     try:
-        dataset = reasoning_gym.create_dataset(config.task, seed=seed, size=2 * size, **config.task_options)
+        dataset = reasoning_gym.create_dataset(config.task, seed=seed, size=most, **config.task_options)
     except (ValueError, AssertionError, TypeError) as error:
         raise ValueError(
             f"reasoning-gym could not make data.task '{config.task}' with data.task_options "
@@ -103,8 +119,10 @@ def _generated(config: DataConfig, *, seed: int, size: int) -> Sequence[Row]:
         ) from error
     rows: dict[str, dict[str, Any]] = {}
     for entry in dataset:
-        question = entry["question"]
-        row = {"id": f"{config.task}-{seed}-{len(rows)}", "source": config.task}
+        question = entry["question"].strip()
+        if question in leave_out:
+            continue
+        row = {"id": f"{config.task}-{part}-{config.task_seed}-{len(rows)}", "source": config.task}
         row |= {config.question_field: question, config.answer_field: str(entry["answer"])}
         rows.setdefault(question, row)
         if len(rows) == size:
@@ -120,6 +138,8 @@ def _checked(rows: Iterable[Row], config: DataConfig, check_gold: CheckGold, nam
         if problem.id in problems:
             raise ValueError(f"{where}: the id '{problem.id}' stands twice; ids must be unique.")
         try:
+            if not problem.answer:
+                raise ValueError("it is empty")
             check_gold(problem.answer)
         except ValueError as error:
             if config.on_bad_gold == "refuse":
@@ -147,11 +167,11 @@ def _problem(where: str, row: dict[str, Any], config: DataConfig, *, default_id:
                 "Set data.question_field and data.answer_field."
             )
         values[name] = str(row[name]).strip()
-        if not values[name]:
-            raise ValueError(f"{where}: the field '{name}' is empty.")
+    if not values[config.question_field]:
+        raise ValueError(f"{where}: the field '{config.question_field}' is empty.")
     return Problem(
-        id=str(row.get("id", default_id)),
+        id=default_id if row.get("id") is None else str(row["id"]),
         question=values[config.question_field],
         answer=values[config.answer_field],
-        source=str(row.get("source", "")),
+        source=str(row.get("source") or ""),
     )
