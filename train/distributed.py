@@ -45,7 +45,9 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
             "accelerate launch --config_file; launch/accelerate has such files."
         )
     if uses_deepspeed:
-        options = accelerator.state.deepspeed_plugin.deepspeed_config
+        plugin = accelerator.state.deepspeed_plugin
+        assert plugin is not None
+        options = plugin.deepspeed_config
         # Micro-batches vary in size; the loss carries all weights, so DeepSpeed only has to add up.
         options["train_micro_batch_size_per_gpu"] = 1
         options["train_batch_size"] = accelerator.num_processes

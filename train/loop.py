@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import torch
 from accelerate import Accelerator
 from transformers import AutoTokenizer
+from transformers.utils.logging import disable_progress_bar
 
 from configs.schema import TrainingConfig
 from rollout.collect import CollectedBatch
@@ -81,6 +82,7 @@ class Trainer:
     ) -> None:
         """``collaborators`` are given on rank 0 and None elsewhere. Loads the model."""
         assert (collaborators is not None) == accelerator.is_main_process
+        disable_progress_bar()  # The run has one bar, the reporter's.
         self.config = config
         self.accelerator = accelerator
         self.outside = collaborators

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -110,8 +111,12 @@ class MicroBatch:
 
     def to(self, device: torch.device) -> MicroBatch:
         """A copy on ``device``."""
-        moved = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return MicroBatch(**{name: v.to(device) if isinstance(v, Tensor) else v for name, v in moved.items()})
+        tensors: dict[str, Any] = {
+            field.name: getattr(self, field.name).to(device)
+            for field in fields(self)
+            if isinstance(getattr(self, field.name), Tensor)
+        }
+        return replace(self, **tensors)
 
 
 def share_prompts(rows: Sequence[Row], *, tokens_per_row: int) -> list[Row]:
@@ -124,8 +129,8 @@ def share_prompts(rows: Sequence[Row], *, tokens_per_row: int) -> list[Row]:
     result: list[Row] = []
     for row in rows:
         prompt = len(row.prompt_ids)
-        separate = row.num_tokens + prompt * (len(row.branches) - 1)
-        if separate - row.num_tokens >= SHARE_FROM * separate:
+        apart = row.num_tokens + prompt * (len(row.branches) - 1)
+        if apart - row.num_tokens >= SHARE_FROM * apart:
             result.extend(_split(row, tokens_per_row))
         else:
             result.extend(separate([row]))

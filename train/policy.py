@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -77,7 +78,8 @@ class PolicyModel(nn.Module):
         return torch.cat(logprobs), torch.cat(entropies)
 
     def _head(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        logits = self.model.get_output_embeddings()(hidden).float() / self.temperature
+        head = cast(nn.Module, self.model.get_output_embeddings())
+        logits = head(hidden).float() / self.temperature
         all_logprobs = logits.log_softmax(-1)
         with torch.no_grad():
             entropies = -(all_logprobs.exp() * all_logprobs).sum(-1)

@@ -1,0 +1,175 @@
+"""Synthetic groups and the outside world of a trainer, for unit tests and launched ranks."""
+
+import json
+import os
+import random
+import signal
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from configs.schema import AlgoConfig, DataConfig, ModelConfig, RolloutConfig, TrainConfig, TrainingConfig
+from rollout.collect import CollectedBatch
+from rollout.records import REFINE, TRACE, Call, Group, GroupKey, Sample, VersionSpan, context_key
+from train.loop import Collaborators, Trainer
+from train.report import Reporter
+
+VOCAB = 261
+"""Of the policy that conftest.py makes."""
+
+
+def make_group(
+    rng: random.Random, *, role: str, prompt: int, lengths: list[int], forced: bool = False, name: str = "p"
+) -> Group:
+    """Samples of random tokens; about half of them are right. ``forced`` masks every fourth token."""
+    prompt_ids = tuple(rng.randrange(3, VOCAB) for _ in range(prompt))
+    samples = []
+    for length in lengths:
+        right = rng.random() < 0.5
+        call = Call(
+            role=role,
+            round=int(role == REFINE),
+            parents=(),
+            prompt_ids=prompt_ids,
+            completion_ids=tuple(rng.randrange(3, VOCAB) for _ in range(length)),
+            sampler_logprobs=tuple(-rng.uniform(5.0, 6.2) for _ in range(length)),
+            train_mask=tuple(not (forced and place % 4 == 3) for place in range(length)),
+            versions=(VersionSpan(version=0, start=0, end=length),),
+            finish="stop",
+            text="",
+            seconds=0.0,
+        )
+        status = "correct" if right else "wrong"
+        samples.append(Sample(call=call, reward=1.0 if right else -1.0, is_correct=right, status=status))
+    key = GroupKey(problem_id=name, role=role, round=int(role == REFINE), context=context_key(prompt_ids))
+    return Group(key=key, prompt_ids=prompt_ids, samples=tuple(samples))
+
+
+def make_groups(seed: int) -> tuple[Group, ...]:
+    """A ragged batch: short traces, refinements under long prompts, groups of unequal size."""
+    rng = random.Random(seed)
+    traces = [
+        make_group(rng, role=TRACE, prompt=rng.randint(3, 9), lengths=_lengths(rng), name=f"t{i}")
+        for i in range(4)
+    ]
+    refinements = [
+        make_group(
+            rng, role=REFINE, prompt=rng.randint(20, 60), lengths=_lengths(rng), forced=True, name=f"r{i}"
+        )
+        for i in range(3)
+    ]
+    return (*traces, *refinements)
+
+
+def _lengths(rng: random.Random) -> list[int]:
+    return [rng.randint(1, 16) for _ in range(rng.randint(3, 6))]
+
+
+class SyntheticCollector:
+    """Groups that depend on the data position alone, which is all there is to resume."""
+
+    def __init__(self, *, kill_at: int | None = None, poison: bool = False) -> None:
+        self.position = 0
+        self._kill_at = kill_at
+        self._poison = poison
+
+    def next(self, step: int) -> CollectedBatch:
+        if step == self._kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        self.position += 1
+        groups = make_groups(self.position)
+        if self._poison:
+            groups = tuple(_poisoned(group) for group in groups)
+        return CollectedBatch(groups=groups, rollouts=(), metrics={"position": float(self.position)})
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"position": self.position}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.position = state["position"]
+
+
+def _poisoned(group: Group) -> Group:
+    """The same group with sampler log-probs under which every ratio is infinite."""
+    samples = tuple(
+        replace(
+            sample,
+            call=replace(sample.call, sampler_logprobs=(float("-inf"),) * len(sample.call.completion_ids)),
+        )
+        for sample in group.samples
+    )
+    return replace(group, samples=samples)
+
+
+class RecordingPublisher:
+    """Keeps what a worker would have been told, and checks that it could load it."""
+
+    def __init__(self) -> None:
+        self.versions: list[int] = []
+
+    def publish(self, directory: Path, version: int) -> None:
+        assert (directory / "config.json").is_file()
+        assert list(directory.glob("*.safetensors"))
+        self.versions.append(version)
+
+
+class CountingEvaluator:
+    """Remembers at which steps it was asked."""
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+
+    def evaluate(self, step: int) -> dict[str, float]:
+        self.steps.append(step)
+        return {"eval/steps_asked": float(len(self.steps))}
+
+
+def make_config(output_dir: Path, model: Path, **changes: Any) -> TrainingConfig:
+    """A small float32 run; ``changes`` may be ``algo``, ``train``, ``resume``."""
+    algo = {"learning_rate": 1e-3, "epsilon_high": 5.0, "max_grad_norm": 1e9, **changes.get("algo", {})}
+    train = {"max_steps": 3, "save_steps": 1, "keep_last": 3, "tokens_per_micro_batch": 160}
+    return TrainingConfig(
+        output_dir=str(output_dir),
+        resume=changes.get("resume", "none"),
+        model=ModelConfig(path=str(model), dtype="float32"),
+        data=DataConfig(path="unused.jsonl"),
+        algo=AlgoConfig(**algo),
+        rollout=RolloutConfig(),
+        train=TrainConfig(**{**train, **changes.get("train", {})}),
+    )
+
+
+def make_trainer(config: TrainingConfig, accelerator: Any, **collector: Any) -> Trainer:
+    """A trainer whose outside world is synthetic; one rank of a launch, or the only one."""
+    outside = None
+    if accelerator.is_main_process:
+        outside = Collaborators(
+            collector=SyntheticCollector(**collector),
+            publisher=RecordingPublisher(),
+            evaluator=CountingEvaluator(),
+            reporter=Reporter(config),
+        )
+    return Trainer(config, accelerator, outside)
+
+
+def first_moments(trainer: Trainer) -> dict[str, torch.Tensor]:
+    """Adam's first moments in full, by parameter name; after one step 0.1 times the gradient."""
+    from deepspeed.utils import safe_get_full_optimizer_state
+
+    result = {}
+    for name, parameter in trainer.model.named_parameters():
+        if trainer.accelerator.distributed_type == "DEEPSPEED":
+            moment = safe_get_full_optimizer_state(parameter, "exp_avg")
+        else:
+            moment = trainer.optimizer._optimizer.state[parameter]["exp_avg"]
+        result[name] = moment.detach().clone().cpu()
+    return result
+
+
+def read_losses(output_dir: Path) -> dict[int, float]:
+    """Loss by step."""
+    lines = (output_dir / "metrics.jsonl").read_text().splitlines()
+    return {line["step"]: line["loss"] for line in map(json.loads, lines)}
