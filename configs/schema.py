@@ -224,8 +224,8 @@ class AlgoConfig:
     epsilon: float = 0.2
     """Lower clip of the ratio: 1 - epsilon."""
 
-    epsilon_high: float = 0.28
-    """Upper clip of the ratio: 1 + epsilon_high; for cispo the cap itself, as in TRL."""
+    epsilon_high: float = 5.0
+    """For cispo the largest ratio itself; for grpo and dapo the upper clip is 1 + epsilon_high. As in TRL."""
 
     scale_rewards: str = "group"
     """Divide advantages by the standard deviation of the reward: group, batch or none."""
@@ -254,6 +254,11 @@ class AlgoConfig:
         _share("algo.operator_fraction", self.operator_fraction)
         _at_least("algo.problems_per_step", self.problems_per_step, 1)
         _at_least("algo.num_updates", self.num_updates, 1)
+        if self.loss_type == "cispo" and self.epsilon_high < 1:
+            raise ValueError(
+                f"algo.epsilon_high is {self.epsilon_high}, but for algo.loss_type=cispo it is the largest "
+                "ratio itself (as in TRL), so it must be at least 1; 5.0 is a usual value."
+            )
         if self.num_generations < 2:
             raise ValueError(
                 f"algo.num_generations must be at least 2, got {self.num_generations}: a group's mean is "

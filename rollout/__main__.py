@@ -10,8 +10,9 @@ from transformers import AutoTokenizer
 
 from configs.compose import load_operator, run
 from configs.schema import EvaluationConfig
+from rewards.build import build_scorer
 from rewards.gold import check_gold
-from rewards.scorer import Scorer, scorer_from_config
+from rewards.scorer import Scorer
 from rollout.engine import RolloutEngine, build_operator, policy_settings
 from rollout.evaluate import Outcome, evaluate, rows
 from rollout.journal import Journal
@@ -38,7 +39,7 @@ def main(config: EvaluationConfig, overrides: list[str]) -> None:
     with Journal(output_dir / "rollouts.jsonl") as journal:
         if len(journal.outcomes) < len(problems) * len(operators) * config.samples:
             with (
-                scorer_from_config(config.rewards) as scorer,
+                build_scorer(config.rewards) as scorer,
                 RolloutEngine(config.rollout, config.model.path, output_dir / "logs") as engine,
             ):
                 settings = policy_settings(config.operator, config.rollout, engine.pool, tokenizer)

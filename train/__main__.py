@@ -1,0 +1,152 @@
+"""``python -m train``, under ``accelerate launch``: compose, check, build, run."""
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+from transformers import AutoTokenizer, set_seed
+
+import configs
+from configs.compose import load_operator, run
+from configs.schema import TrainingConfig
+from rewards.build import build_scorer
+from rewards.gold import check_gold
+from rollout.collect import CollectedBatch, Collector
+from rollout.engine import RolloutEngine, build_operator, policy_settings
+from rollout.problems import load_eval, load_train
+from rollout.records import Call, Problem, Verdict
+from train.distributed import make_accelerator
+from train.evaluation import AFTER, HeldOutEvaluator, phase_path, write_run_report
+from train.loop import Collaborators, Trainer, is_finished
+from train.report import Reporter
+
+
+def main(config: TrainingConfig, overrides: list[str]) -> None:
+    """One rank of a run; rank 0 also owns workers, data, scorer and reports."""
+    is_main = int(os.environ.get("RANK", "0")) == 0
+    if is_finished(config) and (phase_path(config, AFTER).exists() or not config.train.eval_at_end):
+        if is_main:
+            print(f"{config.output_dir} is finished: step {config.train.max_steps} was reached.")
+            print(write_run_report(config))
+        return
+    set_seed(config.seed)
+    with ExitStack() as stack:
+        try:
+            _require_model(config.model.path)
+            outside = _outside(config, overrides, stack) if is_main else None
+        except (ValueError, FileNotFoundError, RuntimeError) as error:
+            sys.exit(f"train: {error}")
+        accelerator = make_accelerator(config)
+        Trainer(config, accelerator, outside).run()
+    if is_main:
+        print(write_run_report(config))
+
+
+def _require_model(path: str) -> None:
+    """Refuses a path that is neither a folder nor could be a name on the hub (``owner/model``)."""
+    if not Path(path).is_dir() and (path.count("/") != 1 or path.startswith((".", "~", "/"))):
+        raise FileNotFoundError(f"model.path: the folder {path} does not exist.")
+
+
+def _outside(config: TrainingConfig, overrides: list[str], stack: ExitStack) -> Collaborators:
+    """Rank 0's links to the outside, cheapest checks first; ``stack`` takes them down."""
+    output_dir = Path(config.output_dir)
+    problems = load_train(config.data, check_gold)
+    held_out = load_eval(config.data, check_gold)
+    tokenizer = AutoTokenizer.from_pretrained(
+        config.model.path, trust_remote_code=config.model.trust_remote_code
+    )
+    _write_run_card(config, overrides, output_dir)
+    scorer = stack.enter_context(build_scorer(config.rewards))
+    engine = stack.enter_context(RolloutEngine(config.rollout, config.model.path, output_dir / "logs"))
+    settings = policy_settings(config.operator, config.rollout, engine.pool, tokenizer)
+
+    async def score(problem: Problem, text: str) -> Verdict:
+        return await scorer.score(gold=problem.answer, completion=text)
+
+    collector = Collector(
+        problems,
+        build_operator(config.operator),
+        build_operator(load_operator("trace", config.operator)),
+        settings,
+        score,
+        outcome_reward,
+        problems_per_step=config.algo.problems_per_step,
+        operator_fraction=config.algo.operator_fraction,
+        num_generations=config.algo.num_generations,
+        seed=config.seed,
+    )
+    operators = [build_operator(load_operator(n, config.operator)) for n in config.train.eval_operators]
+    return Collaborators(
+        collector=EngineCollector(engine, collector, config.train.collective_timeout_seconds),
+        publisher=EnginePublisher(engine, config.rollout.publish_timeout_seconds),
+        evaluator=HeldOutEvaluator(config, held_out, operators, engine, settings, score),
+        reporter=Reporter(config),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutcomeReward:
+    """+1 for a correct answer, -1 for anything else."""
+
+    total: float
+    parts: Mapping[str, float]
+
+
+def outcome_reward(
+    calls: Sequence[Call], verdicts: Sequence[Verdict], drafts: Sequence[str]
+) -> list[OutcomeReward]:
+    """The paper's reward of each call of one context."""
+    rewards = [1.0 if verdict.is_correct else -1.0 for verdict in verdicts]
+    return [OutcomeReward(total=reward, parts={"outcome": reward}) for reward in rewards]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineCollector:
+    """The collector on the engine's loop, for the synchronous trainer."""
+
+    engine: RolloutEngine
+    collector: Collector
+    timeout_seconds: float
+
+    def next(self, step: int) -> CollectedBatch:
+        return self.engine.run(self.collector.collect(step), self.timeout_seconds)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.collector.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.collector.load_state_dict(state)
+
+
+@dataclass(frozen=True, slots=True)
+class EnginePublisher:
+    """The publisher on the engine's loop, for the synchronous trainer."""
+
+    engine: RolloutEngine
+    timeout_seconds: float
+
+    def publish(self, directory: Path, version: int) -> None:
+        work = self.engine.publisher.publish(directory.absolute(), version)
+        self.engine.run(work, self.timeout_seconds)
+
+
+def _write_run_card(config: TrainingConfig, overrides: list[str], output_dir: Path) -> None:
+    """config.yaml, overrides.txt and versions.txt: what this run was."""
+    output_dir.mkdir(parents=True, exist_ok=True)
+    (output_dir / "config.yaml").write_text(yaml.safe_dump(asdict(config), sort_keys=False))
+    (output_dir / "overrides.txt").write_text("\n".join(overrides) + "\n")
+    names = ("pdr-rl", "torch", "transformers", "trl", "deepspeed", "accelerate", "hydra-core", "math-verify")
+    lines = [f"python {sys.version.split()[0]}", *(f"{name} {version(name)}" for name in names)]
+    lines.append(f"configs {Path(configs.__file__).parent}")
+    (output_dir / "versions.txt").write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    run("training", main)
