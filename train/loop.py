@@ -105,6 +105,8 @@ class Trainer:
     def run(self) -> None:
         """Trains until ``train.max_steps``."""
         self._start()
+        if self.step == 0 and self.config.train.eval_at_start:
+            self._evaluate()
         while self.step < self.config.train.max_steps:
             clock = Stopwatch()
             with clock("collect"):
@@ -118,6 +120,9 @@ class Trainer:
                 metrics |= self._evaluate_if_due()
             self._report(batch, metrics, clock)
             self._checkpoint_if_due()
+        # After the last checkpoint: a run that is killed here resumes with the evaluation alone.
+        if self.config.train.eval_at_end:
+            self._evaluate()
         self._finish()
 
     def _start(self) -> None:
@@ -245,10 +250,11 @@ class Trainer:
 
     def _evaluate_if_due(self) -> dict[str, float]:
         train = self.config.train
-        due = train.eval_steps and self.step % train.eval_steps == 0
-        if self.outside and due and self.step < train.max_steps:
-            return dict(self.outside.evaluator.evaluate(self.step))
-        return {}
+        due = train.eval_steps and self.step % train.eval_steps == 0 and self.step < train.max_steps
+        return self._evaluate() if due else {}
+
+    def _evaluate(self) -> dict[str, float]:
+        return dict(self.outside.evaluator.evaluate(self.step)) if self.outside else {}
 
     def _report(self, batch: Batch, metrics: dict[str, float], clock: Stopwatch) -> None:
         if self.outside:
