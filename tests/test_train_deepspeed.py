@@ -1,0 +1,137 @@
+"""Two real ranks under DeepSpeed against one process that does the same batch."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from training_fakes import first_moments, make_config, make_trainer, read_losses
+from transformers import AutoModelForCausalLM
+
+from train.checkpoint import finished_checkpoints
+from train.distributed import make_accelerator
+from train.export import export
+
+pytestmark = pytest.mark.integration
+
+REPO = Path(__file__).parents[1]
+LAUNCH_SECONDS = 300
+STAGES = (2, 3)
+ONE_STEP = {"train": {"max_steps": 1}}
+
+
+def launch(stage: int, run: dict[str, Any]) -> subprocess.CompletedProcess[str]:
+    """Two ranks by ``accelerate launch``; ended as a group if they take too long."""
+    output = Path(run["output_dir"])
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "run.json").write_text(json.dumps(run))
+    config = REPO / "launch" / "accelerate" / f"cpu_zero{stage}.yaml"
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config)]
+    command += [str(REPO / "tests" / "training_rank.py"), str(output / "run.json")]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # ninja lives beside python
+    environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        command,
+        cwd=REPO,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        text, _ = process.communicate(timeout=LAUNCH_SECONDS)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        text, _ = process.communicate()
+        pytest.fail(f"two ranks did not end within {LAUNCH_SECONDS} s:\n{text[-4000:]}")
+    return subprocess.CompletedProcess(command, process.returncode, text)
+
+
+@pytest.fixture(scope="module")
+def runs(tiny_policy: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """For each ZeRO stage a run of three steps, killed at its third and resumed."""
+    folders = {}
+    for stage in STAGES:
+        folder = tmp_path_factory.mktemp(f"zero{stage}")
+        run = {"output_dir": str(folder), "model": str(tiny_policy), "changes": {}}
+        killed = launch(stage, run | {"collector": {"kill_at": 3}})
+        assert killed.returncode != 0
+        names = [path.name for path in finished_checkpoints(folder / "checkpoints")]
+        assert names == ["step_000001", "step_000002"], killed.stdout[-4000:]
+        resumed = launch(stage, run | {"changes": {"resume": "auto"}})
+        assert resumed.returncode == 0, resumed.stdout[-4000:]
+        folders[stage] = folder
+    return folders
+
+
+@pytest.fixture(scope="module")
+def alone(tiny_policy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same three steps by one process, never killed."""
+    folder = tmp_path_factory.mktemp("alone")
+    config = make_config(folder, tiny_policy)
+    make_trainer(config, make_accelerator(config)).run()
+    return folder
+
+
+def policy(checkpoint: Path) -> torch.nn.Module:
+    return AutoModelForCausalLM.from_pretrained(checkpoint / "policy", dtype=torch.float32)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_accumulated_gradient_of_two_ranks_is_that_of_one_process(stage, tiny_policy, tmp_path):
+    run = {"output_dir": str(tmp_path / "two"), "model": str(tiny_policy), "changes": ONE_STEP}
+    done = launch(stage, run)
+    assert done.returncode == 0, done.stdout[-4000:]
+    config = make_config(
+        tmp_path / "one", tiny_policy, train={"max_steps": 1, "tokens_per_micro_batch": 10**6}
+    )
+    trainer = make_trainer(config, make_accelerator(config))
+    trainer.run()
+    expected = first_moments(trainer)
+    found = torch.load(tmp_path / "two" / "moments.pt")
+    assert found.keys() == expected.keys()
+    for name, moment in expected.items():
+        assert moment.abs().max() > 0, name
+        assert (found[name] - moment).norm() <= 1e-4 * moment.norm(), name
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_run_that_is_killed_and_resumed_makes_the_steps_of_one_that_is_not(stage, runs, alone):
+    losses, expected = read_losses(runs[stage]), read_losses(alone)
+    assert list(losses) == [1, 2, 3]
+    for step, loss in expected.items():
+        assert losses[step] == pytest.approx(loss, rel=1e-3, abs=1e-5)
+
+
+def test_zero_2_and_zero_3_have_the_same_losses(runs):
+    second, third = read_losses(runs[2]), read_losses(runs[3])
+    for step, loss in second.items():
+        assert third[step] == pytest.approx(loss, rel=0.01)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_an_export_of_a_sharded_checkpoint_has_the_logits_of_the_policy(stage, runs, alone, tmp_path):
+    last = finished_checkpoints(runs[stage] / "checkpoints")[-1]
+    out = export(last, tmp_path / "export")
+    loaded = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32)
+    ids = torch.arange(5, 60)[None]
+    with torch.no_grad():
+        logits = loaded(ids).logits
+        torch.testing.assert_close(logits, policy(last)(ids).logits, atol=1e-5, rtol=0)
+        # The weights of the one process differ by rounding, which AdamW amplifies where a gradient is tiny.
+        reference = policy(finished_checkpoints(alone / "checkpoints")[-1])(ids).logits
+    assert (logits - reference).norm() < 1e-2 * reference.norm()
+
+
+def test_a_checkpoint_of_two_ranks_is_refused_by_one(runs, tiny_policy, tmp_path):
+    last = finished_checkpoints(runs[2] / "checkpoints")[-1]
+    config = make_config(tmp_path, tiny_policy, resume=str(last), train={"max_steps": 4})
+    trainer = make_trainer(config, make_accelerator(config))
+    with pytest.raises(ValueError, match="written by 2 ranks and this run has 1"):
+        trainer.run()

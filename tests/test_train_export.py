@@ -1,0 +1,61 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from training_fakes import make_config, make_trainer
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from train.distributed import make_accelerator
+from train.export import export
+
+
+@pytest.fixture
+def trained(tmp_path, tiny_policy):
+    config = make_config(tmp_path / "run", tiny_policy, train={"max_steps": 1})
+    trainer = make_trainer(config, make_accelerator(config))
+    trainer.run()
+    return trainer
+
+
+def test_an_export_has_equal_logits_and_the_chat_template(tmp_path, trained, tiny_policy):
+    checkpoint = tmp_path / "run" / "checkpoints" / "step_000001"
+    command = [sys.executable, "-m", "train.export", str(checkpoint), str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
+    ids = torch.arange(5, 60)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(ids).logits, trained.model(ids).logits, atol=1e-5, rtol=0)
+        start = AutoModelForCausalLM.from_pretrained(tiny_policy, dtype=torch.float32)
+        assert (start(ids).logits - loaded(ids).logits).abs().max() > 1e-4
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert tokenizer.chat_template == AutoTokenizer.from_pretrained(tiny_policy).chat_template
+    assert (tmp_path / "out" / "generation_config.json").is_file()
+
+
+def test_the_card_states_settings_and_results(tmp_path, trained):
+    row = {"operator": "pdr", "phase": "after", "problems": 300, "samples": 1, "accuracy": 0.625}
+    row |= {"ci_low": 0.5, "ci_high": 0.75, "b_seq": 1.0, "b_total": 2.0}
+    (tmp_path / "run" / "report.json").write_text(json.dumps({"rows": [row]}))
+    export(tmp_path / "run" / "checkpoints" / "step_000001", tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "| pdr | after | 300 | 0.625 | 0.500 to 0.750 |" in card
+    assert "loss_type: cispo" in card and "1 steps" in card
+
+
+def test_what_is_not_a_checkpoint_is_refused_by_name(tmp_path: Path):
+    command = [sys.executable, "-m", "train.export", str(tmp_path), str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert "is not a whole checkpoint" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_folder_with_other_things_is_not_overwritten(tmp_path, trained):
+    out = tmp_path / "precious"
+    out.mkdir()
+    (out / "thesis.txt").write_text("x")
+    with pytest.raises(FileExistsError, match="something that is not a model"):
+        export(tmp_path / "run" / "checkpoints" / "step_000001", out)

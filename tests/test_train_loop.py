@@ -1,0 +1,144 @@
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from training_fakes import make_config, make_groups, make_trainer, read_losses
+from transformers import AutoModelForCausalLM
+
+from train.distributed import from_rank_zero, make_accelerator
+from train.loop import is_finished
+
+
+def run(config, **collector):
+    trainer = make_trainer(config, make_accelerator(config), **collector)
+    trainer.run()
+    return trainer
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).state_dict()
+
+
+def read_lines(output_dir: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (output_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_run_updates_publishes_reports_evaluates_and_checkpoints(tmp_path, tiny_policy):
+    config = make_config(tmp_path, tiny_policy, train={"max_steps": 4, "save_steps": 2, "eval_steps": 1})
+    trainer = run(config)
+    assert trainer.outside.publisher.versions == [1, 2, 3, 4]
+    # Before the first step, when due, and once after the last.
+    assert trainer.outside.evaluator.steps == [0, 1, 2, 3, 4]
+    lines = read_lines(tmp_path)
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+    for line in lines:
+        assert line["updates"] == 1 and line["updates_refused"] == 0
+        assert line["kl/trace"] >= 0 and line["kl/refine"] >= 0
+        assert 0 < line["entropy/trace"] < math.log(261) + 1e-6
+        assert line["loss"] == pytest.approx(line["loss/trace"] + line["loss/refine"])
+        assert math.isfinite(line["grad_norm"]) and line["grad_norm"] > 0
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == [
+        "step_000002",
+        "step_000004",
+    ]
+    assert (tmp_path / "curves.png").stat().st_size > 10_000
+
+
+def test_only_the_published_version_stays_on_disk_and_is_the_policy(tmp_path, tiny_policy):
+    trainer = run(make_config(tmp_path, tiny_policy))
+    (folder,) = (tmp_path / "weights").iterdir()
+    assert folder.name == "version_000003"
+    published = weights(folder)
+    for name, parameter in trainer.model.named_parameters():
+        assert torch.equal(published[name], parameter.detach())
+    start = weights(tiny_policy)
+    assert all(not torch.equal(published[name], start[name]) for name, _ in trainer.model.named_parameters())
+
+
+def test_token_budget_and_prompt_sharing_do_not_change_the_result(tmp_path, tiny_policy, monkeypatch):
+    finals = []
+    for budget, shares in ((160, True), (4000, True), (90, False)):
+        config = make_config(
+            tmp_path / f"{budget}", tiny_policy, train={"max_steps": 1, "tokens_per_micro_batch": budget}
+        )
+        trainer = make_trainer(config, make_accelerator(config))
+        assert trainer._shares_prompts
+        trainer._shares_prompts = shares
+        trainer.run()
+        finals.append(read_lines(tmp_path / f"{budget}")[0])
+    for name in ("loss", "grad_norm", "trained_tokens/trace", "trained_tokens/refine", "kl/refine"):
+        assert finals[1][name] == pytest.approx(finals[0][name], rel=1e-5), name
+        assert finals[2][name] == pytest.approx(finals[0][name], rel=1e-5), name
+
+
+def test_several_updates_per_batch_each_take_a_step(tmp_path, tiny_policy):
+    config = make_config(tmp_path, tiny_policy, algo={"num_updates": 2, "warmup_steps": 8})
+    run(config)
+    lines = read_lines(tmp_path)
+    assert [line["updates"] for line in lines] == [2, 2, 2]
+    assert [line["learning_rate"] for line in lines] == pytest.approx([0, 2e-3 / 8, 4e-3 / 8])
+
+
+def test_a_batch_that_is_not_finite_changes_nothing_and_the_third_in_a_row_stops_the_run(
+    tmp_path, tiny_policy
+):
+    config = make_config(tmp_path, tiny_policy, algo={"loss_type": "grpo", "epsilon_high": 0.28})
+    trainer = make_trainer(config, make_accelerator(config), poison=True)
+    before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+    with pytest.raises(RuntimeError, match="not finite 3 times in a row, at last in step 3"):
+        trainer.run()
+    for name, parameter in trainer.model.named_parameters():
+        assert torch.equal(parameter, before[name])
+    saved = sorted((tmp_path / "debug").iterdir())
+    assert [path.name for path in saved] == [f"step_00000{step}.pt" for step in (1, 2, 3)]
+    rows = torch.load(saved[0], weights_only=False)
+    assert any(not math.isfinite(row.branches[0].sampler_logprobs[0]) for row in rows)
+    assert [line["updates_refused"] for line in read_lines(tmp_path)] == [1, 1]
+
+
+def test_a_step_without_signal_leaves_the_policy_alone(tmp_path, tiny_policy):
+    config = make_config(tmp_path, tiny_policy, train={"max_steps": 2})
+    trainer = make_trainer(config, make_accelerator(config))
+    collect = trainer.outside.collector.next
+
+    def all_wrong(step):
+        batch = collect(step)
+        if step == 1:
+            return batch
+        samples = [[replace(s, reward=-1.0, is_correct=False) for s in g.samples] for g in make_groups(2)]
+        groups = [replace(g, samples=tuple(s)) for g, s in zip(make_groups(2), samples, strict=True)]
+        return replace(batch, groups=tuple(groups))
+
+    trainer.outside.collector.next = all_wrong
+    trainer.run()
+    first, second = (weights(tmp_path / "checkpoints" / f"step_00000{n}" / "policy") for n in (1, 2))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert [line["updates"] for line in read_lines(tmp_path)] == [1, 0]
+
+
+def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(tmp_path, tiny_policy):
+    run(make_config(tmp_path / "whole", tiny_policy, train={"max_steps": 4}))
+    run(make_config(tmp_path / "cut", tiny_policy, train={"max_steps": 2}))
+    resumed = run(make_config(tmp_path / "cut", tiny_policy, resume="auto", train={"max_steps": 4}))
+    # The workers first get the weights that the checkpoint holds.
+    assert resumed.outside.publisher.versions == [2, 3, 4]
+    assert read_losses(tmp_path / "cut") == read_losses(tmp_path / "whole")
+    final = "checkpoints/step_000004/policy"
+    whole, cut = weights(tmp_path / "whole" / final), weights(tmp_path / "cut" / final)
+    assert all(torch.equal(whole[name], cut[name]) for name in whole)
+
+
+def test_a_finished_run_is_known_before_anything_is_started(tmp_path, tiny_policy):
+    config = make_config(tmp_path, tiny_policy, resume="auto", train={"max_steps": 1})
+    assert not is_finished(config)
+    run(config)
+    assert is_finished(config)
+    assert not is_finished(make_config(tmp_path, tiny_policy, resume="auto", train={"max_steps": 2}))
+
+
+def test_one_rank_needs_no_broadcast(tmp_path, tiny_policy):
+    accelerator = make_accelerator(make_config(tmp_path, tiny_policy))
+    assert from_rank_zero(accelerator, 7, what="a number") == 7

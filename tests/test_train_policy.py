@@ -1,0 +1,94 @@
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import tiny_model
+from training_fakes import make_group
+from transformers import AutoModelForCausalLM, Qwen3ForCausalLM
+
+from configs.schema import AlgoConfig, ModelConfig
+from rollout.records import REFINE, TRACE
+from train.credit import credit
+from train.packing import collate, separate
+from train.policy import PolicyModel, can_share_prompts, load_model, save_weights
+
+ALGO = AlgoConfig(epsilon_high=5.0)
+
+
+def batch_of(lengths: list[int], *, head_chunks: int = 1):
+    group = make_group(random.Random(0), role=TRACE, prompt=6, lengths=lengths)
+    return collate(separate(credit([group], ALGO)), roles=[TRACE], head_chunks=head_chunks), group
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_log_probs_are_those_of_the_tempered_softmax(temperature):
+    model = tiny_model()
+    batch, group = batch_of([5, 9, 2])
+    logprobs, entropies = PolicyModel(model, temperature=temperature)(batch)
+    expected, entropy = [], []
+    for sample in group.samples:
+        ids = torch.tensor([[*group.prompt_ids, *sample.call.completion_ids]])
+        dist = torch.distributions.Categorical(logits=model(ids).logits[0, 5:-1] / temperature)
+        expected.append(dist.log_prob(ids[0, 6:]))
+        entropy.append(dist.entropy())
+    torch.testing.assert_close(logprobs, torch.cat(expected), atol=1e-5, rtol=0)
+    torch.testing.assert_close(entropies, torch.cat(entropy), atol=1e-5, rtol=0)
+
+
+def test_chunks_of_the_head_change_neither_log_probs_nor_gradient():
+    model = tiny_model()
+    gradients = []
+    for chunks in (1, 4, 50):
+        batch, _ = batch_of([5, 9, 2], head_chunks=chunks)
+        model.zero_grad()
+        PolicyModel(model, temperature=1.0)(batch)[0].square().sum().backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+    for other in gradients[1:]:
+        assert (other - gradients[0]).norm() < 1e-5 * gradients[0].norm()
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_saved_weights_load_in_auto_model_with_equal_logits(tied, tmp_path):
+    config = tiny_model().config
+    config.tie_word_embeddings = tied
+    model = Qwen3ForCausalLM(config).float()
+    save_weights(model, tmp_path / "policy", is_main=True)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "policy", dtype=torch.float32)
+    ids = torch.arange(5, 40)[None]
+    torch.testing.assert_close(loaded(ids).logits, model(ids).logits, atol=1e-6, rtol=0)
+
+
+def test_only_rank_zero_writes(tmp_path):
+    save_weights(tiny_model(), tmp_path / "policy", is_main=False)
+    assert not (tmp_path / "policy").exists()
+
+
+def test_gradient_checkpointing_leaves_the_gradient_as_it_is(tiny_policy):
+    gradients = []
+    for recompute in (False, True):
+        config = ModelConfig(path=str(tiny_policy), dtype="float32", gradient_checkpointing=recompute)
+        model = load_model(config).train()
+        group = make_group(random.Random(0), role=REFINE, prompt=30, lengths=[5, 9, 2])
+        batch = collate(credit([group], ALGO), roles=[REFINE])
+        PolicyModel(model, temperature=1.0)(batch)[0].sum().backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+    torch.testing.assert_close(gradients[1], gradients[0], atol=1e-6, rtol=1e-5)
+
+
+def test_a_model_with_sliding_windows_does_not_share_prompts():
+    assert can_share_prompts(tiny_model())
+    config = tiny_model().config
+    config.layer_types = ["full_attention", "sliding_attention"]
+    assert not can_share_prompts(Qwen3ForCausalLM(config))
+
+
+def test_a_model_folder_that_does_not_exist_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"model\.path is '.*nowhere'"):
+        load_model(ModelConfig(path=str(tmp_path / "nowhere")))
+
+
+def test_a_folder_that_is_no_model_is_named(tmp_path: Path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"model\.path is"):
+        load_model(ModelConfig(path=str(tmp_path)))
