@@ -20,8 +20,33 @@ $(STAMP): pyproject.toml
 	$(PY) -m pip uninstall -q -y torchvision torchaudio torchcodec
 	touch $@
 
-.PHONY: help setup
+.PHONY: help setup demo test unit lint format bench wheel
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 setup: $(STAMP)  ## Create .venv and install (extra cpu)
+
+demo: $(STAMP)  ## Train a tiny policy by PDR rollouts and show what it gained (at most 15 minutes)
+	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" bash launch/demo.sh
+
+test: $(STAMP) lint  ## Lint, types, unit tests, then integration tests with real vLLM and DeepSpeed
+	$(PY) -m pytest -m "not integration and not slow"
+	$(PY) -m pytest -m "integration and not slow"
+
+unit: $(STAMP)  ## Only the fast tests
+	$(PY) -m pytest -q -m "not integration and not slow"
+
+lint: $(STAMP)  ## ruff (lint and format) and pyright
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/pyright
+
+format: $(STAMP)  ## Repair what ruff can repair
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+bench: $(STAMP)  ## Measure; ratios within one run, one JSON object a line
+	@for bench in tests/bench/*.py; do $(PY) $$bench --json; done
+
+wheel: $(STAMP)  ## Build the wheel into dist/
+	$(PY) -m build --wheel

@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# The demo: cold start, training with evaluation before and after, export. Run by `make demo`.
+# Each stage sees what is done already and leaves it alone; arguments are further overrides.
+set -euo pipefail
+
+out=outputs/demo
+files=$(python -c 'import launch, pathlib; print(pathlib.Path(launch.__file__).parent / "accelerate")')
+stages=()
+
+stage() { # stage NAME COMMAND...: runs it, remembers how long it took
+  local name=$1 from=$SECONDS
+  shift
+  echo "== $name"
+  "$@"
+  stages+=("$name: $((SECONDS - from)) s")
+}
+
+stage "cold start" python -m train.coldstart experiment=demo "$@"
+stage "training and evaluation" accelerate launch --config_file "$files/cpu_zero2.yaml" \
+  -m train experiment=demo resume=auto "$@"
+stage "export" python -m train.export "$out" "$out/export"
+
+echo "== time (installation not included)"
+printf '%s\n' "${stages[@]}" "in all: $SECONDS s"
+cat <<END
+== where to look
+$out/report.md           the table above; report.json for programs
+$out/curves.png          reward and accuracy by step
+$out/metrics.jsonl       every metric of every step
+$out/rollouts/           a few rollouts as text
+$out/evaluation/         every evaluated rollout: calls, ids, log-probs, verdicts
+$out/checkpoints/        to resume from
+$out/export/             the trained policy, a plain Hugging Face folder
+END
