@@ -1,7 +1,8 @@
-"""From ``rewards.*`` options to a scorer."""
+"""From `rewards.*` options to a scorer and a shaper."""
 
 from configs.schema import RewardsConfig
 from rewards.scorer import Scorer
+from rewards.shaping import Shaper
 
 
 def build_scorer(config: RewardsConfig) -> Scorer:
@@ -10,4 +11,10 @@ def build_scorer(config: RewardsConfig) -> Scorer:
         num_workers=config.num_workers,
         limit_seconds=config.limit_seconds,
         memory_limit_mb=config.memory_limit_mb,
+        custom_path=config.path if config.kind == "custom" else None,
     )
+
+
+def build_shaper(config: RewardsConfig) -> Shaper:
+    """The weighted sum of reward terms that a config describes."""
+    return Shaper(weights=config.weights)

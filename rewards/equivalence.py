@@ -5,67 +5,12 @@ decimal may be a rounded value, an answer may not), so both are keyword-only eve
 """
 
 import re
-from fractions import Fraction
-from typing import Protocol
 
+from rewards.algebra import Algebra, squash
 from rewards.latex import normalise
-from rewards.quantity import Quantity, same_quantity
-from rewards.shapes import (
-    Expression,
-    Group,
-    Interval,
-    Matrix,
-    Named,
-    Number,
-    Relation,
-    Shape,
-    Text,
-    parse_shape,
-)
-
-APPROXIMATION = Fraction(1, 100)
-"""How far apart, relatively, the sides of `exact \\approx decimal` may be."""
-
-
-class Algebra(Protocol):
-    """What a computer algebra system decides; see `rewards.symbolic`."""
-
-    def same_expression(self, *, gold: str, answer: str) -> bool:
-        """Whether two expressions are equal for all values of their variables."""
-        ...
-
-    def same_relation(self, *, gold: Relation, answer: Relation) -> bool:
-        """Whether two equations or inequalities say the same."""
-        ...
-
-    def chain_value(self, *, chain: Relation) -> str | None:
-        """The side that `a = b = c` ends in, if it is true; None if it is false or an equation."""
-        ...
-
-
-class NeedsAlgebraError(Exception):
-    """Raised by `NoAlgebra`: the question cannot be decided without a worker."""
-
-
-class NoAlgebra:
-    """Refuses, so that the caller hands the pair to a worker process."""
-
-    def same_expression(self, *, gold: str, answer: str) -> bool:
-        if squash(gold) == squash(answer):
-            return True
-        raise NeedsAlgebraError
-
-    def same_relation(self, *, gold: Relation, answer: Relation) -> bool:
-        raise NeedsAlgebraError
-
-    def chain_value(self, *, chain: Relation) -> str | None:
-        raise NeedsAlgebraError
-
-
-def squash(text: str) -> str:
-    """The text without spaces and braces that change nothing."""
-    text = re.sub(r"\{(\w)\}", r"\1", re.sub(r"\s+", "", text))
-    return text.replace(r"\cdot", "*").replace(r"\times", "*")
+from rewards.leaves import same_leaf
+from rewards.shapes import Expression, Group, Interval, Matrix, Named, Number, Relation, Shape, Text
+from rewards.structure import parse_shape
 
 
 def equivalent(*, gold: str, answer: str, algebra: Algebra) -> bool:
@@ -80,6 +25,8 @@ def equivalent(*, gold: str, answer: str, algebra: Algebra) -> bool:
         return True
     gold_shape = parse_shape(gold, is_gold=True)
     answer_shape = parse_shape(answer)
+    if squash(gold_text) == squash(answer_text):
+        return True
     if _same(gold=gold_shape, answer=answer_shape, algebra=algebra):
         return True
     for other_gold, other_answer in _other_readings(
@@ -107,9 +54,7 @@ def _same_choice(*, gold: str, answer: str) -> bool:
     return gold_letter == answer_letter
 
 
-def _other_readings(
-    *, gold: tuple[str, Shape], answer: tuple[str, Shape]
-) -> list[tuple[Shape, Shape]]:
+def _other_readings(*, gold: tuple[str, Shape], answer: tuple[str, Shape]) -> list[tuple[Shape, Shape]]:
     """Readings of a comma other than the usual one, where the other side settles it.
 
     `1,22` is a decimal if the other side is one; `100,200` is a list if the other side is one.
@@ -138,9 +83,7 @@ def _same(*, gold: Shape, answer: Shape, algebra: Algebra) -> bool:
     match gold, answer:
         case Named(), Named():
             return _same_named(gold=gold, answer=answer, algebra=algebra)
-        case Named(), Relation() if _is_equation(answer) and not isinstance(
-            gold.value, _NOT_A_SIDE
-        ):
+        case Named(), Relation() if _is_equation(answer) and not isinstance(gold.value, _NOT_A_SIDE):
             if algebra.same_relation(gold=_as_relation(gold), answer=answer):
                 return True
             return _same(gold=gold.value, answer=answer, algebra=algebra)
@@ -152,14 +95,17 @@ def _same(*, gold: Shape, answer: Shape, algebra: Algebra) -> bool:
             return _same_relations(gold=gold, answer=answer, algebra=algebra)
         case _, Named():
             return _same(gold=gold, answer=answer.value, algebra=algebra)
+        case Relation(), _ if all(sign in ("=", r"\approx") for sign in gold.signs):
+            value = algebra.chain_value(chain=gold)
+            return value is not None and _same(
+                gold=parse_shape(value, is_gold=True), answer=answer, algebra=algebra
+            )
         case Relation(), _:
             return _same_range(gold=gold, answer=answer, algebra=algebra)
         case _, Relation():
             if all(sign in ("=", r"\approx") for sign in answer.signs):
                 value = algebra.chain_value(chain=answer)
-                return value is not None and _same(
-                    gold=gold, answer=parse_shape(value), algebra=algebra
-                )
+                return value is not None and _same(gold=gold, answer=parse_shape(value), algebra=algebra)
             return _same_range(gold=gold, answer=answer, algebra=algebra)
         case Group(), _:
             return _same_group(gold=gold, answer=answer, algebra=algebra)
@@ -175,7 +121,7 @@ def _same(*, gold: Shape, answer: Shape, algebra: Algebra) -> bool:
         case Matrix(), Matrix():
             return _same_matrix(gold=gold, answer=answer, algebra=algebra)
         case ((Number() | Expression() | Text()), (Number() | Expression() | Text())):
-            return _same_leaf(gold=gold, answer=answer, algebra=algebra)
+            return same_leaf(gold=gold, answer=answer, algebra=algebra)
         case Matrix(), Expression():
             return algebra.same_expression(gold=_matrix_text(gold), answer=answer.text)
         case _:
@@ -194,7 +140,8 @@ def _same_named(*, gold: Named, answer: Named, algebra: Algebra) -> bool:
         return True
     if is_constant or isinstance(gold.value, _NOT_A_SIDE) or isinstance(answer.value, _NOT_A_SIDE):
         return False
-    if "=" not in gold.text or "=" not in answer.text:
+    # `x = a` and `x = b` have been compared; `y = 2x` and `x = y/2` are one equation.
+    if gold.name == answer.name or "=" not in gold.text or "=" not in answer.text:
         return False
     return algebra.same_relation(gold=_as_relation(gold), answer=_as_relation(answer))
 
@@ -212,6 +159,9 @@ def _same_relations(*, gold: Relation, answer: Relation, algebra: Algebra) -> bo
     gold_range, answer_range = _range_of(gold), _range_of(answer)
     if gold_range is not None and answer_range is not None:
         return _same(gold=gold_range, answer=answer_range, algebra=algebra)
+    if len(gold.signs) > 1 and gold.signs == answer.signs:
+        pairs = zip(gold.sides, answer.sides, strict=True)
+        return all(_same(gold=parse_shape(a), answer=parse_shape(b), algebra=algebra) for a, b in pairs)
     return algebra.same_relation(gold=gold, answer=answer)
 
 
@@ -221,11 +171,12 @@ _FLIPPED = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le"}
 
 def _range_of(relation: Relation) -> Interval | Group | None:
     """The interval that `a < x \\le b`, `x \\ge a` or `a > x` describes; None for anything else."""
-    sides, signs = relation.sides, relation.signs
+    sides = relation.sides
+    signs: tuple[str, ...] = relation.signs
     if any(sign not in _FLIPPED for sign in signs):
         return None
     if len(sides) == 2 and _VARIABLE.fullmatch(sides[1]):
-        sides, signs = (sides[1], sides[0]), (_FLIPPED[signs[0]],)
+        sides, signs = sides[::-1], tuple(_FLIPPED[sign] for sign in signs)
     if len(sides) == 2 and _VARIABLE.fullmatch(sides[0]):
         bound = parse_shape(sides[1])
         infinity = Expression(text=r"\infty")
@@ -236,7 +187,7 @@ def _range_of(relation: Relation) -> Interval | Group | None:
         return _interval(minus_infinity, bound, False, closed)
     if len(sides) == 3 and _VARIABLE.fullmatch(sides[1]):
         if signs[0] in (">", r"\ge"):
-            sides, signs = sides[::-1], (_FLIPPED[signs[1]], _FLIPPED[signs[0]])
+            sides, signs = sides[::-1], tuple(_FLIPPED[sign] for sign in reversed(signs))
         if all(sign in ("<", r"\le") for sign in signs):
             low, high = parse_shape(sides[0]), parse_shape(sides[2])
             return _interval(low, high, signs[0] == r"\le", signs[1] == r"\le")
@@ -256,9 +207,7 @@ def _same_range(*, gold: Shape, answer: Shape, algebra: Algebra) -> bool:
     answer_range = _range_of(answer) if isinstance(answer, Relation) else answer
     if gold_range is None or answer_range is None:
         return False
-    if not isinstance(gold_range, Interval | Group) or not isinstance(
-        answer_range, Interval | Group
-    ):
+    if not isinstance(gold_range, Interval | Group) or not isinstance(answer_range, Interval | Group):
         return False
     return _same(gold=gold_range, answer=answer_range, algebra=algebra)
 
@@ -291,8 +240,7 @@ def _group_for_single(*, gold: Shape, answer: Group, algebra: Algebra) -> bool:
 
 def _same_in_order(gold: tuple[Shape, ...], answer: tuple[Shape, ...], algebra: Algebra) -> bool:
     return 0 < len(gold) == len(answer) and all(
-        _same(gold=left, answer=right, algebra=algebra)
-        for left, right in zip(gold, answer, strict=True)
+        _same(gold=left, answer=right, algebra=algebra) for left, right in zip(gold, answer, strict=True)
     )
 
 
@@ -303,9 +251,7 @@ def _same_unordered(gold: tuple[Shape, ...], answer: tuple[Shape, ...], algebra:
     covered: set[int] = set()
     for item in answer:
         matches = [
-            index
-            for index, wanted in enumerate(gold)
-            if _same(gold=wanted, answer=item, algebra=algebra)
+            index for index, wanted in enumerate(gold) if _same(gold=wanted, answer=item, algebra=algebra)
         ]
         if not matches:
             return False
@@ -323,101 +269,10 @@ def _vector(matrix: Matrix) -> tuple[Shape, ...]:
 
 def _same_matrix(*, gold: Matrix, answer: Matrix, algebra: Algebra) -> bool:
     return len(gold.rows) == len(answer.rows) and all(
-        _same_in_order(left, right, algebra)
-        for left, right in zip(gold.rows, answer.rows, strict=True)
+        _same_in_order(left, right, algebra) for left, right in zip(gold.rows, answer.rows, strict=True)
     )
 
 
 def _matrix_text(matrix: Matrix) -> str:
-    rows = r" \\ ".join(
-        " & ".join(getattr(cell, "text", "?") for cell in row) for row in matrix.rows
-    )
+    rows = r" \\ ".join(" & ".join(getattr(cell, "text", "?") for cell in row) for row in matrix.rows)
     return rf"\begin{{pmatrix}} {rows} \end{{pmatrix}}"
-
-
-def _same_leaf(
-    *, gold: Number | Expression | Text, answer: Number | Expression | Text, algebra: Algebra
-) -> bool:
-    if isinstance(gold, Number) and isinstance(answer, Number):
-        return same_quantity(gold=gold.quantity, answer=answer.quantity)
-    if squash(gold.text).casefold() == squash(answer.text).casefold() and (
-        isinstance(gold, Text) or squash(gold.text) == squash(answer.text)
-    ):
-        return True
-    clocks = _clock(gold.text), _clock(answer.text)
-    if clocks[0] and clocks[1]:
-        return _same_clock(clocks[0], clocks[1])
-    if isinstance(gold, Text) or isinstance(answer, Text):
-        return False
-    if ":" in gold.text:
-        return _same_ratio(gold=gold.text, answer=answer.text, algebra=algebra)
-    if isinstance(gold, Number):
-        bare = _expression_of(gold.quantity)
-        return bare is not None and algebra.same_expression(gold=bare, answer=_degrees(answer.text))
-    if isinstance(answer, Number):
-        bare = _expression_of(answer.quantity)
-        return bare is not None and algebra.same_expression(gold=_degrees(gold.text), answer=bare)
-    return algebra.same_expression(gold=_degrees(gold.text), answer=_degrees(answer.text))
-
-
-def _expression_of(quantity: Quantity) -> str | None:
-    """LaTeX for a number that is compared with an expression; degrees become radians."""
-    value = quantity.value
-    if isinstance(value, Fraction):
-        text = str(value.numerator)
-        if value.denominator != 1:
-            text = rf"\frac{{{value.numerator}}}{{{value.denominator}}}"
-        if quantity.places:
-            text = f"rounded:{quantity.places}:{text}"
-    else:
-        sign, digits, exponent = value
-        text = f"{sign}{digits} \\cdot 10^{{{exponent}}}"
-    return rf"{text} \cdot \frac{{\pi}}{{180}}" if quantity.degree else text
-
-
-_DEGREES = re.compile(r"(\d+(?:\.\d+)?)\s*\^\\circ")
-
-
-def _degrees(text: str) -> str:
-    return _DEGREES.sub(r"{(\\frac{\1 \\pi}{180})}", text).replace(
-        r"^\circ", r" \cdot \frac{\pi}{180}"
-    )
-
-
-_CLOCK = re.compile(r"(\d{1,2}) ?: ?(\d{2})(?:\s*([ap])\.?\s?m\.?)?", re.I)
-
-
-def _clock(text: str) -> tuple[int, int, str] | None:
-    match = _CLOCK.fullmatch(text)
-    return (int(match[1]), int(match[2]), (match[3] or "").lower()) if match else None
-
-
-def _same_clock(gold: tuple[int, int, str], answer: tuple[int, int, str]) -> bool:
-    """Times of day; a missing a.m. or p.m. matches both, and 20:34 is 8:34 p.m."""
-    if gold[1] != answer[1]:
-        return False
-    if gold[2] and answer[2]:
-        return (gold[0] % 12, gold[2]) == (answer[0] % 12, answer[2])
-    for marked, plain in ((gold, answer), (answer, gold)):
-        if marked[2] and plain[0] > 12:
-            return marked[2] == "p" and marked[0] % 12 == plain[0] - 12
-    return gold[0] % 12 == answer[0] % 12 if gold[2] or answer[2] else gold[0] == answer[0]
-
-
-def _same_ratio(*, gold: str, answer: str, algebra: Algebra) -> bool:
-    """`6:4` is `3:2` and 3/2: neighbouring parts have the same quotients."""
-    gold_parts, answer_parts = gold.split(":"), answer.split(":")
-    if len(answer_parts) == 1 and len(gold_parts) == 2:
-        answer_parts = [answer, "1"]
-    if len(gold_parts) != len(answer_parts) or not all([*gold_parts, *answer_parts]):
-        return False
-
-    def quotients(parts: list[str]) -> list[str]:
-        return [
-            rf"\frac{{{left}}}{{{right}}}" for left, right in zip(parts, parts[1:], strict=False)
-        ]
-
-    return all(
-        _same(gold=parse_shape(left), answer=parse_shape(right), algebra=algebra)
-        for left, right in zip(quotients(gold_parts), quotients(answer_parts), strict=True)
-    )

@@ -44,9 +44,7 @@ class Rules:
     def __post_init__(self) -> None:
         unknown = [form for form in self.forms if form not in FORMS]
         if unknown:
-            raise ValueError(
-                f"`forms` has {', '.join(map(repr, unknown))}; choose from {', '.join(FORMS)}."
-            )
+            raise ValueError(f"`forms` has {', '.join(map(repr, unknown))}; choose from {', '.join(FORMS)}.")
 
 
 def solution_part(completion: str, rules: Rules) -> str | None:
@@ -74,28 +72,24 @@ def extract(completion: str, rules: Rules, *, gold_is_choice: bool = False) -> E
         return boxed_answer(solution)
     readers = {
         "tag": _tagged,
+        "choice": _choice,
         "marker": _marked,
         "bare": _bare,
         "math": _last_math,
         "number": _last_number,
     }
     tail = solution[-TAIL_CHARS:].strip()
-    tail = re.sub(
-        r"<\|?/?(?:im_start|im_end|eot_id|endoftext|end_of_text)\|?>(?:\w+\s*)?$", "", tail
-    )
+    tail = re.sub(r"<\|?/?(?:im_start|im_end|eot_id|endoftext|end_of_text)\|?>(?:\w+\s*)?$", "", tail)
     tail = re.sub(r"\s*I hope it is correct\.?\s*$", "", tail.strip())
     for form in FORMS:
         if form not in rules.forms:
             continue
-        if form == "choice":
-            answer = _choice(tail) if gold_is_choice else None
-        else:
-            answer = readers[form](tail)
+        if form == "choice" and not gold_is_choice:
+            continue
+        answer = readers[form](tail)
         if answer is not None:
             return Extraction(answer=answer, found_by=form)
-    return Extraction(
-        answer=None, reason="The solution has no answer in a box or an accepted form."
-    )
+    return Extraction(answer=None, reason="The solution has no answer in a box or an accepted form.")
 
 
 # --- boxes -------------------------------------------------------------------------------------
@@ -203,13 +197,11 @@ def _marked(text: str) -> str | None:
     return clause
 
 
-def _is_prose(text: str) -> bool:
+def _is_prose(text: str, limit: int = 2) -> bool:
     without_math = _MATH.sub(" ", text)
-    words = re.findall(
-        r"(?<!\\)\b[A-Za-z]{2,}", re.sub(r"\\[a-zA-Z]+\s*\{[^{}]*\}", " ", without_math)
-    )
+    words = re.findall(r"(?<!\\)\b[A-Za-z]{2,}", re.sub(r"\\[a-zA-Z]+\s*\{[^{}]*\}", " ", without_math))
     foreign = re.findall(r"[\u0400-\u06ff\u3040-\u9fff\uac00-\ud7af]", without_math)
-    return len(words) > 2 or len(foreign) > 4
+    return len(words) > limit or len(foreign) > 4
 
 
 _CHOICE_AT_START = re.compile(r"\W*\(?([A-J])\)?(?=$|[.):,\u3002\uff0c\s]|[\u3040-\u9fff])")
@@ -252,7 +244,7 @@ def _last_math(text: str) -> str | None:
         (match.start(), match.end(), next(group for group in match.groups() if group).strip())
         for match in _MATH.finditer(text)
     ]
-    spans = [span for span in spans if re.search(r"[\w\\]", span[2]) and not _is_prose(span[2])]
+    spans = [span for span in spans if re.search(r"[\w\\]", span[2]) and not _is_prose(span[2], limit=1)]
     if not spans or _LAST_NUMBER.search(text, spans[-1][1]):
         return None
     percent = re.match(r"\s*(?:\\?%|percent|pct)", text[spans[-1][1] :])
@@ -267,9 +259,7 @@ def _last_number(text: str) -> str | None:
     if not lines:
         return None
     line = lines[-1]
-    spans = [
-        (match.start(), match.end(), match[1].strip()) for match in _LAST_NUMBER.finditer(line)
-    ]
+    spans = [(match.start(), match.end(), match[1].strip()) for match in _LAST_NUMBER.finditer(line)]
     if not spans:
         return None
     return " , ".join(_joined(spans, line))

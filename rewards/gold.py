@@ -6,12 +6,23 @@ import threading
 from dataclasses import dataclass
 from functools import lru_cache
 
-from rewards.equivalence import squash
+from rewards.algebra import squash
 from rewards.extract import boxed_answer
 from rewards.latex import normalise
 from rewards.pool import Pool
-from rewards.shapes import Expression, Group, Interval, Matrix, Named, Number, Relation, Shape, Text
-from rewards.shapes import UnreadableError, parse_shape
+from rewards.shapes import (
+    Expression,
+    Group,
+    Interval,
+    Matrix,
+    Named,
+    Number,
+    Relation,
+    Shape,
+    Text,
+    UnreadableError,
+)
+from rewards.structure import CLOCK, parse_shape
 
 MAX_GOLD_CHARS = 20_000
 
@@ -54,9 +65,7 @@ def gold_answer(text: str) -> str:
         ValueError: It is empty, too long, or its last box is empty or not closed.
     """
     if len(text) > MAX_GOLD_CHARS:
-        raise ValueError(
-            f"The gold answer has {len(text)} characters; {MAX_GOLD_CHARS} is the limit."
-        )
+        raise ValueError(f"The gold answer has {len(text)} characters; {MAX_GOLD_CHARS} is the limit.")
     if not text.strip():
         raise ValueError("The gold answer is empty.")
     if not re.search(r"\\(?:boxed|fbox)(?![a-zA-Z])", text):
@@ -95,9 +104,7 @@ def expressions_of(shape: Shape) -> tuple[str, ...]:
         case Interval():
             return expressions_of(shape.low) + expressions_of(shape.high)
         case Matrix():
-            return tuple(
-                text for row in shape.rows for cell in row for text in expressions_of(cell)
-            )
+            return tuple(text for row in shape.rows for cell in row for text in expressions_of(cell))
         case Relation():
             return shape.sides
         case Number() | Text():
@@ -121,7 +128,7 @@ def parse_gold(answer: str) -> ParsedGold:
     """
     gold = read_gold(answer)
     hard = [text for text in expressions_of(gold.shape) if not _PLAIN.fullmatch(squash(text))]
-    hard = [text for text in hard if not _PLAIN.fullmatch(text)]
+    hard = [text for text in hard if not _PLAIN.fullmatch(text) and not CLOCK.fullmatch(text)]
     if hard:
         reason = _check_in_process(tuple(hard))
         if reason:

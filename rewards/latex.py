@@ -24,16 +24,14 @@ _WORD_COMMANDS = re.compile(
     r"\\(?:displaystyle|textstyle|scriptstyle|limits|nolimits|left|right|[bB]igg?[lrm]?|rm|bf|it"
     r"|centering|mathopen|mathclose|immediate)(?![a-zA-Z])"
 )
-_SPACES = re.compile(
-    r"\\q?quad|(?<!\\)\\[,;:!> ]|\\thinspace|\\enspace|~|\\hspace\*?\{[^{}]*\}|\s+"
-)
+_SPACES = re.compile(r"\\q?quad|(?<!\\)\\[,;:!> ]|\\thinspace|\\enspace|~|\\hspace\*?\{[^{}]*\}|\s+")
 _THOUSANDS = re.compile(r"(?<=\d)(?:\{,\}|,\s*\\!|\\[,;: !]|,\s*\\,)\s*(?=\d{3}(?!\d))")
 _FONT = re.compile(
     r"\\(?:math(?:rm|bf|it|sf|tt|cal|normal)|boldsymbol|bm|pmb|text(?:rm|bf|it|sf|tt|normal|up)?"
     r"|mbox|hbox|emph|underline|operatorname\*?|boxed|fbox|textcolor\{[^{}]*\}|color\{[^{}]*\})"
     r"\s*(?=\{)"
 )
-_COLOUR = re.compile(r"\\color\{[^{}]*\}")
+_COLOUR = re.compile(r"\\color\{[^{}]*\}|\\[hv]?phantom(?:\{[^{}]*\})?")
 _DOUBLED = re.compile(r"\\\\(?=[a-zA-Z(){}\[\]%$,;!])")
 _SYNONYMS = [
     (re.compile(pattern), replacement)
@@ -74,17 +72,12 @@ def matching_braces(text: str, openers: str = "{", closers: str = "}") -> dict[i
     """Positions of opening brackets mapped to those of their partners; escaped braces are text."""
     partners: dict[int, int] = {}
     stack: list[int] = []
-    position = 0
-    while position < len(text):
-        character = text[position]
-        if character == "\\":
-            position += 2
-            continue
+    for match in re.finditer(rf"\\.|[{re.escape(openers + closers)}]", text, re.S):
+        character = match.group()
         if character in openers:
-            stack.append(position)
-        elif character in closers and stack:
-            partners[stack.pop()] = position
-        position += 1
+            stack.append(match.start())
+        elif stack and character in closers:
+            partners[stack.pop()] = match.start()
     return partners
 
 
@@ -167,34 +160,34 @@ def normalise(text: str) -> str:
     text = _SPACES.sub(" ", text)
     for pattern, replacement in _SYNONYMS:
         text = pattern.sub(replacement, text)
-    return strip_outer(re.sub(r" +", " ", brace_fractions(text)).strip())
+    return strip_outer(re.sub(r" +", " ", brace_arguments(text)).strip())
 
 
-_FRACTION = re.compile(r"\\frac(?![a-zA-Z])\s*")
+_OPERATOR = re.compile(r"\\(frac|binom|sqrt)(?![a-zA-Z])\s*(?:\[[^\[\]]*\]\s*)?")
 _ARGUMENT = re.compile(r"\s*(\d|[a-zA-Z]|\\[a-zA-Z]+)")
 
 
-def brace_fractions(text: str) -> str:
-    """Writes `\\frac12` and `\\frac{1}2` with both pairs of braces."""
-    if not re.search(r"\\frac\s*[^{\s]|\\frac\s*\{[^{}]*\}\s*[^{\s]|\}\s*[\da-zA-Z\\]", text):
+def brace_arguments(text: str) -> str:
+    """Writes `\\frac12`, `\\frac{1}2` and `\\sqrt3` with all their braces, as latex2sympy needs."""
+    if "\\" not in text:
         return text
     partners = matching_braces(text)
-    opening: dict[int, str] = {}
-    for match in _FRACTION.finditer(text):
+    bare: dict[int, str] = {}
+    for match in _OPERATOR.finditer(text):
         position = match.end()
-        for _ in range(2):
+        for _ in range(1 if match[1] == "sqrt" else 2):
             while position < len(text) and text[position] == " ":
                 position += 1
             if position in partners:
                 position = partners[position] + 1
                 continue
             argument = _ARGUMENT.match(text, position)
-            if argument is None or argument[1] == r"\frac":
+            if argument is None or argument[1] in (r"\frac", r"\sqrt", r"\binom"):
                 break
-            opening[position] = argument[1]
+            bare[position] = argument[1]
             position = argument.end()
     pieces, position = [], 0
-    for start, argument in sorted(opening.items()):
+    for start, argument in sorted(bare.items()):
         pieces += [text[position:start], "{" + argument + "}"]
         position = start + len(argument)
     return "".join(pieces) + text[position:]
@@ -205,14 +198,16 @@ def strip_outer(text: str) -> str:
 
     A pair that holds a comma or semicolon of its own level is kept: it is a set, tuple or interval.
     """
-    while True:
+    # Bounded: peeling one layer costs a pass over the text.
+    for _ in range(20):
         before = text
         text = text.strip().rstrip(".;, ").strip()
         text = re.sub(r"(?<!\\)(?:\\\\)*\\$", "", text)
         text = re.sub(r"^\*\*(.*)\*\*$", r"\1", text, flags=re.S)
         text = _strip_pairs(text)
         if text == before:
-            return text
+            break
+    return text
 
 
 def _strip_pairs(text: str) -> str:

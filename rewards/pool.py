@@ -60,9 +60,7 @@ class Nursery:
         assert self._control is not None
         ours, theirs = socket.socketpair()
         with theirs:
-            socket.send_fds(
-                self._control, [struct.pack(">Q", self._memory_bytes)], [theirs.fileno()]
-            )
+            socket.send_fds(self._control, [struct.pack(">Q", self._memory_bytes)], [theirs.fileno()])
         ready, _, _ = select.select([self._control], [], [], START_SECONDS)
         reply = self._control.recv(8) if ready else b""
         if len(reply) != 8:
@@ -76,7 +74,7 @@ class Nursery:
         # The worker finds what the caller finds, wherever the caller was started.
         path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
         # Not multiprocessing: the caller's __main__ and its imports must not run again.
-        self._stderr = tempfile.TemporaryFile()
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 (open as long as the process lives)
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "rewards.worker", str(theirs.fileno())],

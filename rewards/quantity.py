@@ -14,10 +14,14 @@ MAX_DIGITS = 1000
 MIN_ROUNDED_PLACES = 6
 """A gold decimal of at least so many places may be the rounded form of an exact answer."""
 
-_PLAIN = r"(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d{1,3}(?: \d{3})+(?:\.\d+)?|\d+\.?\d*|\.\d+)"
-_INTEGER = r"[+\-]?\s*(?:\d{1,3}(?:,\d{3})+|\d+)"
+# Possessive quantifiers (`++`): a numeral of 100,000 digits is read once, not once per digit.
+_PLAIN = (
+    r"(?:\d{1,3}(?:,\d{3})++(?!\d)(?:\.\d++)?|\d{1,3}(?: \d{3})++(?!\d)(?:\.\d++)?"
+    r"|\d++(?:\.\d*+)?|\.\d++)"
+)
+_INTEGER = r"[+\-]?\s*(?:\d{1,3}(?:,\d{3})++|\d++)"
 _PATTERNS = {
-    "repeating": re.compile(r"(?P<head>\d*\.\d*)\s*\\(?:overline|bar)\s*(?:\{(\d+)\}|(\d))"),
+    "repeating": re.compile(r"(?P<head>\d*+\.\d*+)\s*\\(?:overline|bar)\s*(?:\{(\d+)\}|(\d))"),
     "scientific": re.compile(
         rf"(?P<mantissa>{_PLAIN})\s*(?:(?:\\times|\\cdot|\*)\s*10\s*\^\s*(?:\{{\s*([+\-]?\d+)\s*\}}"
         r"|(\d))|[eE]([+\-]?\d+))"
@@ -26,22 +30,24 @@ _PATTERNS = {
         r"(?=[A-Za-z]{0,4}\d)(?P<digits>[0-9A-Za-z]{1,200})\s*_\s*(?:\{\s*(\d{1,2})\s*\}|(\d))"
     ),
     "fraction": re.compile(
-        rf"(?:(?P<whole>\d+)(?P<join>\s*(?=\\)|\s+(?=\d)))?(?:"
-        rf"\\frac\s*(?:\{{\s*(?P<top>{_INTEGER}|-?\d*\.\d+)\s*\}}|(?P<top1>\d))\s*"
-        rf"(?:\{{\s*(?P<bottom>{_INTEGER}|-?\d*\.\d+)\s*\}}|(?P<bottom1>\d))"
-        rf"|\(?(?P<num>{_INTEGER}|\d*\.\d+)\)?\s*/\s*\(?(?P<den>{_INTEGER}|\d*\.\d+)\)?)"
+        rf"(?:(?P<whole>\d++)(?P<join>\s*(?=\\)|\s+(?=\d)))?(?:"
+        rf"\\frac\s*(?:\{{\s*(?P<top>{_INTEGER}|-?\d*+\.\d++)\s*\}}|(?P<top1>\d))\s*"
+        rf"(?:\{{\s*(?P<bottom>{_INTEGER}|-?\d*+\.\d++)\s*\}}|(?P<bottom1>\d))"
+        rf"|\(?(?P<num>{_INTEGER}|\d*+\.\d++)\)?\s*/\s*\(?(?P<den>{_INTEGER}|\d*+\.\d++)\)?)"
     ),
     "plain": re.compile(_PLAIN),
 }
-_NOT_UNITS = frozenset(
-    "not no wrong incorrect or is isnt if but unless false true to through between and pi sin cos"
-    " tan cot sec csc log ln exp sqrt mod bmod than least most minus plus times over maybe either"
-    " infty infinity undefined".split()
-)
-_SYMBOLS = frozenset(
-    "m cm mm km nm ft in yd mi kg g mg lb lbs oz s sec ms min h hr hrs l ml dl j kj w kw v a k n pa"
-    " hz mph kmh kph rad deg usd eur gm rs mol m2 m3 cm2 cm3 ft2 ft3 am pm a.m p.m sq cu".split()
-)
+_NOT_UNITS_TEXT = """
+not no wrong incorrect or is isnt if but unless false true to through between and pi sin cos
+tan cot sec csc log ln exp sqrt mod bmod than least most minus plus times over maybe either
+infty infinity undefined
+"""
+_NOT_UNITS = frozenset(_NOT_UNITS_TEXT.split())
+_SYMBOLS_TEXT = """
+m cm mm km nm ft in yd mi kg g mg lb lbs oz s sec ms min h hr hrs l ml dl j kj w kw v a k n pa
+hz mph kmh kph rad deg usd eur gm rs mol m2 m3 cm2 cm3 ft2 ft3 am pm a.m p.m sq cu
+"""
+_SYMBOLS = frozenset(_SYMBOLS_TEXT.split())
 _ALIASES = {
     "meter": "m", "metre": "m", "centimeter": "cm", "centimetre": "cm", "millimeter": "mm",
     "kilometer": "km", "kilometre": "km", "foot": "ft", "feet": "ft", "inch": "in", "inche": "in",
@@ -50,7 +56,7 @@ _ALIASES = {
     "liter": "l", "litre": "l", "milliliter": "ml", "degree": "deg", "dollar": "usd", "radian": "rad",
     "euro": "eur", "kmh": "km/h", "kph": "km/h", "mph": "mi/h",
 }  # fmt: skip
-_GENERIC = frozenset("unit total of the".split())
+_GENERIC = frozenset({"unit", "total", "of", "the"})
 _SUFFIX_WORD = re.compile(r"[A-Za-z]+(?:\.[A-Za-z]+)*\.?|[\u20ac\u00a3\u00a5\u00b5\u3040-\u9fff]+")
 
 
@@ -204,9 +210,7 @@ def _unit_suffix(text: str, is_gold: bool) -> str | None:
         if known and (len(lowered) > 1 or not is_gold or spaced):
             continue
         # `12 apples` has a unit; `2ab` and `2 xy` are products.
-        if not (
-            len(lowered) >= 3 and (spaced or len(lowered) >= 5) and re.search("[aeiouy]", lowered)
-        ):
+        if not (len(lowered) >= 3 and (spaced or len(lowered) >= 5) and re.search("[aeiouy]", lowered)):
             return None
     return canonical_unit(body)
 
@@ -228,11 +232,11 @@ def parse_quantity(text: str, *, is_gold: bool = False) -> Quantity | None:
     quantity, end = found
     suffix = body[end:]
     fields = {name: getattr(quantity, name) for name in ("base", "digits", "places")}
-    if match := re.fullmatch(r"\s*(?:%|percent(?:age)?(?: points?)?|pct\.?)\s*", suffix, re.I):
+    if re.fullmatch(r"\s*(?:%|percent(?:age)?(?: points?)?|pct\.?)\s*", suffix, re.I):
         fields["percent"] = True
-    elif match := re.fullmatch(r"\s*(?:\^\\circ|degrees?)(?:\s*C)?\s*", suffix):
+    elif re.fullmatch(r"\s*(?:\^\\circ|degrees?)(?:\s*C)?\s*", suffix):
         fields["degree"] = True
-    elif suffix and suffix[0].isalnum() and suffix[0].isdigit():
+    elif suffix[:1].isdigit():
         return None
     else:
         unit = _unit_suffix(suffix, is_gold)

@@ -8,8 +8,10 @@ import time
 from concurrent.futures import Future
 from typing import Any, Self
 
-from rewards.equivalence import NeedsAlgebraError, NoAlgebra, equivalent
+from rewards.algebra import NeedsAlgebraError, NoAlgebra
+from rewards.equivalence import equivalent
 from rewards.extract import FORMS, Extraction, Rules, extract
+from rewards.gate import Gate
 from rewards.gold import ParsedGold, read_gold
 from rewards.pool import Pool
 from rewards.shapes import UnreadableError
@@ -73,20 +75,16 @@ class Scorer:
         if max_pending < 1:
             raise ValueError(f"`max_pending` must be at least 1, got {max_pending}.")
         if custom_path is not None and not all(custom_path.partition(":")):
-            raise ValueError(
-                f"`custom_path` is {custom_path!r}; write it as package.module:function."
-            )
+            raise ValueError(f"`custom_path` is {custom_path!r}; write it as package.module:function.")
         self._pool = Pool(
             num_workers=num_workers, limit_seconds=limit_seconds, memory_limit_mb=memory_limit_mb
         )
-        self._gate = _Gate(max_pending)
+        self._gate = Gate(max_pending)
         self._custom_path = custom_path
         self._max_cached = max_cached
         self._max_failure_share = max_failure_share
         self._lock = threading.Lock()
-        self._cache: collections.OrderedDict[tuple[str, str], Future[_Result]] = (
-            collections.OrderedDict()
-        )
+        self._cache: collections.OrderedDict[tuple[str, str], Future[_Result]] = collections.OrderedDict()
         self._counts: collections.Counter[str] = collections.Counter()
 
     # --- public ------------------------------------------------------------------------------
@@ -170,9 +168,7 @@ class Scorer:
 
     # --- what needs no process ---------------------------------------------------------------
 
-    def _prepare_completion(
-        self, gold: str, completion: str
-    ) -> tuple[Extraction, _Result | Verdict]:
+    def _prepare_completion(self, gold: str, completion: str) -> tuple[Extraction, _Result | Verdict]:
         """The extracted answer and either the verdict or the request for a worker."""
         if self._custom_path is not None:
             found = extract(completion, self._rules)
@@ -306,32 +302,3 @@ def _read(gold: str) -> ParsedGold | Verdict:
         return read_gold(gold)
     except ValueError as error:
         return Verdict(status="error", reason=str(error))
-
-
-class _Gate:
-    """Back-pressure: at most `limit` inside; who comes later gets a future that opens in order."""
-
-    def __init__(self, limit: int) -> None:
-        self._free = limit
-        self._waiting: collections.deque[Future[None]] = collections.deque()
-        self._lock = threading.Lock()
-
-    def enter(self) -> Future[None]:
-        """A future that is done once there is room."""
-        ticket: Future[None] = Future()
-        with self._lock:
-            if self._free == 0:
-                self._waiting.append(ticket)
-                return ticket
-            self._free -= 1
-        ticket.set_result(None)
-        return ticket
-
-    def leave(self) -> None:
-        """Makes room for the next in line."""
-        with self._lock:
-            if not self._waiting:
-                self._free += 1
-                return
-            ticket = self._waiting.popleft()
-        ticket.set_result(None)

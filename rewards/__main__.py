@@ -1,0 +1,88 @@
+"""`python -m rewards score IN.jsonl OUT.jsonl` and `python -m rewards audit DATA.jsonl`.
+
+Exit status: 0 if all is well; 1 if a line was broken, a gold did not parse, a question occurs twice, or
+too many checks ended in `timeout` or `error`; 2 if it could not run at all.
+"""
+
+import argparse
+import asyncio
+import sys
+from pathlib import Path
+
+from rewards.extract import FORMS
+from rewards.files import audit_file, score_file
+from rewards.scorer import Scorer
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m rewards", description="Check answers in files.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    score = commands.add_parser("score", help="add a verdict to each line (fields: gold, pred)")
+    score.add_argument("source", type=Path, metavar="IN.jsonl")
+    score.add_argument("target", type=Path, metavar="OUT.jsonl")
+    score.add_argument(
+        "--forms",
+        default="all",
+        help=f"answers outside a box: all, none, or a comma-separated choice of {', '.join(FORMS)}",
+    )
+    score.add_argument("--num-workers", type=int, default=2, help="processes (default 2)")
+    score.add_argument("--limit-seconds", type=float, default=3.0, help="per answer (default 3)")
+    score.add_argument("--memory-limit-mb", type=int, default=1024, help="per process (default 1024)")
+    score.add_argument(
+        "--max-failure-share", type=float, default=0.02, help="of timeout + error (default 0.02)"
+    )
+    audit = commands.add_parser("audit", help="find golds that do not parse, and duplicates")
+    audit.add_argument("source", type=Path, metavar="DATA.jsonl")
+    audit.add_argument("--field", default="answer", help="the field of the gold answer (default: answer)")
+    return parser
+
+
+def _score(options: argparse.Namespace) -> int:
+    named = {"all": FORMS, "none": ()}
+    forms = named.get(options.forms, tuple(part.strip() for part in options.forms.split(",")))
+
+    async def run() -> int:
+        async with Scorer(
+            forms=forms,
+            num_workers=options.num_workers,
+            limit_seconds=options.limit_seconds,
+            memory_limit_mb=options.memory_limit_mb,
+            max_failure_share=options.max_failure_share,
+        ) as scorer:
+            counts, num_broken = await score_file(options.source, options.target, scorer)
+            failed = scorer.failure_share > options.max_failure_share
+        total = sum(counts.values())
+        print(f"{total} scored, {num_broken} broken lines, {counts['correct'] / max(1, total):.2%} correct")
+        print(", ".join(f"{status} {number}" for status, number in counts.items()))
+        if failed:
+            share = (counts["timeout"] + counts["error"]) / total
+            print(
+                f"WARNING: {share:.1%} of the checks failed; see the reasons in {options.target}.",
+                file=sys.stderr,
+            )
+        return int(bool(num_broken) or failed)
+
+    return asyncio.run(run())
+
+
+def _audit(options: argparse.Namespace) -> int:
+    counts = audit_file(options.source, options.field)
+    print(", ".join(f"{name} {number}" for name, number in counts.items()))
+    return int(any(number for name, number in counts.items() if name != "rows"))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs a command and returns its exit status."""
+    options = _parser().parse_args(arguments)
+    if not options.source.is_file():
+        print(f"{options.source} is not a file; give a file of JSON lines.", file=sys.stderr)
+        return 2
+    try:
+        return _score(options) if options.command == "score" else _audit(options)
+    except (ValueError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

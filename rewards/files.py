@@ -1,0 +1,138 @@
+"""JSON lines in and out for `python -m rewards`: streaming, one bad line never stops the rest."""
+
+import asyncio
+import hashlib
+import json
+import os
+import sys
+from collections import Counter, deque
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from rewards.algebra import squash
+from rewards.gold import check_gold
+from rewards.latex import normalise
+from rewards.scorer import Scorer
+from rewards.verdict import STATUSES, Verdict
+
+WINDOW = 256
+"""Lines that are scored at the same time, and all that is held in memory."""
+
+
+class BrokenLineError(ValueError):
+    """A line that is not a JSON object with the fields that are needed."""
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """The lines that are not blank, with their numbers from 1, under a progress bar."""
+    with (
+        path.open("rb") as file,
+        tqdm(total=path.stat().st_size, unit="B", unit_scale=True, disable=None) as bar,
+    ):
+        for number, line in enumerate(file, 1):
+            bar.update(len(line))
+            if line.strip():
+                yield number, line
+
+
+def parse_line(line: bytes, fields: tuple[str, ...]) -> dict[str, Any]:
+    """The object of a line.
+
+    Raises:
+        BrokenLineError: It is no JSON object, or one of the fields is missing or no string.
+    """
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise BrokenLineError(f"It is not JSON: {error}") from error
+    if not isinstance(row, dict):
+        raise BrokenLineError(f"It holds a {type(row).__name__}, not an object.")
+    for field in fields:
+        if not isinstance(row.get(field), str):
+            raise BrokenLineError(f"Its field `{field}` must be a string, got {ascii(row.get(field))[:60]}.")
+    return row
+
+
+def _report(path: Path, number: int, problem: object) -> None:
+    tqdm.write(f"{path} line {number}: {problem}", file=sys.stderr)
+
+
+async def score_file(source: Path, target: Path, scorer: Scorer) -> tuple[Counter[str], int]:
+    """Scores every line of `source` into `target`, in order.
+
+    The target appears under its name only when it is complete. Each line keeps its fields and gets
+    `verdict`; broken lines are reported and left out.
+
+    Returns:
+        Counts by status, and the number of broken lines.
+    """
+    counts: Counter[str] = Counter(dict.fromkeys(STATUSES, 0))
+    num_broken = 0
+    waiting: deque[tuple[dict[str, Any], asyncio.Task[Verdict]]] = deque()
+    partial = target.with_name(target.name + ".partial")
+
+    with partial.open("w", encoding="ascii") as file:
+
+        async def write_first() -> None:
+            row, task = waiting.popleft()
+            verdict = await task
+            counts[verdict.status] += 1
+            file.write(json.dumps({**row, "verdict": asdict(verdict)}) + "\n")
+
+        for number, line in read_lines(source):
+            try:
+                row = parse_line(line, ("gold", "pred"))
+            except BrokenLineError as error:
+                num_broken += 1
+                _report(source, number, error)
+                continue
+            check = scorer.score(gold=row["gold"], completion=row["pred"])
+            waiting.append((row, asyncio.create_task(check)))
+            if len(waiting) >= WINDOW:
+                await write_first()
+        while waiting:
+            await write_first()
+    os.replace(partial, target)
+    return counts, num_broken
+
+
+def audit_file(path: Path, field: str) -> Counter[str]:
+    """Reports golds that do not parse, questions that occur twice, and those with two answers.
+
+    Returns:
+        Counts of `rows`, `broken`, `unparsable`, `duplicate` and `conflict`.
+    """
+    counts: Counter[str] = Counter(rows=0, broken=0, unparsable=0, duplicate=0, conflict=0)
+    seen: dict[bytes, tuple[int, bytes]] = {}
+    for number, line in read_lines(path):
+        counts["rows"] += 1
+        try:
+            row = parse_line(line, (field,))
+        except BrokenLineError as error:
+            counts["broken"] += 1
+            _report(path, number, error)
+            continue
+        try:
+            check_gold(row[field])
+        except ValueError as error:
+            counts["unparsable"] += 1
+            _report(path, number, error)
+        question = row.get("question")
+        if not isinstance(question, str):
+            continue
+        key, answer = _digest("".join(question.split())), _digest(squash(normalise(row[field])))
+        first = seen.setdefault(key, (number, answer))
+        if first[0] != number:
+            kind = "duplicate" if first[1] == answer else "conflict"
+            counts[kind] += 1
+            same = "and the same answer" if kind == "duplicate" else "but another answer"
+            _report(path, number, f"It has the question of line {first[0]} {same}.")
+    return counts
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=12).digest()

@@ -1,0 +1,206 @@
+"""From verdicts to rewards: small pure terms, weighted and logged apart.
+
+Every term takes a group (the completions of one context) and returns one number per completion, so
+that `length` can compare the correct ones; the others look at one completion at a time.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from rewards.extract import Rules, extract, solution_part
+from rewards.verdict import Verdict
+
+DISTIL = "distil"
+"""The role of calls that write a workspace."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RewardInput:
+    """One completion as the terms see it."""
+
+    verdict: Verdict
+    completion: str
+    """Its whole text, thinking included."""
+    num_tokens: int
+    max_tokens: int
+    drafts: tuple[str, ...] = ()
+    """Texts of the drafts that its prompt showed, or that it was asked to distil."""
+    role: str = "trace"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShapedReward:
+    """A reward and what it is the sum of, each part already weighted."""
+
+    total: float
+    parts: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShapingOptions:
+    """The constants of the terms."""
+
+    wrong_reward: float = -1.0
+    """Outcome of anything that is not correct: -1, or 0."""
+    overlong_buffer: int = 4096
+    """Tokens before `max_tokens` over which the overlong penalty grows from 0 to -1."""
+    repetition_words: int = 20
+    """Length of the word sequences whose repetition counts."""
+    copy_words: int = 8
+    """Length of the word sequences that are compared with the drafts."""
+    copy_share: float = 0.9
+    """Share of them found in one draft, from which a completion is a copy."""
+    rules: Rules = field(default_factory=Rules)
+    """How thinking and answers are found."""
+
+    def __post_init__(self) -> None:
+        for name in ("overlong_buffer", "repetition_words", "copy_words"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
+        if not 0 < self.copy_share <= 1:
+            raise ValueError(f"`copy_share` must be in (0, 1], got {self.copy_share}.")
+        if self.wrong_reward >= 1:
+            raise ValueError(
+                f"`wrong_reward` must be below 1, the reward of a correct answer; got {self.wrong_reward}."
+            )
+
+
+def outcome(verdict: Verdict, *, wrong_reward: float) -> float:
+    """1 for a correct answer, else `wrong_reward`; a custom reward's own number goes through."""
+    if verdict.value is not None:
+        return verdict.value
+    return 1.0 if verdict.is_correct else wrong_reward
+
+
+def overlong_penalty(num_tokens: int, *, max_tokens: int, buffer: int) -> float:
+    """DAPO's soft overlong punishment (Yu et al. 2025, equation 13), between -1 and 0.
+
+    0 up to `max_tokens - buffer`, then linearly down to -1 at `max_tokens`. A buffer larger than
+    `max_tokens` is cut to it.
+    """
+    buffer = min(buffer, max_tokens)
+    over = num_tokens - (max_tokens - buffer)
+    return -min(1.0, max(0.0, over / buffer))
+
+
+def format_penalty(completion: str, verdict: Verdict, *, rules: Rules) -> float:
+    """0 for closed, unrepeated thinking and an answer in one box, else -1."""
+    lowered = completion.lower()
+    num_open = lowered.count(rules.think_open.lower()) + rules.prompt_opens_thinking
+    num_close = lowered.count(rules.think_close.lower())
+    is_well_formed = num_open == num_close <= 1 and solution_part(completion, rules) is not None
+    return 0.0 if is_well_formed and verdict.found_by == "box" else -1.0
+
+
+def repetition_penalty(text: str, *, num_words: int) -> float:
+    """Minus the share of word sequences that have occurred before; 0 for shorter texts."""
+    words = text.split()
+    total = len(words) - num_words + 1
+    if total <= 0:
+        return 0.0
+    distinct = {tuple(words[start : start + num_words]) for start in range(total)}
+    return len(distinct) / total - 1.0
+
+
+def length_bonus(inputs: Sequence[RewardInput]) -> list[float]:
+    """0.5 for the shortest correct completion of the group, -0.5 for the longest; 0 for others.
+
+    Kimi k1.5's length reward (2025, section 2.3.3) without its part for wrong answers: a short
+    wrong answer earns nothing. One correct completion, or several of equal length, get 0.
+    """
+    lengths = [item.num_tokens for item in inputs if item.verdict.is_correct]
+    spread = max(lengths) - min(lengths) if lengths else 0
+    if spread == 0:
+        return [0.0] * len(inputs)
+    shortest = min(lengths)
+    return [
+        0.5 - (item.num_tokens - shortest) / spread if item.verdict.is_correct else 0.0 for item in inputs
+    ]
+
+
+def _sequences(text: str, num_words: int) -> set[tuple[str, ...]]:
+    words = re.findall(r"\w+|[^\w\s]", text.lower())
+    return {tuple(words[start : start + num_words]) for start in range(len(words) - num_words + 1)}
+
+
+def copied_share(solution: str, drafts: Sequence[str], *, num_words: int) -> float:
+    """The largest share of the solution's word sequences that one draft holds; 0 if it is short."""
+    own = _sequences(solution, num_words)
+    if not own:
+        return 0.0
+    return max((len(own & _sequences(draft, num_words)) / len(own) for draft in drafts), default=0.0)
+
+
+def copy_penalty(item: RewardInput, *, options: ShapingOptions) -> float:
+    """-1 if the solution is a draft of its workspace again, nearly word for word."""
+    solution = solution_part(item.completion, options.rules) or ""
+    drafts = [solution_part(draft, options.rules) or draft for draft in item.drafts]
+    share = copied_share(solution, drafts, num_words=options.copy_words)
+    return -1.0 if share >= options.copy_share else 0.0
+
+
+_STATED = ("tag", "marker")
+
+
+def leak_penalty(item: RewardInput, *, options: ShapingOptions) -> float:
+    """-1 if a workspace summary states a final answer instead of what leads to one.
+
+    A summary that says `the answer is 7` makes the next stage copy it; no other role is looked at.
+    """
+    if item.role != DISTIL:
+        return 0.0
+    rules = Rules(
+        forms=_STATED,
+        think_open=options.rules.think_open,
+        think_close=options.rules.think_close,
+        prompt_opens_thinking=options.rules.prompt_opens_thinking,
+    )
+    return 0.0 if extract(item.completion, rules).answer is None else -1.0
+
+
+Group = Sequence[RewardInput]
+TERMS: dict[str, Callable[[Group, ShapingOptions], list[float]]] = {
+    "outcome": lambda group, options: [
+        outcome(item.verdict, wrong_reward=options.wrong_reward) for item in group
+    ],
+    "overlong": lambda group, options: [
+        overlong_penalty(item.num_tokens, max_tokens=item.max_tokens, buffer=options.overlong_buffer)
+        for item in group
+    ],
+    "format": lambda group, options: [
+        format_penalty(item.completion, item.verdict, rules=options.rules) for item in group
+    ],
+    "repetition": lambda group, options: [
+        repetition_penalty(item.completion, num_words=options.repetition_words) for item in group
+    ],
+    "length": lambda group, options: length_bonus(group),
+    "copy": lambda group, options: [copy_penalty(item, options=options) for item in group],
+    "leak": lambda group, options: [leak_penalty(item, options=options) for item in group],
+}
+"""Every term by the name that `rewards.weights` uses."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shaper:
+    """The weighted sum of terms: `rewards = shaper(inputs)` for the completions of one context."""
+
+    weights: Mapping[str, float]
+    options: ShapingOptions = field(default_factory=ShapingOptions)
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.weights) - set(TERMS))
+        if unknown:
+            raise ValueError(f"`rewards.weights` has {', '.join(unknown)}; choose from {', '.join(TERMS)}.")
+        if not any(self.weights.values()):
+            raise ValueError("`rewards.weights` has no weight other than 0: every reward would be 0.")
+
+    def __call__(self, inputs: Sequence[RewardInput]) -> list[ShapedReward]:
+        """One reward per completion, in order; terms of weight 0 are not computed."""
+        columns = {
+            name: [weight * value for value in TERMS[name](inputs, self.options)]
+            for name, weight in self.weights.items()
+            if weight
+        }
+        rows = [{name: column[row] for name, column in columns.items()} for row in range(len(inputs))]
+        return [ShapedReward(total=sum(parts.values()), parts=parts) for parts in rows]

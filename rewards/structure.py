@@ -1,0 +1,263 @@
+"""Reads the structure of an answer by its brackets and separators.
+
+What an expression means is for `rewards.symbolic`. Linear in the text's length, except that nesting is
+limited.
+"""
+
+import re
+
+from rewards.latex import normalise, split_top, strip_outer, top_tokens
+from rewards.quantity import parse_quantity
+from rewards.shapes import (
+    Expression,
+    Group,
+    Interval,
+    Matrix,
+    Named,
+    Number,
+    Relation,
+    Shape,
+    Text,
+    UnreadableError,
+)
+
+MAX_CHARS = 100_000
+MAX_DEPTH = 12
+MAX_ITEMS = 64
+
+_SIGNS = {"=", "<", ">", r"\le", r"\ge", r"\ne", r"\approx", r"\in", r"\equiv", r"\sim"}
+_FUNCTIONS = (
+    r"(?<![a-zA-Z\\])(?:arc)?(?:sin|cos|tan|cot|sec|csc)h?(?![a-z])"
+    r"|(?<![a-zA-Z\\])(?:log|ln|exp|gcd|lcm|max|min|sqrt|frac|det|lim)(?![a-z])"
+)
+_BARE_FUNCTION = re.compile(_FUNCTIONS)
+_WORD = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]{4,}(?![a-zA-Z])|[^\x00-\x7f]")
+_NAME = re.compile(
+    r"""(?x)
+    (?:[a-zA-Z]|\\(?!frac|sqrt|sin|cos|tan|sec|csc|cot|log|ln)[a-zA-Z]+)(?:_\{?\w+\}?)?'*   # x, x_1, \theta
+    (?:\s*\(\s*[a-zA-Z](?:\s*,\s*[a-zA-Z])*\s*\))?                            # f(x), P(A)
+    | \|\s*[A-Z]{1,2}\s*\|                                                       # |AB|
+    | (?:\\(?:overline|angle|triangle|measuredangle|widehat)\s*)?\{?[A-Z]{2,4}\}? # AB, \angle ABC
+    | [A-Z](?:_\{?\w+\}?)?\s*:\s*[A-Z](?:_\{?\w+\}?)?                            # A:B
+    | \(?\s*[a-zA-Z](?:_\{?\w+\}?)?(?:\s*,\s*[a-zA-Z](?:_\{?\w+\}?)?)+\s*\)?     # (x, y)
+    | [A-Za-z][A-Za-z ]{2,40}                                                    # the area
+    """
+)
+_CONNECTIVES = re.compile(r"(?<![\\a-zA-Z])(?:or|and)(?![a-zA-Z])", re.I)
+_ENVIRONMENT = re.compile(
+    r"\s*\\begin\{(\w*matrix\*?|array|cases|aligned)\}(?:\s*\{[lcr|: ]*\})?(.*)\\end\{\1\}\s*", re.S
+)
+_PREFIX = re.compile(
+    r"^(?:(?:the|my|our|final|so|thus|therefore|correct)\s+)*(?:answer|result|option|choice|value)"
+    r"s?\s*(?:is|are|:|=)*\s*:?\s*(?=\S)",
+    re.I,
+)
+
+
+def parse_shape(text: str, *, is_gold: bool = False) -> Shape:
+    """The structure of one answer as it was written.
+
+    Raises:
+        UnreadableError: It is empty, too deeply nested, or has too many items.
+    """
+    if len(text) > MAX_CHARS:
+        raise UnreadableError(f"It is longer than {MAX_CHARS} characters.")
+    text = _PREFIX.sub("", normalise(text))
+    return _parse(strip_outer(text), is_gold=is_gold, depth=0)
+
+
+def _parse(text: str, *, is_gold: bool, depth: int) -> Shape:
+    if depth > MAX_DEPTH:
+        raise UnreadableError(f"It is nested more than {MAX_DEPTH} levels deep.")
+    if not text or not re.search(r"[^\W_]|\\[a-zA-Z]{2}", text):
+        raise UnreadableError("It is empty.")
+    if quantity := parse_quantity(text, is_gold=is_gold):
+        return Number(quantity=quantity, text=text)
+    for reader in (_read_list, _read_relation, _read_union, _read_brackets, _read_matrix):
+        shape = reader(text, is_gold, depth + 1)
+        if shape is not None:
+            return shape
+    return _read_atom(text, is_gold, depth + 1)
+
+
+def _parse_all(parts: list[str], is_gold: bool, depth: int) -> tuple[Shape, ...]:
+    if len(parts) > MAX_ITEMS:
+        raise UnreadableError(f"It lists more than {MAX_ITEMS} answers.")
+    shapes = [
+        _parse(stripped, is_gold=is_gold, depth=depth) for part in parts if (stripped := strip_outer(part))
+    ]
+    flat: list[Shape] = []
+    for shape in shapes:
+        # `1 \pm \sqrt{2}, 3` is three values.
+        is_list = isinstance(shape, Group) and shape.kind == "list"
+        flat.extend(shape.items if is_list and isinstance(shape, Group) else [shape])
+    return tuple(flat)
+
+
+def _split_connectives(text: str) -> list[str]:
+    """Splits at the words `or` and `and` outside brackets."""
+    spans, start = [], 0
+    outside = {position for position, _ in top_tokens(text)}
+    for match in _CONNECTIVES.finditer(text):
+        if match.start() in outside:
+            spans.append(text[start : match.start()])
+            start = match.end()
+    return [*spans, text[start:]]
+
+
+def _read_list(text: str, is_gold: bool, depth: int) -> Shape | None:
+    groups = split_top(text, ";")
+    if len(groups) == 1:
+        parts = [piece for part in _split_connectives(text) for piece in split_top(part, ",")]
+        parts = [part for part in parts if part.strip()]
+        if len(parts) < 2 or _is_prose(text):
+            return None
+        return Group(kind="list", items=_parse_all(parts, is_gold, depth))
+    if len(groups) > MAX_ITEMS:
+        raise UnreadableError(f"It lists more than {MAX_ITEMS} answers.")
+    rows: list[Shape] = []
+    for group in groups:
+        if not group:
+            continue
+        items = _parse_all(split_top(group, ","), is_gold, depth)
+        rows.append(items[0] if len(items) == 1 else Group(kind="tuple", items=items))
+    return rows[0] if len(rows) == 1 else Group(kind="list", items=tuple(rows))
+
+
+def _is_prose(text: str) -> bool:
+    words = re.findall(r"(?<![\\a-zA-Z])[a-zA-Z]{2,}(?![a-zA-Z])", text)
+    return len(words) >= 6 and not re.search(r"\d", text)
+
+
+def _read_relation(text: str, is_gold: bool, depth: int) -> Shape | None:
+    sides: list[str] = []
+    signs: list[str] = []
+    start = 0
+    for position, token in top_tokens(text):
+        if token in _SIGNS:
+            sides.append(strip_outer(text[start:position]))
+            signs.append(token)
+            start = position + len(token)
+    if not signs:
+        return None
+    sides.append(strip_outer(text[start:]))
+    if sides[0] == "" and signs[0] in ("=", r"\approx"):
+        sides, signs = sides[1:], signs[1:]
+    if not all(sides):
+        raise UnreadableError("A side of a relation is empty.")
+    if not signs:
+        return _parse(sides[0], is_gold=is_gold, depth=depth)
+    if signs[0] in ("=", r"\in", r"\approx") and _NAME.fullmatch(sides[0]):
+        rest: Shape
+        if len(signs) == 1:
+            rest = _parse(sides[1], is_gold=is_gold, depth=depth)
+        else:
+            rest = Relation(sides=tuple(sides[1:]), signs=tuple(signs[1:]))
+        name = re.sub(r"[\s{}]", "", sides[0])
+        return Named(name=name, value=rest, text=text)
+    return Relation(sides=tuple(sides), signs=tuple(signs))
+
+
+def _read_union(text: str, is_gold: bool, depth: int) -> Shape | None:
+    parts = split_top(text, {r"\cup"})
+    if len(parts) < 2:
+        return None
+    return Group(kind="union", items=_parse_all(parts, is_gold, depth))
+
+
+def _outer_pair(text: str) -> tuple[str, str, str] | None:
+    """Opening bracket, inside and closing bracket, if one pair encloses the whole text."""
+    match = re.match(r"\\\{|\\langle|[(\[{]", text)
+    if match is None:
+        return None
+    closing = re.search(r"(\\\}|\\rangle|[)\]}])$", text)
+    if closing is None:
+        return None
+    inside = text[match.end() : closing.start()]
+    depth = 0
+    for token in re.findall(r"\\[a-zA-Z]+|\\.|.", inside, re.S):
+        depth += token in ("(", "[", "{", r"\{", r"\langle")
+        depth -= token in (")", "]", "}", r"\}", r"\rangle")
+        if depth < 0:
+            return None
+    return (match.group(), inside.strip(), closing.group()) if depth == 0 else None
+
+
+def _read_brackets(text: str, is_gold: bool, depth: int) -> Shape | None:
+    pair = _outer_pair(text)
+    if pair is None:
+        return None
+    opening, inside, closing = pair
+    if opening in (r"\{", "{") and closing in (r"\}", "}"):
+        if "|" in inside or r"\mid" in inside or ":" in inside:
+            return None
+        return Group(kind="set", items=_parse_all(_items(inside), is_gold, depth))
+    if "(" not in opening and "[" not in opening and "langle" not in opening:
+        return None
+    if _ENVIRONMENT.fullmatch(inside):
+        return _parse(inside, is_gold=is_gold, depth=depth)
+    items = _items(inside)
+    if len(items) < 2:
+        # `[5]` is a bracketed value; `(x+1]` is nothing.
+        matched = opening + closing in ("[]", "()")
+        return _parse(strip_outer(inside), is_gold=is_gold, depth=depth) if matched else None
+    shapes = _parse_all(items, is_gold, depth)
+    if len(shapes) == 2 and "langle" not in opening and opening + closing != "()":
+        return Interval(
+            low=shapes[0],
+            high=shapes[1],
+            low_closed=opening == "[",
+            high_closed=closing == "]",
+        )
+    return Group(kind="tuple", items=shapes)
+
+
+def _items(inside: str) -> list[str]:
+    separator = ";" if len(split_top(inside, ";")) > 1 else ","
+    return split_top(inside, separator)
+
+
+def _read_matrix(text: str, is_gold: bool, depth: int) -> Shape | None:
+    match = _ENVIRONMENT.fullmatch(text)
+    if match is None or match[1].startswith(("v", "V")) or r"\begin" in match[2]:
+        return None
+    rows = [row for row in re.split(r"\\\\(?:\[[^\]]*\])?|\\cr\b", match[2]) if row.strip(" \\")]
+    if match[1] in ("cases", "aligned"):
+        joined = [row.replace("&", " ").strip(" ,") for row in rows]
+        return Group(kind="set", items=_parse_all(joined, is_gold, depth))
+    if sum(row.count("&") + 1 for row in rows) > MAX_ITEMS:
+        raise UnreadableError(f"It is a matrix of more than {MAX_ITEMS} entries.")
+    cells = [
+        tuple(
+            _parse(strip_outer(cell), is_gold=is_gold, depth=depth)
+            for cell in row.replace(r"\hline", " ").split("&")
+        )
+        for row in rows
+    ]
+    return Matrix(rows=tuple(cells))
+
+
+_DIVISION_BY_ZERO = re.compile(r"\\frac\s*\{[^{}]*\}\s*\{\s*0+\s*\}|/\s*0+(?![\d.])")
+
+
+CLOCK = re.compile(r"(\d{1,2}) ?: ?(\d{2}(?: ?: ?\d{2})?)(?:\s*([ap])\.?\s?m\.?)?", re.I)
+
+
+def _read_atom(text: str, is_gold: bool, depth: int) -> Shape:
+    if (clock := CLOCK.fullmatch(text)) and clock[3]:
+        return Text(text=text)
+    if _DIVISION_BY_ZERO.search(text):
+        raise UnreadableError("It divides by zero.")
+    if r"\pm" in text or r"\mp" in text:
+        both = []
+        for upper, lower in (("+", "-"), ("-", "+")):
+            branch = text.replace(r"\pm", f" {upper} ").replace(r"\mp", f" {lower} ")
+            branch = re.sub(r"(^|[({,])\s*\+ ", r"\1", branch)
+            both.append(_parse(strip_outer(branch), is_gold=is_gold, depth=depth))
+        return Group(kind="list", items=tuple(both))
+    if re.fullmatch(r"\(?\s*[A-Za-z]\s*\)?", text):
+        return Expression(text=text.strip("() "))
+    bare = _BARE_FUNCTION.sub(" ", text)
+    if _WORD.search(re.sub(r"\\(?:begin|end)\{\w+\}|_\{[a-zA-Z]+\}", " ", bare)):
+        return Text(text=text)
+    return Expression(text=_BARE_FUNCTION.sub(lambda match: "\\" + match.group(), text))
