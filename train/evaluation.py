@@ -91,7 +91,12 @@ def write_run_report(config: TrainingConfig) -> str:
     folder = Path(config.output_dir) / "evaluation"
     names = [path.parent.name for path in sorted(folder.glob("*/rollouts.jsonl"))]
     phases = [BEFORE, *(n for n in names if n.startswith("step_")), AFTER]
-    outcomes = {name: read_outcomes(phase_path(config, name)) for name in phases if name in names}
+    order = config.train.eval_operators
+    outcomes = {
+        name: sorted(read_outcomes(phase_path(config, name)), key=lambda o: order.index(o.operator))
+        for name in phases
+        if name in names
+    }
     lines = [row for name, items in outcomes.items() for row in rows(items, name)]
     return write_report(Path(config.output_dir), lines, _differences(outcomes))
 

@@ -258,8 +258,8 @@ class Trainer:
 
     def _report(self, batch: Batch, metrics: dict[str, float], clock: Stopwatch) -> None:
         if self.outside:
-            trained = sum(value for name, value in metrics.items() if name.startswith("trained_tokens/"))
-            seconds = {"tokens_per_second": trained / clock.total, **clock.result()}
+            written = batch.metrics.get("collect/tokens", 0.0)
+            seconds = {"tokens_per_second": written / clock.total, **clock.result()}
             version = {"policy_version": float(self.policy_version)}
             self.outside.reporter.log(self.step, batch.metrics | metrics | seconds | version)
 
