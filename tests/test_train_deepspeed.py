@@ -135,3 +135,11 @@ def test_a_checkpoint_of_two_ranks_is_refused_by_one(runs, tiny_policy, tmp_path
     trainer = make_trainer(config, make_accelerator(config))
     with pytest.raises(ValueError, match="written by 2 ranks and this run has 1"):
         trainer.run()
+
+
+def test_a_rank_does_not_wait_for_ever_for_rank_zero(tiny_policy, tmp_path):
+    changes = {"train": {"max_steps": 1, "collective_timeout_seconds": 25}}
+    run = {"output_dir": str(tmp_path), "model": str(tiny_policy), "changes": changes}
+    done = launch(2, run | {"collector": {"delay_seconds": 120}})
+    assert done.returncode != 0
+    assert "Rank 1 waited for rank 0 to send the groups of step 1 and got nothing" in done.stdout

@@ -39,6 +39,7 @@ def test_a_run_updates_publishes_reports_evaluates_and_checkpoints(tmp_path, tin
         assert line["kl/trace"] >= 0 and line["kl/refine"] >= 0
         assert 0 < line["entropy/trace"] < math.log(261) + 1e-6
         assert line["loss"] == pytest.approx(line["loss/trace"] + line["loss/refine"])
+        assert line["reward_parts/outcome/trace"] == line["reward/trace"]
         assert math.isfinite(line["grad_norm"]) and line["grad_norm"] > 0
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == [
         "step_000002",

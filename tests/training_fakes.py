@@ -4,12 +4,14 @@ import json
 import os
 import random
 import signal
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 
 from configs.schema import AlgoConfig, DataConfig, ModelConfig, RolloutConfig, TrainConfig, TrainingConfig
 from rollout.collect import CollectedBatch
@@ -43,7 +45,15 @@ def make_group(
             seconds=0.0,
         )
         status = "correct" if right else "wrong"
-        samples.append(Sample(call=call, reward=1.0 if right else -1.0, is_correct=right, status=status))
+        samples.append(
+            Sample(
+                call=call,
+                reward=1.0 if right else -1.0,
+                is_correct=right,
+                status=status,
+                reward_parts={"outcome": 1.0 if right else -1.0},
+            )
+        )
     key = GroupKey(problem_id=name, role=role, round=int(role == REFINE), context=context_key(prompt_ids))
     return Group(key=key, prompt_ids=prompt_ids, samples=tuple(samples))
 
@@ -71,14 +81,18 @@ def _lengths(rng: random.Random) -> list[int]:
 class SyntheticCollector:
     """Groups that depend on the data position alone, which is all there is to resume."""
 
-    def __init__(self, *, kill_at: int | None = None, poison: bool = False) -> None:
+    def __init__(
+        self, *, kill_at: int | None = None, poison: bool = False, delay_seconds: float = 0.0
+    ) -> None:
         self.position = 0
+        self._delay_seconds = delay_seconds
         self._kill_at = kill_at
         self._poison = poison
 
     def next(self, step: int) -> CollectedBatch:
         if step == self._kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(self._delay_seconds)
         self.position += 1
         groups = make_groups(self.position)
         if self._poison:
@@ -142,17 +156,23 @@ def make_config(output_dir: Path, model: Path, **changes: Any) -> TrainingConfig
     )
 
 
-def make_trainer(config: TrainingConfig, accelerator: Any, **collector: Any) -> Trainer:
-    """A trainer whose outside world is synthetic; one rank of a launch, or the only one."""
-    outside = None
-    if accelerator.is_main_process:
-        outside = Collaborators(
-            collector=SyntheticCollector(**collector),
-            publisher=RecordingPublisher(),
-            evaluator=CountingEvaluator(),
-            reporter=Reporter(config),
-        )
-    return Trainer(config, accelerator, outside)
+def make_collaborators(
+    config: TrainingConfig, accelerator: Accelerator, **collector: Any
+) -> Collaborators | None:
+    """A synthetic outside world on rank 0."""
+    if not accelerator.is_main_process:
+        return None
+    return Collaborators(
+        collector=SyntheticCollector(**collector),
+        publisher=RecordingPublisher(),
+        evaluator=CountingEvaluator(),
+        reporter=Reporter(config),
+    )
+
+
+def make_trainer(config: TrainingConfig, accelerator: Accelerator, **collector: Any) -> Trainer:
+    """One rank of a run in a synthetic world."""
+    return Trainer(config, accelerator, make_collaborators(config, accelerator, **collector))
 
 
 def first_moments(trainer: Trainer) -> dict[str, torch.Tensor]:

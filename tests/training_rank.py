@@ -5,9 +5,20 @@ import sys
 from pathlib import Path
 
 import torch
-from training_fakes import first_moments, make_config, make_trainer
+from training_fakes import first_moments, make_collaborators, make_config
 
 from train.distributed import make_accelerator
+from train.loop import Trainer
+
+
+class MomentKeeper(Trainer):
+    """Writes Adam's first moments while the process group still stands; gathering them takes all ranks."""
+
+    def _finish(self) -> None:
+        moments = first_moments(self)
+        if self.accelerator.is_main_process:
+            torch.save(moments, Path(self.config.output_dir) / "moments.pt")
+        super()._finish()
 
 
 def main() -> None:
@@ -15,11 +26,8 @@ def main() -> None:
     config = make_config(Path(run["output_dir"]), Path(run["model"]), **run["changes"])
     accelerator = make_accelerator(config)
     assert accelerator.num_processes == 2
-    trainer = make_trainer(config, accelerator, **run.get("collector", {}))
-    trainer.run()
-    moments = first_moments(trainer)
-    if accelerator.is_main_process:
-        torch.save(moments, Path(run["output_dir"]) / "moments.pt")
+    outside = make_collaborators(config, accelerator, **run.get("collector", {}))
+    MomentKeeper(config, accelerator, outside).run()
 
 
 if __name__ == "__main__":

@@ -90,6 +90,9 @@ def group_metrics(groups: Sequence[Group], rows: Sequence[Row]) -> dict[str, flo
             f"advantage_std/{role}": float(np.std(advantages[role])),
             f"groups_without_signal/{role}": float(np.mean(no_signal[role])),
         }
+        for part in sorted({part for sample in of_role for part in sample.reward_parts}):
+            values = [sample.reward_parts.get(part, 0.0) for sample in of_role]
+            metrics[f"reward_parts/{part}/{role}"] = float(np.mean(values))
     everything = [sample for of_role in samples.values() for sample in of_role]
     if everything:
         metrics["reward"] = float(np.mean([sample.reward for sample in everything]))
