@@ -4,6 +4,7 @@ import difflib
 import re
 import sys
 from collections.abc import Callable, Iterable
+from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar
 
 import hydra
@@ -33,18 +34,35 @@ def _keys(node: Any, prefix: str = "") -> Iterable[str]:
 
 
 def _nearest(key: str, valid: list[str]) -> str:
-    """The valid key most like ``key``: first by its last part anywhere, then as a whole."""
+    """The valid key most like ``key``: the same name elsewhere, one beside it, any whole key, any name."""
     last = {name.rsplit(".", 1)[-1]: name for name in reversed(valid)}
     parent, _, leaf = key.rpartition(".")
     siblings = [name for name in valid if name.rpartition(".")[0] == parent]
-    close = difflib.get_close_matches(key, siblings, n=1, cutoff=0.5)
+    same = [name for name in valid if name.rpartition(".")[2] == leaf]
+    close = difflib.get_close_matches(key, same, n=1, cutoff=0)
+    close = close or difflib.get_close_matches(key, siblings, n=1, cutoff=0.5)
     close = close or difflib.get_close_matches(key, valid, n=1, cutoff=0.6)
     close = close or [last[m] for m in difflib.get_close_matches(leaf, last, n=1, cutoff=0.6)]
     return f" Did you mean '{close[0]}'?" if close else ""
 
 
 def _valid_keys(config_name: str) -> list[str]:
-    return sorted(_keys(compose(config_name)))
+    """Every option, and the groups that a command line may choose from."""
+    loader = GlobalHydra.instance().config_loader()
+    groups = [name for name in loader.list_groups("") if name not in ("hydra", "schema")]
+    nested = [f"{group}/{name}" for group in groups for name in loader.list_groups(group)]
+    return sorted({*_keys(compose(config_name)), *groups, *nested})
+
+
+def _unknown_keys(node: DictConfig, prefix: str = "") -> Iterable[str]:
+    """Keys that no schema has: Hydra's ``+key=value`` adds them without asking."""
+    schema = OmegaConf.get_type(node)
+    known = {item.name for item in fields(schema)} if schema and is_dataclass(schema) else set(node)
+    for key in node:
+        if key not in known:
+            yield f"{prefix}{key}"
+        elif isinstance(child := node._get_node(key), DictConfig) and not child._is_missing():
+            yield from _unknown_keys(child, f"{prefix}{key}.")
 
 
 def _explain(error: Exception, config_name: str) -> ConfigError:
@@ -69,6 +87,10 @@ def resolve(config: DictConfig) -> Any:
     Raises:
         ConfigError: If a value is missing or a check fails.
     """
+    unknown = list(_unknown_keys(config))
+    if unknown:
+        valid = [key for key in _keys(config) if key not in unknown]
+        raise ConfigError(f"'{unknown[0]}' is not an option.{_nearest(unknown[0], valid)}")
     try:
         return OmegaConf.to_object(config)
     except MissingMandatoryValue as error:
@@ -91,7 +113,7 @@ def load(config_name: str, overrides: list[str] | None = None) -> Any:
     with initialize_config_module("configs", version_base="1.3"):
         try:
             config = compose(config_name, overrides or [])
-        except (HydraException, OmegaConfBaseException) as error:
+        except (HydraException, OmegaConfBaseException, ValueError) as error:
             raise _explain(error, config_name) from error
         return resolve(config)
 
