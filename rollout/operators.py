@@ -56,13 +56,14 @@ async def improve(policy: Policy, operator: Operator, rng: random.Random) -> lis
         policy.counts.update(f"label/{solution.label}" for solution in solutions)
         usable = [solution for solution in solutions if solution.is_usable]
         if not usable:
-            policy.counts["workspace/fallback"] += 1
             workspaces = [Workspace(text="", parents=tuple(drafts))] * next_width
         elif width == 1:
             workspaces = [paste(policy, usable, operator.options.kappa)] * next_width
         else:
             workspaces = await distil(policy, usable, next_width, operator.options, rng)
-        policy.counts["workspace/truncated"] += workspaces[0].truncated
+        for workspace in set(workspaces):
+            policy.counts["workspace/fallback"] += workspace.is_empty
+            policy.counts["workspace/truncated"] += workspace.truncated
     return drafts
 
 

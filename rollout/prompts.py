@@ -4,8 +4,9 @@ The texts live in configs/operator/prompts.
 """
 
 import string
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from typing import cast
 
 from transformers import PreTrainedTokenizerBase
 
@@ -35,7 +36,12 @@ class PromptTexts:
     def __post_init__(self) -> None:
         for item in fields(self):
             text = getattr(self, item.name)
-            found = {name for _, name, _, _ in string.Formatter().parse(text) if name is not None}
+            try:
+                found = {name for _, name, _, _ in string.Formatter().parse(text) if name is not None}
+            except ValueError as error:
+                raise ValueError(
+                    f"operator.prompts.{item.name} is not a template: {error}; write {{{{}}}} for braces."
+                ) from error
             if found != _PLACEHOLDERS[item.name]:
                 raise ValueError(
                     f"operator.prompts.{item.name} must hold exactly the placeholders "
@@ -77,25 +83,32 @@ class Codec:
             return tuple(self.tokenizer(text).input_ids)
         messages = [{"role": "user", "content": text}]
         encoded = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
-        return tuple(encoded["input_ids"])
+        return tuple(cast("Mapping[str, list[int]]", encoded)["input_ids"])
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of sampled ids, thinking marks kept, a closing end-of-sequence token left out."""
         if ids and ids[-1] in self.end_ids:
             ids = ids[:-1]
-        return self.tokenizer.decode(list(ids), skip_special_tokens=False)
+        return cast("str", self.tokenizer.decode(list(ids), skip_special_tokens=False))
 
     def count(self, text: str) -> int:
         """Tokens of ``text`` by itself."""
         return len(self.tokenizer(text, add_special_tokens=False).input_ids)
 
     def cut(self, text: str, max_tokens: int) -> str:
-        """The longest start of ``text`` of at most ``max_tokens`` tokens."""
-        ids = self.tokenizer(text, add_special_tokens=False).input_ids
-        return text if len(ids) <= max_tokens else self.tokenizer.decode(ids[:max_tokens])
+        """A start of ``text`` of at most ``max_tokens`` tokens, as long as token borders allow."""
+        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        ends = [end for _, end in encoded["offset_mapping"]]
+        if len(ends) <= max_tokens:
+            return text
+        # The border may lie within a character, and a start may be split otherwise than the whole.
+        for end in reversed(ends[:max_tokens]):
+            if self.count(text[:end]) <= max_tokens:
+                return text[:end]
+        return ""
 
     @property
     def end_ids(self) -> frozenset[int]:
         """Ids that end a completion."""
         ids = [self.tokenizer.eos_token_id, self.tokenizer.pad_token_id]
-        return frozenset(i for i in ids if i is not None)
+        return frozenset(i for i in ids if isinstance(i, int))

@@ -5,6 +5,7 @@ call: equal for shared distillers, its own for per-sample ones. The workspace is
 from that round's drafts only.
 """
 
+import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -104,11 +105,13 @@ async def per_sample_topk(
     rng: random.Random,
 ) -> list[Workspace]:
     """Each next call ranks for itself: k drafts by a verification pass of its own."""
-    workspaces = []
-    for _ in range(width):
+
+    async def own(rng: random.Random) -> Workspace:
         kept, extra = await _most_trusted(policy, drafts, options.top_k, rng)
-        workspaces.append(paste(policy, rng.sample(kept, len(kept)), options.kappa, extra))
-    return workspaces
+        return paste(policy, rng.sample(kept, len(kept)), options.kappa, extra)
+
+    # A generator for each: what is drawn must not depend on which ranking ends first.
+    return await asyncio.gather(*(own(random.Random(rng.random())) for _ in range(width)))
 
 
 async def random_k(
