@@ -12,7 +12,9 @@ from rollout.operators import Operator
 from rollout.policy import PolicySettings, derive_seed
 from rollout.pool import RequestRefused
 from rollout.records import (
+    DISTIL,
     DRAFT,
+    REFINE,
     Call,
     Group,
     GroupKey,
@@ -63,7 +65,7 @@ def group_rollout(rollout: Rollout, reward: RewardGroup) -> list[Group]:
     for prompt_ids, places in by_context.items():
         calls = [rollout.calls[place] for place in places]
         verdicts = [rollout.verdicts[place] for place in places]
-        drafts = [rollout.calls[parent].text for parent in calls[0].parents]
+        drafts = [rollout.calls[draft].text for draft in _drafts_behind(rollout, calls[0])]
         rewards = reward(calls, verdicts, drafts)
         samples = tuple(
             Sample(
@@ -83,6 +85,18 @@ def group_rollout(rollout: Rollout, reward: RewardGroup) -> list[Group]:
         )
         groups.append(Group(key=key, prompt_ids=prompt_ids, samples=samples))
     return groups
+
+
+def _drafts_behind(rollout: Rollout, call: Call) -> list[int]:
+    """The attempts that the call's workspace was made from, be it pasted or summarised."""
+    drafts = []
+    for parent in call.parents:
+        role = rollout.calls[parent].role
+        if role in (DRAFT, REFINE):
+            drafts.append(parent)
+        elif role == DISTIL:
+            drafts += _drafts_behind(rollout, rollout.calls[parent])
+    return drafts
 
 
 class Collector:
@@ -131,11 +145,12 @@ class Collector:
         """
         problems = self._draw()
         operators = [self._operator if i < self._num_operator else self._trace for i in range(len(problems))]
-        seed = derive_seed(self._seed, step)
+        # A problem may be drawn twice in one step, and is then sampled anew.
+        seeds = [derive_seed(self._seed, step, place) for place in range(len(problems))]
         results = await asyncio.gather(
             *(
                 run_operator(problem, operator, self._settings, self._score, seed)
-                for problem, operator in zip(problems, operators, strict=True)
+                for problem, operator, seed in zip(problems, operators, seeds, strict=True)
             ),
             return_exceptions=True,
         )
