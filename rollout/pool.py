@@ -114,9 +114,21 @@ class WorkerPool:
         Raises:
             RuntimeError: If it fails or takes longer than ``timeout`` seconds.
         """
+        return await self._control("POST", endpoint, path, body, timeout)
+
+    async def served_version(self, endpoint: Endpoint, timeout: float = 30.0) -> int:
+        """The policy version that a worker says it serves.
+
+        Raises:
+            RuntimeError: If it does not say within ``timeout`` seconds.
+        """
+        answer = await self._control("GET", endpoint, "/weight_info", None, timeout)
+        return parse_version(answer["weight_version"])
+
+    async def _control(self, method: str, endpoint: Endpoint, path: str, body: Any, timeout: float) -> Any:
+        limit = aiohttp.ClientTimeout(total=timeout)
         try:
-            limit = aiohttp.ClientTimeout(total=timeout)
-            async with self._http.post(endpoint.url + path, json=body, timeout=limit) as response:
+            async with self._http.request(method, endpoint.url + path, json=body, timeout=limit) as response:
                 text = await response.text()
                 if response.status != 200:
                     raise RuntimeError(f"{endpoint.url}{path} answered {response.status}: {text[:500]}")
@@ -126,16 +138,13 @@ class WorkerPool:
         except aiohttp.ClientError as error:
             raise RuntimeError(f"{endpoint.url}{path} failed: {error!r}") from error
 
-    async def served_version(self, endpoint: Endpoint, timeout: float = 30.0) -> int:
-        """The policy version that a worker says it serves."""
-        limit = aiohttp.ClientTimeout(total=timeout)
-        async with self._http.get(endpoint.url + "/weight_info", timeout=limit) as response:
-            return parse_version((await response.json())["weight_version"])
-
     async def _send(self, body: dict[str, Any]) -> dict[str, Any]:
         failure = ""
+        failed = [0] * len(self.endpoints)
         for attempt in range(self._config.max_retries + 1):
-            endpoint = min(self.endpoints, key=lambda e: e.in_flight)
+            # A broken worker answers fast and so is idle: first those that failed this request least.
+            place = min(range(len(failed)), key=lambda i: (failed[i], self.endpoints[i].in_flight))
+            endpoint = self.endpoints[place]
             generation = endpoint.generation
             endpoint.in_flight += 1
             self.counts.requests += 1
@@ -143,6 +152,7 @@ class WorkerPool:
                 return await self._attempt(endpoint, body)
             except (aiohttp.ClientError, TimeoutError, _ServerError) as error:
                 failure = f"{endpoint.url}: {error!r}"
+                failed[place] += 1
             finally:
                 endpoint.in_flight -= 1
             self.counts.retries += 1
