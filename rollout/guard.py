@@ -1,10 +1,11 @@
 """Runs a command that must not outlive its parent: ``python -m rollout.guard COMMAND ...``.
 
 The parent holds this process's standard input open and never writes to it. When it closes, because
-the parent ended in whatever way (SIGKILL included), or on SIGTERM, the command's whole process tree
-is ended. The exit status is the command's.
+the parent ended in whatever way (SIGKILL included), on SIGTERM, or when the command itself ends, the
+command's whole process tree is ended. The exit status is the command's.
 """
 
+import ctypes
 import os
 import select
 import signal
@@ -14,6 +15,7 @@ from contextlib import suppress
 
 import psutil
 
+PR_SET_CHILD_SUBREAPER = 36
 GRACE_SECONDS = 5.0
 POLL_SECONDS = 0.2
 
@@ -25,10 +27,14 @@ def end_tree(pid: int, grace_seconds: float = GRACE_SECONDS) -> None:
         tree = [*root.children(recursive=True), root]
     except psutil.NoSuchProcess:
         return
-    for process in tree:
+    _end(tree, grace_seconds)
+
+
+def _end(processes: list[psutil.Process], grace_seconds: float) -> None:
+    for process in processes:
         with suppress(psutil.NoSuchProcess):
             process.terminate()
-    _, alive = psutil.wait_procs(tree, timeout=grace_seconds)
+    _, alive = psutil.wait_procs(processes, timeout=grace_seconds)
     for process in alive:
         with suppress(psutil.NoSuchProcess):
             process.kill()
@@ -38,7 +44,8 @@ def end_tree(pid: int, grace_seconds: float = GRACE_SECONDS) -> None:
 def main() -> int:
     # A group of its own, so that Ctrl-C reaches the parent first and the tree is ended in order.
     os.setpgrp()
-    child = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
+    # What the command leaves behind becomes our child, so that it can be found and ended, too.
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     told_to_stop = False
 
     def stop(_signum: int, _frame: object) -> None:
@@ -46,12 +53,12 @@ def main() -> int:
         told_to_stop = True
 
     signal.signal(signal.SIGTERM, stop)
+    child = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
     while child.poll() is None and not told_to_stop:
         readable, _, _ = select.select([sys.stdin], [], [], POLL_SECONDS)
         if readable:  # end of file: nothing is ever written
             break
-    # Children are listed while their parent lives: afterwards they could not be found.
-    end_tree(child.pid)
+    _end(psutil.Process().children(recursive=True), GRACE_SECONDS)
     return child.wait()
 
 
