@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from datetime import timedelta
 from typing import TypeVar, cast
 
@@ -27,6 +28,10 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
     on_gpu = torch.cuda.is_available()
     if not on_gpu:
         torch.set_num_threads(config.train.num_threads)
+        # Said once here, DeepSpeed does not warn on every rank that it found no GPU.
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    # DeepSpeed 0.19 calls a collective by the name that torch 2.13 deprecates.
+    warnings.filterwarnings("ignore", message=".*all_gather_into_tensor", category=FutureWarning)
     group = InitProcessGroupKwargs(
         # Named because accelerate, seeing no GPU, would take this for a single process.
         backend="nccl" if on_gpu else "gloo",

@@ -113,9 +113,10 @@ def draw_curves(metrics: Path, picture: Path) -> None:
 def _start_wandb(config: TrainingConfig) -> Any:
     import wandb
 
-    has_key = bool(os.environ.get("WANDB_API_KEY")) or wandb.api.api_key is not None
-    # Offline rather than a prompt: a training run must never wait for somebody to type.
-    mode = os.environ.get("WANDB_MODE") or ("online" if has_key else "offline")
+    mode = os.environ.get("WANDB_MODE", "online")
+    if mode == "online" and wandb.api.api_key is None:
+        # Rather than a prompt: a training run must never wait for somebody to type.
+        mode = "offline"
     return wandb.init(project="pdr-rl", dir=config.output_dir, mode=mode, config=asdict(config))  # type: ignore[arg-type]
 
 
