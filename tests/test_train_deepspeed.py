@@ -143,3 +143,17 @@ def test_a_rank_does_not_wait_for_ever_for_rank_zero(tiny_policy, tmp_path):
     done = launch(2, run | {"collector": {"delay_seconds": 120}})
     assert done.returncode != 0
     assert "Rank 1 waited for rank 0 to send the groups of step 1 and got nothing" in done.stdout
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_no_rank_steps_on_what_is_not_finite_and_the_third_time_stops_the_run(stage, tiny_policy, tmp_path):
+    changes = {"algo": {"loss_type": "grpo", "epsilon_high": 0.28}}
+    run = {"output_dir": str(tmp_path), "model": str(tiny_policy), "changes": changes}
+    done = launch(stage, run | {"collector": {"poison": True}})
+    assert done.returncode != 0
+    assert "not finite 3 times in a row, at last in step 3" in done.stdout
+    last = finished_checkpoints(tmp_path / "checkpoints")[-1]
+    assert last.name == "step_000002"
+    start = AutoModelForCausalLM.from_pretrained(tiny_policy, dtype=torch.float32).state_dict()
+    kept = policy(last).state_dict()
+    assert all(torch.equal(kept[name], start[name]) for name in start)
