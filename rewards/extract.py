@@ -204,7 +204,7 @@ def _is_prose(text: str, limit: int = 2) -> bool:
     return len(words) > limit or len(foreign) > 4
 
 
-_CHOICE_AT_START = re.compile(r"\W*\(?([A-J])\)?(?=$|[.):,\u3002\uff0c\s]|[\u3040-\u9fff])")
+_CHOICE_AT_START = re.compile(r"[\s*\"'$]*\(?([A-J])\)?(?=$|[.):,\u3002\uff0c\s]|[\u3040-\u9fff])")
 _CHOICE_NAMED = re.compile(
     r"(?i:\b(?:answer|it'?s|it\s+is|choose|pick|select|option|choice|is|be)\b)\W+"
     r"(?i:(?:for\s+sure|definitely|clearly|option|choice|the|answer)\W+)*\**\(?([A-J])\)?(?![\w'])"

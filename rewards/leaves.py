@@ -22,7 +22,10 @@ def same_leaf(
         return True
     clocks = _clock(gold.text), _clock(answer.text)
     if clocks[0] and clocks[1]:
-        return _same_clock(clocks[0], clocks[1])
+        if _same_clock(clocks[0], clocks[1]):
+            return True
+        if clocks[0][2] or clocks[1][2]:
+            return False  # `3:10` may still be a ratio; with a.m. or p.m. it is none
     if isinstance(gold, Text) or isinstance(answer, Text):
         return False
     if ":" in gold.text:

@@ -154,13 +154,16 @@ def _points(symbols: set[Any], count: int) -> list[dict[Any, Any]]:
     return points
 
 
+_REAL = (sympy.Float, sympy.Rational)
+
+
 def _number_at(expression: sympy.Expr, point: dict[Any, Any]) -> sympy.Expr | None:
     value = expression.evalf(DIGITS, subs=point) if point else expression.evalf(DIGITS)
     if point and not value.is_number:
         value = expression.subs(point).doit().evalf(DIGITS)
-    if value.is_number and value.is_finite is not False and not value.has(sympy.nan, sympy.zoo):
-        return value
-    return None
+    parts = value.as_real_imag() if value.is_number else ()
+    # Anything else, e.g. an integral that has no value, cannot be compared.
+    return value if parts and all(isinstance(part, _REAL) and part.is_finite for part in parts) else None
 
 
 def _close(left: sympy.Expr, right: sympy.Expr) -> bool:

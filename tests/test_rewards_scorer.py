@@ -1,0 +1,277 @@
+"""The scorer: limits that hold, faults that cost nothing, callers of every kind."""
+
+import asyncio
+import json
+import logging
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from rewards.gate import Gate
+from rewards.scorer import Scorer
+from rewards.verdict import STATUSES
+
+REPOSITORY = Path(__file__).parents[1]
+SLOW_ANSWER = r"\boxed{\sin(10^{10^{10}})}"
+
+
+@pytest.fixture(scope="module")
+def scorer() -> Iterator[Scorer]:
+    with Scorer(limit_seconds=1.0, max_failure_share=1.0) as shared:
+        yield shared
+
+
+def test_gold_and_completion_cannot_be_swapped_by_position(scorer: Scorer) -> None:
+    with pytest.raises(TypeError):
+        scorer.score_sync("42", "42")  # type: ignore[misc]
+
+
+def test_plain_answers_start_no_process() -> None:
+    with Scorer() as fresh:
+        assert fresh.score_sync(gold="1/2", completion=r"\boxed{0.5}").is_correct
+        assert fresh.score_sync(gold="(1,2)", completion=r"\boxed{(1,3)}").status == "wrong"
+        assert fresh.worker_pids() == []
+
+
+def test_a_verdict_names_the_answer_and_how_it_was_found(scorer: Scorer) -> None:
+    verdict = scorer.score_sync(gold=r"2\sqrt{2}", completion=r"<think>3</think>So $\boxed{\sqrt8}$.")
+    assert (verdict.status, verdict.answer, verdict.found_by) == ("correct", r"\sqrt8", "box")
+    assert verdict.seconds > 0
+
+
+def test_a_check_that_hangs_is_killed_at_the_limit_and_the_next_is_served(scorer: Scorer) -> None:
+    before = scorer.num_replaced_workers
+    start = time.monotonic()
+    assert scorer.score_sync(gold="42", completion=SLOW_ANSWER).status == "timeout"
+    assert time.monotonic() - start < 1.5 + 1.5  # the limit, the kill, and a first start of processes
+    assert scorer.num_replaced_workers == before + 1
+    assert scorer.score_sync(gold=r"\sqrt{2}", completion=r"\boxed{\frac{2}{\sqrt{2}}}").is_correct
+
+
+def test_a_check_that_needs_too_much_memory_ends_as_error_or_timeout_with_a_reason() -> None:
+    with Scorer(memory_limit_mb=256, limit_seconds=5.0) as small:
+        verdict = small.score_sync(gold="42", completion=r"\boxed{2^{2^{40}} + \sqrt{2} - 2^{2^{40}}}")
+        assert not verdict.is_correct
+        assert small.score_sync(gold="x+1", completion=r"\boxed{1+x}").is_correct
+
+
+def test_a_bad_gold_is_our_error_and_not_a_wrong_answer(scorer: Scorer) -> None:
+    verdict = scorer.score_sync(gold="", completion=r"\boxed{42}")
+    assert verdict.status == "error" and "empty" in verdict.reason
+
+
+def test_every_verdict_is_counted_once() -> None:
+    with Scorer() as fresh:
+        for completion in (r"\boxed{1}", r"\boxed{2}", r"\boxed{}", "<think>"):
+            fresh.score_sync(gold="1", completion=completion)
+        assert fresh.counts == {"correct": 1, "wrong": 1, "unparsable": 2, "timeout": 0, "error": 0}
+        assert tuple(fresh.counts) == STATUSES
+
+
+def test_a_share_of_failures_above_the_limit_is_logged_as_an_error(caplog: pytest.LogCaptureFixture) -> None:
+    with Scorer(max_failure_share=0.02) as fresh, caplog.at_level(logging.ERROR):
+        for number in range(100):
+            fresh.score_sync(gold="" if number % 10 == 0 else "1", completion=r"\boxed{1}")
+        assert fresh.failure_share == 0.1
+    assert "10.0%" in caplog.text and "rewards.limit_seconds" in caplog.text
+
+
+def test_it_serves_threads_and_event_loops_at_the_same_time(scorer: Scorer) -> None:
+    verdicts: dict[str, bool] = {}
+
+    def in_thread(name: str) -> None:
+        answer = rf"\boxed{{\sqrt{{{4 * int(name)}}}}}"
+        verdicts[name] = scorer.score_sync(gold=rf"2\sqrt{{{name}}}", completion=answer).is_correct
+
+    async def in_loop(name: str) -> None:
+        answer = rf"\boxed{{\sqrt{{{9 * int(name)}}}}}"
+        verdict = await scorer.score(gold=rf"3\sqrt{{{name}}}", completion=answer)
+        verdicts["loop" + name] = verdict.is_correct
+
+    def loop_thread(name: str) -> None:
+        asyncio.run(in_loop(name))
+
+    threads = [threading.Thread(target=in_thread, args=(str(n),)) for n in (2, 3, 5, 7, 11, 13)]
+    threads += [threading.Thread(target=loop_thread, args=(str(n),)) for n in (2, 3, 5, 7, 11, 13)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=30)
+    assert len(verdicts) == 12 and all(verdicts.values())
+
+
+def test_one_result_is_computed_for_equal_pairs_even_if_asked_at_once() -> None:
+    async def run() -> int:
+        async with Scorer(num_workers=2) as fresh:
+            pair = {"gold": r"\sqrt{12}", "completion": r"\boxed{2\sqrt{3}}"}
+            verdicts = await asyncio.gather(*(fresh.score(**pair) for _ in range(50)))
+            assert all(verdict.is_correct for verdict in verdicts)
+            return len(fresh.worker_pids())
+
+    assert asyncio.run(run()) == 1
+
+
+def test_a_cancelled_caller_does_not_spoil_the_result_of_another() -> None:
+    async def run() -> bool:
+        async with Scorer(num_workers=1) as fresh:
+            pair = {"gold": r"\sqrt{12}", "completion": r"\boxed{2\sqrt{3}}"}
+            first = asyncio.create_task(fresh.score(**pair))
+            second = asyncio.create_task(fresh.score(**pair))
+            await asyncio.sleep(0)
+            first.cancel()
+            return (await second).is_correct
+
+    assert asyncio.run(run())
+
+
+def test_the_gate_admits_in_order_and_no_more_than_its_limit() -> None:
+    gate = Gate(2)
+    tickets = [gate.enter() for _ in range(4)]
+    assert [ticket.done() for ticket in tickets] == [True, True, False, False]
+    gate.leave()
+    assert [ticket.done() for ticket in tickets] == [True, True, True, False]
+
+
+def _checks_under_fire(num_checks: int, kill_every: float) -> None:
+    """Kills random workers while distinct checks run; each must get its own right verdict, in order."""
+    done = threading.Event()
+    kills = 0
+    with Scorer(num_workers=2, limit_seconds=10.0) as fresh:
+
+        def fire() -> None:
+            nonlocal kills
+            generator = random.Random(0)
+            while not done.wait(kill_every):
+                for pid in generator.sample(fresh.worker_pids(), k=min(1, len(fresh.worker_pids()))):
+                    try:
+                        os.kill(pid, signal.SIGKILL)
+                        kills += 1
+                    except ProcessLookupError:
+                        pass
+
+        async def run() -> list[tuple[int, str]]:
+            async def check(number: int) -> tuple[int, str]:
+                factor = number + 2
+                answer = f"{factor}x" if number % 3 else f"{factor + 1}x"
+                completion = rf"\boxed{{{answer}+\sqrt{{4}}-2}}"
+                return number, (await fresh.score(gold=f"{factor}x", completion=completion)).status
+
+            return await asyncio.gather(*(check(number) for number in range(num_checks)))
+
+        shooter = threading.Thread(target=fire)
+        shooter.start()
+        try:
+            results = asyncio.run(run())
+        finally:
+            done.set()
+            shooter.join()
+        assert kills >= 5
+        assert results == [(n, "correct" if n % 3 else "wrong") for n in range(num_checks)]
+        assert sum(fresh.counts.values()) == num_checks
+
+
+def test_killed_workers_cost_no_verdict() -> None:
+    _checks_under_fire(num_checks=150, kill_every=0.1)
+
+
+@pytest.mark.slow
+def test_killed_workers_cost_no_verdict_in_five_thousand_checks() -> None:
+    _checks_under_fire(num_checks=5000, kill_every=0.25)
+
+
+CALLER = """
+import sys, time
+print("main runs", flush=True)
+from rewards.scorer import Scorer
+if __name__ == "__main__":
+    scorer = Scorer(num_workers=2)
+    scorer.score_sync(gold="x+1", completion=r"\\boxed{1+x}")
+    print(*scorer.worker_pids(), "torch" in sys.modules, flush=True)
+    time.sleep(60)
+"""
+
+
+def _start_caller(tmp_path: Path) -> tuple["subprocess.Popen[str]", list[int]]:
+    script = tmp_path / "caller.py"
+    script.write_text(CALLER)
+    process = subprocess.Popen(
+        [sys.executable, str(script)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "main runs\n"
+    *pids, has_torch = process.stdout.readline().split()
+    assert has_torch == "False"
+    return process, [int(pid) for pid in pids]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_no_worker_outlives_a_killed_parent_and_main_runs_once(tmp_path: Path) -> None:
+    process, pids = _start_caller(tmp_path)
+    nursery = int(Path(f"/proc/{pids[0]}/stat").read_text().rpartition(")")[2].split()[1])
+    process.kill()
+    rest = process.communicate(timeout=10)[0]
+    assert rest == ""  # neither a second "main runs" nor noise
+    deadline = time.monotonic() + 10
+    while any(Path(f"/proc/{pid}").exists() for pid in [*pids, nursery]):
+        assert time.monotonic() < deadline, "a verifier process outlived its parent"
+        time.sleep(0.05)
+
+
+def test_closing_ends_checks_under_way_with_an_error() -> None:
+    async def run() -> str:
+        fresh = Scorer(limit_seconds=30.0)
+        waiting = asyncio.create_task(fresh.score(gold="42", completion=SLOW_ANSWER))
+        while not fresh.worker_pids():
+            await asyncio.sleep(0.01)
+        await fresh.aclose()
+        return (await waiting).status
+
+    assert asyncio.run(run()) == "error"
+
+
+def test_a_custom_reward_runs_in_the_workers_and_its_number_comes_back(tmp_path, monkeypatch) -> None:
+    (tmp_path / "my_rewards.py").write_text(
+        "import os, time\n"
+        "def by_length(*, gold, completion):\n"
+        "    if completion == 'hang': time.sleep(60)\n"
+        "    if completion == 'raise': raise KeyError('oops')\n"
+        "    if completion == 'nan': return float('nan')\n"
+        "    print('noise')\n"
+        "    return len(completion) / len(gold)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with Scorer(custom_path="my_rewards:by_length", limit_seconds=1.0, max_failure_share=1.0) as custom:
+        verdict = custom.score_sync(gold="ab", completion="abc")
+        assert (verdict.status, verdict.value) == ("correct", 1.5)
+        assert custom.score_sync(gold="ab", completion="hang").status == "timeout"
+        verdict = custom.score_sync(gold="ab", completion="raise")
+        assert verdict.status == "error" and "KeyError" in verdict.reason
+        assert "finite number" in custom.score_sync(gold="ab", completion="nan").reason
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("num_workers", 0), ("limit_seconds", 0), ("memory_limit_mb", 10), ("forms", ["boxes"]), ("custom_path", "x")],
+)
+def test_an_option_out_of_range_is_refused_by_name(option: str, value: object) -> None:
+    with pytest.raises(ValueError, match=f"`{option}`"):
+        Scorer(**{option: value})
+
+
+def test_verdicts_are_plain_data(scorer: Scorer) -> None:
+    from dataclasses import asdict
+
+    verdict = scorer.equivalent_sync(gold="1", answer="1")
+    assert json.loads(json.dumps(asdict(verdict)))["found_by"] == "given"
