@@ -157,3 +157,16 @@ def test_no_rank_steps_on_what_is_not_finite_and_the_third_time_stops_the_run(st
     start = AutoModelForCausalLM.from_pretrained(tiny_policy, dtype=torch.float32).state_dict()
     kept = policy(last).state_dict()
     assert all(torch.equal(kept[name], start[name]) for name in start)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_bfloat16_follows_float32_and_keeps_its_moments_in_float32(stage, runs, tiny_policy, tmp_path):
+    changes = {"dtype": "bfloat16"}
+    run = {"output_dir": str(tmp_path), "model": str(tiny_policy), "changes": changes}
+    done = launch(stage, run)
+    assert done.returncode == 0, done.stdout[-4000:]
+    losses = read_losses(runs[stage])
+    for step, loss in read_losses(tmp_path).items():
+        assert loss == pytest.approx(losses[step], rel=0.05, abs=0.03)
+    moments = torch.load(tmp_path / "moments.pt")
+    assert all(moment.dtype == torch.float32 and moment.any() for moment in moments.values())

@@ -143,3 +143,8 @@ def test_a_finished_run_is_known_before_anything_is_started(tmp_path, tiny_polic
 def test_one_rank_needs_no_broadcast(tmp_path, tiny_policy):
     accelerator = make_accelerator(make_config(tmp_path, tiny_policy))
     assert from_rank_zero(accelerator, 7, what="a number") == 7
+
+
+def test_bfloat16_without_master_weights_is_refused(tmp_path, tiny_policy):
+    with pytest.raises(ValueError, match=r"model\.dtype is bfloat16, which needs DeepSpeed"):
+        make_accelerator(make_config(tmp_path, tiny_policy, dtype="bfloat16"))

@@ -142,13 +142,13 @@ class CountingEvaluator:
 
 
 def make_config(output_dir: Path, model: Path, **changes: Any) -> TrainingConfig:
-    """A small float32 run; ``changes`` may be ``algo``, ``train``, ``resume``."""
+    """A small float32 run; ``changes`` may be ``algo``, ``train``, ``resume``, ``dtype``."""
     algo = {"learning_rate": 1e-3, "epsilon_high": 5.0, "max_grad_norm": 1e9, **changes.get("algo", {})}
     train = {"max_steps": 3, "save_steps": 1, "keep_last": 3, "tokens_per_micro_batch": 160}
     return TrainingConfig(
         output_dir=str(output_dir),
         resume=changes.get("resume", "none"),
-        model=ModelConfig(path=str(model), dtype="float32"),
+        model=ModelConfig(path=str(model), dtype=changes.get("dtype", "float32")),
         data=DataConfig(path="unused.jsonl"),
         algo=AlgoConfig(**algo),
         rollout=RolloutConfig(),

@@ -9,7 +9,7 @@ from typing import TypeVar, cast
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, InitProcessGroupKwargs
+from accelerate.utils import InitProcessGroupKwargs
 
 from configs.schema import TrainingConfig
 
@@ -23,8 +23,15 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
     ``accelerate launch`` there is one process and no DeepSpeed.
 
     Raises:
-        ValueError: If several ranks were launched without DeepSpeed.
+        ValueError: If several ranks, or a bfloat16 model, are launched without DeepSpeed.
     """
+    uses_deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
+    if config.model.dtype != "float32" and not uses_deepspeed:
+        raise ValueError(
+            f"model.dtype is {config.model.dtype}, which needs DeepSpeed: it keeps fp32 master weights, "
+            "without which small updates vanish. Start with accelerate launch --config_file (see "
+            "launch/accelerate), or set model.dtype=float32."
+        )
     on_gpu = torch.cuda.is_available()
     if not on_gpu:
         torch.set_num_threads(config.train.num_threads)
@@ -38,11 +45,12 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
         timeout=timedelta(seconds=config.train.collective_timeout_seconds),
     )
     accelerator = Accelerator(
+        # DeepSpeed then keeps master weights in fp32, whatever the launch file says.
+        mixed_precision="bf16" if config.model.dtype == "bfloat16" else "no",
         # The loop steps the scheduler once per update, not once per update and process.
         step_scheduler_with_optimizer=False,
         kwargs_handlers=[group] if "LOCAL_RANK" in os.environ else [],
     )
-    uses_deepspeed = accelerator.distributed_type == DistributedType.DEEPSPEED
     if accelerator.num_processes > 1 and not uses_deepspeed:
         raise ValueError(
             f"{accelerator.num_processes} ranks were launched as {accelerator.distributed_type.value}, "
