@@ -155,6 +155,9 @@ def _read_relation(text: str, is_gold: bool, depth: int) -> Shape | None:
             rest = Relation(sides=tuple(sides[1:]), signs=tuple(signs[1:]))
         name = re.sub(r"[\s{}]", "", sides[0])
         return Named(name=name, value=rest, text=text)
+    if signs == ["="] and re.fullmatch("[a-zA-Z]", sides[1]):
+        value = _parse(sides[0], is_gold=is_gold, depth=depth)  # `3 = x`
+        return Named(name=sides[1], value=value, text=f"{sides[1]} = {sides[0]}")
     return Relation(sides=tuple(sides), signs=tuple(signs))
 
 

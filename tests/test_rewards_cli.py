@@ -1,0 +1,101 @@
+"""`python -m rewards`: what it writes, what it reports, how it exits."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rewards.__main__ import main
+
+
+def write(path: Path, *lines: object) -> Path:
+    path.write_text("".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines))
+    return path
+
+
+def read(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_score_keeps_order_and_extra_fields(tmp_path: Path) -> None:
+    rows = [{"gold": str(n), "pred": rf"\boxed{{{n - n % 2}}}", "id": n, "more": [n]} for n in range(600)]
+    source, target = write(tmp_path / "in.jsonl", *rows), tmp_path / "out.jsonl"
+    assert main(["score", str(source), str(target)]) == 0
+    scored = read(target)
+    assert [{key: row[key] for key in rows[0]} for row in scored] == rows
+    assert [row["verdict"]["status"] for row in scored] == ["correct", "wrong"] * 300
+    assert not target.with_name("out.jsonl.partial").exists()
+
+
+def test_broken_lines_are_reported_by_number_and_the_rest_is_scored(tmp_path: Path, capsys) -> None:
+    good = {"gold": "1", "pred": r"\boxed{1}"}
+    source = write(
+        tmp_path / "in.jsonl", good, "{", "", [1], {"gold": 1, "pred": "1"}, {"gold": "1"}, "[" * 9999, good
+    )
+    target = tmp_path / "out.jsonl"
+    assert main(["score", str(source), str(target)]) == 1
+    assert len(read(target)) == 2
+    output = capsys.readouterr()
+    assert "2 scored, 5 broken lines" in output.out
+    for number in (2, 4, 5, 6, 7):
+        assert f"line {number}:" in output.err
+
+
+def test_surrogates_and_nul_survive(tmp_path: Path) -> None:
+    row = {"gold": "42", "pred": "\ud800\x00 \\boxed{42}"}
+    source, target = write(tmp_path / "in.jsonl", row), tmp_path / "out.jsonl"
+    assert main(["score", str(source), str(target)]) == 0
+    assert read(target)[0]["pred"] == row["pred"]
+
+
+def test_forms_can_be_switched_off(tmp_path: Path) -> None:
+    source, target = (
+        write(tmp_path / "in.jsonl", {"gold": "42", "pred": "The answer is 42"}),
+        tmp_path / "out.jsonl",
+    )
+    for forms, status in (("all", "correct"), ("marker,number", "correct"), ("none", "unparsable")):
+        assert main(["score", str(source), str(target), "--forms", forms]) == 0
+        assert read(target)[0]["verdict"]["status"] == status
+    assert main(["score", str(source), str(target), "--forms", "boxes"]) == 2
+
+
+def test_too_many_failures_show_in_the_exit_status(tmp_path: Path, capsys) -> None:
+    source = write(tmp_path / "in.jsonl", {"gold": "", "pred": r"\boxed{1}"})
+    assert main(["score", str(source), str(tmp_path / "out.jsonl")]) == 1
+    assert "WARNING" in capsys.readouterr().err
+
+
+def test_audit_finds_bad_golds_duplicates_and_conflicts(tmp_path: Path, capsys) -> None:
+    source = write(
+        tmp_path / "data.jsonl",
+        {"question": "1+1?", "answer": "2"},
+        {"question": "half?", "answer": r"\frac{1}"},
+        {"question": "1+1 ?", "answer": "2"},
+        {"question": "1 + 1?", "answer": "3"},
+        {"question": "third?", "answer": r"\frac13"},
+        {"question": "third?", "answer": r"\dfrac{1}{3}"},
+    )
+    assert main(["audit", str(source)]) == 1
+    output = capsys.readouterr()
+    assert "rows 6, broken 0, unparsable 1, duplicate 2, conflict 1" in output.out
+    assert (
+        "line 2: The gold answer" in output.err
+        and "line 4: It has the question of line 1 but another" in output.err
+    )
+
+
+def test_audit_of_clean_data_exits_with_0(tmp_path: Path) -> None:
+    assert main(["audit", str(write(tmp_path / "data.jsonl", {"gold": "2"})), "--field", "gold"]) == 0
+
+
+def test_a_missing_file_exits_with_2(tmp_path: Path, capsys) -> None:
+    assert main(["audit", str(tmp_path / "none.jsonl")]) == 2
+    assert "none.jsonl" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("module", ["torch", "sympy", "numpy", "transformers"])
+def test_the_caller_imports_no_heavy_module(module: str) -> None:
+    code = f"import sys, rewards.__main__, rewards.shaping; sys.exit({module!r} in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
