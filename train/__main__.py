@@ -30,15 +30,15 @@ from train.report import Reporter
 def main(config: TrainingConfig, overrides: list[str]) -> None:
     """One rank of a run; rank 0 also owns workers, data, scorer and reports."""
     is_main = int(os.environ.get("RANK", "0")) == 0
-    if is_finished(config) and (phase_path(config, AFTER).exists() or not config.train.eval_at_end):
-        if is_main:
-            print(f"{config.output_dir} is finished: step {config.train.max_steps} was reached.")
-            print(write_run_report(config))
-        return
-    set_seed(config.seed)
     with ExitStack() as stack:
         try:
+            if _is_done(config):
+                if is_main:
+                    print(f"{config.output_dir} is finished: step {config.train.max_steps} was reached.")
+                    print(write_run_report(config))
+                return
             _require_model(config.model.path)
+            set_seed(config.seed)
             outside = _outside(config, overrides, stack) if is_main else None
         except (ValueError, FileNotFoundError, RuntimeError) as error:
             sys.exit(f"train: {error}")
@@ -46,6 +46,12 @@ def main(config: TrainingConfig, overrides: list[str]) -> None:
         Trainer(config, accelerator, outside).run()
     if is_main:
         print(write_run_report(config))
+
+
+def _is_done(config: TrainingConfig) -> bool:
+    """Whether the last step and the evaluation after it were made."""
+    evaluated = phase_path(config, AFTER).exists() or not config.train.eval_at_end
+    return is_finished(config) and evaluated
 
 
 def _require_model(path: str) -> None:
