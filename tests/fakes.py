@@ -1,0 +1,150 @@
+"""A scripted policy: the seam is the ``Generate`` callable, everything behind it is the real code."""
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from conftest import byte_tokenizer
+
+from rollout.operators import Operator
+from rollout.policy import Generate, Policy, PolicySettings
+from rollout.prompts import Codec, PromptTexts
+from rollout.records import Completion, Problem, Rollout, Sampling, VersionSpan
+from rollout.run import run_operator
+from rollout.thinking import ThinkingMarks
+from rollout.workspace import DistillerOptions
+
+CODEC = Codec(tokenizer=byte_tokenizer())
+END = 1
+"""The id that ends a completion of the byte tokenizer."""
+PROMPTS = PromptTexts(
+    solve="SOLVE {question}",
+    draft="[{number}] {solution}",
+    refine="REFINE {question} WORKSPACE {workspace}",
+    distil="DISTIL {question} FROM {drafts} IN {kappa}",
+    verify="VERIFY {question} SAYS {solution}",
+)
+KINDS = ("SOLVE", "REFINE", "DISTIL", "VERIFY")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """What the script says; ``length`` as finish leaves the end of sequence out."""
+
+    text: str
+    finish: str = "stop"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One request as the worker would see it, with its prompt as text."""
+
+    kind: str
+    prompt: str
+    prompt_ids: tuple[int, ...]
+    sampling: Sampling
+    n: int
+
+
+Script = Callable[[Request, random.Random], Reply | str]
+"""Gives one completion; the generator is seeded by the request's seed and the sample's index."""
+
+
+def boxed(request: Request, rng: random.Random) -> str:
+    """A well-formed completion that differs from sample to sample."""
+    if request.kind == "VERIFY":
+        return f"<think>hm</think>\\boxed{{{rng.choice(['yes', 'no'])}}}"
+    number = rng.randrange(10**6)
+    return f"<think>secret thought {number}</think>solution {number} is \\boxed{{{number}}}"
+
+
+@dataclass(slots=True)
+class ScriptedPolicy:
+    """Answers as ``script`` says, ``delay`` seconds later; remembers every request and every end."""
+
+    script: Script = boxed
+    delay: Callable[[Request], float] = lambda request: 0.0
+    requests: list[Request] = field(default_factory=list)
+    ended: list[Request] = field(default_factory=list)
+
+    async def __call__(self, prompt_ids: tuple[int, ...], sampling: Sampling, n: int) -> Sequence[Completion]:
+        prompt = CODEC.decode(prompt_ids).removeprefix("<|im_start|>user\n").partition("<|im_end|>")[0]
+        kind = next(kind for kind in KINDS if prompt.startswith(kind))
+        request = Request(kind=kind, prompt=prompt, prompt_ids=prompt_ids, sampling=sampling, n=n)
+        self.requests.append(request)
+        await asyncio.sleep(self.delay(request))
+        self.ended.append(request)
+        return [self._completion(request, index) for index in range(n)]
+
+    def _completion(self, request: Request, index: int) -> Completion:
+        reply = self.script(request, random.Random(f"{request.sampling.seed} {index}"))
+        reply = Reply(text=reply) if isinstance(reply, str) else reply
+        ids = CODEC.tokenizer(reply.text, add_special_tokens=False).input_ids
+        ids = (*ids, END) if reply.finish == "stop" else tuple(ids)
+        return Completion(
+            token_ids=tuple(ids),
+            logprobs=(-1.0,) * len(ids),
+            finish=reply.finish,
+            versions=(VersionSpan(version=0, start=0, end=len(ids)),),
+        )
+
+    def of(self, kind: str) -> list[Request]:
+        """The requests of one kind, in the order in which they came."""
+        return [request for request in self.requests if request.kind == kind]
+
+
+def settings(policy: Generate, marks: ThinkingMarks | None = None) -> PolicySettings:
+    sampling = Sampling(temperature=1.0, top_p=1.0, max_tokens=64, seed=0)
+    return PolicySettings(
+        generate=policy,
+        codec=CODEC,
+        prompts=PROMPTS,
+        marks=marks or ThinkingMarks(),
+        sampling=sampling,
+    )
+
+
+def operator(
+    schedule: Sequence[int],
+    distiller: str = "shared_topk",
+    *,
+    top_k: int = 4,
+    kappa: int = 4096,
+    name: str = "pdr",
+) -> Operator:
+    options = DistillerOptions(top_k=top_k, kappa=kappa)
+    return Operator(name=name, schedule=tuple(schedule), distiller=distiller, options=options)
+
+
+def problem(name: str = "p") -> Problem:
+    return Problem(id=name, question=f"question {name}", answer="7")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scored:
+    """A verdict: correct if the boxed number is even."""
+
+    status: str
+    answer: str | None
+    is_correct: bool
+
+
+async def even_is_correct(problem: Problem, text: str) -> Scored:
+    """A scorer: the last boxed number is right if it is even; no boxed number is unparsable."""
+    answer = text.rpartition("\\boxed{")[2].partition("}")[0] if "\\boxed{" in text else None
+    if answer is None or not answer.isdigit():
+        return Scored(status="unparsable", answer=None, is_correct=False)
+    right = int(answer) % 2 == 0
+    return Scored(status="correct" if right else "wrong", answer=answer, is_correct=right)
+
+
+def roll(policy: ScriptedPolicy, operator: Operator, *, seed: int = 0, name: str = "p") -> Rollout:
+    """One scored rollout of ``operator`` on ``problem(name)``."""
+    work = run_operator(problem(name), operator, settings(policy), even_is_correct, seed)
+    return asyncio.run(work)
+
+
+def plain_policy(policy: Generate | None = None) -> Policy:
+    """The policy on ``problem()``, without an operator around it."""
+    return Policy(problem(), settings(policy or ScriptedPolicy()), 0)

@@ -1,0 +1,181 @@
+"""Problems in, scored groups out."""
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import pytest
+from fakes import Request, ScriptedPolicy, boxed, even_is_correct, operator, problem, roll, settings
+
+from rollout.collect import CollectedBatch, Collector, group_rollout
+from rollout.policy import Generate
+from rollout.pool import RequestRefused
+from rollout.records import REFINE, TRACE, Call, Verdict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Given:
+    total: float
+    parts: dict[str, float] = field(default_factory=dict)
+
+
+def _reward(calls: Sequence[Call], verdicts: Sequence[Verdict], drafts: Sequence[str]) -> list[Given]:
+    totals = [1.0 if verdict.is_correct else -1.0 for verdict in verdicts]
+    return [Given(total=total, parts={"outcome": total}) for total in totals]
+
+
+def _collector(generate: Generate, *, problems: int = 10, **changes) -> Collector:
+    options = {"problems_per_step": 4, "operator_fraction": 0.5, "num_generations": 3, "seed": 0}
+    return Collector(
+        [problem(f"p{i}") for i in range(problems)],
+        operator((4, 1)),
+        operator((1,), name="trace"),
+        settings(generate),
+        even_is_correct,
+        _reward,
+        **(options | changes),
+    )
+
+
+def _names(batch: CollectedBatch) -> list[str]:
+    return [rollout.problem.id for rollout in batch.rollouts]
+
+
+@pytest.mark.parametrize("distiller", ["per_sample_topk", "random_k", "shared_topk"])
+def test_a_group_holds_one_context_and_every_answer_is_in_one_group(distiller: str):
+    rollout = roll(ScriptedPolicy(), operator((6, 1), distiller, top_k=2).widened(9))
+    groups = group_rollout(rollout, _reward)
+    for group in groups:
+        assert {sample.call.prompt_ids for sample in group.samples} == {group.prompt_ids}
+        assert (group.key.problem_id, group.key.role, group.key.round) == ("p", REFINE, 1)
+    grouped = [sample.call for group in groups for sample in group.samples]
+    assert Counter(map(id, grouped)) == Counter(id(rollout.calls[i]) for i in rollout.answers)
+
+
+def test_groups_of_one_rollout_may_differ_in_size():
+    rollout = roll(ScriptedPolicy(), operator((3, 1), "random_k", top_k=1).widened(7))
+    sizes = [len(group.samples) for group in group_rollout(rollout, _reward)]
+    assert sum(sizes) == 7
+    assert len(set(sizes)) > 1
+
+
+def test_a_sample_carries_the_verdict_and_reward_of_its_own_call():
+    rollout = roll(ScriptedPolicy(), operator((4, 1)).widened(8))
+    (group,) = group_rollout(rollout, _reward)
+    for sample in group.samples:
+        even = int(sample.call.text.rpartition("{")[2].rstrip("}")) % 2 == 0
+        assert sample.is_correct == even
+        assert sample.reward == sample.reward_parts["outcome"] == (1.0 if even else -1.0)
+        assert sample.status == ("correct" if even else "wrong")
+    assert {sample.is_correct for sample in group.samples} == {True, False}
+
+
+@pytest.mark.parametrize("distiller", ["global_summary", "shared_topk", "per_sample_topk", "random_k"])
+def test_a_reward_sees_the_drafts_behind_a_workspace_and_neither_verdicts_nor_summaries(distiller: str):
+    rollout = roll(ScriptedPolicy(), operator((5, 1), distiller, top_k=2).widened(4))
+    seen: list[list[str]] = []
+
+    def reward(calls: Sequence[Call], verdicts: Sequence[Verdict], drafts: Sequence[str]) -> list[Given]:
+        seen.append(list(drafts))
+        return _reward(calls, verdicts, drafts)
+
+    group_rollout(rollout, reward)
+    texts = {rollout.calls[i].text for i in range(5)}
+    assert seen
+    for drafts in seen:
+        assert set(drafts) <= texts
+        assert len(set(drafts)) == len(drafts) == (5 if distiller == "global_summary" else 2)
+
+
+@pytest.mark.parametrize(("fraction", "through_operator"), [(0.0, 0), (0.5, 2), (1.0, 4)])
+def test_the_operator_gets_its_share_of_problems(fraction: float, through_operator: int):
+    collector = _collector(ScriptedPolicy(), operator_fraction=fraction)
+    batch = asyncio.run(collector.collect(0))
+    names = Counter(rollout.operator for rollout in batch.rollouts)
+    assert (names["pdr"], names["trace"]) == (through_operator, 4 - through_operator)
+    roles = Counter(group.key.role for group in batch.groups)
+    assert (roles[REFINE], roles[TRACE]) == (through_operator, 4 - through_operator)
+    assert all(len(group.samples) == 3 for group in batch.groups)
+
+
+def test_every_problem_comes_once_an_epoch_in_another_order_each_time():
+    collector = _collector(ScriptedPolicy(), problems=12)
+    epochs = [[n for s in range(3) for n in _names(asyncio.run(collector.collect(s)))] for _ in range(3)]
+    assert all(len(set(epoch)) == 12 for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+
+
+def test_a_resumed_collector_goes_on_where_the_first_stopped():
+    def fingerprint(batch: CollectedBatch) -> list[tuple[str, tuple[int, ...]]]:
+        return [(g.key.problem_id, s.call.completion_ids) for g in batch.groups for s in g.samples]
+
+    straight = _collector(ScriptedPolicy(), problems=7)
+    expected = [fingerprint(asyncio.run(straight.collect(step))) for step in range(6)]
+    first = _collector(ScriptedPolicy(), problems=7)
+    for step in range(3):
+        asyncio.run(first.collect(step))
+    second = _collector(ScriptedPolicy(), problems=7)
+    second.load_state_dict(first.state_dict())
+    assert [fingerprint(asyncio.run(second.collect(step))) for step in range(3, 6)] == expected[3:]
+
+
+def test_a_problem_drawn_twice_in_one_step_is_sampled_anew():
+    collector = _collector(ScriptedPolicy(), problems=1, operator_fraction=0.0)
+    batch = asyncio.run(collector.collect(0))
+    samples = [s.call.completion_ids for g in batch.groups for s in g.samples]
+    assert len(samples) == len(set(samples)) == 4 * 3
+
+
+def test_steps_and_seeds_sample_differently():
+    def completions(seed: int, step: int) -> list[tuple[int, ...]]:
+        batch = asyncio.run(_collector(ScriptedPolicy(), seed=seed).collect(step))
+        return sorted(s.call.completion_ids for g in batch.groups for s in g.samples)
+
+    assert completions(0, 0) == completions(0, 0)
+    assert not set(completions(0, 0)) & set(completions(0, 1))
+    assert not set(completions(0, 0)) & set(completions(1, 0))
+
+
+def _failing(error: Exception, names: set[str]) -> ScriptedPolicy:
+    def script(request: Request, rng: random.Random) -> str:
+        if any(request.prompt.startswith(f"SOLVE question {name}") for name in names):
+            raise error
+        return boxed(request, rng)
+
+    return ScriptedPolicy(script=script)
+
+
+def test_a_refused_problem_is_left_out_and_counted():
+    collector = _collector(_failing(RequestRefused("too long"), {"p1"}), problems=4)
+    batch = asyncio.run(collector.collect(0))
+    assert sorted(_names(batch)) == ["p0", "p2", "p3"]
+    assert batch.metrics["collect/refused"] == 1
+    assert {group.key.problem_id for group in batch.groups} == {"p0", "p2", "p3"}
+
+
+def test_a_step_in_which_every_problem_is_refused_ends_the_run():
+    collector = _collector(_failing(RequestRefused("too long"), {"p"}), problems=4)
+    with pytest.raises(RuntimeError, match="Not one of 4 problems gave a rollout: too long"):
+        asyncio.run(collector.collect(0))
+
+
+def test_a_worker_that_does_not_answer_ends_the_run():
+    collector = _collector(_failing(RuntimeError("no worker answered"), {"p1"}), problems=4)
+    with pytest.raises(RuntimeError, match="no worker answered"):
+        asyncio.run(collector.collect(0))
+
+
+def test_metrics_count_what_the_loss_does_not_see():
+    collector = _collector(ScriptedPolicy(), problems=8)
+    batch = asyncio.run(collector.collect(0))
+    calls = [call for rollout in batch.rollouts for call in rollout.calls]
+    assert batch.metrics["collect/refused"] == 0
+    assert batch.metrics["collect/tokens"] == sum(len(call.completion_ids) for call in calls)
+    assert batch.metrics["collect/label/ok"] == 2 * 4
+    verdicts = [v for rollout in batch.rollouts for v in rollout.verdicts.values()]
+    assert batch.metrics["verdict/correct"] == sum(v.is_correct for v in verdicts)
+    assert batch.metrics["verdict/correct"] + batch.metrics["verdict/wrong"] == 2 * 7 + 2 * 3
+    drafts = [r.verdicts[i].is_correct for r in batch.rollouts if r.operator == "pdr" for i in range(4)]
+    assert batch.metrics["draft/accuracy"] == sum(drafts) / 8

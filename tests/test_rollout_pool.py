@@ -1,0 +1,380 @@
+"""The pool against a small server that does on demand what a real one does not."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from configs.schema import RolloutConfig
+from rollout.pool import Endpoint, RequestRefused, WorkerPool, parse_version
+from rollout.records import Sampling, VersionSpan
+from rollout.worker import free_port
+
+SAMPLING = Sampling(temperature=1.0, top_p=1.0, max_tokens=8, seed=1)
+LIMIT_SECONDS = 30
+
+
+def _choice(index: int, ids: list[int], versions: list[dict[str, Any]]) -> dict[str, Any]:
+    content = [{"token_id": i, "logprob": -0.5 * i} for i in ids]
+    return {
+        "index": index,
+        "token_ids": ids,
+        "logprobs": {"content": content},
+        "finish_reason": "stop",
+        "weight_versions": versions,
+    }
+
+
+def _answer(body: dict[str, Any]) -> dict[str, Any]:
+    """Choice i holds the ids [i + 1, 9], all of one version, in reversed order."""
+    n = body["sampling_params"]["n"]
+    versions = [{"version": "default", "start": 0, "end": 2}]
+    choices = [_choice(i, [i + 1, 9], versions) for i in reversed(range(n))]
+    usage = {
+        "prompt_tokens": len(body["token_ids"]),
+        "completion_tokens": 2 * n,
+        "prompt_tokens_details": {"cached_tokens": 1},
+    }
+    return {"choices": choices, "usage": usage}
+
+
+Handler = Callable[["Stub", dict[str, Any]], Awaitable[web.Response]]
+
+
+@dataclass(slots=True)
+class Stub:
+    """A server on loopback that answers /inference/v1/generate as ``handler`` says."""
+
+    handler: Handler
+    bodies: list[dict[str, Any]] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
+    at_once: int = 0
+    most_at_once: int = 0
+    version: str = "7"
+    url: str = ""
+
+    async def start(self, stack: AsyncExitStack) -> None:
+        app = web.Application()
+        app.router.add_post("/inference/v1/generate", self._generate)
+        app.router.add_get("/health", self._other)
+        app.router.add_get("/weight_info", self._weight_info)
+        app.router.add_post("/sleepy", self._sleepy)
+        app.router.add_post("/fine", self._other)
+        app.router.add_post("/broken", self._broken)
+        runner = web.AppRunner(app, shutdown_timeout=0.1)
+        await runner.setup()
+        stack.push_async_callback(runner.cleanup)
+        port = free_port()
+        await web.TCPSite(runner, "127.0.0.1", port).start()
+        self.url = f"http://127.0.0.1:{port}"
+
+    async def _generate(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        self.bodies.append(body)
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        try:
+            return await self.handler(self, body)
+        finally:
+            self.at_once -= 1
+
+    async def _other(self, request: web.Request) -> web.Response:
+        self.paths.append(request.path)
+        return web.Response()
+
+    async def _weight_info(self, request: web.Request) -> web.Response:
+        return web.json_response({"weight_version": self.version})
+
+    async def _sleepy(self, request: web.Request) -> web.Response:
+        await asyncio.sleep(LIMIT_SECONDS)
+        return web.Response()
+
+    async def _broken(self, request: web.Request) -> web.Response:
+        return web.Response(status=500, text="out of cheese")
+
+
+async def fine(stub: Stub, body: dict[str, Any]) -> web.Response:
+    return web.json_response(_answer(body))
+
+
+def failing(times: int, status: int) -> Handler:
+    """Fails the first requests, then answers."""
+
+    async def handle(stub: Stub, body: dict[str, Any]) -> web.Response:
+        if len(stub.bodies) <= times:
+            return web.Response(status=status, text="no luck today")
+        return web.json_response(_answer(body))
+
+    return handle
+
+
+async def hang(stub: Stub, body: dict[str, Any]) -> web.Response:
+    await asyncio.sleep(LIMIT_SECONDS)
+    return web.Response()
+
+
+def _with_pool(
+    test: Callable[[WorkerPool, list[Stub]], Coroutine[Any, Any, Any]], *handlers: Handler, **options: Any
+) -> Any:
+    async def run() -> Any:
+        async with AsyncExitStack() as stack:
+            stubs = [Stub(handler=handler) for handler in handlers]
+            for stub in stubs:
+                await stub.start(stack)
+            endpoints = [Endpoint(url=stub.url) for stub in stubs]
+            pool = await stack.enter_async_context(WorkerPool(endpoints, RolloutConfig(**options)))
+            return await asyncio.wait_for(test(pool, stubs), timeout=LIMIT_SECONDS)
+
+    return asyncio.run(run())
+
+
+async def _generate(pool: WorkerPool, stubs: list[Stub]) -> Any:
+    return await pool.generate((1, 2, 3), SAMPLING, 2)
+
+
+def test_ids_and_logprobs_come_back_as_sampled_in_the_order_of_their_index():
+    first, second = _with_pool(_generate, fine)
+    assert (first.token_ids, second.token_ids) == ((1, 9), (2, 9))
+    assert (first.logprobs, second.logprobs) == ((-0.5, -4.5), (-1.0, -4.5))
+    assert first.finish == "stop"
+    assert first.versions == (VersionSpan(version=0, start=0, end=2),)
+
+
+def test_a_request_says_how_to_sample_and_carries_ids_only():
+    async def test(pool: WorkerPool, stubs: list[Stub]) -> None:
+        await pool.generate((4, 5), SAMPLING, 3)
+        (body,) = stubs[0].bodies
+        assert body["token_ids"] == [4, 5]
+        expected = {"n": 3, "temperature": 1.0, "top_p": 1.0, "max_tokens": 8, "seed": 1}
+        assert body["sampling_params"].items() >= expected.items()
+        counts = pool.counts
+        assert (counts.prompt_tokens, counts.completion_tokens, counts.cached_tokens) == (2, 6, 1)
+
+    _with_pool(test, fine)
+
+
+def test_greedy_samples_are_asked_for_one_by_one():
+    async def test(pool: WorkerPool, stubs: list[Stub]) -> None:
+        greedy = Sampling(temperature=0.0, top_p=1.0, max_tokens=8, seed=1)
+        assert len(await pool.generate((4, 5), greedy, 3)) == 3
+        assert [body["sampling_params"]["n"] for body in stubs[0].bodies] == [1, 1, 1]
+
+    _with_pool(test, fine)
+
+
+@pytest.mark.parametrize("status", [500, 503, 429])
+def test_a_server_error_is_sent_again(status: int):
+    async def test(pool: WorkerPool, stubs: list[Stub]) -> None:
+        assert len(await pool.generate((1,), SAMPLING, 2)) == 2
+        assert stubs[0].bodies[0] == stubs[0].bodies[1]
+        assert len(stubs[0].bodies) == 2
+        assert (pool.counts.requests, pool.counts.retries) == (2, 1)
+
+    _with_pool(test, failing(1, status))
+
+
+@pytest.mark.parametrize("status", [400, 404, 422])
+def test_a_refused_request_is_not_sent_again(status: int):
+    async def test(pool: WorkerPool, stubs: list[Stub]) -> None:
+        with pytest.raises(RequestRefused, match=f"{stubs[0].url} refused .* {status}: no luck today"):
+            await pool.generate((1,), SAMPLING)
+        assert len(stubs[0].bodies) == 1
+        assert pool.counts.retries == 0
+        assert pool.endpoints[0].in_flight == 0
+
+    _with_pool(test, failing(99, status))
+
+
+def test_an_error_after_the_last_attempt_names_the_worker_and_its_failure():
+    async def test(pool: WorkerPool, stubs: list[Stub]) -> None:
+        with pytest.raises(RuntimeError, match=r"answered after 2 attempts.*500: no luck today"):
+            await pool.generate((1,), SAMPLING)
+        assert len(stubs[0].bodies) == 2
+
+    _with_pool(test, failing(99, 500), max_retries=1)
+
+
+def test_a_request_that_hangs_is_cut_at_its_limit():
+    async def test(pool: WorkerPool, stubs: list[Stub]) -> None:
+        with pytest.raises(RuntimeError, match=r"No rollout worker answered after 1 attempts.*Timeout"):
+            await pool.generate((1,), SAMPLING)
+        assert pool.endpoints[0].in_flight == 0
+
+    _with_pool(test, hang, request_timeout_seconds=0.3, max_retries=0)
+
+
+def test_what_a_hanging_worker_does_not_answer_another_one_does():
+    async def test(pool: WorkerPool, stubs: list[Stub]) -> None:
+        assert len(await pool.generate((1,), SAMPLING)) == 1
+        assert (len(stubs[0].bodies), len(stubs[1].bodies)) == (1, 1)
+
+    _with_pool(test, hang, fine, request_timeout_seconds=0.3)
+
+
+def test_a_worker_that_always_fails_does_not_swallow_requests():
+    async def test(pool: WorkerPool, stubs: list[Stub]) -> None:
+        done = await asyncio.gather(*(pool.generate((i,), SAMPLING) for i in range(6)))
+        assert len(done) == 6
+        assert len(stubs[1].bodies) == 6
+
+    _with_pool(test, failing(999, 500), fine, max_retries=1)
+
+
+def test_a_worker_that_is_gone_does_not_swallow_requests():
+    async def test(pool: WorkerPool, stubs: list[Stub]) -> None:
+        pool.endpoints.insert(0, Endpoint(url=f"http://127.0.0.1:{free_port()}"))
+        done = await asyncio.gather(*(pool.generate((i,), SAMPLING) for i in range(4)))
+        assert len(done) == len(stubs[0].bodies) == 4
+
+    _with_pool(test, fine, max_retries=1)
+
+
+def test_requests_go_to_the_least_loaded_worker():
+    async def test(pool: WorkerPool, stubs: list[Stub]) -> None:
+        release = asyncio.Event()
+
+        async def hold(stub: Stub, body: dict[str, Any]) -> web.Response:
+            await release.wait()
+            return web.json_response(_answer(body))
+
+        stubs[0].handler = stubs[1].handler = hold
+        waiting = [asyncio.create_task(pool.generate((i,), SAMPLING)) for i in range(10)]
+        while sum(len(stub.bodies) for stub in stubs) < 10:
+            await asyncio.sleep(0.005)
+        assert [stub.at_once for stub in stubs] == [5, 5]
+        release.set()
+        await asyncio.gather(*waiting)
+        assert [endpoint.in_flight for endpoint in pool.endpoints] == [0, 0]
+
+    _with_pool(test, fine, fine)
+
+
+def test_a_free_worker_gets_everything_while_the_other_is_stuck():
+    async def test(pool: WorkerPool, stubs: list[Stub]) -> None:
+        stuck = asyncio.create_task(pool.generate((0,), SAMPLING))
+        while not stubs[0].bodies:
+            await asyncio.sleep(0.005)
+        for i in range(5):
+            await pool.generate((i,), SAMPLING)
+        assert (len(stubs[0].bodies), len(stubs[1].bodies)) == (1, 5)
+        stuck.cancel()
+
+    _with_pool(test, hang, fine)
+
+
+@pytest.mark.parametrize("most", [1, 3])
+def test_no_more_requests_are_in_flight_than_allowed(most: int):
+    async def slow(stub: Stub, body: dict[str, Any]) -> web.Response:
+        await asyncio.sleep(0.01)
+        return web.json_response(_answer(body))
+
+    async def test(pool: WorkerPool, stubs: list[Stub]) -> None:
+        await asyncio.gather(*(pool.generate((i,), SAMPLING) for i in range(12)))
+        assert len(stubs[0].bodies) == 12
+        assert stubs[0].most_at_once == most
+
+    _with_pool(test, slow, max_concurrency=most)
+
+
+def test_logprobs_of_other_ids_than_the_sampled_ones_are_never_taken():
+    async def mixed_up(stub: Stub, body: dict[str, Any]) -> web.Response:
+        answer = _answer(body)
+        answer["choices"][0]["token_ids"] = [8, 8]
+        return web.json_response(answer)
+
+    with pytest.raises(AssertionError, match="log-probs belong to the sampled ids"):
+        _with_pool(_generate, mixed_up)
+
+
+def test_every_span_of_tokens_knows_its_version():
+    async def republished(stub: Stub, body: dict[str, Any]) -> web.Response:
+        answer = _answer(body)
+        answer["choices"] = [
+            _choice(
+                0,
+                [4, 5, 6],
+                [
+                    {"version": "default", "start": 0, "end": 1},
+                    {"version": "12", "start": 1, "end": 3},
+                ],
+            )
+        ]
+        return web.json_response(answer)
+
+    (completion,) = _with_pool(_generate, republished)
+    assert completion.versions == (
+        VersionSpan(version=0, start=0, end=1),
+        VersionSpan(version=12, start=1, end=3),
+    )
+
+
+def test_a_weight_label_that_is_no_version_is_an_error():
+    assert [parse_version(label) for label in ("default", "0", "41")] == [0, 0, 41]
+    with pytest.raises(ValueError):
+        parse_version("main")
+
+
+def test_the_served_version_is_what_the_worker_says():
+    async def test(pool: WorkerPool, stubs: list[Stub]) -> None:
+        assert await pool.served_version(pool.endpoints[0]) == 7
+        stubs[0].version = "default"
+        assert await pool.served_version(pool.endpoints[0]) == 0
+
+    _with_pool(test, fine)
+
+
+def test_a_control_request_names_worker_and_path_when_it_fails():
+    async def test(pool: WorkerPool, stubs: list[Stub]) -> None:
+        endpoint = pool.endpoints[0]
+        assert await pool.post(endpoint, "/fine") is None
+        with pytest.raises(RuntimeError, match=f"{endpoint.url}/broken answered 500: out of cheese"):
+            await pool.post(endpoint, "/broken")
+        with pytest.raises(RuntimeError, match=f"{endpoint.url}/sleepy did not answer within 0.2 s"):
+            await pool.post(endpoint, "/sleepy", timeout=0.2)
+        gone = Endpoint(url=f"http://127.0.0.1:{free_port()}")
+        with pytest.raises(RuntimeError, match=f"{gone.url}/fine failed"):
+            await pool.post(gone, "/fine")
+        with pytest.raises(RuntimeError, match=f"{gone.url}/weight_info failed"):
+            await pool.served_version(gone)
+
+    _with_pool(test, fine)
+
+
+def test_a_dead_local_worker_is_restarted_once_however_many_requests_it_failed():
+    async def test(pool: WorkerPool, stubs: list[Stub]) -> None:
+        started: list[str] = []
+        brought_up: list[str] = []
+
+        async def restart() -> str:
+            await asyncio.sleep(0.05)
+            started.append(stubs[0].url)
+            return stubs[0].url
+
+        async def bring_up(endpoint: Endpoint) -> None:
+            assert stubs[0].bodies == []  # current weights first, then requests
+            brought_up.append(endpoint.url)
+
+        pool.endpoints = [Endpoint(url=f"http://127.0.0.1:{free_port()}", restart=restart)]
+        pool.after_restart = bring_up
+        done = await asyncio.gather(*(pool.generate((i,), SAMPLING) for i in range(8)))
+        assert len(done) == len(stubs[0].bodies) == 8
+        assert started == brought_up == [stubs[0].url]
+        assert pool.counts.restarts == 1
+
+    _with_pool(test, fine)
+
+
+def test_a_healthy_local_worker_is_not_restarted_for_one_failed_request():
+    async def test(pool: WorkerPool, stubs: list[Stub]) -> None:
+        async def restart() -> str:
+            raise AssertionError("restarted")
+
+        pool.endpoints[0].restart = restart
+        assert len(await pool.generate((1,), SAMPLING)) == 1
+        assert stubs[0].paths == ["/health"]
+
+    _with_pool(test, failing(1, 500))

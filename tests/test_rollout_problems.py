@@ -1,0 +1,225 @@
+"""Loading problems, and refusing what cannot be used."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import SHARED_DATA
+from datasets import Dataset, DatasetDict
+
+from configs.schema import DataConfig
+from rollout.problems import load_eval, load_train
+
+DEMO = {"min_terms": 4, "max_terms": 4, "min_digits": 2, "max_digits": 2}
+SMALL = {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1}
+
+
+def _numbers_only(gold: str) -> None:
+    if not gold.lstrip("-").isdigit():
+        raise ValueError("not a number")
+
+
+def _write(path: Path, *rows: dict[str, Any] | str) -> DataConfig:
+    path.write_text("".join((r if isinstance(r, str) else json.dumps(r)) + "\n" for r in rows))
+    return DataConfig(source="jsonl", path=str(path))
+
+
+def _row(number: int, **changes: Any) -> dict[str, Any]:
+    return {"id": f"r{number}", "question": f"{number} + 0 =", "answer": str(number)} | changes
+
+
+def _task(options: dict[str, int], **changes: Any) -> DataConfig:
+    return DataConfig(source="reasoning_gym", task="chain_sum", task_options=options, **changes)
+
+
+@pytest.mark.parametrize("task_seed", [0, 1, 2])
+@pytest.mark.parametrize(
+    ("options", "num_train", "num_eval"), [(DEMO, 1000, 400), (DEMO, 50, 300), (SMALL, 1000, 60)]
+)
+def test_train_and_held_out_problems_are_disjoint(
+    options: dict[str, int], num_train: int, num_eval: int, task_seed: int
+):
+    config = _task(options, num_train=num_train, num_eval=num_eval, task_seed=task_seed)
+    train, held_out = load_train(config, _numbers_only), load_eval(config, _numbers_only)
+    assert not {p.question for p in train} & {p.question for p in held_out}
+    assert not {p.id for p in train} & {p.id for p in held_out}
+    for problems in (train, held_out):
+        assert len({p.question for p in problems}) == len({p.id for p in problems}) == len(problems)
+
+
+def test_a_large_task_gives_as_many_problems_as_asked_for_and_a_small_one_fewer():
+    large = _task(DEMO, num_train=300, num_eval=200)
+    assert (len(load_train(large, _numbers_only)), len(load_eval(large, _numbers_only))) == (300, 200)
+    small = _task(SMALL, num_train=1000, num_eval=60)
+    assert len(load_eval(small, _numbers_only)) == 60
+    assert 60 < len(load_train(small, _numbers_only)) < 1000
+
+
+def test_generated_problems_depend_on_the_task_seed_alone():
+    config = _task(DEMO, num_train=100, num_eval=100)
+    other = _task(DEMO, num_train=100, num_eval=100, task_seed=1)
+    assert load_train(config, _numbers_only) == load_train(config, _numbers_only)
+    shared = {p.question for p in load_train(config, _numbers_only)} & {
+        p.question for p in load_train(other, _numbers_only)
+    }
+    assert len(shared) < 5
+
+
+def test_generated_answers_are_right_and_name_their_source():
+    problem = load_train(_task(DEMO, num_train=20, num_eval=20), _numbers_only)[0]
+    terms = problem.question.removeprefix("State the final answer to the following arithmetic problem:")
+    assert eval(terms.strip().removesuffix("=")) == int(problem.answer)
+    assert problem.source == "chain_sum"
+
+
+def test_the_names_of_fields_do_not_matter_to_generated_problems():
+    usual = _task(DEMO, num_train=20, num_eval=20)
+    renamed = _task(DEMO, num_train=20, num_eval=20, question_field="problem", answer_field="gold")
+    assert load_train(usual, _numbers_only) == load_train(renamed, _numbers_only)
+
+
+def test_a_task_that_is_all_held_out_says_what_to_lower():
+    with pytest.raises(ValueError, match=r"data\.num_eval = 500 holds out every problem.*Lower"):
+        load_train(_task(SMALL, num_train=10, num_eval=500), _numbers_only)
+
+
+def test_an_unknown_task_or_option_is_refused_by_name():
+    for config in (
+        DataConfig(source="reasoning_gym", task="no_such_task"),
+        _task({"no_such_option": 1}),
+        _task({"min_terms": 5, "max_terms": 4}),
+    ):
+        with pytest.raises(ValueError, match=r"data\.task"):
+            load_train(config, _numbers_only)
+
+
+def test_jsonl_rows_become_problems_in_their_order(tmp_path: Path):
+    config = _write(
+        tmp_path / "a.jsonl",
+        _row(1, source="s"),
+        "",
+        {"question": " 2 + 0 = ", "answer": 2},
+        _row(3, id=None, source=None),
+    )
+    first, second, third = load_train(config, _numbers_only)
+    assert (first.id, first.question, first.answer, first.source) == ("r1", "1 + 0 =", "1", "s")
+    assert (second.id, second.question, second.answer, second.source) == ("a-1", "2 + 0 =", "2", "")
+    assert (third.id, third.source) == ("a-2", "")
+
+
+def test_renamed_fields_are_read(tmp_path: Path):
+    config = _write(tmp_path / "a.jsonl", {"problem": "q", "gold": 1})
+    config.question_field, config.answer_field = "problem", "gold"
+    assert load_train(config, _numbers_only)[0].question == "q"
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ('{"question": ', r"a\.jsonl line 2 is not JSON"),
+        ("[1, 2]", r"a\.jsonl line 2 must be a JSON object, got list"),
+        ({"question": "q"}, r"a\.jsonl line 2 has no field 'answer'.*data\.answer_field"),
+        ({"answer": "1"}, r"a\.jsonl line 2 has no field 'question'.*data\.question_field"),
+        (_row(2, answer=None), r"a\.jsonl line 2 has no field 'answer'"),
+        (_row(2, question="  "), r"a\.jsonl line 2: the field 'question' is empty"),
+        (_row(2, answer=""), r"line 2: the gold answer '' \(field 'answer'\) does not parse \(it is empty\)"),
+        (_row(2, id="r1"), r"a\.jsonl line 2: the id 'r1' stands twice"),
+        (_row(2, answer="x"), r"line 2: the gold answer 'x' \(field 'answer'\).*not a number.*on_bad_gold"),
+    ],
+)
+def test_a_row_that_cannot_be_used_is_refused_with_file_line_and_field(
+    tmp_path: Path, row: dict[str, Any] | str, message: str
+):
+    config = _write(tmp_path / "a.jsonl", _row(1), row)
+    with pytest.raises(ValueError, match=message):
+        load_train(config, _numbers_only)
+
+
+def test_a_line_that_is_not_utf8_is_refused_with_its_number(tmp_path: Path):
+    config = _write(tmp_path / "a.jsonl", _row(1))
+    with Path(str(config.path)).open("ab") as data:
+        data.write(b'{"question": "\xff", "answer": "1"}\n')
+    with pytest.raises(ValueError, match=r"a\.jsonl line 2 is not JSON"):
+        load_train(config, _numbers_only)
+
+
+def test_a_file_that_does_not_exist_is_named(tmp_path: Path):
+    config = DataConfig(source="jsonl", path=str(tmp_path / "none.jsonl"))
+    with pytest.raises(FileNotFoundError, match=r"none\.jsonl does not exist; set data\.path"):
+        load_train(config, _numbers_only)
+
+
+@pytest.mark.parametrize("rows", [[], ["", "  "]])
+def test_an_empty_file_is_refused(tmp_path: Path, rows: list[str]):
+    with pytest.raises(ValueError, match=r"a\.jsonl holds no problem"):
+        load_train(_write(tmp_path / "a.jsonl", *rows), _numbers_only)
+
+
+def test_bad_gold_is_dropped_with_a_count_when_asked(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    config = _write(tmp_path / "a.jsonl", _row(1), _row(2, answer="x"), _row(3, answer=" "), _row(4))
+    config.on_bad_gold = "drop"
+    with caplog.at_level(logging.WARNING):
+        problems = load_train(config, _numbers_only)
+    assert [p.id for p in problems] == ["r1", "r4"]
+    assert "dropped 2 problems" in caplog.text
+
+
+def test_a_set_of_bad_gold_only_is_refused_even_when_dropping(tmp_path: Path):
+    config = _write(tmp_path / "a.jsonl", _row(1, answer="x"))
+    config.on_bad_gold = "drop"
+    with pytest.raises(ValueError, match="holds no problem"):
+        load_train(config, _numbers_only)
+
+
+def test_held_out_jsonl_is_cut_to_num_eval_and_none_without_a_path(tmp_path: Path):
+    config = _write(tmp_path / "a.jsonl", *(_row(i) for i in range(9)))
+    assert load_eval(config, _numbers_only) == []
+    config.eval_path, config.num_eval = config.path, 4
+    assert [p.id for p in load_eval(config, _numbers_only)] == ["r0", "r1", "r2", "r3"]
+
+
+def test_a_local_data_set_folder_is_read_by_split(tmp_path: Path):
+    train, held_out = [_row(i) for i in range(3)], [_row(i) for i in range(10, 12)]
+    folder = tmp_path / "set"
+    DatasetDict({"train": Dataset.from_list(train), "test": Dataset.from_list(held_out)}).save_to_disk(folder)
+    config = DataConfig(source="hf", name=str(folder), eval_split="test")
+    assert [p.id for p in load_train(config, _numbers_only)] == ["r0", "r1", "r2"]
+    assert [p.id for p in load_eval(config, _numbers_only)] == ["r10", "r11"]
+    config.split = "dev"
+    with pytest.raises(ValueError, match=r"no split 'dev'; it has \['test', 'train'\]"):
+        load_train(config, _numbers_only)
+
+
+def test_a_folder_without_splits_is_never_its_own_held_out_set(tmp_path: Path):
+    folder = tmp_path / "set"
+    Dataset.from_list([_row(1), _row(2)]).save_to_disk(folder)
+    config = DataConfig(source="hf", name=str(folder), eval_split="test")
+    assert len(load_train(config, _numbers_only)) == 2
+    with pytest.raises(ValueError, match=r"no split 'test'; it has \['train'\]"):
+        load_eval(config, _numbers_only)
+
+
+def test_a_bad_row_of_a_data_set_is_named(tmp_path: Path):
+    Dataset.from_list([_row(1), _row(2, answer="x")]).save_to_disk(tmp_path / "set")
+    config = DataConfig(source="hf", name=str(tmp_path / "set"))
+    with pytest.raises(ValueError, match=r"set\[train\] row 1: the gold answer 'x'"):
+        load_train(config, _numbers_only)
+
+
+def test_empty_answers_in_a_public_set_are_noticed(caplog: pytest.LogCaptureFixture):
+    path = SHARED_DATA / "math_train_12k.jsonl"
+    if not path.exists():
+        pytest.skip(f"{path} is not here")
+    config = DataConfig(source="jsonl", path=str(path))
+
+    def anything(gold: str) -> None:
+        return None
+
+    with pytest.raises(ValueError, match=r"math_train_12k\.jsonl line \d+: the gold answer ''"):
+        load_train(config, anything)
+    config.on_bad_gold = "drop"
+    with caplog.at_level(logging.WARNING):
+        assert len(load_train(config, anything)) == 12_000 - 2
+    assert "dropped 2 problems" in caplog.text

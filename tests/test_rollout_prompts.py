@@ -1,0 +1,77 @@
+"""Prompt texts and the way between text and token ids."""
+
+from dataclasses import asdict, replace
+
+import pytest
+from conftest import byte_tokenizer
+from fakes import CODEC, END, PROMPTS
+from hypothesis import given
+from hypothesis import strategies as st
+
+from configs.compose import load
+from rollout.prompts import Codec, PromptTexts
+
+
+@pytest.mark.parametrize(
+    ("field", "text", "message"),
+    [
+        ("solve", "no placeholder", r"operator\.prompts\.solve must hold exactly .*'question'.*got \[\]"),
+        ("solve", "{question} {workspace}", r"operator\.prompts\.solve .*got \['question', 'workspace'\]"),
+        ("refine", "{question}", r"operator\.prompts\.refine .*\['question', 'workspace'\]"),
+        ("distil", "{question} {drafts}", r"operator\.prompts\.distil .*'kappa'"),
+        ("verify", "{question} {}", r"operator\.prompts\.verify"),
+        ("draft", "{number} {solution.text}", r"operator\.prompts\.draft"),
+        ("solve", "{question} \\boxed{}", r"operator\.prompts\.solve .*write \{\{\}\} for braces"),
+        ("solve", "{question} }", r"operator\.prompts\.solve is not a template.*write \{\{\}\}"),
+        ("solve", "{question", r"operator\.prompts\.solve is not a template"),
+    ],
+)
+def test_a_text_with_the_wrong_placeholders_is_refused_by_name(field: str, text: str, message: str):
+    with pytest.raises(ValueError, match=message):
+        replace(PROMPTS, **{field: text})
+
+
+def test_braces_in_a_question_or_a_solution_are_only_text():
+    question = "what is {x} in \\frac{1}{2} {question}?"
+    assert PROMPTS.solve_text(question) == f"SOLVE {question}"
+    assert PROMPTS.refine_text("q", "{workspace}") == "REFINE q WORKSPACE {workspace}"
+    assert PROMPTS.draft_texts(["{number}"]) == ["[1] {number}"]
+
+
+def test_the_texts_that_ship_have_their_placeholders_and_ask_for_a_box():
+    config = load("training", ["model.path=x", "data.path=x"])
+    texts = PromptTexts(**asdict(config.operator.prompts))
+    assert "\\boxed{}" in texts.solve_text("1 + 1 =")
+    assert "\\boxed{}" in texts.refine_text("1 + 1 =", "w")
+    assert "\\boxed{}" in texts.verify_text("1 + 1 =", "s")
+    assert "at most 99 tokens" in texts.distil_text("q", ["a", "b"], 99)
+
+
+def test_a_prompt_is_one_user_turn_that_the_policy_answers():
+    text = CODEC.tokenizer.decode(CODEC.encode_prompt("hello"))
+    assert text == "<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_a_prompt_without_chat_template_is_plain_text():
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = None
+    assert tokenizer.decode(Codec(tokenizer=tokenizer).encode_prompt("hello")) == "hello"
+
+
+def test_decoding_keeps_thinking_marks_and_drops_one_closing_end():
+    ids = CODEC.tokenizer("<think>a</think>b").input_ids
+    assert CODEC.decode([*ids, END]) == "<think>a</think>b"
+    assert CODEC.decode(ids) == "<think>a</think>b"
+    assert CODEC.decode([END, *ids]).startswith("<|im_end|>")
+    assert CODEC.decode([]) == ""
+
+
+@given(text=st.text(alphabet="ab \u00e9\u20ac\U0001f600"), limit=st.integers(0, 40))
+def test_a_cut_text_is_a_start_of_the_text_within_the_limit_and_never_shorter_than_need_be(
+    text: str, limit: int
+):
+    cut = CODEC.cut(text, limit)
+    assert text.startswith(cut)
+    assert CODEC.count(cut) <= limit
+    if cut != text:
+        assert CODEC.count(text[: len(cut) + 1]) > limit
