@@ -66,7 +66,7 @@ def _other_readings(*, gold: tuple[str, Shape], answer: tuple[str, Shape]) -> li
         readings.append((gold_shape, parse_shape(answer_text.replace(",", "."))))
     if _places(answer_shape) > 1 and decimal_comma.fullmatch(gold_text):
         readings.append((parse_shape(gold_text.replace(",", "."), is_gold=True), answer_shape))
-    thousands = re.compile(r"-?\d{1,3}(?:,\d{3})+")
+    thousands = re.compile(r"-?[1-9]\d{0,2}(?:,[1-9]\d{2})+")
     if isinstance(answer_shape, Group) and thousands.fullmatch(gold_text):
         readings.append((parse_shape(gold_text.replace(",", ", "), is_gold=True), answer_shape))
     if isinstance(gold_shape, Group) and thousands.fullmatch(answer_text):

@@ -165,6 +165,7 @@ def normalise(text: str) -> str:
 
 _OPERATOR = re.compile(r"\\(frac|binom|sqrt)(?![a-zA-Z])\s*(?:\[[^\[\]]*\]\s*)?")
 _ARGUMENT = re.compile(r"\s*(\d|[a-zA-Z]|\\[a-zA-Z]+)")
+_RADICAND = re.compile(r"\s*(\d+|[a-zA-Z]|\\[a-zA-Z]+)")  # who writes \sqrt51 means 51, whatever TeX prints
 
 
 def brace_arguments(text: str) -> str:
@@ -181,7 +182,7 @@ def brace_arguments(text: str) -> str:
             if position in partners:
                 position = partners[position] + 1
                 continue
-            argument = _ARGUMENT.match(text, position)
+            argument = (_RADICAND if match[1] == "sqrt" else _ARGUMENT).match(text, position)
             if argument is None or argument[1] in (r"\frac", r"\sqrt", r"\binom"):
                 break
             bare[position] = argument[1]

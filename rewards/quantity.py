@@ -27,7 +27,7 @@ _PATTERNS = {
         r"|(\d))|[eE]([+\-]?\d+))"
     ),
     "base": re.compile(
-        r"(?=[A-Za-z]{0,4}\d)(?P<digits>[0-9A-Za-z]{1,200})\s*_\s*(?:\{\s*(\d{1,2})\s*\}|(\d))"
+        r"(?=[A-Za-z]{0,4}\d)(?P<digits>[0-9A-Za-z]{1,200}(?:\.[0-9A-Za-z]{1,200})?)\s*_\s*(?:\{\s*(\d{1,2})\s*\}|(\d))"
     ),
     "fraction": re.compile(
         rf"(?:(?P<whole>\d++)(?P<join>\s*(?=\\)|\s+(?=\d)))?(?:"
@@ -123,8 +123,9 @@ def _ratio(match: re.Match[str]) -> Fraction | None:
 def _in_base(digits: str, base: int) -> Fraction | None:
     if not 2 <= base <= 36 or len(digits) > MAX_DIGITS:
         return None
+    whole, _, part = digits.partition(".")
     try:
-        return Fraction(int(digits, base))
+        return Fraction(int(whole + part, base), base ** len(part))
     except ValueError:
         return None
 
@@ -258,9 +259,9 @@ def same_quantity(*, gold: Quantity, answer: Quantity) -> bool:
     if gold.unit and answer.unit and gold.unit != answer.unit:
         return False
     if gold.base is not None or answer.base is not None:
-        if gold.base is not None and answer.base is None and not answer.places:
+        if gold.base is not None and answer.base is None:
             # The base may be left out, as a unit may: the question has fixed it.
-            return str(answer.value) == gold.digits.lstrip("0")
+            return gold.digits.replace(".", "").isdecimal() and decimal_value(gold.digits) == answer.value
         return gold.value == answer.value
     if gold.value == answer.value:
         return True

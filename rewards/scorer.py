@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import Any, Self
 
 from rewards.algebra import NeedsAlgebraError, NoAlgebra
@@ -286,15 +287,7 @@ class Scorer:
                 failures, total, 100 * failures / total, 100 * self._max_failure_share,
                 self._counts["timeout"], self._counts["error"], verdict.reason or "none.",
             )  # fmt: skip
-        if start is None:
-            return verdict
-        return Verdict(
-            status=verdict.status,
-            answer=verdict.answer,
-            found_by=verdict.found_by,
-            seconds=time.perf_counter() - start,
-            reason=verdict.reason,
-        )
+        return verdict if start is None else replace(verdict, seconds=time.perf_counter() - start)
 
 
 def _read(gold: str) -> ParsedGold | Verdict:

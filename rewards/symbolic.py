@@ -31,6 +31,15 @@ MAX_CHARS = 2000
 
 _CONVERSION = ConversionConfig(lowercase_symbols=False)
 _BIG_OPERATOR = re.compile(r"\\(?:sum|prod|int|iint|lim)(?![a-zA-Z])")
+# What latex2sympy would read as something else instead of refusing it.
+_MISREAD = (
+    (re.compile(r"(?<![_^\d.])[\d.]+\s+[\d.]"), "It has two numbers side by side."),
+    (
+        re.compile(r"(?<![A-Za-z_\d])\d+\s*(?:_|'|\^\s*\{?\s*\\prime)"),
+        "It has a number with an index or a prime.",
+    ),
+    (re.compile(r"\\[lcdv]?dots|\.\."), "It has an ellipsis."),
+)
 _ROUNDED = re.compile(r"rounded:(\d+):(.*)", re.S)
 
 for _name in ("latex2sympy2_extended", "math_verify"):
@@ -46,9 +55,8 @@ def parse_expression(text: str) -> Any:
     """
     if len(text) > MAX_CHARS:
         raise UnreadableError(f"It is longer than {MAX_CHARS} characters.")
-    if re.search(r"(?<![_^\d.])[\d.]+\s+[\d.]", text):
-        # latex2sympy would read `4 2` as 42.
-        raise UnreadableError("It has two numbers side by side.")
+    if reason := next((reason for pattern, reason in _MISREAD if pattern.search(text)), ""):
+        raise UnreadableError(reason)
     text = text.replace("%", r" \cdot \frac{1}{100}")
     parts = re.split(r"\\(?:bmod|mod)(?![a-zA-Z])", text)
     if len(parts) == 2:
@@ -119,10 +127,7 @@ class SymPyAlgebra:
         for side in chain.sides:
             if side == value_text:
                 continue
-            try:
-                other = parse_expression(side)
-            except UnreadableError:
-                continue
+            other = parse_expression(side)
             if other.free_symbols:
                 return None
             if _BIG_OPERATOR.search(side) or not isinstance(other, sympy.Expr):
