@@ -188,8 +188,20 @@ class RewardsConfig:
     memory_limit_mb: int = 1024
     """Address space of one verifier process, MiB."""
 
+    forms: list[str] = field(default_factory=list)
+    """Where an answer may stand outside a box: tag, choice, marker, bare, math, number. []: box only."""
+
+    max_failure_share: float = 0.02
+    """Above this share of timeouts and errors the run says so loudly."""
+
     weights: dict[str, float] = field(default_factory=lambda: {"outcome": 1.0})
-    """Reward terms and their weights; logged apart."""
+    """Reward terms and their weights; logged apart (docs/rewards.md lists them)."""
+
+    wrong_reward: float = -1.0
+    """Outcome of an answer that is not correct: -1 (the paper's), or 0."""
+
+    overlong_buffer: int = 4096
+    """Tokens before max_completion_length over which the overlong penalty grows to 1."""
 
     def __post_init__(self) -> None:
         _choice("rewards.kind", self.kind, ("math", "custom"))
@@ -197,6 +209,9 @@ class RewardsConfig:
             raise ValueError("rewards.path must name package.module:function when rewards.kind is 'custom'.")
         _at_least("rewards.num_workers", self.num_workers, 1)
         _at_least("rewards.limit_seconds", self.limit_seconds, 0.1)
+        _at_least("rewards.memory_limit_mb", self.memory_limit_mb, 256)
+        _at_least("rewards.overlong_buffer", self.overlong_buffer, 1)
+        _share("rewards.max_failure_share", self.max_failure_share)
 
 
 @dataclass(kw_only=True)

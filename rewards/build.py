@@ -1,20 +1,29 @@
-"""From `rewards.*` options to a scorer and a shaper."""
+"""From the options of a run to a scorer and a shaper."""
 
-from configs.schema import RewardsConfig
+from configs.schema import OperatorConfig, RewardsConfig
+from rewards.extract import Rules
 from rewards.scorer import Scorer
-from rewards.shaping import Shaper
+from rewards.shaping import Shaper, ShapingOptions
 
 
-def build_scorer(config: RewardsConfig) -> Scorer:
+def build_scorer(config: RewardsConfig, operator: OperatorConfig) -> Scorer:
     """The scorer that a config describes; its worker processes start when they are first needed."""
     return Scorer(
         num_workers=config.num_workers,
         limit_seconds=config.limit_seconds,
         memory_limit_mb=config.memory_limit_mb,
+        forms=config.forms,
+        think_open=operator.think_open,
+        think_close=operator.think_close,
         custom_path=config.path if config.kind == "custom" else None,
+        max_failure_share=config.max_failure_share,
     )
 
 
-def build_shaper(config: RewardsConfig) -> Shaper:
+def build_shaper(config: RewardsConfig, operator: OperatorConfig) -> Shaper:
     """The weighted sum of reward terms that a config describes."""
-    return Shaper(weights=config.weights)
+    rules = Rules(forms=tuple(config.forms), think_open=operator.think_open, think_close=operator.think_close)
+    options = ShapingOptions(
+        wrong_reward=config.wrong_reward, overlong_buffer=config.overlong_buffer, rules=rules
+    )
+    return Shaper(weights=config.weights, options=options)

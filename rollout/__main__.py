@@ -39,7 +39,7 @@ def main(config: EvaluationConfig, overrides: list[str]) -> None:
     with Journal(output_dir / "rollouts.jsonl") as journal:
         if len(journal.outcomes) < len(problems) * len(operators) * config.samples:
             with (
-                build_scorer(config.rewards) as scorer,
+                build_scorer(config.rewards, config.operator) as scorer,
                 RolloutEngine(config.rollout, config.model.path, output_dir / "logs") as engine,
             ):
                 settings = policy_settings(config.operator, config.rollout, engine.pool, tokenizer)

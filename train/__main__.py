@@ -7,17 +7,19 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from transformers import AutoTokenizer, set_seed
 
 import configs
+import rewards.verdict
 from configs.compose import load_operator, run
 from configs.schema import TrainingConfig
-from rewards.build import build_scorer
+from rewards.build import build_scorer, build_shaper
 from rewards.gold import check_gold
-from rollout.collect import CollectedBatch, Collector
+from rewards.shaping import RewardInput, ShapedReward, Shaper
+from rollout.collect import CollectedBatch, Collector, RewardGroup
 from rollout.engine import RolloutEngine, build_operator, policy_settings
 from rollout.problems import load_eval, load_train
 from rollout.records import Call, Problem, Verdict
@@ -69,7 +71,7 @@ def _outside(config: TrainingConfig, overrides: list[str], stack: ExitStack) -> 
         config.model.path, trust_remote_code=config.model.trust_remote_code
     )
     _write_run_card(config, overrides, output_dir)
-    scorer = stack.enter_context(build_scorer(config.rewards))
+    scorer = stack.enter_context(build_scorer(config.rewards, config.operator))
     engine = stack.enter_context(RolloutEngine(config.rollout, config.model.path, output_dir / "logs"))
     settings = policy_settings(config.operator, config.rollout, engine.pool, tokenizer)
 
@@ -82,7 +84,7 @@ def _outside(config: TrainingConfig, overrides: list[str], stack: ExitStack) -> 
         build_operator(load_operator("trace", config.operator)),
         settings,
         score,
-        outcome_reward,
+        reward_group(build_shaper(config.rewards, config.operator), config.rollout.max_completion_length),
         problems_per_step=config.algo.problems_per_step,
         operator_fraction=config.algo.operator_fraction,
         num_generations=config.algo.num_generations,
@@ -97,20 +99,26 @@ def _outside(config: TrainingConfig, overrides: list[str], stack: ExitStack) -> 
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OutcomeReward:
-    """+1 for a correct answer, -1 for anything else."""
+def reward_group(shaper: Shaper, max_tokens: int) -> RewardGroup:
+    """The shaper, as the collector calls it: once for the calls of one context."""
 
-    total: float
-    parts: Mapping[str, float]
+    def reward(
+        calls: Sequence[Call], verdicts: Sequence[Verdict], drafts: Sequence[str]
+    ) -> list[ShapedReward]:
+        inputs = [
+            RewardInput(
+                verdict=cast("rewards.verdict.Verdict", verdict),
+                completion=call.text,
+                num_tokens=len(call.completion_ids),
+                max_tokens=max_tokens,
+                drafts=tuple(drafts),
+                role=call.role,
+            )
+            for call, verdict in zip(calls, verdicts, strict=True)
+        ]
+        return shaper(inputs)
 
-
-def outcome_reward(
-    calls: Sequence[Call], verdicts: Sequence[Verdict], drafts: Sequence[str]
-) -> list[OutcomeReward]:
-    """The paper's reward of each call of one context."""
-    rewards = [1.0 if verdict.is_correct else -1.0 for verdict in verdicts]
-    return [OutcomeReward(total=reward, parts={"outcome": reward}) for reward in rewards]
+    return reward
 
 
 @dataclass(frozen=True, slots=True)
