@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 import hydra
 from hydra import compose, initialize_config_module
+from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -65,6 +65,13 @@ def _unknown_keys(node: DictConfig, prefix: str = "") -> Iterable[str]:
             yield from _unknown_keys(child, f"{prefix}{key}.")
 
 
+def _refuse_unknown_keys(config: DictConfig) -> None:
+    unknown = list(_unknown_keys(config))
+    if unknown:
+        valid = [key for key in _keys(config) if key not in unknown]
+        raise ConfigError(f"'{unknown[0]}' is not an option.{_nearest(unknown[0], valid)}")
+
+
 def _explain(error: Exception, config_name: str) -> ConfigError:
     """Turns Hydra's and OmegaConf's errors into one sentence with the nearest valid key."""
     text = str(error)
@@ -87,10 +94,7 @@ def resolve(config: DictConfig) -> Any:
     Raises:
         ConfigError: If a value is missing or a check fails.
     """
-    unknown = list(_unknown_keys(config))
-    if unknown:
-        valid = [key for key in _keys(config) if key not in unknown]
-        raise ConfigError(f"'{unknown[0]}' is not an option.{_nearest(unknown[0], valid)}")
+    _refuse_unknown_keys(config)
     try:
         return OmegaConf.to_object(config)
     except MissingMandatoryValue as error:
@@ -108,14 +112,20 @@ def load(config_name: str, overrides: list[str] | None = None) -> Any:
     Raises:
         ConfigError: For an unknown key (with the nearest valid one), a bad value, a missing value.
     """
+    return resolve(_composed(config_name, overrides or []))
+
+
+def _composed(config_name: str, overrides: list[str]) -> DictConfig:
+    """The config before its values are checked; every key is known."""
     register()
     GlobalHydra.instance().clear()
     with initialize_config_module("configs", version_base="1.3"):
         try:
-            config = compose(config_name, overrides or [])
+            config = compose(config_name, overrides)
         except (HydraException, OmegaConfBaseException, ValueError) as error:
             raise _explain(error, config_name) from error
-        return resolve(config)
+    _refuse_unknown_keys(config)
+    return config
 
 
 def load_operator(name: str, override: OperatorConfig) -> OperatorConfig:
@@ -145,12 +155,12 @@ def run(config_name: str, main: Callable[[Any, list[str]], None]) -> None:
     ``--help``, ``--multirun``) work as usual. A config error ends the program with status 2.
     """
     register()
-    overrides = [arg for arg in sys.argv[1:] if not arg.startswith("-")]
-    asks_only = any(arg in ("--help", "-h", "--cfg", "-c", "--info", "-i") for arg in sys.argv[1:])
+    args = get_args_parser().parse_args()
+    overrides = list(args.overrides)
     try:
-        if asks_only:
-            _check_keys(config_name, overrides)
-        elif not any(arg in ("--multirun", "-m") for arg in sys.argv[1:]):
+        if args.cfg or args.info:
+            _composed(config_name, overrides)
+        elif not (args.help or args.hydra_help or args.shell_completion or args.multirun):
             load(config_name, overrides)
     except ConfigError as error:
         print(f"{config_name}: {error}", file=sys.stderr)
@@ -162,13 +172,3 @@ def run(config_name: str, main: Callable[[Any, list[str]], None]) -> None:
         main(resolve(config), overrides)
 
     start()
-
-
-def _check_keys(config_name: str, overrides: list[str]) -> None:
-    OverridesParser.create().parse_overrides(overrides)
-    GlobalHydra.instance().clear()
-    with initialize_config_module("configs", version_base="1.3"):
-        try:
-            compose(config_name, [o for o in overrides if "=" in o])
-        except (HydraException, OmegaConfBaseException) as error:
-            raise _explain(error, config_name) from error
