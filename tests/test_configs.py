@@ -1,0 +1,273 @@
+"""Composing, checking, and saying what is wrong."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import REPO
+from omegaconf import OmegaConf
+
+from configs import schema
+from configs.compose import ConfigError, load, load_operator, resolve
+
+CONFIGS = REPO / "configs"
+NEEDED = ["model.path=x", "data.path=x"]
+COMMANDS = ("training", "evaluation")
+GROUPS = {
+    group: sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
+    for group in ("data", "operator", "algo", "rewards", "model", "rollout", "train", "experiment")
+}
+ALSO_NEEDED = {
+    ("data", "hf"): ["data.name=owner/set"],
+    ("data", "reasoning_gym"): [],
+    ("rewards", "custom"): ["rewards.path=package.module:function"],
+}
+"""What a group file leaves to the command line, besides the paths in NEEDED."""
+
+
+def _training(*overrides: str) -> Any:
+    return load("training", [*NEEDED, *overrides])
+
+
+@pytest.mark.parametrize("name", GROUPS["experiment"])
+def test_every_experiment_composes_and_passes_its_checks(name: str):
+    config = load("training", ["model.path=x", f"experiment={name}"])
+    assert isinstance(config, schema.TrainingConfig)
+
+
+@pytest.mark.parametrize(
+    ("group", "name"),
+    [(group, name) for group, names in GROUPS.items() if group != "experiment" for name in names],
+)
+def test_every_group_file_composes_and_its_values_arrive(group: str, name: str):
+    config = _training(f"{group}={name}", *ALSO_NEEDED.get((group, name), []))
+    written = yaml.safe_load((CONFIGS / group / f"{name}.yaml").read_text())
+    for key, value in written.items():
+        if key != "defaults":
+            assert getattr(getattr(config, group), key) == value
+
+
+def test_groups_have_files():
+    assert {group for group, names in GROUPS.items() if not names} <= {"experiment"}
+    assert set(GROUPS["operator"]) == set(schema.OPERATORS)
+    assert set(GROUPS["algo"]) == set(schema.LOSS_TYPES)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_yaml_holds_no_key_that_the_schema_lacks(command: str):
+    config = load(command, NEEDED)
+    assert config == OmegaConf.to_object(OmegaConf.structured(config))
+
+
+def test_a_command_line_wins_over_an_experiment_and_an_experiment_over_a_group():
+    config = load("training", ["model.path=x", "data.path=x", "algo=grpo", "algo.sft_coef=0.3"])
+    assert (config.algo.loss_type, config.algo.sft_coef) == ("grpo", 0.3)
+
+
+@pytest.mark.parametrize(
+    ("override", "nearest"),
+    [
+        ("expriment=demo", "experiment"),
+        ("sed=1", "seed"),
+        ("output_dri=x", "output_dir"),
+        ("oprator=pdr", "operator"),
+        ("algo.lerning_rate=1", "algo.learning_rate"),
+        ("learning_rate=1", "algo.learning_rate"),
+        ("schedule=[4,1]", "operator.schedule"),
+        ("algo.max_steps=3", "train.max_steps"),
+        ("rollout.url=x", "rollout.urls"),
+        ("data.pth=x", "data.path"),
+        ("model.pth=x", "model.path"),
+        ("operator.prompts.slove=x", "operator.prompts.solve"),
+        ("operator/promts=default", "operator/prompts"),
+        ("rewards.weights.outcme=1", "rewards.weights.outcome"),
+        ("+algo.lerning_rate=1", "algo.learning_rate"),
+        ("++trian.max_steps=1", "train"),
+    ],
+)
+def test_an_unknown_key_names_the_nearest_valid_one(override: str, nearest: str):
+    with pytest.raises(ConfigError, match=rf"is not an option\. Did you mean '{nearest}(\.\w+)?'\?"):
+        _training(override)
+
+
+def test_a_key_like_no_other_suggests_nothing_absurd():
+    with pytest.raises(ConfigError, match=r"^'qqqqqqqq' is not an option\.$"):
+        _training("qqqqqqqq=1")
+
+
+def test_an_open_table_takes_new_keys():
+    config = _training("+rewards.weights.length=0.5", "+data.task_options.min_terms=3")
+    assert config.rewards.weights == {"outcome": 1.0, "length": 0.5}
+    assert config.data.task_options == {"min_terms": 3}
+
+
+@pytest.mark.parametrize(
+    ("override", "option"),
+    [
+        ("algo.learning_rate=fast", r"algo\.learning_rate"),
+        ("algo.num_generations=2.5", r"algo\.num_generations"),
+        ("algo.num_generations=", r"algo\.num_generations"),
+        ("operator.schedule=[a]", r"operator\.schedule"),
+        ("rollout.urls=x", r"rollout\.urls"),
+        ("seed=null", "seed"),
+        ("rollout.enforce_eager=maybe", r"rollout\.enforce_eager"),
+    ],
+)
+def test_a_value_of_the_wrong_type_names_its_option(override: str, option: str):
+    with pytest.raises(ConfigError, match=option) as error:
+        _training(override)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_missing_mandatory_value_is_named(command: str):
+    with pytest.raises(ConfigError, match=r"^model\.path must be set\.$"):
+        load(command, ["data.path=x"])
+    with pytest.raises(ConfigError, match=r"^data\.path must be set when data\.source is 'jsonl'\.$"):
+        load(command, ["model.path=x"])
+
+
+@pytest.mark.parametrize(
+    ("override", "available"),
+    [
+        ("operator=pdrr", "pdr sr trace"),
+        ("data=csv", "hf jsonl reasoning_gym"),
+        ("experiment=x", "experiment"),
+    ],
+)
+def test_an_unknown_choice_of_a_group_lists_what_there_is(override: str, available: str):
+    with pytest.raises(ConfigError, match=f"Could not find.*{available}"):
+        _training(override)
+
+
+@pytest.mark.parametrize("override", ["model=null", "a=[1", "seed", "=3"])
+def test_what_is_no_override_is_a_config_error(override: str):
+    with pytest.raises(ConfigError):
+        _training(override)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ("model.dtype=float16", r"model\.dtype is 'float16'; choose one of float32, bfloat16\."),
+        ("data.source=csv", r"data\.source is 'csv'; choose one of jsonl, hf, reasoning_gym\."),
+        ("data.source=hf", r"data\.name must be set when data\.source is 'hf'\."),
+        ("data.source=reasoning_gym", r"data\.task must be set when data\.source is 'reasoning_gym'"),
+        ("data.on_bad_gold=keep", r"data\.on_bad_gold is 'keep'; choose one of refuse, drop\."),
+        ("data.num_train=0", r"data\.num_train must be at least 1, got 0\."),
+        ("data.num_eval=0", r"data\.num_eval must be at least 1, got 0\."),
+        ("operator.name=best", r"operator\.name is 'best'; choose one of trace, sr, pdr\."),
+        ("operator.distiller=topk", r"operator\.distiller is 'topk'; choose one of global_summary, "),
+        ("operator.top_k=0", r"operator\.top_k must be at least 1, got 0\."),
+        ("operator.workspace_tokens=8", r"operator\.workspace_tokens must be at least 16, got 8\."),
+        ("operator.schedule=[]", r"operator\.schedule must list widths of at least 1, got \[\]\."),
+        ("operator.schedule=[0,1]", r"operator\.schedule must list widths of at least 1, got \[0, 1\]\."),
+        ("operator.schedule=[8,4]", r"must end in 1.*got \[8, 4\]\. Did you mean \[8, 4, 1\]\?"),
+        ("operator.schedule=[1]", r"operator\.schedule of pdr needs two rounds or more, got \[1\]\."),
+        ("operator.name=trace operator.schedule=[4,1]", r"of trace must be \[1\], got \[4, 1\]\."),
+        ("operator.name=sr operator.schedule=[2,1]", r"of sr must be \[1,1,\.\.\.\], got \[2, 1\]\."),
+        ("operator.name=sr operator.schedule=[1]", r"of sr must be \[1,1,\.\.\.\], got \[1\]\."),
+        ("rewards.kind=code", r"rewards\.kind is 'code'; choose one of math, custom\."),
+        ("rewards.kind=custom", r"rewards\.path must name package\.module:function"),
+        ("rewards.num_workers=0", r"rewards\.num_workers must be at least 1, got 0\."),
+        ("rewards.limit_seconds=0", r"rewards\.limit_seconds must be at least 0\.1, got 0"),
+        ("algo.loss_type=ppo2", r"algo\.loss_type is 'ppo2'; choose one of "),
+        ("algo.scale_rewards=yes", r"algo\.scale_rewards is 'yes'; choose one of group, batch, none\."),
+        ("algo.operator_fraction=1.5", r"algo\.operator_fraction must lie between 0 and 1, got 1\.5\."),
+        ("algo.problems_per_step=0", r"algo\.problems_per_step must be at least 1, got 0\."),
+        ("algo.num_updates=0", r"algo\.num_updates must be at least 1, got 0\."),
+        ("algo.num_generations=1", r"algo\.num_generations must be at least 2, got 1: .*advantage 0\."),
+        ("algo.learning_rate=0", r"algo\.learning_rate must be above 0, got 0"),
+        ("rollout.max_completion_length=0", r"rollout\.max_completion_length must be at least 1, got 0\."),
+        ("rollout.max_concurrency=0", r"rollout\.max_concurrency must be at least 1, got 0\."),
+        ("rollout.dtype=int8", r"rollout\.dtype is 'int8'; choose one of auto, float32, bfloat16\."),
+        ("rollout.max_model_len=2048", r"rollout\.max_completion_length is 2048, but .*no token is left"),
+        ("rollout.temperature=-1", r"rollout\.temperature must be at least 0, got -1"),
+        ("rollout.temperature=0", r"rollout\.temperature must be above 0 in training"),
+        ("rollout.top_p=0.9", r"rollout\.top_p must be 1\.0 in training, got 0\.9"),
+        ("train.max_steps=0", r"train\.max_steps must be at least 1, got 0\."),
+        ("train.save_steps=0", r"train\.save_steps must be at least 1, got 0\."),
+        ("train.keep_last=0", r"train\.keep_last must be at least 1, got 0\."),
+        ("train.eval_samples=0", r"train\.eval_samples must be at least 1, got 0\."),
+        ("train.report_to=[tensorboard]", r"train\.report_to is 'tensorboard'; choose one of wandb\."),
+    ],
+)
+def test_a_value_that_cannot_run_is_refused_with_its_reason(overrides: str, message: str):
+    base = OmegaConf.structured(schema.TrainingConfig)
+    base.data = schema.DataConfig(path="x")
+    base.model.path = "x"
+    with pytest.raises(ConfigError, match=message):
+        resolve(OmegaConf.merge(base, OmegaConf.from_dotlist(overrides.split())))
+
+
+def test_evaluation_may_be_greedy_but_needs_a_sample():
+    config = load("evaluation", [*NEEDED, "rollout.temperature=0", "rollout.top_p=0.9"])
+    assert config.rollout.temperature == 0
+    with pytest.raises(ConfigError, match=r"samples must be at least 1, got 0\."):
+        load("evaluation", [*NEEDED, "samples=0"])
+
+
+def test_a_compared_operator_differs_from_the_runs_own_in_nothing_but_the_operator():
+    own = _training("operator.workspace_tokens=99", "operator.think_open='[T]'", "operator.top_k=2").operator
+    assert load_operator("pdr", own) is own
+    trace, sr = load_operator("trace", own), load_operator("sr", own)
+    assert (trace.name, trace.schedule, sr.name, sr.schedule) == ("trace", [1], "sr", [1, 1, 1])
+    for other in (trace, sr):
+        assert (other.workspace_tokens, other.think_open, other.top_k) == (99, "[T]", 2)
+        assert other.prompts == own.prompts
+    assert own.schedule == [4, 1]
+    with pytest.raises(ConfigError, match="nope"):
+        load_operator("nope", own)
+
+
+def _rollout_command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """``configs.compose.run`` as a command has it, without what the command imports."""
+    code = "from configs.compose import run; run('evaluation', lambda config, overrides: print(overrides))"
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        cwd=folder,
+        env={"PYTHONPATH": str(REPO)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_cfg_job_prints_the_resolved_config_and_runs_nothing(tmp_path: Path):
+    done = _rollout_command(tmp_path, "--cfg", "job", *NEEDED, "operator=sr")
+    assert done.returncode == 0, done.stderr
+    shown = yaml.safe_load(done.stdout)
+    assert shown["model"]["path"] == "x"
+    assert shown["operator"]["schedule"] == [1, 1, 1]
+    assert shown["rollout"]["max_retries"] == 3
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("flag", [[], ["--cfg", "job"], ["--info", "config"]])
+def test_an_unknown_key_ends_a_command_with_one_line(tmp_path: Path, flag: list[str]):
+    done = _rollout_command(tmp_path, *flag, *NEEDED, "sampels=3")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.splitlines() == ["evaluation: 'sampels' is not an option. Did you mean 'samples'?"]
+
+
+def test_a_key_added_with_a_plus_is_refused_when_asking_only(tmp_path: Path):
+    done = _rollout_command(tmp_path, "--cfg", "job", *NEEDED, "+sampels=3")
+    assert done.returncode == 2
+    assert "Did you mean 'samples'?" in done.stderr
+
+
+def test_help_needs_no_option(tmp_path: Path):
+    done = _rollout_command(tmp_path, "--help")
+    assert done.returncode == 0, done.stderr
+    assert "operator: pdr, sr, trace" in done.stdout
+
+
+def test_a_command_runs_with_the_checked_config_and_writes_no_folder(tmp_path: Path):
+    done = _rollout_command(tmp_path, *NEEDED, "samples=3")
+    assert done.returncode == 0, done.stderr
+    assert "samples=3" in done.stdout
+    assert list(tmp_path.iterdir()) == []

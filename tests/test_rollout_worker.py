@@ -1,0 +1,129 @@
+"""How a local worker starts, and how it says why it did not."""
+
+import socket
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from configs.schema import RolloutConfig
+from rollout.worker import LocalWorker, free_port
+
+SERVER = """
+import http.server, sys
+class Healthy(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Healthy).serve_forever()
+"""
+
+
+class ScriptWorker(LocalWorker):
+    """A worker whose server is a few lines of Python; all else is the real thing."""
+
+    script = ""
+
+    def _command(self) -> list[str]:
+        return [sys.executable, "-c", self.script, str(self._port)]
+
+
+def _worker(script: str, log: Path, **options: float) -> ScriptWorker:
+    worker = ScriptWorker(RolloutConfig(kv_cache_gib=1, **options), "model", log)  # type: ignore[arg-type]
+    worker.script = script
+    return worker
+
+
+def _children() -> set[int]:
+    return {process.pid for process in psutil.Process().children(recursive=True)}
+
+
+def test_a_port_in_use_is_refused_by_the_name_of_its_option(tmp_path: Path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ValueError, match=rf"rollout\.port {port} is in use.*0 for any free port"):
+            _worker(SERVER, tmp_path / "log", port=port).start()
+    assert not (tmp_path / "log").exists()
+
+
+def test_a_kv_cache_larger_than_free_memory_is_refused_before_anything_starts(tmp_path: Path):
+    worker = LocalWorker(RolloutConfig(kv_cache_gib=10**6), "model", tmp_path / "log")
+    with pytest.raises(ValueError, match=r"rollout\.kv_cache_gib is 1000000, but only .* GiB"):
+        worker.start()
+    assert not (tmp_path / "log").exists()
+
+
+def test_a_started_worker_answers_on_the_port_asked_for_and_stops(tmp_path: Path):
+    before, port = _children(), free_port()
+    worker = _worker(SERVER, tmp_path / "logs" / "log", port=port)
+    worker.start()
+    assert worker.url == f"http://127.0.0.1:{port}"
+    assert worker.is_alive
+    worker.stop()
+    assert not worker.is_alive
+    assert _children() == before
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", port)) != 0
+    worker.stop()  # a second time is nothing
+
+
+def test_a_stopped_worker_can_be_started_again(tmp_path: Path):
+    worker = _worker(SERVER, tmp_path / "log")
+    for _ in range(2):
+        worker.start()
+        assert worker.is_alive
+        worker.stop()
+
+
+def test_a_server_that_dies_at_start_shows_its_status_and_last_log_lines(tmp_path: Path):
+    before = _children()
+    script = "print(*(f'line {i}.' for i in range(100)), sep='\\n'); raise SystemExit(3)"
+    worker = _worker(script, tmp_path / "log")
+    with pytest.raises(RuntimeError, match=r"ended at start with status 3") as error:
+        worker.start()
+    text = str(error.value)
+    assert str(tmp_path / "log") in text
+    assert "line 99." in text and "line 70." in text and "line 69." not in text
+    assert not worker.is_alive
+    assert _children() == before
+
+
+def test_a_server_that_never_answers_is_ended_at_its_limit(tmp_path: Path):
+    before = _children()
+    script = "import time; print('loading', flush=True); time.sleep(600)"
+    worker = _worker(script, tmp_path / "log", start_timeout_seconds=2.0)
+    with pytest.raises(RuntimeError, match=r"did not answer within rollout\.start_timeout_seconds = 2"):
+        worker.start()
+    assert _children() == before
+
+
+def test_a_server_is_not_given_the_trainers_ranks_and_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for name in ("RANK", "MASTER_ADDR", "WORLD_SIZE", "OMP_NUM_THREADS", "ACCELERATE_USE_CPU"):
+        monkeypatch.setenv(name, "1")
+    script = "import os; print('SEEN', sorted(os.environ)); raise SystemExit(1)"
+    worker = _worker(script, tmp_path / "log")
+    with pytest.raises(RuntimeError):
+        worker.start()
+    seen = (tmp_path / "log").read_text()
+    assert "'VLLM_SERVER_DEV_MODE'" in seen and "'VLLM_CPU_KVCACHE_SPACE'" in seen
+    for name in ("RANK", "MASTER_ADDR", "WORLD_SIZE", "OMP_NUM_THREADS", "ACCELERATE_USE_CPU"):
+        assert f"'{name}'" not in seen
+
+
+def test_free_ports_are_free():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", free_port()))
+
+
+@pytest.mark.integration
+def test_a_model_that_does_not_exist_ends_vllm_with_its_own_words_and_no_process(tmp_path: Path):
+    before = _children()
+    config = RolloutConfig(kv_cache_gib=1, max_model_len=256, max_completion_length=16)
+    worker = LocalWorker(config, str(tmp_path / "no-such-model"), tmp_path / "log")
+    with pytest.raises(RuntimeError, match=r"ended at start with status [^0]") as error:
+        worker.start()
+    assert "no-such-model" in str(error.value)
+    assert _children() == before
