@@ -1,0 +1,244 @@
+"""Worked solutions for the cold start: several ways of answering one prompt, some better than others.
+
+For reasoning-gym's ``chain_sum`` (``4 + 3 - 8 =``). Reinforcement learning can only choose among what
+the policy already does now and then, so each form of prompt is answered in more than one way::
+
+    solve    glance     no work; an answer that is near the right one at best
+             careful    running totals, term by term
+    refine   copy       the first answer of the workspace, unchecked
+             check      the answer that most drafts share; worked out anew where there is none
+    distil   summarise  which answer is agreed, which contradict it, what to do next
+    verify   recompute  worked out anew, then compared
+
+Pure functions of their arguments and a seeded ``random.Random``.
+"""
+
+import random
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from rollout.prompts import PromptTexts, join_drafts
+from rollout.records import Problem
+
+SOLVE = "solve"
+REFINE = "refine"
+DISTIL = "distil"
+VERIFY = "verify"
+
+GLANCE = "glance"
+CAREFUL = "careful"
+COPY = "copy"
+CHECK = "check"
+SUMMARISE = "summarise"
+RECOMPUTE = "recompute"
+
+MAX_DRAFTS = 4
+"""Most drafts that an example shows; most examples show as many, as PDR [4, 1] does."""
+
+GLANCE_ERROR = 8.0
+"""Standard deviation of a guess: right about once in twenty times."""
+
+_KAPPA = 256
+_CHAIN = re.compile(r"(?:^|: )(-?\d+(?: [+-] -?\d+)*) =\s*$")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mix:
+    """How often each form of prompt and each way of answering appears. Shares between 0 and 1.
+
+    ``solve + refine <= 1``; what is left is half distil, half verify.
+    """
+
+    solve: float
+    refine: float
+    glance: float
+    """Of the solve examples; the rest are careful."""
+    copy: float
+    """Of the refine examples; the rest check."""
+    summary: float
+    """Of the refine examples: how many find a summary in the workspace instead of drafts."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkedExample:
+    """One user message with one completion (thinking and solution, without the end token)."""
+
+    problem_id: str
+    form: str
+    way: str
+    prompt: str
+    completion: str
+    is_correct: bool
+    """Whether the box holds what is right: the gold answer, or yes/no; always true of a summary."""
+
+
+def terms(question: str) -> tuple[int, ...]:
+    """Signed terms of a ``chain_sum`` question: ``"... 42 - 25 ="`` gives ``(42, -25)``.
+
+    Raises:
+        ValueError: If the question does not end in a chain of additions and subtractions.
+    """
+    found = _CHAIN.search(question)
+    if found is None:
+        raise ValueError(
+            f"The question {question!r} does not end in a chain such as '42 - 25 ='. The cold start writes "
+            "worked solutions for reasoning-gym's chain_sum only; set data.task=chain_sum."
+        )
+    first, *rest = found.group(1).split(" ")
+    signs = [1 if sign == "+" else -1 for sign in rest[::2]]
+    return (int(first), *(sign * int(term) for sign, term in zip(signs, rest[1::2], strict=True)))
+
+
+def careful_steps(values: Sequence[int]) -> str:
+    """Running totals, one line a term; right by construction.
+
+    Example: ``(4, 3, -8)`` gives ``4``, ``+ 3 = 7``, ``- 8 = -1``, a line each.
+    """
+    total = values[0]
+    lines = [str(total)]
+    for value in values[1:]:
+        total += value
+        lines.append(f"{'-' if value < 0 else '+'} {abs(value)} = {total}")
+    return "\n".join(lines)
+
+
+def solution_text(answer: int | str) -> str:
+    """What stands after the thinking, and what a workspace shows of a draft."""
+    return f"The answer is \\boxed{{{answer}}}."
+
+
+def completion_text(thinking: str, solution: str) -> str:
+    """Thinking and solution as the policy is to write them."""
+    return f"<think>\n{thinking}\n</think>\n\n{solution}"
+
+
+def majority(answers: Sequence[int]) -> int | None:
+    """The answer that more drafts share than any other, if at least two do."""
+    ranked = Counter(answers).most_common(2)
+    if ranked[0][1] < 2 or (len(ranked) == 2 and ranked[1][1] == ranked[0][1]):
+        return None
+    return ranked[0][0]
+
+
+def summary_text(answers: Sequence[int]) -> str:
+    """Agreement, contradictions and the next step, as a distiller writes them."""
+    agreed = majority(answers)
+    others = ", ".join(str(answer) for answer in dict.fromkeys(answers) if answer != agreed)
+    if agreed is None:
+        return f"Nothing agreed; proposed: {others}. Next: work it out anew."
+    if not others:
+        return f"Agreed: {agreed}. No contradiction. Next: answer."
+    return f"Agreed: {agreed}. Contradicted by: {others}. Next: answer."
+
+
+def plausible_error(gold: int, rng: random.Random) -> int:
+    """A wrong answer as this policy makes them: a slip of a few, a lost sign, or a bad guess."""
+    kind = rng.random()
+    if kind < 0.5:
+        return gold + rng.choice((-10, -3, -2, -2, -1, -1, 1, 1, 2, 2, 3, 10))
+    if kind < 0.6 and gold != 0:
+        return -gold
+    return gold + rng.choice((-1, 1)) * rng.randint(1, 20)
+
+
+def draft_answers(gold: int, rng: random.Random) -> list[int]:
+    """Answers of 1 to ``MAX_DRAFTS`` drafts; each set has its own share of right ones."""
+    count = MAX_DRAFTS if rng.random() < 0.7 else rng.randint(1, MAX_DRAFTS - 1)
+    right = rng.uniform(0.05, 0.95)
+    return [gold if rng.random() < right else plausible_error(gold, rng) for _ in range(count)]
+
+
+def worked_examples(
+    problems: Sequence[Problem], prompts: PromptTexts, mix: Mix, *, count: int, seed: int
+) -> Iterator[WorkedExample]:
+    """``count`` examples on problems drawn at random; the same arguments give the same examples.
+
+    Raises:
+        ValueError: If a question is no chain of additions and subtractions.
+    """
+    rng = random.Random(seed)
+    for _ in range(count):
+        yield _Writer(problem=rng.choice(problems), prompts=prompts, rng=rng).example(mix)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Writer:
+    """Writes examples on one problem."""
+
+    problem: Problem
+    prompts: PromptTexts
+    rng: random.Random
+
+    def example(self, mix: Mix) -> WorkedExample:
+        form = self.rng.random()
+        if form < mix.solve:
+            return self.solve(GLANCE if self.rng.random() < mix.glance else CAREFUL)
+        answers = draft_answers(self.gold, self.rng)
+        if form < mix.solve + mix.refine:
+            way = COPY if self.rng.random() < mix.copy else CHECK
+            return self.refine(way, answers, from_summary=self.rng.random() < mix.summary)
+        return self.distil(answers) if self.rng.random() < 0.5 else self.verify(answers[0])
+
+    @property
+    def gold(self) -> int:
+        return sum(terms(self.problem.question))
+
+    def solve(self, way: str) -> WorkedExample:
+        prompt = self.prompts.solve_text(self.problem.question)
+        if way == CAREFUL:
+            return self._made(SOLVE, way, prompt, self._steps(), self.gold)
+        guess = self.gold + round(self.rng.gauss(0, GLANCE_ERROR))
+        return self._made(SOLVE, way, prompt, "At a glance.", guess)
+
+    def refine(self, way: str, answers: Sequence[int], *, from_summary: bool) -> WorkedExample:
+        agreed = majority(answers)
+        if from_summary:
+            workspace = summary_text(answers)
+            shown = "The summary."
+            first = answers[0] if agreed is None else agreed
+        else:
+            drafts = self.prompts.draft_texts([solution_text(answer) for answer in answers])
+            workspace = join_drafts(drafts)
+            shown = f"Drafts say {', '.join(map(str, answers))}."
+            first = answers[0]
+        prompt = self.prompts.refine_text(self.problem.question, workspace)
+        if way == COPY:
+            return self._made(REFINE, way, prompt, "Take the first.", first)
+        if agreed is None:
+            return self._made(REFINE, way, prompt, f"{shown}\nNo majority.\n{self._steps()}", self.gold)
+        return self._made(REFINE, way, prompt, f"{shown}\nMost say {agreed}.", agreed)
+
+    def distil(self, answers: Sequence[int]) -> WorkedExample:
+        solutions = [solution_text(answer) for answer in answers]
+        prompt = self.prompts.distil_text(self.problem.question, solutions, _KAPPA)
+        thinking = f"Drafts say {', '.join(map(str, answers))}."
+        return self._written(
+            DISTIL, SUMMARISE, prompt, completion_text(thinking, summary_text(answers)), is_correct=True
+        )
+
+    def verify(self, answer: int) -> WorkedExample:
+        prompt = self.prompts.verify_text(self.problem.question, solution_text(answer))
+        verdict = "yes" if answer == self.gold else "no"
+        completion = completion_text(self._steps(), solution_text(verdict))
+        return self._written(VERIFY, RECOMPUTE, prompt, completion, is_correct=True)
+
+    def _steps(self) -> str:
+        return careful_steps(terms(self.problem.question))
+
+    def _made(self, form: str, way: str, prompt: str, thinking: str, answer: int) -> WorkedExample:
+        completion = completion_text(thinking, solution_text(answer))
+        return self._written(form, way, prompt, completion, is_correct=answer == self.gold)
+
+    def _written(
+        self, form: str, way: str, prompt: str, completion: str, *, is_correct: bool
+    ) -> WorkedExample:
+        return WorkedExample(
+            problem_id=self.problem.id,
+            form=form,
+            way=way,
+            prompt=prompt,
+            completion=completion,
+            is_correct=is_correct,
+        )
