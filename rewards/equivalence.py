@@ -7,10 +7,9 @@ decimal may be a rounded value, an answer may not), so both are keyword-only eve
 import re
 
 from rewards.algebra import Algebra, squash
-from rewards.latex import normalise
 from rewards.leaves import same_leaf
 from rewards.shapes import Expression, Group, Interval, Matrix, Named, Number, Relation, Shape, Text
-from rewards.structure import parse_shape
+from rewards.structure import canonical_spelling, parse_shape, parse_spelling
 
 
 def equivalent(*, gold: str, answer: str, algebra: Algebra) -> bool:
@@ -20,11 +19,11 @@ def equivalent(*, gold: str, answer: str, algebra: Algebra) -> bool:
         UnreadableError: One of them has no structure that an answer can have.
         NeedsAlgebraError: `algebra` is `NoAlgebra` and the texts alone do not decide.
     """
-    gold_text, answer_text = normalise(gold), normalise(answer)
+    gold_text, answer_text = canonical_spelling(gold), canonical_spelling(answer)
     if _same_choice(gold=gold_text, answer=answer_text):
         return True
-    gold_shape = parse_shape(gold, is_gold=True)
-    answer_shape = parse_shape(answer)
+    gold_shape = parse_spelling(gold_text, is_gold=True)
+    answer_shape = parse_spelling(answer_text)
     if squash(gold_text) == squash(answer_text):
         return True
     if _same(gold=gold_shape, answer=answer_shape, algebra=algebra):

@@ -151,7 +151,6 @@ def boxed_answer(text: str) -> Extraction:
 
 # --- forms outside a box -----------------------------------------------------------------------
 
-_TAG = re.compile(r"<answer>(.*?)</answer>", re.S | re.I)
 _MARKER = re.compile(
     r"(?im)(?:\b(?:answer|r.ponse|respuesta|antwort)\b(?:\s+to\s[^.\n:]{0,80}?)?\s*"
     r"(?:\*\*)?\s*(?:is|was|:|=|\uff1a|(?=[$\\]))\s*(?:\*\*)?\s*:?"
@@ -174,8 +173,10 @@ _NOT_PROSE = re.compile(
 
 
 def _tagged(text: str) -> str | None:
-    found = _TAG.findall(text)
-    return found[-1].strip() or None if found else None
+    lowered = text.lower()
+    end = lowered.rfind("</answer>")
+    start = lowered.rfind("<answer>", 0, max(end, 0))
+    return text[start + len("<answer>") : end].strip() or None if start >= 0 else None
 
 
 def _marked(text: str) -> str | None:

@@ -54,7 +54,7 @@ def _expression_of(quantity: Quantity) -> str | None:
     return rf"{text} \cdot \frac{{\pi}}{{180}}" if quantity.degree else text
 
 
-_DEGREES = re.compile(r"(\d+(?:\.\d+)?)\s*\^\\circ")
+_DEGREES = re.compile(r"(?<![\d.])(\d++(?:\.\d++)?)\s*+\^\\circ")
 
 
 def _degrees(text: str) -> str:

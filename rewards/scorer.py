@@ -51,7 +51,7 @@ class Scorer:
         max_cached: int = 100_000,
         max_failure_share: float = 0.02,
     ) -> None:
-        """Starts nothing yet.
+        """Starts nothing.
 
         Args:
             num_workers: Processes for symbolic work.
@@ -65,7 +65,7 @@ class Scorer:
                 in the worker processes instead of the built-in check; returns a number.
             max_pending: Answers that may wait for a process; who has more waits to hand them in.
             max_cached: Results kept, by (gold, answer).
-            max_failure_share: Above this share of `timeout` and `error` an error is logged.
+            max_failure_share: Share of `timeout` and `error` above which an error is logged.
         """
         self._rules = Rules(
             forms=tuple(forms),

@@ -21,7 +21,8 @@ from rewards.shapes import (
     UnreadableError,
 )
 
-MAX_CHARS = 100_000
+MAX_RAW_CHARS = 60_000
+MAX_CHARS = 5_000
 MAX_DEPTH = 12
 MAX_ITEMS = 64
 
@@ -60,9 +61,26 @@ def parse_shape(text: str, *, is_gold: bool = False) -> Shape:
     Raises:
         UnreadableError: It is empty, too deeply nested, or has too many items.
     """
-    if len(text) > MAX_CHARS:
+    return parse_spelling(canonical_spelling(text), is_gold=is_gold)
+
+
+def canonical_spelling(text: str) -> str:
+    """`latex.normalise` for texts of any origin.
+
+    Raises:
+        UnreadableError: It is too long to be an answer; only plain numbers may be very long.
+    """
+    if len(text) > MAX_RAW_CHARS:
+        raise UnreadableError(f"It is longer than {MAX_RAW_CHARS} characters.")
+    text = normalise(text)
+    if len(text) > MAX_CHARS and not re.fullmatch(r"[-+]*[\d.,]+", text):
         raise UnreadableError(f"It is longer than {MAX_CHARS} characters.")
-    text = _PREFIX.sub("", normalise(text))
+    return text
+
+
+def parse_spelling(text: str, *, is_gold: bool = False) -> Shape:
+    """As `parse_shape`, for a text that `canonical_spelling` returned."""
+    text = _PREFIX.sub("", text)
     return _parse(strip_outer(text), is_gold=is_gold, depth=0)
 
 

@@ -241,6 +241,9 @@ def test_an_answer_without_content_is_unreadable(answer: str) -> None:
         "-" * 1000 + "7",
         "{" * 20_000,
         "(7.)," * 9000,
+        "7" * 50_000 + "x",
+        "\u00bd" * 50_000,
+        "7 " * 25_000,
     ],
 )
 def test_long_and_deep_answers_are_decided_without_algebra(answer: str) -> None:
