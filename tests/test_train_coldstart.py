@@ -8,11 +8,11 @@ import torch
 from test_train_worked_solutions import PROMPTS, examples, problems
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
+from configs.schema import ColdStartConfig
 from rollout.prompts import Codec
 from train.coldstart import (
     RECORD_FILE,
     SPECIAL_TOKENS,
-    ColdStartConfig,
     build_model,
     build_tokenizer,
     cold_start,

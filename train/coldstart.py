@@ -24,7 +24,7 @@ from configs.compose import run
 from configs.schema import ColdStartConfig, TrainingConfig
 from rewards.gold import check_gold
 from rollout.problems import load_train
-from rollout.prompts import PromptTexts, prompt_texts
+from rollout.prompts import Codec, PromptTexts, prompt_texts
 from rollout.records import Problem
 from train.worked_solutions import Mix, WorkedExample, worked_examples
 
@@ -172,8 +172,8 @@ def build_model(config: ColdStartConfig, tokenizer: PreTrainedTokenizerFast) -> 
             initializer_range=config.initializer_range,
             tie_word_embeddings=True,
             bos_token_id=None,
-            eos_token_id=tokenizer.convert_tokens_to_ids([END])[0],
-            pad_token_id=tokenizer.convert_tokens_to_ids([PAD])[0],
+            eos_token_id=SPECIAL_TOKENS.index(END),
+            pad_token_id=SPECIAL_TOKENS.index(PAD),
             dtype=torch.float32,
         )
     )
@@ -204,7 +204,7 @@ def train(
     *,
     scratch: Path,
 ) -> None:
-    """One pass of SFT over ``examples``; a progress bar on stderr is all it says."""
+    """One pass of SFT over ``examples``: a progress bar on stderr, one line of figures at the end."""
     arguments = SFTConfig(
         output_dir=str(scratch),
         max_steps=config.max_steps,
