@@ -12,7 +12,7 @@ from configs.schema import OperatorConfig, RolloutConfig
 from rollout.operators import Operator
 from rollout.policy import PolicySettings
 from rollout.pool import Endpoint, WorkerPool
-from rollout.prompts import Codec, PromptTexts
+from rollout.prompts import Codec, prompt_texts
 from rollout.publish import DirectoryPublisher
 from rollout.records import Sampling
 from rollout.thinking import ThinkingMarks
@@ -105,17 +105,10 @@ def policy_settings(
     tokenizer: PreTrainedTokenizerBase,
 ) -> PolicySettings:
     """What all problems of a run share, from the config."""
-    prompts = operator.prompts
     return PolicySettings(
         generate=pool.generate,
         codec=Codec(tokenizer=tokenizer),
-        prompts=PromptTexts(
-            solve=prompts.solve,
-            draft=prompts.draft,
-            refine=prompts.refine,
-            distil=prompts.distil,
-            verify=prompts.verify,
-        ),
+        prompts=prompt_texts(operator.prompts),
         marks=ThinkingMarks(open=operator.think_open, close=operator.think_close),
         sampling=Sampling(
             temperature=rollout.temperature,

@@ -10,6 +10,8 @@ from typing import cast
 
 from transformers import PreTrainedTokenizerBase
 
+from configs.schema import PromptsConfig
+
 _PLACEHOLDERS = {
     "solve": {"question"},
     "draft": {"number", "solution"},
@@ -64,6 +66,17 @@ class PromptTexts:
 
     def verify_text(self, question: str, solution: str) -> str:
         return self.verify.format(question=question, solution=solution)
+
+
+def prompt_texts(config: PromptsConfig) -> PromptTexts:
+    """The texts of a run."""
+    return PromptTexts(
+        solve=config.solve,
+        draft=config.draft,
+        refine=config.refine,
+        distil=config.distil,
+        verify=config.verify,
+    )
 
 
 def join_drafts(texts: Sequence[str]) -> str:

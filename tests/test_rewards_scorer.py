@@ -183,13 +183,13 @@ def _checks_under_fire(num_checks: int, kill_every: float) -> None:
         finally:
             done.set()
             shooter.join()
-        assert kills >= 5
+        assert kills >= 3  # else the machine was too fast for the test to say anything
         assert results == [(n, "correct" if n % 3 else "wrong") for n in range(num_checks)]
         assert sum(fresh.counts.values()) == num_checks
 
 
 def test_killed_workers_cost_no_verdict() -> None:
-    _checks_under_fire(num_checks=150, kill_every=0.1)
+    _checks_under_fire(num_checks=400, kill_every=0.03)
 
 
 @pytest.mark.slow
