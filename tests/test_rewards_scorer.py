@@ -1,6 +1,7 @@
 """The scorer: limits that hold, faults that cost nothing, callers of every kind."""
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -150,51 +151,42 @@ def test_the_gate_admits_in_order_and_no_more_than_its_limit() -> None:
     assert [ticket.done() for ticket in tickets] == [True, True, True, False]
 
 
-def _checks_under_fire(num_checks: int, kill_every: float) -> None:
-    """Kills random workers while distinct checks run; each must get its own right verdict, in order."""
-    done = threading.Event()
-    kills = 0
+def _checks_under_fire(num_checks: int, checks_per_kill: int) -> None:
+    """Kills a random worker after every so many checks; each check gets its own verdict, in order."""
+    generator = random.Random(0)
+    finished = kills = 0
     with Scorer(num_workers=2, limit_seconds=10.0) as fresh:
 
-        def fire() -> None:
-            nonlocal kills
-            generator = random.Random(0)
-            while not done.wait(kill_every):
+        async def check(number: int) -> tuple[int, str]:
+            nonlocal finished, kills
+            factor = number + 2
+            answer = f"{factor}x" if number % 3 else f"{factor + 1}x"
+            completion = rf"\boxed{{{answer}+\sqrt{{4}}-2}}"
+            verdict = await fresh.score(gold=f"{factor}x", completion=completion)
+            finished += 1
+            if finished % checks_per_kill == 0:
                 for pid in generator.sample(fresh.worker_pids(), k=min(1, len(fresh.worker_pids()))):
-                    try:
+                    with contextlib.suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)
                         kills += 1
-                    except ProcessLookupError:
-                        pass
+            return number, verdict.status
 
         async def run() -> list[tuple[int, str]]:
-            async def check(number: int) -> tuple[int, str]:
-                factor = number + 2
-                answer = f"{factor}x" if number % 3 else f"{factor + 1}x"
-                completion = rf"\boxed{{{answer}+\sqrt{{4}}-2}}"
-                return number, (await fresh.score(gold=f"{factor}x", completion=completion)).status
-
             return await asyncio.gather(*(check(number) for number in range(num_checks)))
 
-        shooter = threading.Thread(target=fire)
-        shooter.start()
-        try:
-            results = asyncio.run(run())
-        finally:
-            done.set()
-            shooter.join()
-        assert kills >= 3  # else the machine was too fast for the test to say anything
+        results = asyncio.run(run())
+        assert kills >= num_checks // checks_per_kill // 2
         assert results == [(n, "correct" if n % 3 else "wrong") for n in range(num_checks)]
         assert sum(fresh.counts.values()) == num_checks
 
 
 def test_killed_workers_cost_no_verdict() -> None:
-    _checks_under_fire(num_checks=400, kill_every=0.03)
+    _checks_under_fire(num_checks=200, checks_per_kill=20)
 
 
 @pytest.mark.slow
 def test_killed_workers_cost_no_verdict_in_five_thousand_checks() -> None:
-    _checks_under_fire(num_checks=5000, kill_every=0.25)
+    _checks_under_fire(num_checks=5000, checks_per_kill=50)
 
 
 CALLER = """
