@@ -8,6 +8,8 @@ VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 TORCH := torch==2.13.0+cpu
+# One thread each: the tests' models are tiny, and the processes share the cores.
+UNIT := OMP_NUM_THREADS=1 $(PY) -m pytest -q -n auto --dist worksteal -m "not integration and not slow"
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=python3.11")'
@@ -30,11 +32,11 @@ demo: $(STAMP)  ## Train a tiny policy by PDR rollouts and show what it gained (
 	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" bash launch/demo.sh
 
 test: $(STAMP) lint  ## Lint, types, unit tests, then integration tests with real vLLM and DeepSpeed
-	$(PY) -m pytest -m "not integration and not slow"
+	$(UNIT)
 	$(PY) -m pytest -m "integration and not slow"
 
 unit: $(STAMP)  ## Only the fast tests
-	$(PY) -m pytest -q -m "not integration and not slow"
+	$(UNIT)
 
 lint: $(STAMP)  ## ruff (lint and format) and pyright
 	$(VENV)/bin/ruff check .

@@ -407,9 +407,9 @@ class ColdStartConfig:
     vocab_size: int = 1024
     """Most tokens of the tokenizer; it stops earlier when no frequent pair is left."""
 
-    solve_share: float = 0.45
+    solve_share: float = 0.42
     """Share of examples that answer the plain problem."""
-    refine_share: float = 0.47
+    refine_share: float = 0.52
     """Share that answers from a workspace; what is left is half summaries, half verifications."""
     glance_share: float = 0.5
     """Of the solve examples: answers without work. The policy starts out doing this as often."""
@@ -419,7 +419,7 @@ class ColdStartConfig:
     """Of the refine examples: the workspace is a summary instead of drafts."""
 
     max_steps: int = 1200
-    per_device_train_batch_size: int = 48
+    per_device_train_batch_size: int = 32
     learning_rate: float = 3e-3
     warmup_steps: int = 40
     adam_beta2: float = 0.95

@@ -57,6 +57,7 @@ reporter.close()
 """
 
 
+@pytest.mark.integration
 def test_wandb_without_a_key_runs_offline_and_asks_nothing(tmp_path):
     environment = {k: v for k, v in os.environ.items() if not k.startswith("WANDB")}
     environment |= {"HOME": str(tmp_path), "PYTHONPATH": str(Path(__file__).parent)}
