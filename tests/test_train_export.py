@@ -46,6 +46,11 @@ def test_the_card_states_settings_and_results(tmp_path, trained):
     assert "loss_type: cispo" in card and "1 steps" in card
 
 
+def test_a_run_stands_for_its_newest_checkpoint(tmp_path, trained):
+    out = export(tmp_path / "run", tmp_path / "out")
+    assert "1 steps" in (out / "README.md").read_text()
+
+
 def test_what_is_not_a_checkpoint_is_refused_by_name(tmp_path: Path):
     command = [sys.executable, "-m", "train.export", str(tmp_path), str(tmp_path / "out")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from training_fakes import make_config, make_group
 
 from rollout.records import TRACE, Problem, Rollout

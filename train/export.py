@@ -1,4 +1,4 @@
-"""A checkpoint as a plain HF folder: ``python -m train.export CHECKPOINT OUT``.
+"""A checkpoint, or the newest one of a run, as a plain HF folder: ``python -m train.export CHECKPOINT OUT``.
 
 Needs no GPU, no process group and no DeepSpeed: every checkpoint holds the whole policy.
 """
@@ -14,7 +14,14 @@ from typing import Any
 
 import yaml
 
-from train.checkpoint import CONFIG_FILE, POLICY_DIR, STATE_FILE, TrainerState, read_state
+from train.checkpoint import (
+    CONFIG_FILE,
+    POLICY_DIR,
+    STATE_FILE,
+    TrainerState,
+    finished_checkpoints,
+    read_state,
+)
 
 CARD = """\
 ---
@@ -47,10 +54,14 @@ tokenizer = AutoTokenizer.from_pretrained("{out}")
 def export(checkpoint: Path, out: Path) -> Path:
     """Copies the policy of ``checkpoint`` to ``out`` and writes a model card from its config.
 
+    A run's folder stands for its newest whole checkpoint.
+
     Raises:
         FileNotFoundError: If ``checkpoint`` is not a whole checkpoint.
         FileExistsError: If ``out`` exists and is not an earlier export.
     """
+    if whole := finished_checkpoints(checkpoint / "checkpoints"):
+        checkpoint = whole[-1]
     if not (checkpoint / STATE_FILE).is_file():
         raise FileNotFoundError(
             f"{checkpoint} is not a whole checkpoint: it has no {STATE_FILE}. Give a folder such as "
@@ -96,7 +107,9 @@ def _results(report: Path) -> str:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m train.export", description=__doc__)
-    parser.add_argument("checkpoint", type=Path, help="for example outputs/train/checkpoints/step_000020")
+    parser.add_argument(
+        "checkpoint", type=Path, help="outputs/train/checkpoints/step_000020, or outputs/train"
+    )
     parser.add_argument("out", type=Path, help="folder to write")
     arguments = parser.parse_args()
     try:

@@ -103,7 +103,7 @@ def draw_curves(metrics: Path, picture: Path) -> None:
         for name in names:
             points = [(line["step"], line[name]) for line in lines if name in line]
             axis.plot(*zip(*points, strict=True), label=name.removeprefix(prefix) or name, marker=".")
-        axis.set(title=prefix.rstrip("/"), xlabel="step")
+        axis.set(title=prefix.rstrip("/"), xlabel="step", visible=bool(names))
         if names:
             axis.legend(fontsize=7)
     figure.savefig(picture, dpi=80)
