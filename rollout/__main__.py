@@ -17,7 +17,7 @@ from rollout.engine import RolloutEngine, build_operator, policy_settings
 from rollout.evaluate import Outcome, evaluate, rows
 from rollout.journal import Journal
 from rollout.operators import Operator
-from rollout.problems import load_train
+from rollout.problems import load_eval, load_train
 from rollout.records import Problem, Rollout
 from rollout.report import pairwise, write_report
 
@@ -27,7 +27,9 @@ DAY_SECONDS = 86_400.0
 def main(config: EvaluationConfig, overrides: list[str]) -> None:
     """Loads problems, starts or reaches workers, runs what is not done yet, reports."""
     output_dir = Path(config.output_dir)
-    problems = load_train(config.data, check_gold)[: config.data.num_eval]
+    # A file or hub set is the set to evaluate; generated problems have a held-out part.
+    load = load_eval if config.data.source == "reasoning_gym" else load_train
+    problems = load(config.data, check_gold)[: config.data.num_eval]
     operators = [
         build_operator(load_operator(name, config.operator))
         for name in config.operators or [config.operator.name]
