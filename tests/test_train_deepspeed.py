@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from training_fakes import first_moments, make_config, make_trainer, read_losses
 from transformers import AutoModelForCausalLM
 
+from rollout.guard import end_tree
 from train.checkpoint import finished_checkpoints
 from train.distributed import make_accelerator
 from train.export import export
@@ -25,16 +25,28 @@ STAGES = (2, 3)
 ONE_STEP = {"train": {"max_steps": 1}}
 
 
+def stale_lock(folder: Path) -> Path:
+    """A cache of torch extensions as a killed build of DeepSpeed's shared-memory op leaves it."""
+    extensions = folder / "extensions"
+    (extensions / "deepspeed_shm_comm").mkdir(parents=True, exist_ok=True)
+    (extensions / "deepspeed_shm_comm" / "lock").touch()
+    return extensions
+
+
 def launch(stage: int, run: dict[str, Any]) -> subprocess.CompletedProcess[str]:
-    """Two ranks by ``accelerate launch``; ended as a group if they take too long."""
+    """Two ranks by ``accelerate launch``; ended with all their children if they take too long."""
     output = Path(run["output_dir"])
     output.mkdir(parents=True, exist_ok=True)
     (output / "run.json").write_text(json.dumps(run))
     config = REPO / "launch" / "accelerate" / f"cpu_zero{stage}.yaml"
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config)]
     command += [str(REPO / "tests" / "training_rank.py"), str(output / "run.json")]
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # ninja lives beside python
-    environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1"}
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        # Where a build was killed: its lock is never let go, and who builds waits for ever.
+        "TORCH_EXTENSIONS_DIR": str(stale_lock(output.parent)),
+    }
     process = subprocess.Popen(
         command,
         cwd=REPO,
@@ -42,13 +54,12 @@ def launch(stage: int, run: dict[str, Any]) -> subprocess.CompletedProcess[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        start_new_session=True,
     )
     try:
         text, _ = process.communicate(timeout=LAUNCH_SECONDS)
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        text, _ = process.communicate()
+        end_tree(process.pid)  # the ranks are in sessions of their own
+        text, _ = process.communicate(timeout=30)
         pytest.fail(f"two ranks did not end within {LAUNCH_SECONDS} s:\n{text[-4000:]}")
     return subprocess.CompletedProcess(command, process.returncode, text)
 

@@ -37,6 +37,8 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
         torch.set_num_threads(config.train.num_threads)
         # Said once here, DeepSpeed does not warn on every rank that it found no GPU.
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
+        if uses_deepspeed:
+            _leave_out_shared_memory_op()
     # DeepSpeed 0.19 calls a collective by the name that torch 2.13 deprecates.
     warnings.filterwarnings("ignore", message=".*all_gather_into_tensor", category=FutureWarning)
     group = InitProcessGroupKwargs(
@@ -70,6 +72,17 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
             # Without it a bf16 step with an infinite gradient would be taken.
             options["bf16"]["check_grad_overflow"] = True
     return accelerator
+
+
+def _leave_out_shared_memory_op() -> None:
+    """Keeps DeepSpeed from compiling a collective that only its inference layers call.
+
+    The build takes half a minute on first use, and waits for ever for the lock file of a build whose
+    process was killed.
+    """
+    from deepspeed.ops import __compatible_ops__ as compatible
+
+    compatible["deepspeed_shm_comm"] = False
 
 
 def from_rank_zero(accelerator: Accelerator, value: T | None, *, what: str) -> T:
