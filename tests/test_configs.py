@@ -12,6 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from configs import schema
 from configs.compose import ConfigError, load, load_operator, resolve
+from configs.schema.algo import LOSS_TYPES
+from configs.schema.operator import OPERATORS
 
 CONFIGS = REPO / "configs"
 NEEDED = ["model.path=x", "data.path=x"]
@@ -58,8 +60,8 @@ def test_every_group_file_composes_and_its_values_arrive(group: str, name: str):
 
 def test_groups_have_files():
     assert {group for group, names in GROUPS.items() if not names} <= {"experiment"}
-    assert set(GROUPS["operator"]) == set(schema.OPERATORS)
-    assert set(GROUPS["algo"]) == set(schema.LOSS_TYPES)
+    assert set(GROUPS["operator"]) == set(OPERATORS)
+    assert set(GROUPS["algo"]) == set(LOSS_TYPES)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -1,0 +1,30 @@
+"""Every option: type, default, unit, meaning, check. YAML files hold only differences from here.
+
+One module for each part of a run's config. Checks run once, at ``OmegaConf.to_object``, on the final
+values; they read no file and open no socket.
+"""
+
+from configs.schema.algo import AlgoConfig
+from configs.schema.coldstart import ColdStartConfig
+from configs.schema.commands import EvaluationConfig, TrainingConfig, register
+from configs.schema.data import DataConfig
+from configs.schema.model import ModelConfig
+from configs.schema.operator import OperatorConfig, PromptsConfig
+from configs.schema.rewards import RewardsConfig
+from configs.schema.rollout import RolloutConfig
+from configs.schema.train import TrainConfig
+
+__all__ = [
+    "AlgoConfig",
+    "ColdStartConfig",
+    "DataConfig",
+    "EvaluationConfig",
+    "ModelConfig",
+    "OperatorConfig",
+    "PromptsConfig",
+    "RewardsConfig",
+    "RolloutConfig",
+    "TrainConfig",
+    "TrainingConfig",
+    "register",
+]

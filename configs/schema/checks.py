@@ -1,0 +1,18 @@
+"""Checks of single values; each names the option, the value and what was expected."""
+
+from collections.abc import Sequence
+
+
+def choice(option: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise ValueError(f"{option} is '{value}'; choose one of {', '.join(choices)}.")
+
+
+def at_least(option: str, value: float, least: float) -> None:
+    if value < least:
+        raise ValueError(f"{option} must be at least {least}, got {value}.")
+
+
+def share(option: str, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise ValueError(f"{option} must lie between 0 and 1, got {value}.")

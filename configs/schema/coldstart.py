@@ -1,0 +1,60 @@
+"""The demo's tiny policy."""
+
+from dataclasses import dataclass
+
+
+@dataclass(kw_only=True)
+class ColdStartConfig:
+    """``python -m train.coldstart``: the tiny policy of the demo and how it is made."""
+
+    hidden_size: int = 128
+    num_hidden_layers: int = 4
+    num_attention_heads: int = 4
+    """Heads of size 32."""
+    num_key_value_heads: int = 2
+    intermediate_size: int = 384
+    rope_theta: float = 10000.0
+    initializer_range: float = 0.04
+    """Standard deviation of the first weights; 0.02 suits wider models and learns slower here."""
+    vocab_size: int = 1024
+    """Most tokens of the tokenizer; it stops earlier when no frequent pair is left."""
+
+    solve_share: float = 0.42
+    """Share of examples that answer the plain problem."""
+    refine_share: float = 0.52
+    """Share that answers from a workspace; what is left is half summaries, half verifications."""
+    glance_share: float = 0.5
+    """Of the solve examples: answers without work. The policy starts out doing this as often."""
+    copy_share: float = 0.5
+    """Of the refine examples: the workspace's first answer, unchecked."""
+    summary_share: float = 0.06
+    """Of the refine examples: the workspace is a summary instead of drafts."""
+
+    max_steps: int = 1200
+    per_device_train_batch_size: int = 32
+    learning_rate: float = 3e-3
+    warmup_steps: int = 40
+    adam_beta2: float = 0.95
+    max_grad_norm: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("solve_share", "refine_share", "glance_share", "copy_share", "summary_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"coldstart.{name} must lie between 0 and 1, got {getattr(self, name)}.")
+        if self.solve_share + self.refine_share > 1:
+            raise ValueError(
+                f"coldstart.solve_share and coldstart.refine_share are {self.solve_share} and "
+                f"{self.refine_share}; together they must not exceed 1."
+            )
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise ValueError(
+                f"coldstart.num_key_value_heads is {self.num_key_value_heads}; it must divide "
+                f"coldstart.num_attention_heads, which is {self.num_attention_heads}."
+            )
+        least = 5 + 256
+        if self.vocab_size < least:
+            raise ValueError(
+                f"coldstart.vocab_size must be at least {least} (every byte and the special tokens), "
+                f"got {self.vocab_size}."
+            )

@@ -1,0 +1,73 @@
+"""The config of each command, made of the parts."""
+
+from dataclasses import dataclass, field
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+
+from configs.schema.algo import AlgoConfig
+from configs.schema.checks import at_least
+from configs.schema.coldstart import ColdStartConfig
+from configs.schema.data import DataConfig
+from configs.schema.model import ModelConfig
+from configs.schema.operator import OperatorConfig
+from configs.schema.rewards import RewardsConfig
+from configs.schema.rollout import RolloutConfig
+from configs.schema.train import TrainConfig
+
+
+@dataclass(kw_only=True)
+class TrainingConfig:
+    """``python -m train``"""
+
+    output_dir: str = "outputs/train"
+    """Where everything the run writes goes."""
+
+    seed: int = 0
+    resume: str = "none"
+    """``none``, ``auto`` (the newest checkpoint of output_dir, if any) or a checkpoint folder."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = MISSING
+    operator: OperatorConfig = field(default_factory=OperatorConfig)
+    rewards: RewardsConfig = field(default_factory=RewardsConfig)
+    algo: AlgoConfig = field(default_factory=AlgoConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    coldstart: ColdStartConfig = field(default_factory=ColdStartConfig)
+
+    def __post_init__(self) -> None:
+        if self.rollout.temperature == 0:
+            raise ValueError("rollout.temperature must be above 0 in training: greedy samples are all equal.")
+        if self.rollout.top_p != 1.0:
+            raise ValueError(
+                f"rollout.top_p must be 1.0 in training, got {self.rollout.top_p}: a cut tail biases the "
+                "ratio between trainer and sampler."
+            )
+
+
+@dataclass(kw_only=True)
+class EvaluationConfig:
+    """``python -m rollout``"""
+
+    output_dir: str = "outputs/evaluation"
+    seed: int = 0
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = MISSING
+    operator: OperatorConfig = field(default_factory=OperatorConfig)
+    operators: list[str] = field(default_factory=list)
+    """Compare these, by the name of their file in configs/operator. Empty: only ``operator``."""
+    samples: int = 1
+    """Rollouts per problem and operator."""
+    rewards: RewardsConfig = field(default_factory=RewardsConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+
+    def __post_init__(self) -> None:
+        at_least("samples", self.samples, 1)
+
+
+def register() -> None:
+    """Makes the schemas known to Hydra; safe to call more than once."""
+    store = ConfigStore.instance()
+    store.store(group="schema", name="training", node=TrainingConfig)
+    store.store(group="schema", name="evaluation", node=EvaluationConfig)

@@ -1,0 +1,51 @@
+"""The training loop."""
+
+from dataclasses import dataclass, field
+
+from configs.schema.checks import at_least, choice
+
+
+@dataclass(kw_only=True)
+class TrainConfig:
+    """The loop: how long, how it is watched, what is kept."""
+
+    max_steps: int = 100
+    """Steps: one collected batch and its updates each."""
+
+    save_steps: int = 20
+    """Checkpoint every this many steps, and at the end."""
+
+    keep_last: int = 2
+    """Checkpoints kept."""
+
+    eval_steps: int = 0
+    """Evaluate every this many steps; 0: only as eval_at_start and eval_at_end say."""
+
+    eval_at_start: bool = True
+    eval_at_end: bool = True
+
+    eval_operators: list[str] = field(default_factory=lambda: ["trace", "pdr"])
+    """Operators to evaluate, by the name of their file in configs/operator."""
+
+    eval_samples: int = 1
+    """Rollouts per held-out problem and operator."""
+
+    tokens_per_micro_batch: int = 8192
+    """Padded tokens in one forward pass of one rank."""
+
+    report_to: list[str] = field(default_factory=list)
+    """Trackers: [] or [wandb]. Without a key wandb runs offline; it never asks."""
+
+    collective_timeout_seconds: float = 3600.0
+    """The longest that a rank waits for the others (rollouts and evaluation included)."""
+
+    num_threads: int = 1
+    """Torch threads per rank on CPU."""
+
+    def __post_init__(self) -> None:
+        at_least("train.max_steps", self.max_steps, 1)
+        at_least("train.save_steps", self.save_steps, 1)
+        at_least("train.keep_last", self.keep_last, 1)
+        at_least("train.eval_samples", self.eval_samples, 1)
+        for tracker in self.report_to:
+            choice("train.report_to", tracker, ("wandb",))
