@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from training_fakes import first_moments, make_collaborators, make_config
 
-from train.distributed import make_accelerator
+from train.distributed import leave, make_accelerator
 from train.loop import Trainer
 
 
@@ -32,3 +32,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    leave()

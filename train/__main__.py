@@ -23,7 +23,7 @@ from rollout.collect import CollectedBatch, Collector, RewardGroup
 from rollout.engine import RolloutEngine, build_operator, policy_settings
 from rollout.problems import load_eval, load_train
 from rollout.records import Call, Problem, Verdict
-from train.distributed import make_accelerator
+from train.distributed import leave, make_accelerator
 from train.evaluation import AFTER, HeldOutEvaluator, phase_path, write_run_report
 from train.loop import Collaborators, Trainer, is_finished
 from train.report import Reporter
@@ -164,3 +164,4 @@ def _write_run_card(config: TrainingConfig, overrides: list[str], output_dir: Pa
 
 if __name__ == "__main__":
     run("training", main)
+    leave()
