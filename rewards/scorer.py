@@ -106,6 +106,10 @@ class Scorer:
             return self._counted(request, start)
         return self._verdict(found, self._solve_sync(request), start)
 
+    def extract_answer(self, completion: str) -> str | None:
+        """The answer of a completion, as `score` would judge it; None if it gives none."""
+        return extract(completion, self._rules).answer
+
     async def equivalent(self, *, gold: str, answer: str) -> Verdict:
         """Checks an answer that has been extracted already, e.g. for voting by equivalence."""
         start = time.perf_counter()

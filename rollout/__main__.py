@@ -12,7 +12,7 @@ from configs.compose import load_operator, run
 from configs.schema import EvaluationConfig
 from rewards.build import build_scorer
 from rewards.gold import check_gold
-from rewards.scorer import Scorer
+from rewards.grader import Grader
 from rollout.engine import RolloutEngine, build_operator, policy_settings
 from rollout.evaluate import Outcome, evaluate, rows
 from rollout.journal import Journal
@@ -45,7 +45,7 @@ def main(config: EvaluationConfig, overrides: list[str]) -> None:
                 RolloutEngine(config.rollout, config.model.path, output_dir / "logs") as engine,
             ):
                 settings = policy_settings(config.operator, config.rollout, engine.pool, tokenizer)
-                _run_missing(config, problems, operators, engine, settings, scorer, journal)
+                _run_missing(config, problems, operators, engine, settings, Grader(scorer), journal)
         outcomes = sorted(journal.outcomes, key=lambda o: (o.problem_id, o.sample))
     names = [operator.name for operator in operators]
     outcomes.sort(key=lambda o: names.index(o.operator))
@@ -59,7 +59,7 @@ def _run_missing(
     operators: list[Operator],
     engine: RolloutEngine,
     settings,
-    scorer: Scorer,
+    grader: Grader,
     journal: Journal,
 ) -> None:
     done = {(o.problem_id, o.operator, o.sample) for o in journal.outcomes}
@@ -74,7 +74,7 @@ def _run_missing(
             problems,
             operators,
             settings,
-            lambda problem, text: scorer.score(gold=problem.answer, completion=text),
+            grader,
             samples=config.samples,
             seed=config.seed,
             on_rollout=keep,

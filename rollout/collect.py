@@ -10,22 +10,22 @@ from typing import Any, Protocol
 
 from rollout.operators import Operator
 from rollout.policy import PolicySettings, derive_seed
-from rollout.pool import RequestRefused
 from rollout.records import (
     DISTIL,
     DRAFT,
     REFINE,
     Call,
+    Grader,
     Group,
     GroupKey,
     Problem,
     Rollout,
     Sample,
-    Score,
     Verdict,
     context_key,
 )
 from rollout.run import run_operator
+from rollout.sampler import RequestRefused
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +108,7 @@ class Collector:
         operator: Operator,
         trace: Operator,
         settings: PolicySettings,
-        score: Score,
+        grader: Grader,
         reward: RewardGroup,
         *,
         problems_per_step: int,
@@ -120,7 +120,7 @@ class Collector:
         self._operator = operator.widened(num_generations)
         self._trace = trace.widened(num_generations)
         self._settings = settings
-        self._score = score
+        self._grader = grader
         self._reward = reward
         self._problems_per_step = problems_per_step
         self._num_operator = round(operator_fraction * problems_per_step)
@@ -149,7 +149,7 @@ class Collector:
         seeds = [derive_seed(self._seed, step, place) for place in range(len(problems))]
         results = await asyncio.gather(
             *(
-                run_operator(problem, operator, self._settings, self._score, seed)
+                run_operator(problem, operator, self._settings, self._grader, seed)
                 for problem, operator, seed in zip(problems, operators, seeds, strict=True)
             ),
             return_exceptions=True,

@@ -106,7 +106,7 @@ def policy_settings(
 ) -> PolicySettings:
     """What all problems of a run share, from the config."""
     return PolicySettings(
-        generate=pool.generate,
+        sampler=pool,
         codec=Codec(tokenizer=tokenizer),
         prompts=prompt_texts(operator.prompts),
         marks=ThinkingMarks(open=operator.think_open, close=operator.think_close),

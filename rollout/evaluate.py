@@ -13,7 +13,7 @@ from rollout.bootstrap import Interval, bootstrap
 from rollout.budget import budget
 from rollout.operators import Operator
 from rollout.policy import PolicySettings, derive_seed
-from rollout.records import Problem, Rollout, Score
+from rollout.records import Grader, Problem, Rollout
 from rollout.run import run_operator
 
 
@@ -64,7 +64,7 @@ async def evaluate(
     problems: Sequence[Problem],
     operators: Sequence[Operator],
     settings: PolicySettings,
-    score: Score,
+    grader: Grader,
     *,
     samples: int,
     seed: int,
@@ -78,7 +78,7 @@ async def evaluate(
         problems: The held-out problems.
         operators: Compared with one another; each problem goes through all of them.
         settings: The policy.
-        score: Gives the verdict of a completion.
+        grader: Gives the verdict of a completion.
         samples: Rollouts per problem and operator.
         seed: Every rollout's seed derives from it and from its own key, so an interrupted evaluation
             asks for the same samples when it goes on.
@@ -91,7 +91,7 @@ async def evaluate(
     async def one(problem: Problem, operator: Operator, sample: int) -> Outcome:
         async with slots:
             own_seed = derive_seed(seed, "evaluate", sample)
-            rollout = await run_operator(problem, operator, settings, score, own_seed)
+            rollout = await run_operator(problem, operator, settings, grader, own_seed)
         reduced = outcome(rollout, sample)
         on_rollout(reduced, rollout)
         return reduced

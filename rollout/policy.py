@@ -5,15 +5,13 @@ import hashlib
 import re
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from rollout.prompts import Codec, PromptTexts
-from rollout.records import DISTIL, VERIFY, Call, Completion, Problem, Sampling
-from rollout.thinking import NO_ANSWER, OK, Split, ThinkingMarks, split
-
-Generate = Callable[[tuple[int, ...], Sampling, int], Awaitable[Sequence[Completion]]]
-"""``await generate(prompt_ids, sampling, n)`` gives n completions of one context."""
+from rollout.records import ATTEMPTS, DISTIL, VERIFY, Call, Completion, Problem, Prompt, Sampling
+from rollout.sampler import Sampler
+from rollout.thinking import OK, Split, ThinkingMarks, split
 
 
 def derive_seed(*parts: object) -> int:
@@ -40,7 +38,7 @@ class Solution:
 class PolicySettings:
     """What all problems of a run share."""
 
-    generate: Generate
+    sampler: Sampler
     codec: Codec
     prompts: PromptTexts
     marks: ThinkingMarks
@@ -104,25 +102,21 @@ class Policy:
         )
         return [call[0] for call in calls]
 
-    def split(self, call: int) -> Split:
-        """Thinking and solution of a call."""
+    def solution(self, call: int) -> Solution:
+        """The post-thinking part of a call."""
         recorded = self._slots[call]
         assert recorded is not None, "a call is read after it returned"
-        return split(recorded.text, finish=recorded.finish, marks=self._settings.marks)
-
-    def solution(self, call: int, *, needs_answer: bool = True) -> Solution:
-        """The post-thinking part of a call; a summary needs no boxed answer."""
-        parts = self.split(call)
-        label = OK if parts.label == NO_ANSWER and not needs_answer else parts.label
-        return Solution(call=call, label=label, text=parts.solution)
+        parts = self._split(recorded.role, recorded.text, recorded.finish)
+        return Solution(call=call, label=parts.label, text=parts.solution)
 
     def verification(self, call: int) -> int:
         """1 if the verify call ends in a boxed yes, -1 for a boxed no, 0 for anything else."""
-        boxed = re.findall(r"\\boxed\s*\{\s*(?:\\text\{)?\s*(yes|no)\b", self.split(call).solution, re.I)
+        solution = self.solution(call).text
+        boxed = re.findall(r"\\boxed\s*\{\s*(?:\\text\{)?\s*(yes|no)\b", solution, re.I)
         return 0 if not boxed else 1 if boxed[-1].lower() == "yes" else -1
 
     async def _call(self, text: str, *, role: str, parents: Sequence[int], num: int) -> list[int]:
-        prompt_ids = self.codec.encode_prompt(text)
+        prompt = self.codec.prompt(text)
         # Places are taken before the request leaves, so that order and seeds do not depend on timing.
         first = len(self._slots)
         self._slots.extend([None] * num)
@@ -130,20 +124,37 @@ class Policy:
         seed = derive_seed(self._seed, self.problem.id, role, round, first)
         sampling = replace(self._settings.sampling, seed=seed)
         started = time.monotonic()
-        completions = await self._settings.generate(prompt_ids, sampling, num)
+        completions = await self._settings.sampler.generate(prompt, sampling, num)
         seconds = time.monotonic() - started
         for place, completion in enumerate(completions, start=first):
-            self._slots[place] = Call(
-                role=role,
-                round=round,
-                parents=tuple(parents),
-                prompt_ids=prompt_ids,
-                completion_ids=completion.token_ids,
-                sampler_logprobs=completion.logprobs,
-                train_mask=(True,) * len(completion.token_ids),
-                versions=completion.versions,
-                finish=completion.finish,
-                text=self.codec.decode(completion.token_ids),
-                seconds=seconds,
-            )
+            self._slots[place] = self._recorded(completion, prompt, role, round, parents, seconds)
         return list(range(first, first + num))
+
+    def _recorded(
+        self,
+        completion: Completion,
+        prompt: Prompt,
+        role: str,
+        round: int,
+        parents: Sequence[int],
+        seconds: float,
+    ) -> Call:
+        text = self.codec.decode(completion.token_ids) if completion.text is None else completion.text
+        return Call(
+            role=role,
+            round=round,
+            parents=tuple(parents),
+            prompt_ids=prompt.ids,
+            completion_ids=completion.token_ids,
+            sampler_logprobs=completion.logprobs,
+            train_mask=(True,) * len(completion.token_ids),
+            versions=completion.versions,
+            finish=completion.finish,
+            text=text,
+            label=self._split(role, text, completion.finish).label,
+            usage=completion.usage,
+            seconds=seconds,
+        )
+
+    def _split(self, role: str, text: str, finish: str) -> Split:
+        return split(text, finish=finish, marks=self._settings.marks, needs_answer=role in ATTEMPTS)

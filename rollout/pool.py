@@ -3,14 +3,15 @@
 import asyncio
 import json
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
 
 from configs.schema import RolloutConfig
-from rollout.records import Completion, Sampling, VersionSpan
+from rollout.records import Completion, Prompt, Sampling, Usage, VersionSpan
+from rollout.sampler import CallFailed, RequestRefused
 
 logger = logging.getLogger(__name__)
 
@@ -48,10 +49,6 @@ class PoolCounts:
     cached_tokens: int = 0
 
 
-class RequestRefused(RuntimeError):
-    """A worker refused a request (4xx): sending it again would not help."""
-
-
 class WorkerPool:
     """Sends each request to the least loaded worker; re-sends what a broken worker did not answer.
 
@@ -76,18 +73,20 @@ class WorkerPool:
     async def __aexit__(self, *_: object) -> None:
         await self._http.close()
 
-    async def generate(self, prompt_ids: tuple[int, ...], sampling: Sampling, n: int = 1) -> list[Completion]:
-        """``n`` completions of one context.
+    async def generate(
+        self, prompt: Prompt, sampling: Sampling, n: int = 1, request_id: str | None = None
+    ) -> list[Completion]:
+        """``n`` completions of one context (``Sampler.generate``).
 
         Raises:
             RequestRefused: If the worker refuses it, e.g. since the prompt is too long.
-            RuntimeError: If no worker answered after ``max_retries`` further attempts.
+            CallFailed: If no worker answered after ``max_retries`` further attempts.
         """
         if sampling.temperature == 0 and n > 1:  # vLLM refuses n > 1 when greedy
-            singles = await asyncio.gather(*(self.generate(prompt_ids, sampling) for _ in range(n)))
+            singles = await asyncio.gather(*(self.generate(prompt, sampling) for _ in range(n)))
             return [completion for (completion,) in singles]
         body = {
-            "token_ids": prompt_ids,
+            "token_ids": prompt.ids,
             "sampling_params": {
                 "n": n,
                 "temperature": sampling.temperature,
@@ -99,6 +98,8 @@ class WorkerPool:
                 "detokenize": False,
             },
         }
+        if request_id is not None:
+            body["request_id"] = request_id
         async with self._slots:
             answer = await self._send(body)
         usage = answer["usage"]
@@ -106,7 +107,18 @@ class WorkerPool:
         self.counts.completion_tokens += usage["completion_tokens"]
         self.counts.cached_tokens += (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
         choices = sorted(answer["choices"], key=lambda choice: choice["index"])
-        return [_completion(choice) for choice in choices]
+        return [_completion(choice, len(prompt.ids)) for choice in choices]
+
+    async def abort(self, request_ids: Collection[str]) -> None:
+        """Ends requests early (``Sampler.abort``), whichever worker has them.
+
+        Raises:
+            RuntimeError: If a worker does not take the order.
+        """
+        body = {"request_ids": sorted(request_ids)}
+        await asyncio.gather(
+            *(self.post(endpoint, "/inference/v1/abort_requests", body) for endpoint in self.endpoints)
+        )
 
     async def post(self, endpoint: Endpoint, path: str, body: Any = None, timeout: float = 60.0) -> Any:
         """One control request.
@@ -159,7 +171,7 @@ class WorkerPool:
             logger.warning("Request failed (attempt %d): %s", attempt + 1, failure)
             await self._revive(endpoint, generation)
             await asyncio.sleep(min(0.2 * 2**attempt, 5.0))
-        raise RuntimeError(
+        raise CallFailed(
             f"No rollout worker answered after {self._config.max_retries + 1} attempts; the last failure: "
             f"{failure}. See the worker's log."
         )
@@ -200,7 +212,7 @@ class _ServerError(Exception):
     """A status that is worth another attempt."""
 
 
-def _completion(choice: dict[str, Any]) -> Completion:
+def _completion(choice: dict[str, Any], prompt_tokens: int) -> Completion:
     content = choice["logprobs"]["content"]
     ids = tuple(choice["token_ids"])
     assert [entry["token_id"] for entry in content] == list(ids), "log-probs belong to the sampled ids"
@@ -212,4 +224,5 @@ def _completion(choice: dict[str, Any]) -> Completion:
             VersionSpan(version=parse_version(s["version"]), start=s["start"], end=s["end"])
             for s in choice["weight_versions"]
         ),
+        usage=Usage(prompt_tokens=prompt_tokens, completion_tokens=len(ids)),
     )

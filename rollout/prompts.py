@@ -11,6 +11,7 @@ from typing import cast
 from transformers import PreTrainedTokenizerBase
 
 from configs.schema import PromptsConfig
+from rollout.records import Prompt, context_key
 
 _PLACEHOLDERS = {
     "solve": {"question"},
@@ -90,8 +91,13 @@ class Codec:
 
     tokenizer: PreTrainedTokenizerBase
 
+    def prompt(self, text: str) -> Prompt:
+        """One user turn, ready for the policy to answer."""
+        ids = self.encode_prompt(text)
+        return Prompt(text=text, ids=ids, context=context_key(ids))
+
     def encode_prompt(self, text: str) -> tuple[int, ...]:
-        """Ids of one user turn, ready for the policy to answer; plain text if there is no chat template."""
+        """Ids of one user turn in its chat template; plain text if there is none."""
         if self.tokenizer.chat_template is None:
             return tuple(self.tokenizer(text).input_ids)
         messages = [{"role": "user", "content": text}]

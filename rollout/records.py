@@ -7,7 +7,7 @@ calls on one problem; a *group* is a set of samples drawn from one context and c
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -19,8 +19,12 @@ DISTIL = "distil"
 """A call that writes a workspace from drafts."""
 VERIFY = "verify"
 """A call that judges one draft, so that top-k distillers can rank."""
+ANALYSE = "analyse"
+"""A call that lists the errors of one solution, for the next round of sequential refinement."""
 REFINE = "refine"
 """A solution attempt given problem and workspace."""
+ATTEMPTS = (TRACE, DRAFT, REFINE)
+"""Roles whose calls answer the problem, and so have a verdict."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,8 +48,32 @@ class Verdict(Protocol):
     def is_correct(self) -> bool: ...
 
 
-Score = Callable[[Problem, str], Awaitable[Verdict]]
-"""``await score(problem, completion_text)``; passed in, so that rollouts know no verifier."""
+class Grader(Protocol):
+    """What rollouts need of a verifier; passed in, so that they know none."""
+
+    async def score(self, problem: Problem, completion: str) -> Verdict:
+        """The verdict on a whole completion, thinking included."""
+        ...
+
+    def answer(self, completion: str) -> str | None:
+        """The answer that a completion gives, whether right or wrong; None if it gives none."""
+        ...
+
+    async def same(self, first: str, second: str) -> bool:
+        """Whether two answers are mathematically equivalent."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """What one call is given: as text for endpoints that chat, as ids for our own workers."""
+
+    text: str
+    """The user's turn, without the chat template."""
+    ids: tuple[int, ...]
+    """The same with its template, ready to be completed."""
+    context: str
+    """Names the prefix that calls share; a call that goes on after a forced close keeps its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +84,16 @@ class Sampling:
     top_p: float
     max_tokens: int
     seed: int
+    stop_token_ids: tuple[int, ...] = ()
+    """Ids that end the completion besides the end of sequence; the id itself is kept."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """Tokens in and tokens out of one call."""
+
+    prompt_tokens: int
+    completion_tokens: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,13 +107,17 @@ class VersionSpan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
-    """What a worker returned for one sample: ids and log-probs, never re-tokenised text."""
+    """What an endpoint returned for one sample: ids and log-probs, never re-tokenised text."""
 
     token_ids: tuple[int, ...]
+    """Empty if the endpoint gives only text."""
     logprobs: tuple[float, ...]
     finish: str
-    """``stop`` (end of sequence) or ``length`` (``max_tokens`` reached)."""
+    """``stop`` (end of sequence), ``length`` (``max_tokens`` reached) or ``abort`` (by ``Sampler.abort``)."""
     versions: tuple[VersionSpan, ...]
+    usage: Usage
+    text: str | None = None
+    """Given by endpoints that chat, in place of ids."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +145,9 @@ class Call:
     finish: str
     text: str
     """The decoded completion; used to build the next prompt and to score, never to train."""
+    label: str
+    """What the split into thinking and solution found: ``ok``, or what is malformed (``thinking.LABELS``)."""
+    usage: Usage
     seconds: float
 
     @property
@@ -113,7 +158,7 @@ class Call:
     @property
     def num_tokens(self) -> int:
         """Tokens in plus tokens out."""
-        return len(self.prompt_ids) + len(self.completion_ids)
+        return self.usage.prompt_tokens + self.usage.completion_tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

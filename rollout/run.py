@@ -6,14 +6,11 @@ from dataclasses import replace
 
 from rollout.operators import Operator, improve
 from rollout.policy import Policy, PolicySettings, derive_seed
-from rollout.records import DRAFT, REFINE, TRACE, Problem, Rollout, Score
-
-ATTEMPTS = (TRACE, DRAFT, REFINE)
-"""Roles whose calls answer the problem, and so have a verdict."""
+from rollout.records import ATTEMPTS, Grader, Problem, Rollout
 
 
 async def run_operator(
-    problem: Problem, operator: Operator, settings: PolicySettings, score: Score, seed: int
+    problem: Problem, operator: Operator, settings: PolicySettings, grader: Grader, seed: int
 ) -> Rollout:
     """The scored rollout of ``operator`` on ``problem``; equal seeds ask for equal samples."""
     policy = Policy(problem, settings, seed)
@@ -27,5 +24,5 @@ async def run_operator(
         counts=dict(policy.counts),
     )
     places = [i for i, call in enumerate(rollout.calls) if call.role in ATTEMPTS]
-    verdicts = await asyncio.gather(*(score(problem, rollout.calls[i].text) for i in places))
+    verdicts = await asyncio.gather(*(grader.score(problem, rollout.calls[i].text) for i in places))
     return replace(rollout, verdicts=dict(zip(places, verdicts, strict=True)))

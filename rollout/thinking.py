@@ -9,7 +9,7 @@ OK = "ok"
 UNCLOSED = "unclosed"
 """Thinking was opened and never closed."""
 TRUNCATED = "truncated"
-"""The completion ran into its token limit after the thinking, so the solution is cut."""
+"""The completion ran into its token limit, or was aborted, after the thinking: the solution is cut."""
 EMPTY = "empty"
 """Nothing follows the thinking."""
 NO_ANSWER = "no_answer"
@@ -34,17 +34,20 @@ class Split:
     solution: str
 
 
-def split(text: str, *, finish: str, marks: ThinkingMarks) -> Split:
-    """Splits at the last closing mark; a completion without any mark is all solution."""
+def split(text: str, *, finish: str, marks: ThinkingMarks, needs_answer: bool = True) -> Split:
+    """Splits at the last closing mark; a completion without any mark is all solution.
+
+    Summaries, verifications and error analyses need no boxed answer to be ``ok``.
+    """
     thinking, _, rest = text.rpartition(marks.close)
     if marks.open in rest:
         return Split(label=UNCLOSED, thinking=text, solution="")
     solution = rest.strip()
-    if finish == "length":
+    if finish != "stop":
         label = TRUNCATED
     elif not solution:
         label = EMPTY
-    elif "\\boxed" not in solution:
+    elif needs_answer and "\\boxed" not in solution:
         label = NO_ANSWER
     else:
         label = OK

@@ -78,7 +78,7 @@ async def global_summary(
     """One text for all, written by the policy: agreements, contradictions, results, open goals."""
     shuffled = rng.sample(drafts, len(drafts))
     call = await policy.distil(shuffled, kappa=options.kappa)
-    summary = policy.solution(call, needs_answer=False)
+    summary = policy.solution(call)
     if not summary.is_usable:
         return [Workspace(text="", parents=(call,))] * width
     text = policy.codec.cut(summary.text, options.kappa)

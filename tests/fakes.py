@@ -1,17 +1,18 @@
-"""A scripted policy: the seam is the ``Generate`` callable, everything behind it is the real code."""
+"""A scripted policy: the seam is the ``Sampler``, everything behind it is the real code."""
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 from conftest import byte_tokenizer
 
 from rollout.operators import Operator
-from rollout.policy import Generate, Policy, PolicySettings
+from rollout.policy import Policy, PolicySettings
 from rollout.prompts import Codec, PromptTexts
-from rollout.records import Completion, Problem, Rollout, Sampling, VersionSpan
+from rollout.records import Completion, Problem, Prompt, Rollout, Sampling, Usage, VersionSpan, context_key
 from rollout.run import run_operator
+from rollout.sampler import Sampler
 from rollout.thinking import ThinkingMarks
 from rollout.workspace import DistillerOptions
 
@@ -26,6 +27,11 @@ PROMPTS = PromptTexts(
     verify="VERIFY {question} SAYS {solution}",
 )
 KINDS = ("SOLVE", "REFINE", "DISTIL", "VERIFY")
+
+
+def prompt_of(*ids: int) -> Prompt:
+    """A prompt of nothing but ids, as a worker sees it."""
+    return Prompt(text="", ids=ids, context=context_key(ids))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,10 +74,12 @@ class ScriptedPolicy:
     requests: list[Request] = field(default_factory=list)
     ended: list[Request] = field(default_factory=list)
 
-    async def __call__(self, prompt_ids: tuple[int, ...], sampling: Sampling, n: int) -> Sequence[Completion]:
-        prompt = CODEC.decode(prompt_ids).removeprefix("<|im_start|>user\n").partition("<|im_end|>")[0]
-        kind = next(kind for kind in KINDS if prompt.startswith(kind))
-        request = Request(kind=kind, prompt=prompt, prompt_ids=prompt_ids, sampling=sampling, n=n)
+    async def generate(
+        self, prompt: Prompt, sampling: Sampling, n: int = 1, request_id: str | None = None
+    ) -> Sequence[Completion]:
+        text = CODEC.decode(prompt.ids).removeprefix("<|im_start|>user\n").partition("<|im_end|>")[0]
+        kind = next(kind for kind in KINDS if text.startswith(kind))
+        request = Request(kind=kind, prompt=text, prompt_ids=prompt.ids, sampling=sampling, n=n)
         self.requests.append(request)
         await asyncio.sleep(self.delay(request))
         self.ended.append(request)
@@ -87,17 +95,36 @@ class ScriptedPolicy:
             logprobs=(-1.0,) * len(ids),
             finish=reply.finish,
             versions=(VersionSpan(version=0, start=0, end=len(ids)),),
+            usage=Usage(prompt_tokens=len(request.prompt_ids), completion_tokens=len(ids)),
         )
+
+    async def abort(self, request_ids: Collection[str]) -> None:
+        raise AssertionError("nothing is aborted here")
 
     def of(self, kind: str) -> list[Request]:
         """The requests of one kind, in the order in which they came."""
         return [request for request in self.requests if request.kind == kind]
 
 
-def settings(policy: Generate, marks: ThinkingMarks | None = None) -> PolicySettings:
+@dataclass(frozen=True, slots=True)
+class SamplerOf:
+    """A sampler that is one function: ``await generate(prompt, sampling, n)``."""
+
+    function: Callable[[Prompt, Sampling, int], Awaitable[Sequence[Completion]]]
+
+    async def generate(
+        self, prompt: Prompt, sampling: Sampling, n: int = 1, request_id: str | None = None
+    ) -> Sequence[Completion]:
+        return await self.function(prompt, sampling, n)
+
+    async def abort(self, request_ids: Collection[str]) -> None:
+        raise AssertionError("nothing is aborted here")
+
+
+def settings(sampler: Sampler, marks: ThinkingMarks | None = None) -> PolicySettings:
     sampling = Sampling(temperature=1.0, top_p=1.0, max_tokens=64, seed=0)
     return PolicySettings(
-        generate=policy,
+        sampler=sampler,
         codec=CODEC,
         prompts=PROMPTS,
         marks=marks or ThinkingMarks(),
@@ -130,21 +157,30 @@ class Scored:
     is_correct: bool
 
 
-async def even_is_correct(problem: Problem, text: str) -> Scored:
-    """A scorer: the last boxed number is right if it is even; no boxed number is unparsable."""
-    answer = text.rpartition("\\boxed{")[2].partition("}")[0] if "\\boxed{" in text else None
-    if answer is None or not answer.isdigit():
-        return Scored(status="unparsable", answer=None, is_correct=False)
-    right = int(answer) % 2 == 0
-    return Scored(status="correct" if right else "wrong", answer=answer, is_correct=right)
+class EvenIsCorrect:
+    """A grader: the last boxed number is right if it is even; no boxed number is unparsable."""
+
+    async def score(self, problem: Problem, completion: str) -> Scored:
+        answer = self.answer(completion)
+        if answer is None:
+            return Scored(status="unparsable", answer=None, is_correct=False)
+        right = int(answer) % 2 == 0
+        return Scored(status="correct" if right else "wrong", answer=answer, is_correct=right)
+
+    def answer(self, completion: str) -> str | None:
+        boxed = completion.rpartition("\\boxed{")[2].partition("}")[0]
+        return boxed if "\\boxed{" in completion and boxed.isdigit() else None
+
+    async def same(self, first: str, second: str) -> bool:
+        return int(first) == int(second)
 
 
 def roll(policy: ScriptedPolicy, operator: Operator, *, seed: int = 0, name: str = "p") -> Rollout:
     """One scored rollout of ``operator`` on ``problem(name)``."""
-    work = run_operator(problem(name), operator, settings(policy), even_is_correct, seed)
+    work = run_operator(problem(name), operator, settings(policy), EvenIsCorrect(), seed)
     return asyncio.run(work)
 
 
-def plain_policy(policy: Generate | None = None) -> Policy:
+def plain_policy(policy: Sampler | None = None) -> Policy:
     """The policy on ``problem()``, without an operator around it."""
     return Policy(problem(), settings(policy or ScriptedPolicy()), 0)

@@ -6,7 +6,7 @@ import pytest
 from fakes import ScriptedPolicy, operator, problem, roll
 
 from rollout.budget import Budget, budget
-from rollout.records import DISTIL, DRAFT, REFINE, TRACE, VERIFY, Call, Rollout
+from rollout.records import DISTIL, DRAFT, REFINE, TRACE, VERIFY, Call, Rollout, Usage
 from rollout.workspace import DISTILLERS
 
 
@@ -22,6 +22,8 @@ def _call(role: str, round: int, tokens_in: int, tokens_out: int, *parents: int)
         versions=(),
         finish="stop",
         text="",
+        label="ok",
+        usage=Usage(prompt_tokens=tokens_in, completion_tokens=tokens_out),
         seconds=0.0,
     )
 
@@ -96,7 +98,7 @@ def test_what_a_distiller_asks_the_policy_is_on_the_path(distiller: str, role: s
     (answer,) = rollout.answers
     before = budget(rollout, answer).b_seq
     longer = tuple(
-        dataclasses.replace(call, completion_ids=call.completion_ids + (6,) * 1000)
+        dataclasses.replace(call, usage=Usage(prompt_tokens=10, completion_tokens=1000))
         if call.role == role
         else call
         for call in rollout.calls

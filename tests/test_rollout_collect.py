@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pytest
-from fakes import Request, ScriptedPolicy, boxed, even_is_correct, operator, problem, roll, settings
+from fakes import EvenIsCorrect, Request, ScriptedPolicy, boxed, operator, problem, roll, settings
 
 from rollout.collect import CollectedBatch, Collector, group_rollout
-from rollout.policy import Generate
-from rollout.pool import RequestRefused
 from rollout.records import REFINE, TRACE, Call, Verdict
+from rollout.sampler import RequestRefused, Sampler
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,14 +25,14 @@ def _reward(calls: Sequence[Call], verdicts: Sequence[Verdict], drafts: Sequence
     return [Given(total=total, parts={"outcome": total}) for total in totals]
 
 
-def _collector(generate: Generate, *, problems: int = 10, **changes) -> Collector:
+def _collector(sampler: Sampler, *, problems: int = 10, **changes) -> Collector:
     options = {"problems_per_step": 4, "operator_fraction": 0.5, "num_generations": 3, "seed": 0}
     return Collector(
         [problem(f"p{i}") for i in range(problems)],
         operator((4, 1)),
         operator((1,), name="trace"),
-        settings(generate),
-        even_is_correct,
+        settings(sampler),
+        EvenIsCorrect(),
         _reward,
         **(options | changes),
     )

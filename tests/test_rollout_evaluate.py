@@ -6,7 +6,7 @@ from collections.abc import Container
 from pathlib import Path
 
 import pytest
-from fakes import CODEC, ScriptedPolicy, even_is_correct, operator, problem, roll, settings
+from fakes import CODEC, EvenIsCorrect, SamplerOf, ScriptedPolicy, operator, problem, roll, settings
 
 from rollout.budget import budget
 from rollout.evaluate import (
@@ -43,7 +43,7 @@ def _evaluate(samples: int, seed: int = 0, done: Container[Key] = ()) -> list[Ou
         [problem(f"p{i}") for i in range(5)],
         OPERATORS,
         settings(ScriptedPolicy()),
-        even_is_correct,
+        EvenIsCorrect(),
         samples=samples,
         seed=seed,
         on_rollout=lambda outcome, rollout: None,
@@ -58,7 +58,7 @@ def test_every_problem_operator_and_sample_is_evaluated_once_and_reported_as_it_
         [problem(f"p{i}") for i in range(5)],
         OPERATORS,
         settings(ScriptedPolicy()),
-        even_is_correct,
+        EvenIsCorrect(),
         samples=3,
         seed=0,
         on_rollout=lambda o, rollout: ended.append((rollout.problem.id, o.operator, o.sample)),
@@ -145,19 +145,19 @@ def test_rollouts_under_way_are_bounded():
     most = 0
     scripted = ScriptedPolicy(delay=lambda request: 0.001)
 
-    async def generate(prompt_ids, sampling, n):
+    async def generate(prompt, sampling, n):
         nonlocal most
-        started.add(CODEC.decode(prompt_ids))
+        started.add(CODEC.decode(prompt.ids))
         most = max(most, len(started - ended))
-        completions = await scripted(prompt_ids, sampling, n)
-        ended.add(CODEC.decode(prompt_ids))
+        completions = await scripted.generate(prompt, sampling, n)
+        ended.add(CODEC.decode(prompt.ids))
         return completions
 
     work = evaluate(
         [problem(f"p{i}") for i in range(12)],
         OPERATORS[:1],
-        settings(generate),
-        even_is_correct,
+        settings(SamplerOf(generate)),
+        EvenIsCorrect(),
         samples=1,
         seed=0,
         on_rollout=lambda outcome, rollout: None,

@@ -7,11 +7,12 @@ from collections import Counter
 import pytest
 from fakes import (
     CODEC,
+    EvenIsCorrect,
     Reply,
     Request,
+    SamplerOf,
     ScriptedPolicy,
     boxed,
-    even_is_correct,
     operator,
     problem,
     roll,
@@ -242,15 +243,15 @@ def test_a_slow_problem_does_not_hold_back_the_others():
         ends: list[str] = []
         scripted = ScriptedPolicy()
 
-        async def generate(prompt_ids, sampling, n):
-            if "question slow" in CODEC.decode(prompt_ids):
+        async def generate(prompt, sampling, n):
+            if "question slow" in CODEC.decode(prompt.ids):
                 await released.wait()
-            return await scripted(prompt_ids, sampling, n)
+            return await scripted.generate(prompt, sampling, n)
 
-        shared = settings(generate)
+        shared = settings(SamplerOf(generate))
 
         async def one(name: str) -> None:
-            await run_operator(problem(name), operator((4, 2, 1)), shared, even_is_correct, 0)
+            await run_operator(problem(name), operator((4, 2, 1)), shared, EvenIsCorrect(), 0)
             ends.append(name)
 
         slow = asyncio.create_task(one("slow"))

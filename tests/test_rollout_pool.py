@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from fakes import prompt_of
 
 from configs.schema import RolloutConfig
-from rollout.pool import Endpoint, RequestRefused, WorkerPool, parse_version
+from rollout.pool import Endpoint, WorkerPool, parse_version
 from rollout.records import Sampling, VersionSpan
+from rollout.sampler import RequestRefused
 from rollout.worker import free_port
 
 SAMPLING = Sampling(temperature=1.0, top_p=1.0, max_tokens=8, seed=1)
@@ -133,7 +135,7 @@ def _with_pool(
 
 
 async def _generate(pool: WorkerPool, stubs: list[Stub]) -> Any:
-    return await pool.generate((1, 2, 3), SAMPLING, 2)
+    return await pool.generate(prompt_of(1, 2, 3), SAMPLING, 2)
 
 
 def test_ids_and_logprobs_come_back_as_sampled_in_the_order_of_their_index():
@@ -146,7 +148,7 @@ def test_ids_and_logprobs_come_back_as_sampled_in_the_order_of_their_index():
 
 def test_a_request_says_how_to_sample_and_carries_ids_only():
     async def test(pool: WorkerPool, stubs: list[Stub]) -> None:
-        await pool.generate((4, 5), SAMPLING, 3)
+        await pool.generate(prompt_of(4, 5), SAMPLING, 3)
         (body,) = stubs[0].bodies
         assert body["token_ids"] == [4, 5]
         expected = {"n": 3, "temperature": 1.0, "top_p": 1.0, "max_tokens": 8, "seed": 1}
@@ -160,7 +162,7 @@ def test_a_request_says_how_to_sample_and_carries_ids_only():
 def test_greedy_samples_are_asked_for_one_by_one():
     async def test(pool: WorkerPool, stubs: list[Stub]) -> None:
         greedy = Sampling(temperature=0.0, top_p=1.0, max_tokens=8, seed=1)
-        assert len(await pool.generate((4, 5), greedy, 3)) == 3
+        assert len(await pool.generate(prompt_of(4, 5), greedy, 3)) == 3
         assert [body["sampling_params"]["n"] for body in stubs[0].bodies] == [1, 1, 1]
 
     _with_pool(test, fine)
@@ -169,7 +171,7 @@ def test_greedy_samples_are_asked_for_one_by_one():
 @pytest.mark.parametrize("status", [500, 503, 429])
 def test_a_server_error_is_sent_again(status: int):
     async def test(pool: WorkerPool, stubs: list[Stub]) -> None:
-        assert len(await pool.generate((1,), SAMPLING, 2)) == 2
+        assert len(await pool.generate(prompt_of(1), SAMPLING, 2)) == 2
         assert stubs[0].bodies[0] == stubs[0].bodies[1]
         assert len(stubs[0].bodies) == 2
         assert (pool.counts.requests, pool.counts.retries) == (2, 1)
@@ -181,7 +183,7 @@ def test_a_server_error_is_sent_again(status: int):
 def test_a_refused_request_is_not_sent_again(status: int):
     async def test(pool: WorkerPool, stubs: list[Stub]) -> None:
         with pytest.raises(RequestRefused, match=f"{stubs[0].url} refused .* {status}: no luck today"):
-            await pool.generate((1,), SAMPLING)
+            await pool.generate(prompt_of(1), SAMPLING)
         assert len(stubs[0].bodies) == 1
         assert pool.counts.retries == 0
         assert pool.endpoints[0].in_flight == 0
@@ -192,7 +194,7 @@ def test_a_refused_request_is_not_sent_again(status: int):
 def test_an_error_after_the_last_attempt_names_the_worker_and_its_failure():
     async def test(pool: WorkerPool, stubs: list[Stub]) -> None:
         with pytest.raises(RuntimeError, match=r"answered after 2 attempts.*500: no luck today"):
-            await pool.generate((1,), SAMPLING)
+            await pool.generate(prompt_of(1), SAMPLING)
         assert len(stubs[0].bodies) == 2
 
     _with_pool(test, failing(99, 500), max_retries=1)
@@ -201,7 +203,7 @@ def test_an_error_after_the_last_attempt_names_the_worker_and_its_failure():
 def test_a_request_that_hangs_is_cut_at_its_limit():
     async def test(pool: WorkerPool, stubs: list[Stub]) -> None:
         with pytest.raises(RuntimeError, match=r"No rollout worker answered after 1 attempts.*Timeout"):
-            await pool.generate((1,), SAMPLING)
+            await pool.generate(prompt_of(1), SAMPLING)
         assert pool.endpoints[0].in_flight == 0
 
     _with_pool(test, hang, request_timeout_seconds=0.3, max_retries=0)
@@ -209,7 +211,7 @@ def test_a_request_that_hangs_is_cut_at_its_limit():
 
 def test_what_a_hanging_worker_does_not_answer_another_one_does():
     async def test(pool: WorkerPool, stubs: list[Stub]) -> None:
-        assert len(await pool.generate((1,), SAMPLING)) == 1
+        assert len(await pool.generate(prompt_of(1), SAMPLING)) == 1
         assert (len(stubs[0].bodies), len(stubs[1].bodies)) == (1, 1)
 
     _with_pool(test, hang, fine, request_timeout_seconds=0.3)
@@ -217,7 +219,7 @@ def test_what_a_hanging_worker_does_not_answer_another_one_does():
 
 def test_a_worker_that_always_fails_does_not_swallow_requests():
     async def test(pool: WorkerPool, stubs: list[Stub]) -> None:
-        done = await asyncio.gather(*(pool.generate((i,), SAMPLING) for i in range(6)))
+        done = await asyncio.gather(*(pool.generate(prompt_of(i), SAMPLING) for i in range(6)))
         assert len(done) == 6
         assert len(stubs[1].bodies) == 6
 
@@ -227,7 +229,7 @@ def test_a_worker_that_always_fails_does_not_swallow_requests():
 def test_a_worker_that_is_gone_does_not_swallow_requests():
     async def test(pool: WorkerPool, stubs: list[Stub]) -> None:
         pool.endpoints.insert(0, Endpoint(url=f"http://127.0.0.1:{free_port()}"))
-        done = await asyncio.gather(*(pool.generate((i,), SAMPLING) for i in range(4)))
+        done = await asyncio.gather(*(pool.generate(prompt_of(i), SAMPLING) for i in range(4)))
         assert len(done) == len(stubs[0].bodies) == 4
 
     _with_pool(test, fine, max_retries=1)
@@ -242,7 +244,7 @@ def test_requests_go_to_the_least_loaded_worker():
             return web.json_response(_answer(body))
 
         stubs[0].handler = stubs[1].handler = hold
-        waiting = [asyncio.create_task(pool.generate((i,), SAMPLING)) for i in range(10)]
+        waiting = [asyncio.create_task(pool.generate(prompt_of(i), SAMPLING)) for i in range(10)]
         while sum(len(stub.bodies) for stub in stubs) < 10:
             await asyncio.sleep(0.005)
         assert [stub.at_once for stub in stubs] == [5, 5]
@@ -255,11 +257,11 @@ def test_requests_go_to_the_least_loaded_worker():
 
 def test_a_free_worker_gets_everything_while_the_other_is_stuck():
     async def test(pool: WorkerPool, stubs: list[Stub]) -> None:
-        stuck = asyncio.create_task(pool.generate((0,), SAMPLING))
+        stuck = asyncio.create_task(pool.generate(prompt_of(0), SAMPLING))
         while not stubs[0].bodies:
             await asyncio.sleep(0.005)
         for i in range(5):
-            await pool.generate((i,), SAMPLING)
+            await pool.generate(prompt_of(i), SAMPLING)
         assert (len(stubs[0].bodies), len(stubs[1].bodies)) == (1, 5)
         stuck.cancel()
 
@@ -273,7 +275,7 @@ def test_no_more_requests_are_in_flight_than_allowed(most: int):
         return web.json_response(_answer(body))
 
     async def test(pool: WorkerPool, stubs: list[Stub]) -> None:
-        await asyncio.gather(*(pool.generate((i,), SAMPLING) for i in range(12)))
+        await asyncio.gather(*(pool.generate(prompt_of(i), SAMPLING) for i in range(12)))
         assert len(stubs[0].bodies) == 12
         assert stubs[0].most_at_once == most
 
@@ -360,7 +362,7 @@ def test_a_dead_local_worker_is_restarted_once_however_many_requests_it_failed()
 
         pool.endpoints = [Endpoint(url=f"http://127.0.0.1:{free_port()}", restart=restart)]
         pool.after_restart = bring_up
-        done = await asyncio.gather(*(pool.generate((i,), SAMPLING) for i in range(8)))
+        done = await asyncio.gather(*(pool.generate(prompt_of(i), SAMPLING) for i in range(8)))
         assert len(done) == len(stubs[0].bodies) == 8
         assert started == brought_up == [stubs[0].url]
         assert pool.counts.restarts == 1
@@ -374,7 +376,7 @@ def test_a_healthy_local_worker_is_not_restarted_for_one_failed_request():
             raise AssertionError("restarted")
 
         pool.endpoints[0].restart = restart
-        assert len(await pool.generate((1,), SAMPLING)) == 1
+        assert len(await pool.generate(prompt_of(1), SAMPLING)) == 1
         assert stubs[0].paths == ["/health"]
 
     _with_pool(test, failing(1, 500))

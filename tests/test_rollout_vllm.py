@@ -7,6 +7,7 @@ import psutil
 import pytest
 import torch
 from conftest import byte_tokenizer, tiny_model
+from fakes import EvenIsCorrect, prompt_of
 from transformers import AutoModelForCausalLM
 
 from configs.compose import load
@@ -14,25 +15,17 @@ from configs.schema import RolloutConfig
 from rollout.budget import budget
 from rollout.engine import RolloutEngine, build_operator, policy_settings
 from rollout.evaluate import Outcome, evaluate
-from rollout.pool import RequestRefused
 from rollout.records import Completion, Problem, Rollout, Sampling
 from rollout.run import run_operator
+from rollout.sampler import RequestRefused
 
 pytestmark = pytest.mark.integration
 
 SAMPLING = Sampling(temperature=1.0, top_p=1.0, max_tokens=16, seed=7)
 GREEDY = Sampling(temperature=0.0, top_p=1.0, max_tokens=16, seed=7)
-PROMPT = tuple(range(40, 70))
 
 
-class _Verdict:
-    status = "wrong"
-    answer = None
-    is_correct = False
-
-
-async def _score(problem: Problem, text: str) -> _Verdict:
-    return _Verdict()
+PROMPT = prompt_of(*range(40, 70))
 
 
 def _settings(engine: RolloutEngine, config: RolloutConfig):
@@ -47,9 +40,9 @@ def _operator(*overrides: str):
 
 def _expected_logprobs(folder: Path, completion: Completion) -> torch.Tensor:
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    ids = torch.tensor([[*PROMPT, *completion.token_ids]])
-    logits = model(ids).logits[0, len(PROMPT) - 1 : -1].float()
-    return logits.log_softmax(-1).gather(1, ids[0, len(PROMPT) :, None])[:, 0]
+    ids = torch.tensor([[*PROMPT.ids, *completion.token_ids]])
+    logits = model(ids).logits[0, len(PROMPT.ids) - 1 : -1].float()
+    return logits.log_softmax(-1).gather(1, ids[0, len(PROMPT.ids) :, None])[:, 0]
 
 
 def test_sampled_logprobs_are_the_policys_own(engine: RolloutEngine, tiny_policy: Path):
@@ -73,7 +66,9 @@ def test_budgets_are_the_sums_of_the_workers_own_usage(
     problem = Problem(id="p", question="1 + 1 =", answer="2")
     counts = engine.pool.counts
     before = (counts.prompt_tokens, counts.completion_tokens)
-    rollout = engine.run(run_operator(problem, operator, _settings(engine, rollout_config), _score, 1), 120)
+    rollout = engine.run(
+        run_operator(problem, operator, _settings(engine, rollout_config), EvenIsCorrect(), 1), 120
+    )
     sent = {id(call.prompt_ids): len(call.prompt_ids) for call in rollout.calls}
     b_total = budget(rollout, rollout.answers[0]).b_total
     out_tokens = sum(len(call.completion_ids) for call in rollout.calls)
@@ -98,7 +93,7 @@ def test_published_weights_are_served_and_every_token_knows_its_version(
 def test_a_prompt_that_does_not_fit_is_refused_and_not_sent_again(engine: RolloutEngine):
     retries = engine.pool.counts.retries
     with pytest.raises(RequestRefused, match="400"):
-        engine.run(engine.pool.generate((50,) * 2000, SAMPLING), 60)
+        engine.run(engine.pool.generate(prompt_of(*[50] * 2000), SAMPLING), 60)
     assert engine.pool.counts.retries == retries
 
 
@@ -114,7 +109,13 @@ def test_greedy_rollouts_are_the_same_twice(engine: RolloutEngine, rollout_confi
             seen[rollout.problem.id] = [call.completion_ids for call in rollout.calls]
 
         work = evaluate(
-            problems, [operator], _settings(engine, config), _score, samples=1, seed=0, on_rollout=keep
+            problems,
+            [operator],
+            _settings(engine, config),
+            EvenIsCorrect(),
+            samples=1,
+            seed=0,
+            on_rollout=keep,
         )
         engine.run(work, 120)
         return seen
@@ -144,7 +145,7 @@ def test_a_killed_worker_is_restarted_with_the_current_weights_and_nothing_is_lo
             problems,
             [operator],
             _settings(engine, rollout_config),
-            _score,
+            EvenIsCorrect(),
             samples=1,
             seed=0,
             on_rollout=lambda _, rollout: seen.append(rollout.problem.id),

@@ -5,7 +5,7 @@ import random
 from collections.abc import Sequence
 
 import pytest
-from fakes import CODEC, Request, ScriptedPolicy, boxed, operator, plain_policy, roll
+from fakes import CODEC, Request, SamplerOf, ScriptedPolicy, boxed, operator, plain_policy, roll
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -168,15 +168,15 @@ def test_rankings_of_single_samples_run_side_by_side():
         at_once, most = 0, 0
         scripted = ScriptedPolicy()
 
-        async def generate(prompt_ids, sampling, n):
+        async def generate(prompt, sampling, n):
             nonlocal at_once, most
             at_once += 1
             most = max(most, at_once)
             await asyncio.sleep(0)
             at_once -= 1
-            return await scripted(prompt_ids, sampling, n)
+            return await scripted.generate(prompt, sampling, n)
 
-        policy = plain_policy(generate)
+        policy = plain_policy(SamplerOf(generate))
         calls = await policy.solve(role=DRAFT, round=0, num=4)
         drafts = [policy.solution(call) for call in calls]
         options = DistillerOptions(top_k=2, kappa=4096)

@@ -15,7 +15,7 @@ from accelerate import Accelerator
 
 from configs.schema import AlgoConfig, DataConfig, ModelConfig, RolloutConfig, TrainConfig, TrainingConfig
 from rollout.collect import CollectedBatch
-from rollout.records import REFINE, TRACE, Call, Group, GroupKey, Sample, VersionSpan, context_key
+from rollout.records import REFINE, TRACE, Call, Group, GroupKey, Sample, Usage, VersionSpan, context_key
 from train.loop import Collaborators, Trainer
 from train.report import Reporter
 
@@ -42,6 +42,8 @@ def make_group(
             versions=(VersionSpan(version=0, start=0, end=length),),
             finish="stop",
             text="",
+            label="ok",
+            usage=Usage(prompt_tokens=prompt, completion_tokens=length),
             seconds=0.0,
         )
         status = "correct" if right else "wrong"

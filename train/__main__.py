@@ -18,11 +18,12 @@ from configs.compose import load_operator, run
 from configs.schema import TrainingConfig
 from rewards.build import build_scorer, build_shaper
 from rewards.gold import check_gold
+from rewards.grader import Grader
 from rewards.shaping import RewardInput, ShapedReward, Shaper
 from rollout.collect import CollectedBatch, Collector, RewardGroup
 from rollout.engine import RolloutEngine, build_operator, policy_settings
 from rollout.problems import load_eval, load_train
-from rollout.records import Call, Problem, Verdict
+from rollout.records import Call, Verdict
 from train.distributed import leave, make_accelerator
 from train.evaluation import AFTER, HeldOutEvaluator, phase_path, write_run_report
 from train.loop import Collaborators, Trainer, is_finished
@@ -74,16 +75,13 @@ def _outside(config: TrainingConfig, overrides: list[str], stack: ExitStack) -> 
     scorer = stack.enter_context(build_scorer(config.rewards, config.operator))
     engine = stack.enter_context(RolloutEngine(config.rollout, config.model.path, output_dir / "logs"))
     settings = policy_settings(config.operator, config.rollout, engine.pool, tokenizer)
-
-    async def score(problem: Problem, text: str) -> Verdict:
-        return await scorer.score(gold=problem.answer, completion=text)
-
+    grader = Grader(scorer)
     collector = Collector(
         problems,
         build_operator(config.operator),
         build_operator(load_operator("trace", config.operator)),
         settings,
-        score,
+        grader,
         reward_group(build_shaper(config.rewards, config.operator), config.rollout.max_completion_length),
         problems_per_step=config.algo.problems_per_step,
         operator_fraction=config.algo.operator_fraction,
@@ -94,7 +92,7 @@ def _outside(config: TrainingConfig, overrides: list[str], stack: ExitStack) -> 
     return Collaborators(
         collector=EngineCollector(engine, collector, config.train.collective_timeout_seconds),
         publisher=EnginePublisher(engine, config.rollout.publish_timeout_seconds),
-        evaluator=HeldOutEvaluator(config, held_out, operators, engine, settings, score),
+        evaluator=HeldOutEvaluator(config, held_out, operators, engine, settings, grader),
         reporter=Reporter(config),
     )
 

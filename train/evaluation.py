@@ -11,7 +11,7 @@ from rollout.evaluate import Difference, Outcome, difference, evaluate, read_out
 from rollout.journal import Journal
 from rollout.operators import Operator
 from rollout.policy import PolicySettings
-from rollout.records import Problem, Rollout, Score
+from rollout.records import Grader, Problem, Rollout
 from rollout.report import pairwise, write_report
 
 BEFORE, AFTER = "before", "after"
@@ -31,14 +31,14 @@ class HeldOutEvaluator:
         operators: Sequence[Operator],
         engine: RolloutEngine,
         settings: PolicySettings,
-        score: Score,
+        grader: Grader,
     ) -> None:
         self._config = config
         self._problems = problems
         self._operators = operators
         self._engine = engine
         self._settings = settings
-        self._score = score
+        self._grader = grader
 
     def evaluate(self, step: int) -> Mapping[str, float]:
         """Accuracy of each operator as ``eval/<operator>``; rewrites the report."""
@@ -64,7 +64,7 @@ class HeldOutEvaluator:
                 self._problems,
                 self._operators,
                 self._settings,
-                self._score,
+                self._grader,
                 samples=train.eval_samples,
                 seed=self._config.seed,
                 on_rollout=keep,

@@ -1,0 +1,33 @@
+"""Where calls are sampled: the seam between operators and endpoints."""
+
+from collections.abc import Collection, Sequence
+from typing import Protocol
+
+from rollout.records import Completion, Prompt, Sampling
+
+
+class CallFailed(RuntimeError):
+    """A call got no answer after all retries. It fails its problem, with this message as the reason."""
+
+
+class RequestRefused(CallFailed):
+    """An endpoint refused a request (4xx): sending it again would not help."""
+
+
+class Sampler(Protocol):
+    """A pool of vLLM workers, or an endpoint that chats."""
+
+    async def generate(
+        self, prompt: Prompt, sampling: Sampling, n: int = 1, request_id: str | None = None
+    ) -> Sequence[Completion]:
+        """``n`` completions of one context; ``request_id`` names the request for ``abort``.
+
+        Raises:
+            RequestRefused: If the endpoint refuses it, e.g. since the prompt is too long.
+            CallFailed: If no endpoint answered.
+        """
+        ...
+
+    async def abort(self, request_ids: Collection[str]) -> None:
+        """Ends requests early: their ``generate`` returns what was sampled so far, with finish ``abort``."""
+        ...
