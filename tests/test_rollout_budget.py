@@ -98,7 +98,7 @@ def test_what_a_distiller_asks_the_policy_is_on_the_path(distiller: str, role: s
     (answer,) = rollout.answers
     before = budget(rollout, answer).b_seq
     longer = tuple(
-        dataclasses.replace(call, usage=Usage(prompt_tokens=10, completion_tokens=1000))
+        dataclasses.replace(call, usage=dataclasses.replace(call.usage, completion_tokens=1000))
         if call.role == role
         else call
         for call in rollout.calls
