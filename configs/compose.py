@@ -4,6 +4,7 @@ import difflib
 import re
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar
 
@@ -128,23 +129,27 @@ def _composed(config_name: str, overrides: list[str]) -> DictConfig:
     return config
 
 
-def load_operator(name: str, override: OperatorConfig) -> OperatorConfig:
-    """The operator ``name`` of configs/operator, or ``override`` if it is that operator.
+def load_operator(name: str, base: OperatorConfig) -> OperatorConfig:
+    """The operator ``name`` of configs/operator, or ``base``, the run's own, if that is its name.
 
-    Prompts, thinking marks, bound and k are the run's own, so that compared operators differ in
-    nothing but the operator.
+    What the operator's file does not set is the run's own, and so are prompts and thinking marks: compared
+    operators differ in nothing but the operator.
+
+    Raises:
+        ConfigError: If there is no such file, or what comes of it fails a check.
     """
-    if name == override.name:
-        return override
-    register()
-    GlobalHydra.instance().clear()
-    with initialize_config_module("configs", version_base="1.3"):
+    if name == base.name:
+        return base
+    with ExitStack() as stack:
+        if not GlobalHydra.instance().is_initialized():  # within a command it is, with its search path
+            stack.enter_context(initialize_config_module("configs", version_base="1.3"))
         try:
             node = compose(f"operator/{name}").operator
         except HydraException as error:
             raise ConfigError(str(error).splitlines()[0]) from error
-    merged = OmegaConf.structured(override)
-    merged.name, merged.schedule = node.name, node.schedule
+    own = {key: node[key] for key in node if key not in ("prompts", "thinking")}
+    merged = OmegaConf.structured(base)
+    merged.merge_with(own)
     return resolve(merged)
 
 

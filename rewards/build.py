@@ -1,28 +1,38 @@
 """From the options of a run to a scorer and a shaper."""
 
-from configs.schema import OperatorConfig, RewardsConfig
+from configs.schema import RewardsConfig, ThinkingConfig
 from rewards.extract import Rules
 from rewards.scorer import Scorer
 from rewards.shaping import Shaper, ShapingOptions
 
 
-def build_scorer(config: RewardsConfig, operator: OperatorConfig) -> Scorer:
+def build_scorer(
+    config: RewardsConfig, thinking: ThinkingConfig, *, prompt_opens_thinking: bool = False
+) -> Scorer:
     """The scorer that a config describes; its worker processes start when they are first needed."""
     return Scorer(
         num_workers=config.num_workers,
         limit_seconds=config.limit_seconds,
         memory_limit_mb=config.memory_limit_mb,
         forms=config.forms,
-        think_open=operator.think_open,
-        think_close=operator.think_close,
+        think_open=thinking.open,
+        think_close=thinking.close,
+        prompt_opens_thinking=prompt_opens_thinking,
         custom_path=config.path if config.kind == "custom" else None,
         max_failure_share=config.max_failure_share,
     )
 
 
-def build_shaper(config: RewardsConfig, operator: OperatorConfig) -> Shaper:
+def build_shaper(
+    config: RewardsConfig, thinking: ThinkingConfig, *, prompt_opens_thinking: bool = False
+) -> Shaper:
     """The weighted sum of reward terms that a config describes."""
-    rules = Rules(forms=tuple(config.forms), think_open=operator.think_open, think_close=operator.think_close)
+    rules = Rules(
+        forms=tuple(config.forms),
+        think_open=thinking.open,
+        think_close=thinking.close,
+        prompt_opens_thinking=prompt_opens_thinking,
+    )
     options = ShapingOptions(
         wrong_reward=config.wrong_reward, overlong_buffer=config.overlong_buffer, rules=rules
     )

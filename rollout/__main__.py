@@ -13,11 +13,13 @@ from configs.schema import EvaluationConfig
 from rewards.build import build_scorer
 from rewards.gold import check_gold
 from rewards.grader import Grader
-from rollout.engine import RolloutEngine, build_operator, policy_settings
+from rollout.build import build_operator, policy_settings
+from rollout.engine import RolloutEngine
 from rollout.evaluate import Outcome, evaluate, rows
 from rollout.journal import Journal
 from rollout.operators import Operator
 from rollout.problems import load_eval, load_train
+from rollout.prompts import Codec
 from rollout.records import Problem, Rollout
 from rollout.report import pairwise, write_report
 
@@ -37,11 +39,16 @@ def main(config: EvaluationConfig, overrides: list[str]) -> None:
     tokenizer = AutoTokenizer.from_pretrained(
         config.model.path, trust_remote_code=config.model.trust_remote_code
     )
+    thinking = config.operator.thinking
     _remember_config(config, output_dir)
     with Journal(output_dir / "rollouts.jsonl") as journal:
         if len(journal.outcomes) < len(problems) * len(operators) * config.samples:
             with (
-                build_scorer(config.rewards, config.operator) as scorer,
+                build_scorer(
+                    config.rewards,
+                    thinking,
+                    prompt_opens_thinking=Codec(tokenizer=tokenizer).opens_thinking(thinking.open),
+                ) as scorer,
                 RolloutEngine(config.rollout, config.model.path, output_dir / "logs") as engine,
             ):
                 settings = policy_settings(config.operator, config.rollout, engine.pool, tokenizer)

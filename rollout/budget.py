@@ -20,7 +20,8 @@ def budget(rollout: Rollout, answer: int) -> Budget:
 
     B_seq = sum of (in + out) over the accepted path, distil and verify calls included. Calls of one
     round run side by side and the paper counts one of them; which one it does not say. We take the
-    heaviest chain of parents that ends in the answer: what a user with unlimited slots waits for.
+    heaviest chain of parents that ends in the answer, or in a call that its choice waited for (a vote, a
+    verification): what a user with unlimited slots waits for.
 
     Args:
         rollout: The graph of calls.
@@ -31,4 +32,5 @@ def budget(rollout: Rollout, answer: int) -> Budget:
         before = max((heaviest[parent] for parent in call.parents), default=0)
         heaviest.append(before + call.num_tokens)
     total = sum(call.num_tokens for call in rollout.calls)
-    return Budget(b_seq=heaviest[answer], b_total=total)
+    path = max(heaviest[call] for call in (answer, *rollout.waited_for))
+    return Budget(b_seq=path, b_total=total)

@@ -117,8 +117,9 @@ class Collector:
         seed: int,
     ) -> None:
         self._problems = problems
-        self._operator = operator.widened(num_generations)
-        self._trace = trace.widened(num_generations)
+        self._operator = operator
+        self._trace = trace
+        self._num_generations = num_generations
         self._settings = settings
         self._grader = grader
         self._reward = reward
@@ -149,7 +150,7 @@ class Collector:
         seeds = [derive_seed(self._seed, step, place) for place in range(len(problems))]
         results = await asyncio.gather(
             *(
-                run_operator(problem, operator, self._settings, self._grader, seed)
+                run_operator(problem, operator, self._settings, self._grader, seed, self._num_generations)
                 for problem, operator, seed in zip(problems, operators, seeds, strict=True)
             ),
             return_exceptions=True,

@@ -6,18 +6,10 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
-from transformers import PreTrainedTokenizerBase
-
-from configs.schema import OperatorConfig, RolloutConfig
-from rollout.operators import Operator
-from rollout.policy import PolicySettings
+from configs.schema import RolloutConfig
 from rollout.pool import Endpoint, WorkerPool
-from rollout.prompts import Codec, prompt_texts
 from rollout.publish import DirectoryPublisher
-from rollout.records import Sampling
-from rollout.thinking import ThinkingMarks
 from rollout.worker import LocalWorker
-from rollout.workspace import DistillerOptions
 
 T = TypeVar("T")
 
@@ -96,34 +88,3 @@ class RolloutEngine:
                 f"The rollout worker {endpoint.url} does not answer ({error!r}). Start it with "
                 "VLLM_SERVER_DEV_MODE=1 and --enable-scale-out, or leave rollout.urls empty."
             ) from error
-
-
-def policy_settings(
-    operator: OperatorConfig,
-    rollout: RolloutConfig,
-    pool: WorkerPool,
-    tokenizer: PreTrainedTokenizerBase,
-) -> PolicySettings:
-    """What all problems of a run share, from the config."""
-    return PolicySettings(
-        sampler=pool,
-        codec=Codec(tokenizer=tokenizer),
-        prompts=prompt_texts(operator.prompts),
-        marks=ThinkingMarks(open=operator.think_open, close=operator.think_close),
-        sampling=Sampling(
-            temperature=rollout.temperature,
-            top_p=rollout.top_p,
-            max_tokens=rollout.max_completion_length,
-            seed=0,
-        ),
-    )
-
-
-def build_operator(config: OperatorConfig) -> Operator:
-    """The operator that a config describes."""
-    return Operator(
-        name=config.name,
-        schedule=tuple(config.schedule),
-        distiller=config.distiller,
-        options=DistillerOptions(top_k=config.top_k, kappa=config.workspace_tokens),
-    )

@@ -7,80 +7,120 @@ bound of the workspace::
     C(r) = D(x, S(r)),  |C(r)| <= kappa               distil; C(0) is empty, C(r) reads S(r) only
     M_R  = 1                                          the last call gives the answer
 
-A trace is the schedule [1]; sequential refinement is [1, 1, ...] with the previous solution as the
-workspace. Training widens the last round to a group: that is the only difference to inference.
+Training asks for a group of answers instead of one: that is its only difference to inference. An
+operator of your own is one more class like these and one YAML file (README).
 """
 
-import asyncio
 import random
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from itertools import groupby
 
 from rollout.policy import Policy
-from rollout.records import DRAFT, REFINE, TRACE
-from rollout.workspace import DISTILLERS, EMPTY, DistillerOptions, Workspace, paste
+from rollout.records import DRAFT, EMPTY, REFINE, TRACE, Answers
+from rollout.vote import equivalence_classes
+from rollout.workspace import DistillerOptions, carry_over, distil, trust
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Operator:
-    """One operator. ``name`` is what reports call it."""
+class OperatorOptions:
+    """What an operator may be told (``configs/schema/operator.py``)."""
 
     name: str
+    """What reports call it."""
     schedule: tuple[int, ...]
-    distiller: str
-    options: DistillerOptions
-
-    def widened(self, num_generations: int) -> "Operator":
-        """The same operator with a group of answers, as training samples it."""
-        schedule = (*self.schedule[:-1], num_generations)
-        return Operator(name=self.name, schedule=schedule, distiller=self.distiller, options=self.options)
+    """Calls in each round; (1,) for a trace."""
+    distil: DistillerOptions
+    error_analysis: bool = False
+    quorum: float = 1.0
+    """Share of a round's drafts that its distil waits for."""
 
 
-async def improve(policy: Policy, operator: Operator, rng: random.Random) -> list[int]:
-    """Runs the operator on the policy's problem; gives the calls of the last round.
+class Operator(ABC):
+    """A way to answer a problem with several calls."""
 
-    Drafts without a usable solution never enter a workspace; if none is left, the next round falls
-    back to the plain problem.
-    """
-    distil = DISTILLERS[operator.distiller]
-    workspaces = [EMPTY] * operator.schedule[0]
-    drafts: list[int] = []
-    for round, width in enumerate(operator.schedule):
-        role = TRACE if len(operator.schedule) == 1 else DRAFT if round == 0 else REFINE
-        drafts = await _solve_all(policy, workspaces, role, round)
-        if round == len(operator.schedule) - 1:
-            break
-        next_width = operator.schedule[round + 1]
+    def __init__(self, options: OperatorOptions) -> None:
+        self.options = options
+        self.name = options.name
+
+    @abstractmethod
+    async def answer(self, policy: Policy, rng: random.Random, num_answers: int = 1) -> Answers:
+        """Makes the calls that lead to an answer.
+
+        Args:
+            policy: The policy on one problem; it records every call.
+            rng: For every choice that the operator makes; the calls have seeds of their own.
+            num_answers: Samples of the last call: 1 in evaluation, a group in training.
+        """
+
+
+class Trace(Operator):
+    """A plain long chain of thought."""
+
+    async def answer(self, policy: Policy, rng: random.Random, num_answers: int = 1) -> Answers:
+        return Answers(calls=await policy.solve([EMPTY] * num_answers, role=TRACE, round=0))
+
+
+class SequentialRefinement(Operator):
+    """Each call sees the solution before it, and with ``error_analysis`` a list of its errors."""
+
+    async def answer(self, policy: Policy, rng: random.Random, num_answers: int = 1) -> Answers:
+        workspace = EMPTY
+        last = len(self.options.schedule) - 1
+        for round in range(last):
+            drafts = await policy.solve([workspace], role=_role(round), round=round)
+            workspace = await carry_over(
+                policy, drafts, self.options.distil.kappa, error_analysis=self.options.error_analysis
+            )
+        return Answers(calls=await policy.solve([workspace] * num_answers, role=REFINE, round=last))
+
+
+class ParallelDistilRefine(Operator):
+    """PDR: every round drafts in parallel, and distils what the next one reads."""
+
+    async def answer(self, policy: Policy, rng: random.Random, num_answers: int = 1) -> Answers:
+        widths = (*self.options.schedule[:-1], num_answers)
+        workspaces = [EMPTY] * widths[0]
+        for round, next_width in enumerate(widths[1:]):
+            drafts = await policy.solve(
+                workspaces, role=_role(round), round=round, quorum=self.options.quorum
+            )
+            workspaces = await distil(policy, drafts, next_width, self.options.distil, rng)
+        return Answers(calls=await policy.solve(workspaces, role=REFINE, round=len(widths) - 1))
+
+
+class Majority(Operator):
+    """Traces vote for their answers, by equivalence; the first with the most votes is taken."""
+
+    async def answer(self, policy: Policy, rng: random.Random, num_answers: int = 1) -> Answers:
+        assert num_answers == 1, "a vote has one outcome"
+        drafts = await policy.solve([EMPTY] * self.options.schedule[0], role=DRAFT, round=0)
+        classes = await equivalence_classes([policy.final_answer(draft) for draft in drafts], policy.same)
+        chosen = classes[0][0] if classes else 0
+        return Answers(calls=(drafts[chosen],), waited_for=drafts)
+
+
+class BestOfN(Operator):
+    """The policy verifies each of its traces and takes the one that it trusts most."""
+
+    async def answer(self, policy: Policy, rng: random.Random, num_answers: int = 1) -> Answers:
+        assert num_answers == 1, "a choice has one outcome"
+        drafts = await policy.solve([EMPTY] * self.options.schedule[0], role=DRAFT, round=0)
         solutions = [policy.solution(draft) for draft in drafts]
-        policy.counts.update(f"label/{solution.label}" for solution in solutions)
         usable = [solution for solution in solutions if solution.is_usable]
         if not usable:
-            workspaces = [Workspace(text="", parents=tuple(drafts))] * next_width
-        elif width == 1:
-            workspaces = [paste(policy, usable, operator.options.kappa)] * next_width
-        else:
-            workspaces = await distil(policy, usable, next_width, operator.options, rng)
-        for workspace in set(workspaces):
-            policy.counts["workspace/fallback"] += workspace.is_empty
-            policy.counts["workspace/truncated"] += workspace.truncated
-    return drafts
+            return Answers(calls=drafts[:1], waited_for=drafts)
+        ranked, verifications = await trust(policy, usable, rng)
+        return Answers(calls=(ranked[0].call,), waited_for=(*drafts, *verifications))
 
 
-async def _solve_all(policy: Policy, workspaces: Sequence[Workspace], role: str, round: int) -> list[int]:
-    """One attempt for each workspace; equal workspaces share one request, and so one prefix."""
-    ordered = sorted(workspaces, key=lambda w: (w.text, w.parents))
-    shared = [list(same) for _, same in groupby(ordered, key=lambda w: (w.text, w.parents))]
-    calls = await asyncio.gather(
-        *(
-            policy.solve(
-                role=role,
-                round=round,
-                workspace=same[0].text,
-                parents=same[0].parents,
-                num=len(same),
-            )
-            for same in shared
-        )
-    )
-    return [call for some in calls for call in some]
+OPERATORS: dict[str, type[Operator]] = {
+    "trace": Trace,
+    "sr": SequentialRefinement,
+    "pdr": ParallelDistilRefine,
+    "majority": Majority,
+    "best_of_n": BestOfN,
+}
+
+
+def _role(round: int) -> str:
+    return DRAFT if round == 0 else REFINE

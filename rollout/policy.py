@@ -2,14 +2,30 @@
 
 import asyncio
 import hashlib
+import itertools
+import math
 import re
 import time
+import uuid
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from rollout.forcing import Sampled, ThinkingLimit, sample
 from rollout.prompts import Codec, PromptTexts
-from rollout.records import ATTEMPTS, DISTIL, VERIFY, Call, Completion, Problem, Prompt, Sampling
+from rollout.records import (
+    ANALYSE,
+    ATTEMPTS,
+    DISTIL,
+    VERIFY,
+    Call,
+    Grader,
+    Problem,
+    Prompt,
+    Sampling,
+    Verdict,
+    Workspace,
+)
 from rollout.sampler import Sampler
 from rollout.thinking import OK, Split, ThinkingMarks, split
 
@@ -43,17 +59,31 @@ class PolicySettings:
     prompts: PromptTexts
     marks: ThinkingMarks
     sampling: Sampling
+    limit: ThinkingLimit | None = None
+    """Budget forcing, for every call."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Place:
+    """Where a call stands in the graph."""
+
+    role: str
+    round: int
+    parents: tuple[int, ...]
 
 
 class Policy:
     """One problem's view of the policy; it records every call."""
 
-    def __init__(self, problem: Problem, settings: PolicySettings, seed: int) -> None:
+    def __init__(self, problem: Problem, settings: PolicySettings, grader: Grader, seed: int) -> None:
         self.problem = problem
         self.codec = settings.codec
         self.prompts = settings.prompts
+        self.same = grader.same
         self.counts: Counter[str] = Counter()
+        self._grader = grader
         self._slots: list[Call | None] = []
+        self._verdicts: dict[int, asyncio.Task[Verdict]] = {}
         self._settings = settings
         self._seed = seed
         self._round = 0
@@ -64,48 +94,55 @@ class Policy:
         return [call for call in self._slots if call is not None]
 
     async def solve(
-        self,
-        *,
-        role: str,
-        round: int,
-        workspace: str = "",
-        parents: Sequence[int] = (),
-        num: int = 1,
-    ) -> list[int]:
-        """``num`` attempts in one context: the plain problem, or problem and workspace."""
+        self, workspaces: Sequence[Workspace], *, role: str, round: int, quorum: float = 1.0
+    ) -> tuple[int, ...]:
+        """One attempt for each workspace; the empty one gives the plain problem.
+
+        Equal workspaces share one request, and so one prefix.
+
+        Args:
+            workspaces: What the attempts read.
+            role: Of the attempts.
+            round: Of the attempts.
+            quorum: Once this share has ended the others are aborted: they count for their tokens, and as
+                truncated.
+        """
         self._round = round
-        question = self.problem.question
-        text = (
-            self.prompts.refine_text(question, workspace) if workspace else self.prompts.solve_text(question)
+        contexts = Counter(workspaces)
+        ordered = sorted(contexts, key=lambda workspace: (workspace.text, workspace.parents))
+        attempts = [(self._attempt(w), _Place(role=role, round=round, parents=w.parents)) for w in ordered]
+        if quorum < 1:
+            singles = [each for each, w in zip(attempts, ordered, strict=True) for _ in range(contexts[w])]
+            return await self._first(singles, enough=math.ceil(quorum * len(singles)))
+        calls = await asyncio.gather(
+            *(
+                self._call(prompt, place, num=contexts[workspace])
+                for (prompt, place), workspace in zip(attempts, ordered, strict=True)
+            )
         )
-        return await self._call(text, role=role, parents=parents, num=num)
+        return tuple(call for some in calls for call in some)
 
     async def distil(self, drafts: Sequence[Solution], *, kappa: int) -> int:
         """One call that writes a summary of the drafts."""
         text = self.prompts.distil_text(self.problem.question, [d.text for d in drafts], kappa)
-        parents = tuple(draft.call for draft in drafts)
-        return (await self._call(text, role=DISTIL, parents=parents, num=1))[0]
+        return await self._ask(text, DISTIL, tuple(draft.call for draft in drafts))
 
     async def verify(self, drafts: Sequence[Solution]) -> list[int]:
         """One call for each draft, that says whether it is correct."""
         question = self.problem.question
-        calls = await asyncio.gather(
-            *(
-                self._call(
-                    self.prompts.verify_text(question, draft.text),
-                    role=VERIFY,
-                    parents=(draft.call,),
-                    num=1,
-                )
-                for draft in drafts
-            )
+        return await asyncio.gather(
+            *(self._ask(self.prompts.verify_text(question, d.text), VERIFY, (d.call,)) for d in drafts)
         )
-        return [call[0] for call in calls]
+
+    async def analyse(self, draft: Solution) -> int:
+        """One call that lists the errors of a draft."""
+        return await self._ask(
+            self.prompts.analyse_text(self.problem.question, draft.text), ANALYSE, (draft.call,)
+        )
 
     def solution(self, call: int) -> Solution:
         """The post-thinking part of a call."""
-        recorded = self._slots[call]
-        assert recorded is not None, "a call is read after it returned"
+        recorded = self._recorded(call)
         parts = self._split(recorded.role, recorded.text, recorded.finish)
         return Solution(call=call, label=parts.label, text=parts.solution)
 
@@ -115,46 +152,87 @@ class Policy:
         boxed = re.findall(r"\\boxed\s*\{\s*(?:\\text\{)?\s*(yes|no)\b", solution, re.I)
         return 0 if not boxed else 1 if boxed[-1].lower() == "yes" else -1
 
-    async def _call(self, text: str, *, role: str, parents: Sequence[int], num: int) -> list[int]:
-        prompt = self.codec.prompt(text)
+    def final_answer(self, call: int) -> str | None:
+        """The answer of a call as it wrote it, for votes; None if it has none."""
+        return self._grader.answer(self._recorded(call).text)
+
+    async def verdict(self, call: int) -> Verdict:
+        """The verifier's word on an attempt; asked once."""
+        if call not in self._verdicts:
+            work = self._grader.score(self.problem, self._recorded(call).text)
+            self._verdicts[call] = asyncio.ensure_future(work)
+        return await self._verdicts[call]
+
+    def _recorded(self, call: int) -> Call:
+        recorded = self._slots[call]
+        assert recorded is not None, "a call is read after it returned"
+        return recorded
+
+    def _attempt(self, workspace: Workspace) -> Prompt:
+        question = self.problem.question
+        if workspace.is_empty:
+            return self.codec.prompt(self.prompts.solve_text(question))
+        return self.codec.prompt(self.prompts.refine_text(question, workspace.text))
+
+    async def _ask(self, text: str, role: str, parents: tuple[int, ...]) -> int:
+        place = _Place(role=role, round=self._round, parents=parents)
+        return (await self._call(self.codec.prompt(text), place))[0]
+
+    async def _first(self, attempts: Sequence[tuple[Prompt, _Place]], *, enough: int) -> tuple[int, ...]:
+        """A call for each attempt; when ``enough`` have ended, the rest is aborted."""
+        names = [uuid.uuid4().hex for _ in attempts]
+        tasks = [
+            asyncio.ensure_future(self._call(prompt, place, request_id=name))
+            for (prompt, place), name in zip(attempts, names, strict=True)
+        ]
+        try:
+            for ended in itertools.islice(asyncio.as_completed(tasks), enough):
+                await ended
+            late = [name for task, name in zip(tasks, names, strict=True) if not task.done()]
+            if late:
+                await self._settings.sampler.abort(late)
+            calls = await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+        self.counts["draft/aborted"] += sum(self._recorded(call).finish == "abort" for (call,) in calls)
+        return tuple(call for (call,) in calls)
+
+    async def _call(
+        self, prompt: Prompt, place: _Place, *, num: int = 1, request_id: str | None = None
+    ) -> list[int]:
         # Places are taken before the request leaves, so that order and seeds do not depend on timing.
         first = len(self._slots)
         self._slots.extend([None] * num)
-        round = self._round
-        seed = derive_seed(self._seed, self.problem.id, role, round, first)
-        sampling = replace(self._settings.sampling, seed=seed)
+        seed = derive_seed(self._seed, self.problem.id, place.role, place.round, first)
+        settings = self._settings
+        sampling = replace(settings.sampling, seed=seed)
         started = time.monotonic()
-        completions = await self._settings.sampler.generate(prompt, sampling, num)
+        samples = await sample(settings.sampler, prompt, sampling, num, settings.limit, request_id)
         seconds = time.monotonic() - started
-        for place, completion in enumerate(completions, start=first):
-            self._slots[place] = self._recorded(completion, prompt, role, round, parents, seconds)
+        for slot, sampled in enumerate(samples, start=first):
+            self._slots[slot] = self._record(sampled, prompt, place, seconds)
         return list(range(first, first + num))
 
-    def _recorded(
-        self,
-        completion: Completion,
-        prompt: Prompt,
-        role: str,
-        round: int,
-        parents: Sequence[int],
-        seconds: float,
-    ) -> Call:
+    def _record(self, sampled: Sampled, prompt: Prompt, place: _Place, seconds: float) -> Call:
+        completion = sampled.completion
         text = self.codec.decode(completion.token_ids) if completion.text is None else completion.text
         return Call(
-            role=role,
-            round=round,
-            parents=tuple(parents),
+            role=place.role,
+            round=place.round,
+            parents=place.parents,
             prompt_ids=prompt.ids,
             completion_ids=completion.token_ids,
             sampler_logprobs=completion.logprobs,
-            train_mask=(True,) * len(completion.token_ids),
+            train_mask=sampled.train_mask,
             versions=completion.versions,
             finish=completion.finish,
             text=text,
-            label=self._split(role, text, completion.finish).label,
+            label=self._split(place.role, text, completion.finish).label,
             usage=completion.usage,
             seconds=seconds,
         )
 
     def _split(self, role: str, text: str, finish: str) -> Split:
-        return split(text, finish=finish, marks=self._settings.marks, needs_answer=role in ATTEMPTS)
+        marks = self._settings.marks
+        return split(text, finish=finish, marks=marks, needs_answer=role in ATTEMPTS)

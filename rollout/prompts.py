@@ -19,12 +19,14 @@ _PLACEHOLDERS = {
     "refine": {"question", "workspace"},
     "distil": {"question", "drafts", "kappa"},
     "verify": {"question", "solution"},
+    "analyse": {"question", "solution"},
+    "analysis": {"draft", "analysis"},
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptTexts:
-    """The five texts, each a ``str.format`` template with fixed placeholders.
+    """The seven texts, each a ``str.format`` template with fixed placeholders.
 
     Raises:
         ValueError: If a text misses a placeholder or holds an unknown one.
@@ -35,6 +37,8 @@ class PromptTexts:
     refine: str
     distil: str
     verify: str
+    analyse: str
+    analysis: str
 
     def __post_init__(self) -> None:
         for item in fields(self):
@@ -68,6 +72,13 @@ class PromptTexts:
     def verify_text(self, question: str, solution: str) -> str:
         return self.verify.format(question=question, solution=solution)
 
+    def analyse_text(self, question: str, solution: str) -> str:
+        return self.analyse.format(question=question, solution=solution)
+
+    def analysis_text(self, draft: str, analysis: str) -> str:
+        """The workspace of sequential refinement with error analysis."""
+        return self.analysis.format(draft=draft, analysis=analysis)
+
 
 def prompt_texts(config: PromptsConfig) -> PromptTexts:
     """The texts of a run."""
@@ -77,6 +88,8 @@ def prompt_texts(config: PromptsConfig) -> PromptTexts:
         refine=config.refine,
         distil=config.distil,
         verify=config.verify,
+        analyse=config.analyse,
+        analysis=config.analysis,
     )
 
 
@@ -104,15 +117,23 @@ class Codec:
         encoded = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
         return tuple(cast("Mapping[str, list[int]]", encoded)["input_ids"])
 
+    def opens_thinking(self, mark: str) -> bool:
+        """Whether the chat template ends in the mark that opens thinking."""
+        return self.decode(self.encode_prompt("")).rstrip().endswith(mark)
+
     def decode(self, ids: Sequence[int]) -> str:
         """Text of sampled ids, thinking marks kept, a closing end-of-sequence token left out."""
         if ids and ids[-1] in self.end_ids:
             ids = ids[:-1]
         return cast("str", self.tokenizer.decode(list(ids), skip_special_tokens=False))
 
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Ids of ``text`` by itself."""
+        return tuple(self.tokenizer(text, add_special_tokens=False).input_ids)
+
     def count(self, text: str) -> int:
         """Tokens of ``text`` by itself."""
-        return len(self.tokenizer(text, add_special_tokens=False).input_ids)
+        return len(self.encode(text))
 
     def cut(self, text: str, max_tokens: int) -> str:
         """A start of ``text`` of at most ``max_tokens`` tokens, as long as token borders allow."""

@@ -162,6 +162,37 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Workspace:
+    """Text of at most kappa tokens, made only of post-thinking solutions.
+
+    ``parents`` are the calls it was made from; ``truncated`` says that the bound cut something.
+    """
+
+    text: str
+    parents: tuple[int, ...]
+    truncated: bool = False
+
+    @property
+    def is_empty(self) -> bool:
+        """No draft had a usable solution (or it is the first round): solve the plain problem."""
+        return not self.text
+
+
+EMPTY = Workspace(text="", parents=())
+"""C(0)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answers:
+    """What an operator came to, as positions of its calls."""
+
+    calls: tuple[int, ...]
+    """The answers: one in evaluation, a group in training."""
+    waited_for: tuple[int, ...] = ()
+    """Calls that are no parents of the answer, but that its choice waited for: votes, verifications."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Rollout:
     """The graph of calls that an operator made on one problem."""
 
@@ -169,7 +200,9 @@ class Rollout:
     operator: str
     calls: tuple[Call, ...]
     answers: tuple[int, ...]
-    """Positions of the calls of the last round. One in evaluation, ``num_generations`` in training."""
+    """Positions of the answers in ``calls``: one in evaluation, ``num_generations`` in training."""
+    waited_for: tuple[int, ...] = ()
+    """See ``Answers``."""
     verdicts: Mapping[int, Verdict] = field(default_factory=dict)
     """Verdict of each scored call, by its position."""
     counts: Mapping[str, int] = field(default_factory=dict)

@@ -2,27 +2,37 @@
 
 import asyncio
 import random
-from dataclasses import replace
 
-from rollout.operators import Operator, improve
+from rollout.operators import Operator
 from rollout.policy import Policy, PolicySettings, derive_seed
 from rollout.records import ATTEMPTS, Grader, Problem, Rollout
 
 
 async def run_operator(
-    problem: Problem, operator: Operator, settings: PolicySettings, grader: Grader, seed: int
+    problem: Problem,
+    operator: Operator,
+    settings: PolicySettings,
+    grader: Grader,
+    seed: int,
+    num_answers: int = 1,
 ) -> Rollout:
-    """The scored rollout of ``operator`` on ``problem``; equal seeds ask for equal samples."""
-    policy = Policy(problem, settings, seed)
+    """The scored rollout of ``operator`` on ``problem``; equal seeds ask for equal samples.
+
+    Raises:
+        CallFailed: If one of its calls got no answer.
+    """
+    policy = Policy(problem, settings, grader, seed)
     rng = random.Random(derive_seed(seed, problem.id, operator.name))
-    answers = await improve(policy, operator, rng)
-    rollout = Rollout(
+    answers = await operator.answer(policy, rng, num_answers)
+    calls = tuple(policy.calls)
+    places = [i for i, call in enumerate(calls) if call.role in ATTEMPTS]
+    verdicts = await asyncio.gather(*(policy.verdict(i) for i in places))
+    return Rollout(
         problem=problem,
         operator=operator.name,
-        calls=tuple(policy.calls),
-        answers=tuple(answers),
+        calls=calls,
+        answers=answers.calls,
+        waited_for=answers.waited_for,
+        verdicts=dict(zip(places, verdicts, strict=True)),
         counts=dict(policy.counts),
     )
-    places = [i for i, call in enumerate(rollout.calls) if call.role in ATTEMPTS]
-    verdicts = await asyncio.gather(*(grader.score(problem, rollout.calls[i].text) for i in places))
-    return replace(rollout, verdicts=dict(zip(places, verdicts, strict=True)))

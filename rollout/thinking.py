@@ -23,6 +23,8 @@ class ThinkingMarks:
 
     open: str = "<think>"
     close: str = "</think>"
+    opened_by_prompt: bool = False
+    """The chat template ends in the opening mark: a completion without the closing one is all thinking."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,8 +41,8 @@ def split(text: str, *, finish: str, marks: ThinkingMarks, needs_answer: bool = 
 
     Summaries, verifications and error analyses need no boxed answer to be ``ok``.
     """
-    thinking, _, rest = text.rpartition(marks.close)
-    if marks.open in rest:
+    thinking, closed, rest = text.rpartition(marks.close)
+    if marks.open in rest or (marks.opened_by_prompt and not closed):
         return Split(label=UNCLOSED, thinking=text, solution="")
     solution = rest.strip()
     if finish != "stop":

@@ -4,10 +4,11 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from conftest import byte_tokenizer
 
-from rollout.operators import Operator
+from rollout.operators import OPERATORS, Operator, OperatorOptions
 from rollout.policy import Policy, PolicySettings
 from rollout.prompts import Codec, PromptTexts
 from rollout.records import Completion, Problem, Prompt, Rollout, Sampling, Usage, VersionSpan, context_key
@@ -25,8 +26,10 @@ PROMPTS = PromptTexts(
     refine="REFINE {question} WORKSPACE {workspace}",
     distil="DISTIL {question} FROM {drafts} IN {kappa}",
     verify="VERIFY {question} SAYS {solution}",
+    analyse="ANALYSE {question} SAYS {solution}",
+    analysis="{draft} ERRORS {analysis}",
 )
-KINDS = ("SOLVE", "REFINE", "DISTIL", "VERIFY")
+KINDS = ("SOLVE", "REFINE", "DISTIL", "VERIFY", "ANALYSE")
 
 
 def prompt_of(*ids: int) -> Prompt:
@@ -132,6 +135,10 @@ def settings(sampler: Sampler, marks: ThinkingMarks | None = None) -> PolicySett
     )
 
 
+def distiller_options(name: str = "shared_topk", *, top_k: int = 4, kappa: int = 4096) -> DistillerOptions:
+    return DistillerOptions(name=name, top_k=top_k, kappa=kappa)
+
+
 def operator(
     schedule: Sequence[int],
     distiller: str = "shared_topk",
@@ -139,9 +146,16 @@ def operator(
     top_k: int = 4,
     kappa: int = 4096,
     name: str = "pdr",
+    **options: Any,
 ) -> Operator:
-    options = DistillerOptions(top_k=top_k, kappa=kappa)
-    return Operator(name=name, schedule=tuple(schedule), distiller=distiller, options=options)
+    return OPERATORS[name](
+        OperatorOptions(
+            name=name,
+            schedule=tuple(schedule),
+            distil=distiller_options(distiller, top_k=top_k, kappa=kappa),
+            **options,
+        )
+    )
 
 
 def problem(name: str = "p") -> Problem:
@@ -175,12 +189,14 @@ class EvenIsCorrect:
         return int(first) == int(second)
 
 
-def roll(policy: ScriptedPolicy, operator: Operator, *, seed: int = 0, name: str = "p") -> Rollout:
+def roll(
+    sampler: Sampler, operator: Operator, *, seed: int = 0, name: str = "p", num_answers: int = 1
+) -> Rollout:
     """One scored rollout of ``operator`` on ``problem(name)``."""
-    work = run_operator(problem(name), operator, settings(policy), EvenIsCorrect(), seed)
+    work = run_operator(problem(name), operator, settings(sampler), EvenIsCorrect(), seed, num_answers)
     return asyncio.run(work)
 
 
 def plain_policy(policy: Sampler | None = None) -> Policy:
     """The policy on ``problem()``, without an operator around it."""
-    return Policy(problem(), settings(policy or ScriptedPolicy()), 0)
+    return Policy(problem(), settings(policy or ScriptedPolicy()), EvenIsCorrect(), 0)

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from configs import schema
 from configs.compose import ConfigError, load, load_operator, resolve
 from configs.schema.algo import LOSS_TYPES
-from configs.schema.operator import OPERATORS
+from configs.schema.operator import KINDS
 
 CONFIGS = REPO / "configs"
 NEEDED = ["model.path=x", "data.path=x"]
@@ -51,7 +51,8 @@ def test_every_experiment_composes_and_passes_its_checks(name: str):
     [(group, name) for group, names in GROUPS.items() if group != "experiment" for name in names],
 )
 def test_every_group_file_composes_and_its_values_arrive(group: str, name: str):
-    config = _training(f"{group}={name}", *ALSO_NEEDED.get((group, name), []))
+    command = "evaluation" if group == "operator" else "training"
+    config = load(command, [*NEEDED, f"{group}={name}", *ALSO_NEEDED.get((group, name), [])])
     written = yaml.safe_load((CONFIGS / group / f"{name}.yaml").read_text())
     for key, value in written.items():
         if key != "defaults":
@@ -60,7 +61,7 @@ def test_every_group_file_composes_and_its_values_arrive(group: str, name: str):
 
 def test_groups_have_files():
     assert {group for group, names in GROUPS.items() if not names} <= {"experiment"}
-    assert set(GROUPS["operator"]) == set(OPERATORS)
+    assert set(GROUPS["operator"]) >= set(KINDS)
     assert set(GROUPS["algo"]) == set(LOSS_TYPES)
 
 
@@ -141,7 +142,7 @@ def test_a_missing_mandatory_value_is_named(command: str):
 @pytest.mark.parametrize(
     ("override", "available"),
     [
-        ("operator=pdrr", "pdr sr trace"),
+        ("operator=pdrr", "best_of_n majority pdr sr sr_error_analysis trace"),
         ("data=csv", "hf jsonl reasoning_gym"),
         ("experiment=x", "experiment"),
     ],
@@ -167,7 +168,26 @@ def test_what_is_no_override_is_a_config_error(override: str):
         ("data.on_bad_gold=keep", r"data\.on_bad_gold is 'keep'; choose one of refuse, drop\."),
         ("data.num_train=0", r"data\.num_train must be at least 1, got 0\."),
         ("data.num_eval=0", r"data\.num_eval must be at least 1, got 0\."),
-        ("operator.name=best", r"operator\.name is 'best'; choose one of trace, sr, pdr\."),
+        (
+            "operator.kind=best",
+            r"operator\.kind is 'best'; choose one of trace, sr, pdr, majority, best_of_n",
+        ),
+        ("operator.oracle=right", r"operator\.oracle is 'right'; choose one of only_correct, only_wrong\."),
+        ("operator.quorum=0", r"operator\.quorum must lie above 0 and up to 1, got 0\.0\."),
+        (
+            "operator.thinking.force=now",
+            r"operator\.thinking\.force must hold .*'</think>'; got 'now'\.",
+        ),
+        (
+            "operator.kind=best_of_n operator.schedule=[4]",
+            r"operator\.kind is best_of_n, .*nothing to train\.",
+        ),
+        ("operator.distiller=oracle", r"operator\.distiller is oracle, which knows the gold answers"),
+        ("operator.kind=majority operator.schedule=[4,1]", r"of majority must be \[n\].*got \[4, 1\]\."),
+        (
+            "rollout.thinking_tokens=4000 rollout.answer_tokens=100",
+            r"rollout\.thinking_tokens \+ answer_tokens is 4100, but rollout\.max_model_len is 4096",
+        ),
         ("operator.distiller=topk", r"operator\.distiller is 'topk'; choose one of global_summary, "),
         ("operator.top_k=0", r"operator\.top_k must be at least 1, got 0\."),
         ("operator.workspace_tokens=8", r"operator\.workspace_tokens must be at least 16, got 8\."),
@@ -175,9 +195,9 @@ def test_what_is_no_override_is_a_config_error(override: str):
         ("operator.schedule=[0,1]", r"operator\.schedule must list widths of at least 1, got \[0, 1\]\."),
         ("operator.schedule=[8,4]", r"must end in 1.*got \[8, 4\]\. Did you mean \[8, 4, 1\]\?"),
         ("operator.schedule=[1]", r"operator\.schedule of pdr needs two rounds or more, got \[1\]\."),
-        ("operator.name=trace operator.schedule=[4,1]", r"of trace must be \[1\], got \[4, 1\]\."),
-        ("operator.name=sr operator.schedule=[2,1]", r"of sr must be \[1,1,\.\.\.\], got \[2, 1\]\."),
-        ("operator.name=sr operator.schedule=[1]", r"of sr must be \[1,1,\.\.\.\], got \[1\]\."),
+        ("operator.kind=trace operator.schedule=[4,1]", r"of trace must be \[1\], got \[4, 1\]\."),
+        ("operator.kind=sr operator.schedule=[2,1]", r"of sr must be \[1,1,\.\.\.\], got \[2, 1\]\."),
+        ("operator.kind=sr operator.schedule=[1]", r"of sr must be \[1,1,\.\.\.\], got \[1\]\."),
         ("rewards.kind=code", r"rewards\.kind is 'code'; choose one of math, custom\."),
         ("rewards.kind=custom", r"rewards\.path must name package\.module:function"),
         ("rewards.num_workers=0", r"rewards\.num_workers must be at least 1, got 0\."),
@@ -216,12 +236,14 @@ def test_evaluation_may_be_greedy_but_needs_a_sample():
 
 
 def test_a_compared_operator_differs_from_the_runs_own_in_nothing_but_the_operator():
-    own = _training("operator.workspace_tokens=99", "operator.think_open='[T]'", "operator.top_k=2").operator
+    own = _training(
+        "operator.workspace_tokens=99", "operator.thinking.open='[T]'", "operator.top_k=2"
+    ).operator
     assert load_operator("pdr", own) is own
     trace, sr = load_operator("trace", own), load_operator("sr", own)
     assert (trace.name, trace.schedule, sr.name, sr.schedule) == ("trace", [1], "sr", [1, 1, 1])
     for other in (trace, sr):
-        assert (other.workspace_tokens, other.think_open, other.top_k) == (99, "[T]", 2)
+        assert (other.workspace_tokens, other.thinking.open, other.top_k) == (99, "[T]", 2)
         assert other.prompts == own.prompts
     assert own.schedule == [4, 1]
     with pytest.raises(ConfigError, match="nope"):
@@ -268,7 +290,7 @@ def test_a_key_added_with_a_plus_is_refused_when_asking_only(tmp_path: Path):
 def test_help_needs_no_option(tmp_path: Path):
     done = _rollout_command(tmp_path, "--help")
     assert done.returncode == 0, done.stderr
-    assert "operator: pdr, sr, trace" in done.stdout
+    assert "operator: best_of_n, majority, pdr, sr, sr_error_analysis, trace" in done.stdout
 
 
 def test_a_command_runs_with_the_checked_config_and_writes_no_folder(tmp_path: Path):

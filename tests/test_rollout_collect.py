@@ -44,7 +44,7 @@ def _names(batch: CollectedBatch) -> list[str]:
 
 @pytest.mark.parametrize("distiller", ["per_sample_topk", "random_k", "shared_topk"])
 def test_a_group_holds_one_context_and_every_answer_is_in_one_group(distiller: str):
-    rollout = roll(ScriptedPolicy(), operator((6, 1), distiller, top_k=2).widened(9))
+    rollout = roll(ScriptedPolicy(), operator((6, 1), distiller, top_k=2), num_answers=9)
     groups = group_rollout(rollout, _reward)
     for group in groups:
         assert {sample.call.prompt_ids for sample in group.samples} == {group.prompt_ids}
@@ -54,14 +54,14 @@ def test_a_group_holds_one_context_and_every_answer_is_in_one_group(distiller: s
 
 
 def test_groups_of_one_rollout_may_differ_in_size():
-    rollout = roll(ScriptedPolicy(), operator((3, 1), "random_k", top_k=1).widened(7))
+    rollout = roll(ScriptedPolicy(), operator((3, 1), "random_k", top_k=1), num_answers=7)
     sizes = [len(group.samples) for group in group_rollout(rollout, _reward)]
     assert sum(sizes) == 7
     assert len(set(sizes)) > 1
 
 
 def test_a_sample_carries_the_verdict_and_reward_of_its_own_call():
-    rollout = roll(ScriptedPolicy(), operator((4, 1)).widened(8))
+    rollout = roll(ScriptedPolicy(), operator((4, 1)), num_answers=8)
     (group,) = group_rollout(rollout, _reward)
     for sample in group.samples:
         even = int(sample.call.text.rpartition("{")[2].rstrip("}")) % 2 == 0
@@ -73,7 +73,7 @@ def test_a_sample_carries_the_verdict_and_reward_of_its_own_call():
 
 @pytest.mark.parametrize("distiller", ["global_summary", "shared_topk", "per_sample_topk", "random_k"])
 def test_a_reward_sees_the_drafts_behind_a_workspace_and_neither_verdicts_nor_summaries(distiller: str):
-    rollout = roll(ScriptedPolicy(), operator((5, 1), distiller, top_k=2).widened(4))
+    rollout = roll(ScriptedPolicy(), operator((5, 1), distiller, top_k=2), num_answers=4)
     seen: list[list[str]] = []
 
     def reward(calls: Sequence[Call], verdicts: Sequence[Verdict], drafts: Sequence[str]) -> list[Given]:

@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections import Counter
+from dataclasses import dataclass, replace
 
 import pytest
 from fakes import (
@@ -19,12 +20,13 @@ from fakes import (
     settings,
 )
 
+from rollout.budget import budget
 from rollout.collect import group_rollout
-from rollout.records import DISTIL, DRAFT, REFINE, TRACE, VERIFY, Rollout
+from rollout.records import ANALYSE, ATTEMPTS, DISTIL, DRAFT, REFINE, TRACE, VERIFY, Rollout, Usage
 from rollout.run import run_operator
+from rollout.sampler import CallFailed
 from rollout.workspace import DISTILLERS
 
-ATTEMPTS = (TRACE, DRAFT, REFINE)
 UNUSABLE = {
     "unclosed": Reply(text="<think>secret thought \\boxed{2}"),
     "reopened": Reply(text="<think>a</think>\\boxed{1}<think>secret thought"),
@@ -98,8 +100,7 @@ def _read(rollout: Rollout, call: int) -> set[str]:
 @pytest.mark.parametrize("distiller", DISTILLERS)
 def test_training_differs_from_inference_only_in_the_width_of_the_last_round(distiller: str):
     pdr = operator((4, 3, 1), distiller, top_k=2)
-    one, many = roll(ScriptedPolicy(), pdr), roll(ScriptedPolicy(), pdr.widened(5))
-    assert pdr.widened(5).schedule == (4, 3, 5)
+    one, many = roll(ScriptedPolicy(), pdr), roll(ScriptedPolicy(), pdr, num_answers=5)
     assert (len(one.answers), len(many.answers)) == (1, 5)
     before = [[c.completion_ids for c in r.calls if c.round == 0] for r in (one, many)]
     assert before[0] == before[1]
@@ -110,7 +111,7 @@ def test_training_differs_from_inference_only_in_the_width_of_the_last_round(dis
 @pytest.mark.parametrize("distiller", ["global_summary", "shared_topk"])
 def test_refinements_of_a_shared_workspace_have_equal_prompts_and_one_request(distiller: str):
     policy = ScriptedPolicy()
-    rollout = roll(policy, operator((4, 1), distiller, top_k=2).widened(6))
+    rollout = roll(policy, operator((4, 1), distiller, top_k=2), num_answers=6)
     assert len({rollout.calls[i].prompt_ids for i in rollout.answers}) == 1
     assert [request.n for request in policy.of("REFINE")] == [6]
     assert len({rollout.calls[i].completion_ids for i in rollout.answers}) == 6
@@ -118,7 +119,7 @@ def test_refinements_of_a_shared_workspace_have_equal_prompts_and_one_request(di
 
 @pytest.mark.parametrize("distiller", ["per_sample_topk", "random_k"])
 def test_refinements_with_different_workspaces_do_not_share_a_baseline(distiller: str):
-    rollout = roll(ScriptedPolicy(), operator((6, 1), distiller, top_k=2).widened(8))
+    rollout = roll(ScriptedPolicy(), operator((6, 1), distiller, top_k=2), num_answers=8)
     contexts = Counter(rollout.calls[i].prompt_ids for i in rollout.answers)
     assert len(contexts) > 1
     groups = group_rollout(rollout, lambda calls, verdicts, drafts: [_Zero()] * len(calls))
@@ -182,7 +183,7 @@ def test_a_usable_workspace_counts_no_fallback(distiller: str):
     assert rollout.counts["workspace/fallback"] == 0
 
 
-@pytest.mark.parametrize("distiller", DISTILLERS)
+@pytest.mark.parametrize("distiller", [name for name in DISTILLERS if name != "oracle"])
 def test_the_order_of_drafts_is_shuffled_by_the_seed(distiller: str):
     def order(seed: int) -> tuple[int, ...]:
         policy = ScriptedPolicy(script=_numbered_by_arrival())
@@ -212,7 +213,7 @@ def test_equal_seeds_give_equal_rollouts_whatever_ends_first(distiller: str):
     def fingerprint(timing: int, seed: int) -> list[tuple[object, ...]]:
         clock = random.Random(timing)
         policy = ScriptedPolicy(delay=lambda request: clock.random() * 0.004)
-        rollout = roll(policy, operator((5, 4, 3, 1), distiller, top_k=2).widened(3), seed=seed)
+        rollout = roll(policy, operator((5, 4, 3, 1), distiller, top_k=2), seed=seed, num_answers=3)
         return [(c.role, c.round, c.parents, c.prompt_ids, c.completion_ids) for c in rollout.calls]
 
     runs = [fingerprint(timing, seed=1) for timing in range(4)]
@@ -263,3 +264,126 @@ def test_a_slow_problem_does_not_hold_back_the_others():
 
     ends = asyncio.run(both())
     assert ends[-1] == "slow" and len(ends) == 6
+
+
+def _answering(*answers: str):
+    """A script whose drafts say ``answers`` in their order, and whose verifications say yes to the last."""
+    drafts = iter(answers)
+
+    def script(request: Request, rng: random.Random) -> str:
+        if request.kind == "VERIFY":
+            trusted = f"boxed{{{answers[-1]}}}" in request.prompt
+            return f"<think>hm</think>\\boxed{{{'yes' if trusted else 'no'}}}"
+        return f"<think>x</think>\\boxed{{{next(drafts)}}}"
+
+    return script
+
+
+@pytest.mark.parametrize(
+    ("answers", "chosen"),
+    [
+        (("4", "5", "5"), 1),
+        (("5", "4", "04"), 1),  # 4 and 04 are the same number
+        (("3", "2", "2", "3"), 0),  # a tie goes to the first
+        (("x", "x", "x", "8"), 3),  # what is no answer does not vote
+        (("x", "y"), 0),
+    ],
+)
+def test_a_majority_is_counted_by_equivalence(answers: tuple[str, ...], chosen: int):
+    policy = ScriptedPolicy(script=_answering(*answers))
+    rollout = roll(policy, operator((len(answers),), name="majority"))
+    assert rollout.answers == (chosen,)
+    assert [call.role for call in rollout.calls] == [DRAFT] * len(answers)
+    assert len(policy.requests) == 1  # one context, one request
+
+
+def test_best_of_n_takes_the_draft_that_the_policy_trusts_most_and_waits_for_all():
+    policy = ScriptedPolicy(script=_answering("1", "2", "3", "6"))
+    rollout = roll(policy, operator((4,), name="best_of_n"))
+    assert rollout.answers == (3,)
+    assert set(rollout.waited_for) == set(range(8))
+    assert [call.role for call in rollout.calls] == [DRAFT] * 4 + [VERIFY] * 4
+
+
+def test_best_of_n_of_nothing_usable_verifies_nothing():
+    policy = ScriptedPolicy(script=lambda request, rng: "<think>never closed")
+    rollout = roll(policy, operator((3,), name="best_of_n"))
+    assert rollout.answers == (0,)
+    assert policy.of("VERIFY") == []
+
+
+def test_error_analysis_stands_between_two_rounds_of_sequential_refinement():
+    def script(request: Request, rng: random.Random) -> str:
+        if request.kind == "ANALYSE":
+            return "<think>secret thought</think>the sign is wrong"
+        return boxed(request, rng)
+
+    policy = ScriptedPolicy(script=script)
+    rollout = roll(policy, operator((1, 1, 1), name="sr", error_analysis=True))
+    assert [call.role for call in rollout.calls] == [DRAFT, ANALYSE, REFINE, ANALYSE, REFINE]
+    first = rollout.calls[0].text.partition("</think>")[2]
+    assert policy.of("ANALYSE")[0].prompt == f"ANALYSE question p SAYS {first}"
+    expected = f"REFINE question p WORKSPACE [1] {first} ERRORS the sign is wrong"
+    assert policy.of("REFINE")[0].prompt == expected
+    assert rollout.calls[2].parents == (0, 1)
+    assert rollout.calls[4].parents == (2, 3)
+
+
+@dataclass(slots=True)
+class LateDrafts:
+    """Drafts of which all but the first two never end unless they are aborted."""
+
+    scripted: ScriptedPolicy
+    aborted: dict[str, asyncio.Event]
+
+    async def generate(self, prompt, sampling, n=1, request_id=None):
+        completions = await self.scripted.generate(prompt, sampling, n, request_id)
+        if request_id is not None:
+            self.aborted[request_id] = asyncio.Event()
+            if len(self.aborted) > 2:
+                await asyncio.wait_for(self.aborted[request_id].wait(), timeout=10)
+                cut = completions[0].token_ids[:5]
+                usage = Usage(prompt_tokens=len(prompt.ids), completion_tokens=5)
+                return [
+                    replace(completions[0], token_ids=cut, logprobs=(-1.0,) * 5, finish="abort", usage=usage)
+                ]
+        return completions
+
+    async def abort(self, request_ids):
+        for request_id in request_ids:
+            self.aborted[request_id].set()
+
+
+def test_a_distil_starts_at_its_quorum_and_late_drafts_are_aborted_and_paid_for():
+    scripted = ScriptedPolicy()
+    rollout = roll(LateDrafts(scripted, {}), operator((4, 1), "all", quorum=0.5))
+    drafts = [call for call in rollout.calls if call.role == DRAFT]
+    assert [call.finish for call in drafts].count("abort") == 2
+    assert rollout.counts["draft/aborted"] == 2
+    assert rollout.counts["label/ok"] == 2
+    (answer,) = rollout.answers
+    assert len(rollout.calls[answer].parents) == 2
+    assert budget(rollout, answer).b_total == sum(call.num_tokens for call in rollout.calls)
+    assert sum(call.num_tokens for call in drafts if call.finish == "abort") > 0
+
+
+def test_a_draft_that_fails_ends_its_siblings_and_the_rollout():
+    ended: list[int] = []
+
+    class Failing:
+        async def generate(self, prompt, sampling, n=1, request_id=None):
+            if not ended:
+                ended.append(0)
+                raise CallFailed("gone")
+            try:
+                await asyncio.sleep(10)
+            except asyncio.CancelledError:
+                ended.append(1)
+                raise
+
+        async def abort(self, request_ids):
+            raise AssertionError("nothing is late")
+
+    with pytest.raises(CallFailed, match="gone"):
+        roll(Failing(), operator((3, 1), quorum=0.7))
+    assert ended == [0, 1, 1]

@@ -13,7 +13,8 @@ from transformers import AutoModelForCausalLM
 from configs.compose import load
 from configs.schema import RolloutConfig
 from rollout.budget import budget
-from rollout.engine import RolloutEngine, build_operator, policy_settings
+from rollout.build import build_operator, policy_settings
+from rollout.engine import RolloutEngine
 from rollout.evaluate import Outcome, evaluate
 from rollout.records import Completion, Problem, Rollout, Sampling
 from rollout.run import run_operator

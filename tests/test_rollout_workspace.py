@@ -3,15 +3,26 @@
 import asyncio
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
-from fakes import CODEC, Request, SamplerOf, ScriptedPolicy, boxed, operator, plain_policy, roll
+from fakes import (
+    CODEC,
+    Request,
+    SamplerOf,
+    ScriptedPolicy,
+    boxed,
+    distiller_options,
+    operator,
+    plain_policy,
+    roll,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rollout.policy import Policy, Solution
-from rollout.records import DRAFT, VERIFY
-from rollout.workspace import DISTILLERS, DistillerOptions, Workspace, paste, random_k, shared_topk
+from rollout.records import DRAFT, EMPTY, VERIFY, Workspace
+from rollout.workspace import DISTILLERS, paste, random_k, shared_topk
 
 DRAFTS = [Solution(call=i, label="ok", text=f"solution {i} \\boxed{{{i}}}") for i in range(4)]
 
@@ -58,7 +69,7 @@ def test_no_workspace_exceeds_kappa_in_tokens(texts: list[str], kappa: int):
     assert workspace.truncated == (workspace.text != _pasted(drafts))
 
 
-@pytest.mark.parametrize("distiller", DISTILLERS)
+@pytest.mark.parametrize("distiller", [name for name in DISTILLERS if name != "oracle"])
 @pytest.mark.parametrize("kappa", [16, 40, 60])
 def test_what_an_operator_reads_stays_within_kappa_and_cuts_are_counted(distiller: str, kappa: int):
     def script(request: Request, rng: random.Random) -> str:
@@ -111,14 +122,14 @@ def _drafted(scripted: ScriptedPolicy, n: int) -> tuple[Policy, list[Solution]]:
 
     scripted.script = script
     policy = plain_policy(scripted)
-    calls = asyncio.run(policy.solve(role=DRAFT, round=0, num=n))
+    calls = asyncio.run(policy.solve([EMPTY] * n, role=DRAFT, round=0))
     return policy, [policy.solution(call) for call in calls]
 
 
 @pytest.mark.parametrize("distiller", ["shared_topk", "per_sample_topk"])
 def test_topk_keeps_the_drafts_that_the_policy_verified_with_yes(distiller: str):
     policy, drafts = _drafted(ScriptedPolicy(script=_verdicts({1, 4, 6})), 8)
-    options = DistillerOptions(top_k=3, kappa=4096)
+    options = distiller_options(top_k=3)
     workspaces = asyncio.run(DISTILLERS[distiller](policy, drafts, 5, options, random.Random(0)))
     assert len(workspaces) == 5
     for workspace in workspaces:
@@ -132,7 +143,7 @@ def test_topk_prefers_an_unclear_verdict_to_a_no():
         return "<think>hm</think>who knows" if unclear else "<think>hm</think>\\boxed{no}"
 
     policy, drafts = _drafted(ScriptedPolicy(script=script), 4)
-    options = DistillerOptions(top_k=1, kappa=4096)
+    options = distiller_options(top_k=1)
     (workspace,) = asyncio.run(shared_topk(policy, drafts, 1, options, random.Random(0)))
     assert workspace.text == "[1] \\boxed{2}"
 
@@ -140,7 +151,7 @@ def test_topk_prefers_an_unclear_verdict_to_a_no():
 def test_equal_verdicts_are_told_apart_by_the_seed():
     def kept(seed: int) -> str:
         policy, drafts = _drafted(ScriptedPolicy(script=_verdicts(set(range(6)))), 6)
-        options = DistillerOptions(top_k=1, kappa=4096)
+        options = distiller_options(top_k=1)
         return asyncio.run(shared_topk(policy, drafts, 1, options, random.Random(seed)))[0].text
 
     assert len({kept(seed) for seed in range(20)}) > 3
@@ -151,14 +162,14 @@ def test_equal_verdicts_are_told_apart_by_the_seed():
 @pytest.mark.parametrize("top_k", [4, 5])
 def test_topk_makes_no_verify_call_when_nothing_has_to_be_left_out(distiller: str, top_k: int):
     policy = ScriptedPolicy()
-    roll(policy, operator((4, 1), distiller, top_k=top_k).widened(3))
+    roll(policy, operator((4, 1), distiller, top_k=top_k), num_answers=3)
     assert policy.of("VERIFY") == []
 
 
 @pytest.mark.parametrize(("distiller", "passes"), [("shared_topk", 1), ("per_sample_topk", 3)])
 def test_topk_verifies_each_draft_once_per_ranking(distiller: str, passes: int):
     policy = ScriptedPolicy()
-    rollout = roll(policy, operator((4, 1), distiller, top_k=2).widened(3))
+    rollout = roll(policy, operator((4, 1), distiller, top_k=2), num_answers=3)
     judged = [call.parents for call in rollout.calls if call.role == VERIFY]
     assert sorted(judged) == sorted([(draft,) for draft in range(4)] * passes)
 
@@ -177,9 +188,9 @@ def test_rankings_of_single_samples_run_side_by_side():
             return await scripted.generate(prompt, sampling, n)
 
         policy = plain_policy(SamplerOf(generate))
-        calls = await policy.solve(role=DRAFT, round=0, num=4)
+        calls = await policy.solve([EMPTY] * 4, role=DRAFT, round=0)
         drafts = [policy.solution(call) for call in calls]
-        options = DistillerOptions(top_k=2, kappa=4096)
+        options = distiller_options(top_k=2)
         await DISTILLERS["per_sample_topk"](policy, drafts, 3, options, random.Random(0))
         return most
 
@@ -188,7 +199,7 @@ def test_rankings_of_single_samples_run_side_by_side():
 
 def test_random_k_draws_each_draft_equally_often_and_anew_for_each_call():
     policy, drafts = _drafted(ScriptedPolicy(), 6)
-    options = DistillerOptions(top_k=2, kappa=4096)
+    options = distiller_options(top_k=2)
     workspaces = asyncio.run(random_k(policy, drafts, 900, options, random.Random(1)))
     for i in range(6):
         share = sum(f"\\boxed{{{i}}}" in workspace.text for workspace in workspaces) / 900
@@ -204,3 +215,27 @@ def test_a_summary_that_holds_no_boxed_answer_is_a_workspace():
     policy = ScriptedPolicy(script=script)
     roll(policy, operator((3, 1), "global_summary"))
     assert [r.prompt for r in policy.of("REFINE")] == ["REFINE question p WORKSPACE they agree"]
+
+
+@pytest.mark.parametrize(("admits", "kept"), [("only_correct", {0, 2, 4}), ("only_wrong", {1, 3, 5})])
+def test_the_oracle_admits_what_the_verifier_holds_right_or_wrong(admits: str, kept: set[int]):
+    policy, drafts = _drafted(ScriptedPolicy(), 6)
+    options = replace(distiller_options("oracle", top_k=6), oracle=admits)
+    (workspace,) = asyncio.run(DISTILLERS["oracle"](policy, drafts, 1, options, random.Random(0)))
+    assert {int(part.partition("}")[0]) for part in workspace.text.split("\\boxed{")[1:]} == kept
+
+
+def test_an_oracle_that_admits_no_draft_leaves_the_plain_problem():
+    script = ScriptedPolicy(script=lambda request, rng: "<think>x</think>\\boxed{3}")
+    rollout = roll(script, operator((4, 1), "oracle"))
+    assert script.of("REFINE") == []
+    assert rollout.counts["workspace/fallback"] == 1
+    assert rollout.calls[rollout.answers[0]].parents == (0, 1, 2, 3)
+
+
+def test_all_keeps_every_usable_draft():
+    policy, drafts = _drafted(ScriptedPolicy(), 7)
+    options = distiller_options("all", top_k=1)
+    (workspace,) = asyncio.run(DISTILLERS["all"](policy, drafts, 1, options, random.Random(0)))
+    assert sorted(workspace.parents) == [draft.call for draft in drafts]
+    assert all(draft.text in workspace.text for draft in drafts)

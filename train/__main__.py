@@ -20,9 +20,11 @@ from rewards.build import build_scorer, build_shaper
 from rewards.gold import check_gold
 from rewards.grader import Grader
 from rewards.shaping import RewardInput, ShapedReward, Shaper
+from rollout.build import build_operator, policy_settings
 from rollout.collect import CollectedBatch, Collector, RewardGroup
-from rollout.engine import RolloutEngine, build_operator, policy_settings
+from rollout.engine import RolloutEngine
 from rollout.problems import load_eval, load_train
+from rollout.prompts import Codec
 from rollout.records import Call, Verdict
 from train.distributed import leave, make_accelerator
 from train.evaluation import AFTER, HeldOutEvaluator, phase_path, write_run_report
@@ -72,7 +74,9 @@ def _outside(config: TrainingConfig, overrides: list[str], stack: ExitStack) -> 
         config.model.path, trust_remote_code=config.model.trust_remote_code
     )
     _write_run_card(config, overrides, output_dir)
-    scorer = stack.enter_context(build_scorer(config.rewards, config.operator))
+    thinking = config.operator.thinking
+    opened = Codec(tokenizer=tokenizer).opens_thinking(thinking.open)
+    scorer = stack.enter_context(build_scorer(config.rewards, thinking, prompt_opens_thinking=opened))
     engine = stack.enter_context(RolloutEngine(config.rollout, config.model.path, output_dir / "logs"))
     settings = policy_settings(config.operator, config.rollout, engine.pool, tokenizer)
     grader = Grader(scorer)
@@ -82,7 +86,9 @@ def _outside(config: TrainingConfig, overrides: list[str], stack: ExitStack) -> 
         build_operator(load_operator("trace", config.operator)),
         settings,
         grader,
-        reward_group(build_shaper(config.rewards, config.operator), config.rollout.max_completion_length),
+        reward_group(
+            build_shaper(config.rewards, thinking, prompt_opens_thinking=opened), config.rollout.call_tokens
+        ),
         problems_per_step=config.algo.problems_per_step,
         operator_fraction=config.algo.operator_fraction,
         num_generations=config.algo.num_generations,

@@ -9,7 +9,7 @@ from configs.schema.coldstart import ColdStartConfig
 from configs.schema.commands import EvaluationConfig, TrainingConfig, register
 from configs.schema.data import DataConfig
 from configs.schema.model import ModelConfig
-from configs.schema.operator import OperatorConfig, PromptsConfig
+from configs.schema.operator import OperatorConfig, PromptsConfig, ThinkingConfig
 from configs.schema.rewards import RewardsConfig
 from configs.schema.rollout import RolloutConfig
 from configs.schema.train import TrainConfig
@@ -24,6 +24,7 @@ __all__ = [
     "PromptsConfig",
     "RewardsConfig",
     "RolloutConfig",
+    "ThinkingConfig",
     "TrainConfig",
     "TrainingConfig",
     "register",

@@ -10,7 +10,7 @@ from configs.schema.checks import at_least
 from configs.schema.coldstart import ColdStartConfig
 from configs.schema.data import DataConfig
 from configs.schema.model import ModelConfig
-from configs.schema.operator import OperatorConfig
+from configs.schema.operator import EVALUATION_ONLY, OperatorConfig
 from configs.schema.rewards import RewardsConfig
 from configs.schema.rollout import RolloutConfig
 from configs.schema.train import TrainConfig
@@ -37,6 +37,15 @@ class TrainingConfig:
     coldstart: ColdStartConfig = field(default_factory=ColdStartConfig)
 
     def __post_init__(self) -> None:
+        if self.operator.kind in EVALUATION_ONLY:
+            raise ValueError(
+                f"operator.kind is {self.operator.kind}, which chooses among answers: there is nothing "
+                "to train. Train trace, sr or pdr, and evaluate with it."
+            )
+        if self.operator.distiller == "oracle":
+            raise ValueError(
+                "operator.distiller is oracle, which knows the gold answers: it is for evaluation only."
+            )
         if self.rollout.temperature == 0:
             raise ValueError("rollout.temperature must be above 0 in training: greedy samples are all equal.")
         if self.rollout.top_p != 1.0:

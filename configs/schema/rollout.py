@@ -17,7 +17,13 @@ class RolloutConfig:
     """Other than 1, the sampler's log-probs no longer describe the trained distribution."""
 
     max_completion_length: int = 2048
-    """The most tokens that one call may write, thinking included."""
+    """The most tokens that one call may write, thinking included. Not used with thinking_tokens."""
+
+    thinking_tokens: int = 0
+    """Thinking that is still open after so many tokens is closed by force. 0: no limit of its own."""
+
+    answer_tokens: int = 2048
+    """With thinking_tokens: tokens that a call may write after its thinking."""
 
     max_concurrency: int = 256
     """Requests in flight at once, over all workers."""
@@ -55,13 +61,23 @@ class RolloutConfig:
     enforce_eager: bool = True
     """Skip compilation: starts sooner, decodes a little slower."""
 
+    @property
+    def call_tokens(self) -> int:
+        """The most tokens that the policy may write in one call."""
+        if self.thinking_tokens:
+            return self.thinking_tokens + self.answer_tokens
+        return self.max_completion_length
+
     def __post_init__(self) -> None:
         at_least("rollout.max_completion_length", self.max_completion_length, 1)
+        at_least("rollout.thinking_tokens", self.thinking_tokens, 0)
+        at_least("rollout.answer_tokens", self.answer_tokens, 1)
         at_least("rollout.max_concurrency", self.max_concurrency, 1)
         at_least("rollout.temperature", self.temperature, 0)
         choice("rollout.dtype", self.dtype, ("auto", "float32", "bfloat16"))
-        if self.max_completion_length >= self.max_model_len:
+        if self.call_tokens >= self.max_model_len:
+            names = "thinking_tokens + answer_tokens" if self.thinking_tokens else "max_completion_length"
             raise ValueError(
-                f"rollout.max_completion_length is {self.max_completion_length}, but "
-                f"rollout.max_model_len is {self.max_model_len}: no token is left for the prompt."
+                f"rollout.{names} is {self.call_tokens}, but rollout.max_model_len is {self.max_model_len}: "
+                "no token is left for the prompt."
             )

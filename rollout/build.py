@@ -1,0 +1,90 @@
+"""From the options of a run to an operator and the settings of its policy."""
+
+import importlib
+
+from transformers import PreTrainedTokenizerBase
+
+from configs.schema import OperatorConfig, RolloutConfig
+from rollout.forcing import ThinkingLimit
+from rollout.operators import OPERATORS, Operator, OperatorOptions
+from rollout.policy import PolicySettings
+from rollout.prompts import Codec, prompt_texts
+from rollout.records import Sampling
+from rollout.sampler import Sampler
+from rollout.thinking import UNCLOSED, ThinkingMarks, split
+from rollout.workspace import DistillerOptions
+
+
+def policy_settings(
+    operator: OperatorConfig,
+    rollout: RolloutConfig,
+    sampler: Sampler,
+    tokenizer: PreTrainedTokenizerBase,
+) -> PolicySettings:
+    """What all problems of a run share."""
+    codec = Codec(tokenizer=tokenizer)
+    thinking = operator.thinking
+    marks = ThinkingMarks(
+        open=thinking.open, close=thinking.close, opened_by_prompt=codec.opens_thinking(thinking.open)
+    )
+    return PolicySettings(
+        sampler=sampler,
+        codec=codec,
+        prompts=prompt_texts(operator.prompts),
+        marks=marks,
+        sampling=Sampling(
+            temperature=rollout.temperature,
+            top_p=rollout.top_p,
+            max_tokens=rollout.max_completion_length,
+            seed=0,
+        ),
+        limit=_thinking_limit(thinking.force, rollout, codec, marks) if rollout.thinking_tokens else None,
+    )
+
+
+def _thinking_limit(force: str, rollout: RolloutConfig, codec: Codec, marks: ThinkingMarks) -> ThinkingLimit:
+    close_ids = codec.encode(marks.close)
+    return ThinkingLimit(
+        thinking_tokens=rollout.thinking_tokens,
+        answer_tokens=rollout.answer_tokens,
+        close_ids=close_ids if len(close_ids) == 1 else (),
+        force_ids=codec.encode(force),
+        is_open=lambda ids: split(codec.decode(ids), finish="stop", marks=marks).label == UNCLOSED,
+    )
+
+
+def build_operator(config: OperatorConfig) -> Operator:
+    """The operator that a config describes.
+
+    Raises:
+        ValueError: If ``operator.kind`` names no operator.
+    """
+    options = OperatorOptions(
+        name=config.name,
+        schedule=tuple(config.schedule),
+        distil=DistillerOptions(
+            name=config.distiller,
+            top_k=config.top_k,
+            kappa=config.workspace_tokens,
+            oracle=config.oracle,
+        ),
+        error_analysis=config.error_analysis,
+        quorum=config.quorum,
+    )
+    return _operator_class(config.kind)(options)
+
+
+def _operator_class(kind: str) -> type[Operator]:
+    if kind in OPERATORS:
+        return OPERATORS[kind]
+    module, _, name = kind.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(
+            f"operator.kind is {kind!r}, which does not import: {error}. Write it as "
+            "package.module:Class; the module must be importable from the folder you start in."
+        ) from error
+    if not (isinstance(found, type) and issubclass(found, Operator)):
+        raise ValueError(f"operator.kind is {kind!r}, which is no subclass of rollout.operators.Operator.")
+    return found
