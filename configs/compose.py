@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import hydra
@@ -156,17 +157,19 @@ def load_operator(name: str, base: OperatorConfig) -> OperatorConfig:
 def run(config_name: str, main: Callable[[Any, list[str]], None]) -> None:
     """Entry point of a command: checks the command line, then hands over to Hydra.
 
-    ``main(config, overrides)`` gets the checked dataclass. Hydra's own flags (``--cfg job``,
-    ``--help``, ``--multirun``) work as usual. A config error ends the program with status 2.
+    ``main(config, overrides)`` gets the checked dataclass. Hydra's own flags (``--cfg job``, ``--help``,
+    ``--multirun``, ``--config-dir``) work as usual. A config error ends the program with status 2.
     """
     register()
     args = get_args_parser().parse_args()
     overrides = list(args.overrides)
+    # A folder with groups of the user's own; Hydra adds it itself when it takes over.
+    own = [f"hydra.searchpath=[file://{Path(args.config_dir).absolute()}]"] if args.config_dir else []
     try:
         if args.cfg or args.info:
-            _composed(config_name, overrides)
+            _composed(config_name, [*own, *overrides])
         elif not (args.help or args.hydra_help or args.shell_completion or args.multirun):
-            load(config_name, overrides)
+            load(config_name, [*own, *overrides])
     except ConfigError as error:
         print(f"{config_name}: {error}", file=sys.stderr)
         sys.exit(2)

@@ -253,6 +253,10 @@ def test_a_compared_operator_differs_from_the_runs_own_in_nothing_but_the_operat
 def _rollout_command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """``configs.compose.run`` as a command has it, without what the command imports."""
     code = "from configs.compose import run; run('evaluation', lambda config, overrides: print(overrides))"
+    return _command(folder, code, *arguments)
+
+
+def _command(folder: Path, code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", code, *arguments],
         cwd=folder,
@@ -298,3 +302,21 @@ def test_a_command_runs_with_the_checked_config_and_writes_no_folder(tmp_path: P
     assert done.returncode == 0, done.stderr
     assert "samples=3" in done.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_operator_in_a_folder_of_the_users_own_is_found_by_name(tmp_path: Path):
+    folder = tmp_path / "mine" / "operator"
+    folder.mkdir(parents=True)
+    text = "defaults: [prompts: default, thinking: think, _self_]\nname: shortest\nkind: my_module:Shortest\n"
+    (folder / "shortest.yaml").write_text(text + "schedule: [4]\n")
+    code = (
+        "from configs.compose import load_operator, run\n"
+        "def main(config, overrides):\n"
+        "    for name in ('shortest', 'sr'):\n"
+        "        print(load_operator(name, config.operator).kind)\n"
+        "run('evaluation', main)"
+    )
+    done = _command(tmp_path, code, "--config-dir", "mine", *NEEDED)
+    assert done.stdout.split() == ["my_module:Shortest", "sr"], done.stderr
+    chosen = _command(tmp_path, code, "--config-dir", "mine", *NEEDED, "operator=shortest")
+    assert chosen.stdout.split() == ["my_module:Shortest", "sr"], chosen.stderr

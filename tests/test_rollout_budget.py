@@ -104,3 +104,16 @@ def test_what_a_distiller_asks_the_policy_is_on_the_path(distiller: str, role: s
         for call in rollout.calls
     )
     assert budget(dataclasses.replace(rollout, calls=longer), answer).b_seq > before + 900
+
+
+def test_a_choice_among_answers_waits_for_all_that_it_reads():
+    rollout = dataclasses.replace(
+        _rollout(
+            _call(DRAFT, 0, 10, 20),  # 30, chosen
+            _call(DRAFT, 0, 10, 90),  # 100
+            _call(VERIFY, 0, 30, 5, 0),  # 30 + 35
+        ),
+        answers=(0,),
+        waited_for=(0, 1, 2),
+    )
+    assert budget(rollout, 0) == Budget(b_seq=100, b_total=165)

@@ -66,6 +66,25 @@ def test_a_completion_that_ran_into_its_limit_is_never_ok(text: str, label: str)
     assert split(text, finish="length", marks=MARKS).label == label
 
 
+def test_a_template_that_opened_the_thinking_leaves_no_solution_without_a_closing_mark():
+    marks = ThinkingMarks(opened_by_prompt=True)
+    assert split(f"thoughts, {BOX}", finish="stop", marks=marks).label == UNCLOSED
+    assert split(f"thoughts</think>{BOX}", finish="stop", marks=marks).solution == BOX
+
+
+def test_harmony_channels_split_like_a_pair_of_tags():
+    marks = ThinkingMarks(open="<|channel|>analysis<|message|>", close="<|channel|>final<|message|>")
+    text = f"{marks.open}hm<|end|><|start|>assistant{marks.close}{BOX}"
+    assert split(text, finish="stop", marks=marks).solution == BOX
+    assert split(f"{marks.open}hm {BOX}", finish="stop", marks=marks).label == UNCLOSED
+
+
+def test_a_summary_needs_no_box():
+    text = "<think>a</think>they agree"
+    assert split(text, finish="stop", marks=MARKS, needs_answer=False).label == OK
+    assert split(text, finish="abort", marks=MARKS, needs_answer=False).label == TRUNCATED
+
+
 def test_custom_marks_replace_the_usual_ones():
     marks = ThinkingMarks(open="[T]", close="[/T]")
     assert split(f"[T]a[/T]{BOX}", finish="stop", marks=marks).solution == BOX
