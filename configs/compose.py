@@ -1,6 +1,7 @@
 """From the command line to a checked dataclass, with errors that name the nearest valid key."""
 
 import difflib
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable
@@ -171,7 +172,8 @@ def run(config_name: str, main: Callable[[Any, list[str]], None]) -> None:
         elif not (args.help or args.hydra_help or args.shell_completion or args.multirun):
             load(config_name, [*own, *overrides])
     except ConfigError as error:
-        print(f"{config_name}: {error}", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":  # said once, not by every rank
+            print(f"{config_name}: {error}", file=sys.stderr)
         sys.exit(2)
     GlobalHydra.instance().clear()
 

@@ -1,10 +1,11 @@
 """From the options of a run to an operator and the settings of its policy."""
 
 import importlib
+from pathlib import Path
 
-from transformers import PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from configs.schema import OperatorConfig, RolloutConfig
+from configs.schema import ModelConfig, OperatorConfig, RolloutConfig
 from rollout.forcing import ThinkingLimit
 from rollout.operators import OPERATORS, Operator, OperatorOptions
 from rollout.policy import PolicySettings
@@ -13,6 +14,25 @@ from rollout.records import Sampling
 from rollout.sampler import Sampler
 from rollout.thinking import UNCLOSED, ThinkingMarks, split
 from rollout.workspace import DistillerOptions
+
+
+def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
+    """The tokenizer of ``model.path``.
+
+    Raises:
+        FileNotFoundError: If the path is neither a folder nor could be a name on the hub (``owner/model``).
+        ValueError: If no tokenizer loads from it.
+    """
+    path = model.path
+    if not Path(path).is_dir() and (path.count("/") != 1 or path.startswith((".", "~", "/"))):
+        raise FileNotFoundError(f"model.path: the folder {path} does not exist.")
+    try:
+        return AutoTokenizer.from_pretrained(path, trust_remote_code=model.trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"model.path is {path!r}, from which no tokenizer loads: {error} It must be an HF folder "
+            "(config.json, tokenizer.json, *.safetensors) or the name of a model on the hub."
+        ) from error
 
 
 def policy_settings(

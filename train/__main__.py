@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, cast
 
 import yaml
-from transformers import AutoTokenizer, set_seed
+from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+from transformers import set_seed
 
 import configs
 import rewards.verdict
@@ -20,7 +21,7 @@ from rewards.build import build_scorer, build_shaper
 from rewards.gold import check_gold
 from rewards.grader import Grader
 from rewards.shaping import RewardInput, ShapedReward, Shaper
-from rollout.build import build_operator, policy_settings
+from rollout.build import build_operator, load_tokenizer, policy_settings
 from rollout.collect import CollectedBatch, Collector, RewardGroup
 from rollout.engine import RolloutEngine
 from rollout.problems import load_eval, load_train
@@ -42,11 +43,13 @@ def main(config: TrainingConfig, overrides: list[str]) -> None:
                     print(f"{config.output_dir} is finished: step {config.train.max_steps} was reached.")
                     print(write_run_report(config))
                 return
-            _require_model(config.model.path)
+            load_tokenizer(config.model)  # on every rank, so that none waits for one that ended
             set_seed(config.seed)
             outside = _outside(config, overrides, stack) if is_main else None
         except (ValueError, FileNotFoundError, RuntimeError) as error:
-            sys.exit(f"train: {error}")
+            # The launcher's own report ends with what is recorded here; without it, it names no cause.
+            get_error_handler().record_exception(error)
+            sys.exit(f"train: {error}" if is_main else 1)
         accelerator = make_accelerator(config)
         Trainer(config, accelerator, outside).run()
     if is_main:
@@ -59,20 +62,12 @@ def _is_done(config: TrainingConfig) -> bool:
     return is_finished(config) and evaluated
 
 
-def _require_model(path: str) -> None:
-    """Refuses a path that is neither a folder nor could be a name on the hub (``owner/model``)."""
-    if not Path(path).is_dir() and (path.count("/") != 1 or path.startswith((".", "~", "/"))):
-        raise FileNotFoundError(f"model.path: the folder {path} does not exist.")
-
-
 def _outside(config: TrainingConfig, overrides: list[str], stack: ExitStack) -> Collaborators:
     """Rank 0's links to the outside, cheapest checks first; ``stack`` takes them down."""
     output_dir = Path(config.output_dir)
     problems = load_train(config.data, check_gold)
     held_out = load_eval(config.data, check_gold)
-    tokenizer = AutoTokenizer.from_pretrained(
-        config.model.path, trust_remote_code=config.model.trust_remote_code
-    )
+    tokenizer = load_tokenizer(config.model)
     _write_run_card(config, overrides, output_dir)
     thinking = config.operator.thinking
     opened = Codec(tokenizer=tokenizer).opens_thinking(thinking.open)
