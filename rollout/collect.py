@@ -2,45 +2,23 @@
 
 import asyncio
 import logging
-import random
-from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
+from rollout.draw import ProblemStream
+from rollout.grouping import GroupFilter, RewardGroup, group_rollout
 from rollout.operators import Operator
 from rollout.policy import PolicySettings, derive_seed
-from rollout.records import (
-    DISTIL,
-    DRAFT,
-    REFINE,
-    Call,
-    Grader,
-    Group,
-    GroupKey,
-    Problem,
-    Rollout,
-    Sample,
-    Verdict,
-    context_key,
-)
+from rollout.records import DRAFT, Grader, Group, Rollout
 from rollout.run import run_operator
 from rollout.sampler import RequestRefused
 
 logger = logging.getLogger(__name__)
 
-
-class Reward(Protocol):
-    """A reward and the terms that it is the weighted sum of."""
-
-    @property
-    def total(self) -> float: ...
-    @property
-    def parts(self) -> Mapping[str, float]: ...
-
-
-RewardGroup = Callable[[Sequence[Call], Sequence[Verdict], Sequence[str]], Sequence[Reward]]
-"""Rewards of the calls of one context, from their verdicts and the texts of the drafts behind them."""
+MAX_STEPS_WITHOUT_GROUPS = 10
+"""So many steps in a row that keep no group end the run: nothing is being learned."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,59 +30,12 @@ class CollectedBatch:
     metrics: Mapping[str, float]
 
 
-def group_rollout(rollout: Rollout, reward: RewardGroup) -> list[Group]:
-    """The answers of a rollout as groups, one for each context.
-
-    Only calls with equal ``prompt_ids`` share a group: refinements of different workspaces never
-    share a baseline.
-    """
-    by_context: dict[tuple[int, ...], list[int]] = defaultdict(list)
-    for place in rollout.answers:
-        by_context[rollout.calls[place].prompt_ids].append(place)
-    groups = []
-    for prompt_ids, places in by_context.items():
-        calls = [rollout.calls[place] for place in places]
-        verdicts = [rollout.verdicts[place] for place in places]
-        drafts = [rollout.calls[draft].text for draft in _drafts_behind(rollout, calls[0])]
-        rewards = reward(calls, verdicts, drafts)
-        samples = tuple(
-            Sample(
-                call=call,
-                reward=given.total,
-                is_correct=verdict.is_correct,
-                status=verdict.status,
-                reward_parts=given.parts,
-            )
-            for call, verdict, given in zip(calls, verdicts, rewards, strict=True)
-        )
-        key = GroupKey(
-            problem_id=rollout.problem.id,
-            role=calls[0].role,
-            round=calls[0].round,
-            context=context_key(prompt_ids),
-        )
-        groups.append(Group(key=key, prompt_ids=prompt_ids, samples=samples))
-    return groups
-
-
-def _drafts_behind(rollout: Rollout, call: Call) -> list[int]:
-    """The attempts that the call's workspace was made from, be it pasted or summarised."""
-    drafts = []
-    for parent in call.parents:
-        role = rollout.calls[parent].role
-        if role in (DRAFT, REFINE):
-            drafts.append(parent)
-        elif role == DISTIL:
-            drafts += _drafts_behind(rollout, rollout.calls[parent])
-    return drafts
-
-
 class Collector:
-    """Draws problems in a seeded order and runs trace and operator on them, all side by side."""
+    """Runs trace and operator on the next problems, side by side; keeps the groups worth learning from."""
 
     def __init__(
         self,
-        problems: Sequence[Problem],
+        problems: ProblemStream,
         operator: Operator,
         trace: Operator,
         settings: PolicySettings,
@@ -115,25 +46,27 @@ class Collector:
         operator_fraction: float,
         num_generations: int,
         seed: int,
+        keep: GroupFilter | None = None,
+        max_refill: int = 0,
     ) -> None:
         self._problems = problems
-        self._operator = operator
-        self._trace = trace
-        self._num_generations = num_generations
         self._settings = settings
         self._grader = grader
         self._reward = reward
-        self._problems_per_step = problems_per_step
-        self._num_operator = round(operator_fraction * problems_per_step)
+        num_operator = round(operator_fraction * problems_per_step)
+        self._wanted = [(operator, num_operator), (trace, problems_per_step - num_operator)]
+        self._num_generations = num_generations
         self._seed = seed
-        self._position = 0
+        self._keep = keep or GroupFilter()
+        self._max_refill = max_refill
+        self._steps_without_groups = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """The data position: problems drawn so far."""
-        return {"position": self._position}
+        """Where it stands in the data, and what it knows of each problem."""
+        return self._problems.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._position = int(state["position"])
+        self._problems.load_state_dict(state)
 
     async def collect(self, step: int) -> CollectedBatch:
         """The groups of one step.
@@ -142,44 +75,85 @@ class Collector:
         answer ends the run.
 
         Raises:
-            RuntimeError: If no worker answers, or not one problem gave a rollout.
+            RuntimeError: If no worker answers, not one problem gave a rollout, or
+                ``MAX_STEPS_WITHOUT_GROUPS`` steps in a row kept no group.
         """
-        problems = self._draw()
-        operators = [self._operator if i < self._num_operator else self._trace for i in range(len(problems))]
+        missing = [operator for operator, num in self._wanted for _ in range(num)]
+        rollouts: list[Rollout] = []
+        groups: list[Group] = []
+        refused: list[RequestRefused] = []
+        dropped: Counter[str] = Counter()
+        refills = -1
+        while missing and refills < self._max_refill:
+            refills += 1
+            unfilled = []
+            for operator, result in zip(missing, await self._run(step, refills, missing), strict=True):
+                if isinstance(result, RequestRefused):
+                    refused.append(result)
+                    kept = []
+                else:
+                    rollouts.append(result)
+                    kept = self._kept(result, dropped)
+                groups += kept
+                if not kept:
+                    unfilled.append(operator)
+            missing = unfilled
+        if not rollouts:
+            raise RuntimeError(f"Not one of {len(refused)} problems gave a rollout: {refused[0]}")
+        self._problems.remember(rollouts)
+        self._guard(groups, dropped)
+        metrics: dict[str, float] = {"collect/refused": len(refused), "collect/refills": refills}
+        metrics |= {f"collect/dropped_{reason}": count for reason, count in dropped.items()}
+        return CollectedBatch(
+            groups=tuple(groups), rollouts=tuple(rollouts), metrics=metrics | _metrics(rollouts)
+        )
+
+    async def _run(
+        self, step: int, refill: int, operators: Sequence[Operator]
+    ) -> list[Rollout | RequestRefused]:
+        """Each operator on a problem of its own."""
+        problems = self._problems.draw(len(operators))
         # A problem may be drawn twice in one step, and is then sampled anew.
-        seeds = [derive_seed(self._seed, step, place) for place in range(len(problems))]
         results = await asyncio.gather(
             *(
-                run_operator(problem, operator, self._settings, self._grader, seed, self._num_generations)
-                for problem, operator, seed in zip(problems, operators, seeds, strict=True)
+                run_operator(
+                    problem,
+                    operator,
+                    self._settings,
+                    self._grader,
+                    derive_seed(self._seed, step, refill, place),
+                    self._num_generations,
+                )
+                for place, (problem, operator) in enumerate(zip(problems, operators, strict=True))
             ),
             return_exceptions=True,
         )
-        rollouts = [result for result in results if isinstance(result, Rollout)]
-        failures = [result for result in results if isinstance(result, BaseException)]
-        for failure in failures:
-            if not isinstance(failure, RequestRefused):
-                raise failure
-            logger.warning("A problem was left out: %s", failure)
-        if not rollouts:
-            raise RuntimeError(f"Not one of {len(problems)} problems gave a rollout: {failures[0]}")
-        groups = [group for rollout in rollouts for group in group_rollout(rollout, self._reward)]
-        return CollectedBatch(
-            groups=tuple(groups),
-            rollouts=tuple(rollouts),
-            metrics={"collect/refused": len(failures), **_metrics(rollouts)},
-        )
+        for result in results:
+            if isinstance(result, RequestRefused):
+                logger.warning("A problem was left out: %s", result)
+            elif isinstance(result, BaseException):
+                raise result
+        return [result for result in results if isinstance(result, Rollout | RequestRefused)]
 
-    def _draw(self) -> list[Problem]:
-        """The next problems; every epoch has its own order."""
-        drawn = []
-        for _ in range(self._problems_per_step):
-            epoch, place = divmod(self._position, len(self._problems))
-            order = list(range(len(self._problems)))
-            random.Random(derive_seed(self._seed, "epoch", epoch)).shuffle(order)
-            drawn.append(self._problems[order[place]])
-            self._position += 1
-        return drawn
+    def _kept(self, rollout: Rollout, dropped: Counter[str]) -> list[Group]:
+        kept = []
+        for group in group_rollout(rollout, self._reward):
+            reason = self._keep.reason(group, rollout)
+            if reason is None:
+                kept.append(group)
+            else:
+                dropped[reason] += 1
+        return kept
+
+    def _guard(self, groups: Sequence[Group], dropped: Counter[str]) -> None:
+        """Raises RuntimeError if no step learned anything for a while."""
+        self._steps_without_groups = 0 if groups else self._steps_without_groups + 1
+        if self._steps_without_groups >= MAX_STEPS_WITHOUT_GROUPS:
+            raise RuntimeError(
+                f"{self._steps_without_groups} steps in a row kept no group (the last dropped "
+                f"{dict(dropped)}): nothing can be learned from them. Check the difficulty of the problems "
+                "and the verdicts in metrics.jsonl; raise collect.max_refill, or widen what collect keeps."
+            )
 
 
 def _metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:

@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 import pytest
 from fakes import EvenIsCorrect, Request, ScriptedPolicy, boxed, operator, problem, roll, settings
 
-from rollout.collect import CollectedBatch, Collector, group_rollout
+from rollout.collect import MAX_STEPS_WITHOUT_GROUPS, CollectedBatch, Collector
+from rollout.draw import ProblemStream
+from rollout.grouping import GroupFilter, group_rollout
 from rollout.records import REFINE, TRACE, Call, Verdict
 from rollout.sampler import RequestRefused, Sampler
 
@@ -28,7 +30,7 @@ def _reward(calls: Sequence[Call], verdicts: Sequence[Verdict], drafts: Sequence
 def _collector(sampler: Sampler, *, problems: int = 10, **changes) -> Collector:
     options = {"problems_per_step": 4, "operator_fraction": 0.5, "num_generations": 3, "seed": 0}
     return Collector(
-        [problem(f"p{i}") for i in range(problems)],
+        ProblemStream([problem(f"p{i}") for i in range(problems)], seed=changes.get("seed", 0)),
         operator((4, 1)),
         operator((1,), name="trace"),
         settings(sampler),
@@ -178,3 +180,71 @@ def test_metrics_count_what_the_loss_does_not_see():
     assert batch.metrics["verdict/correct"] + batch.metrics["verdict/wrong"] == 2 * 7 + 2 * 3
     drafts = [r.verdicts[i].is_correct for r in batch.rollouts if r.operator == "pdr" for i in range(4)]
     assert batch.metrics["draft/accuracy"] == sum(drafts) / 8
+
+
+def _right_for(*names: str):
+    """A script that is always right for these problems, and right half the time for all others."""
+
+    def script(request: Request, rng: random.Random) -> str:
+        right = request.prompt.split()[2] in names or rng.random() < 0.5
+        return f"<think>x</think>\\boxed{{{2 if right else 3}}}"
+
+    return script
+
+
+def test_groups_of_equal_rewards_are_dropped_counted_and_replaced():
+    easy = [f"p{i}" for i in range(5)]
+    keep = GroupFilter(drop_equal_rewards=True)
+    options = {"operator_fraction": 0.0, "num_generations": 16, "problems": 30}
+    batch = asyncio.run(
+        _collector(ScriptedPolicy(script=_right_for(*easy)), keep=keep, max_refill=9, **options).collect(0)
+    )
+    assert len(batch.groups) == 4
+    assert all(len({sample.reward for sample in group.samples}) == 2 for group in batch.groups)
+    num_easy = sum(rollout.problem.id in easy for rollout in batch.rollouts)
+    assert batch.metrics.get("collect/dropped_equal_rewards", 0) == num_easy
+    assert len(batch.rollouts) == 4 + num_easy
+
+
+def test_a_refill_is_bounded_and_draws_only_what_is_missing():
+    keep = GroupFilter(drop_equal_rewards=True)
+    policy = ScriptedPolicy(script=lambda request, rng: "<think>x</think>\\boxed{2}")
+    collector = _collector(policy, keep=keep, max_refill=2, operator_fraction=0.0)
+    batch = asyncio.run(collector.collect(0))
+    assert batch.groups == ()
+    assert len(batch.rollouts) == 3 * 4
+    assert (batch.metrics["collect/refills"], batch.metrics["collect/dropped_equal_rewards"]) == (2, 12)
+
+
+def test_a_refused_problem_is_replaced_where_refills_are_allowed():
+    collector = _collector(_failing(RequestRefused("too long"), {"p1"}), problems=8, max_refill=1)
+    for step in range(2):
+        batch = asyncio.run(collector.collect(step))
+        assert len(batch.rollouts) == 4
+
+
+def test_a_pass_rate_at_the_bound_is_dropped():
+    policy = ScriptedPolicy(script=_right_for("p0", "p1"))
+    collector = _collector(
+        policy, keep=GroupFilter(max_pass_rate=1.0), problems=4, operator_fraction=0.0, num_generations=16
+    )
+    batch = asyncio.run(collector.collect(0))
+    assert {group.key.problem_id for group in batch.groups} == {"p2", "p3"}
+    assert batch.metrics["collect/dropped_pass_rate"] == 2
+
+
+def test_the_bounds_on_draft_accuracy_concern_operator_groups_only():
+    policy = ScriptedPolicy(script=_right_for(*(f"p{i}" for i in range(8))))
+    collector = _collector(policy, keep=GroupFilter(draft_accuracy=(0.0, 0.9)), problems=8)
+    batch = asyncio.run(collector.collect(0))
+    assert {group.key.role for group in batch.groups} == {TRACE}
+    assert batch.metrics["collect/dropped_draft_accuracy"] == 2
+
+
+def test_a_run_that_keeps_no_group_for_long_ends_with_the_reason():
+    policy = ScriptedPolicy(script=lambda request, rng: "<think>x</think>\\boxed{2}")
+    collector = _collector(policy, keep=GroupFilter(drop_equal_rewards=True))
+    for step in range(MAX_STEPS_WITHOUT_GROUPS - 1):
+        asyncio.run(collector.collect(step))
+    with pytest.raises(RuntimeError, match=r"10 steps in a row kept no group.*'equal_rewards': 4"):
+        asyncio.run(collector.collect(9))

@@ -22,8 +22,10 @@ from rewards.gold import check_gold
 from rewards.grader import Grader
 from rewards.shaping import RewardInput, ShapedReward, Shaper
 from rollout.build import build_operator, load_tokenizer, policy_settings
-from rollout.collect import CollectedBatch, Collector, RewardGroup
+from rollout.collect import CollectedBatch, Collector
+from rollout.draw import ProblemStream
 from rollout.engine import RolloutEngine
+from rollout.grouping import GroupFilter, RewardGroup
 from rollout.problems import load_eval, load_train
 from rollout.prompts import Codec
 from rollout.records import Call, Verdict
@@ -76,7 +78,12 @@ def _outside(config: TrainingConfig, overrides: list[str], stack: ExitStack) -> 
     settings = policy_settings(config.operator, config.rollout, engine.pool, tokenizer)
     grader = Grader(scorer)
     collector = Collector(
-        problems,
+        ProblemStream(
+            problems,
+            seed=config.seed,
+            max_pass_rate=config.collect.max_history_pass_rate,
+            min_attempts=config.algo.num_generations,
+        ),
         build_operator(config.operator),
         build_operator(load_operator("trace", config.operator)),
         settings,
@@ -88,6 +95,12 @@ def _outside(config: TrainingConfig, overrides: list[str], stack: ExitStack) -> 
         operator_fraction=config.algo.operator_fraction,
         num_generations=config.algo.num_generations,
         seed=config.seed,
+        keep=GroupFilter(
+            drop_equal_rewards=config.collect.drop_equal_rewards,
+            max_pass_rate=config.collect.max_pass_rate,
+            draft_accuracy=(config.collect.draft_accuracy[0], config.collect.draft_accuracy[1]),
+        ),
+        max_refill=config.collect.max_refill,
     )
     operators = [build_operator(load_operator(n, config.operator)) for n in config.train.eval_operators]
     return Collaborators(

@@ -6,6 +6,7 @@ values; they read no file and open no socket.
 
 from configs.schema.algo import AlgoConfig
 from configs.schema.coldstart import ColdStartConfig
+from configs.schema.collect import CollectConfig
 from configs.schema.commands import EvaluationConfig, TrainingConfig, register
 from configs.schema.data import DataConfig
 from configs.schema.model import ModelConfig
@@ -17,6 +18,7 @@ from configs.schema.train import TrainConfig
 __all__ = [
     "AlgoConfig",
     "ColdStartConfig",
+    "CollectConfig",
     "DataConfig",
     "EvaluationConfig",
     "ModelConfig",

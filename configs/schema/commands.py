@@ -8,6 +8,7 @@ from omegaconf import MISSING
 from configs.schema.algo import AlgoConfig
 from configs.schema.checks import at_least
 from configs.schema.coldstart import ColdStartConfig
+from configs.schema.collect import CollectConfig
 from configs.schema.data import DataConfig
 from configs.schema.model import ModelConfig
 from configs.schema.operator import EVALUATION_ONLY, OperatorConfig
@@ -32,6 +33,7 @@ class TrainingConfig:
     operator: OperatorConfig = field(default_factory=OperatorConfig)
     rewards: RewardsConfig = field(default_factory=RewardsConfig)
     algo: AlgoConfig = field(default_factory=AlgoConfig)
+    collect: CollectConfig = field(default_factory=CollectConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     coldstart: ColdStartConfig = field(default_factory=ColdStartConfig)

@@ -1,0 +1,37 @@
+"""Which problems a step draws, and which of their groups it learns from."""
+
+from dataclasses import dataclass, field
+
+from configs.schema.checks import at_least, share
+
+
+@dataclass(kw_only=True)
+class CollectConfig:
+    """What is left out of a step is counted by its reason; ``max_refill`` replaces it."""
+
+    drop_equal_rewards: bool = False
+    """Leave out groups whose rewards are all equal: they carry no signal (DAPO's dynamic sampling)."""
+
+    max_pass_rate: float | None = None
+    """Leave out groups in which at least this share of the samples is right. null: none for that reason."""
+
+    draft_accuracy: list[float] = field(default_factory=lambda: [0.0, 1.0])
+    """Keep an operator's groups only if the share of right drafts lies within these two bounds."""
+
+    max_refill: int = 0
+    """Times that a step draws further problems in place of those that were left without a group."""
+
+    max_history_pass_rate: float | None = None
+    """Do not draw a problem again once at least this share of its plain attempts was right."""
+
+    def __post_init__(self) -> None:
+        at_least("collect.max_refill", self.max_refill, 0)
+        for name in ("max_pass_rate", "max_history_pass_rate"):
+            if (value := getattr(self, name)) is not None:
+                share(f"collect.{name}", value)
+        bounds = self.draft_accuracy
+        if len(bounds) != 2 or not 0 <= bounds[0] <= bounds[1] <= 1:
+            raise ValueError(
+                f"collect.draft_accuracy must be two shares, the lower first, got {bounds}; "
+                "[0.0, 1.0] keeps all."
+            )

@@ -1,0 +1,74 @@
+"""The order of problems, and those that are drawn no more."""
+
+import pytest
+from fakes import ScriptedPolicy, operator, problem, roll
+
+from rollout.draw import ProblemStream
+from rollout.records import Rollout
+
+PROBLEMS = [problem(f"p{i}") for i in range(6)]
+
+
+def _attempts(name: str, *, right: int, wrong: int) -> Rollout:
+    """A rollout of plain attempts on one problem."""
+    numbers = iter([2] * right + [3] * wrong)
+    policy = ScriptedPolicy(script=lambda request, rng: f"\\boxed{{{next(numbers)}}}")
+    return roll(policy, operator((1,), name="trace"), name=name, num_answers=right + wrong)
+
+
+def _names(stream: ProblemStream, num: int) -> list[str]:
+    return [drawn.id for drawn in stream.draw(num)]
+
+
+def test_how_many_are_drawn_at_once_does_not_change_the_order():
+    one, other = ProblemStream(PROBLEMS, seed=1), ProblemStream(PROBLEMS, seed=1)
+    assert _names(one, 15) == [name for num in (4, 1, 7, 3) for name in _names(other, num)]
+
+
+def test_a_problem_that_became_too_easy_is_drawn_no_more():
+    stream = ProblemStream(PROBLEMS, seed=0, max_pass_rate=0.9, min_attempts=10)
+    stream.remember([_attempts("p3", right=9, wrong=1), _attempts("p4", right=8, wrong=2)])
+    names = _names(stream, 20)
+    assert set(names) == {"p0", "p1", "p2", "p4", "p5"}
+
+
+def test_history_adds_up_and_few_attempts_decide_nothing():
+    stream = ProblemStream(PROBLEMS, seed=0, max_pass_rate=1.0, min_attempts=8)
+    stream.remember([_attempts("p0", right=4, wrong=0)])
+    assert "p0" in _names(stream, 6)
+    stream.remember([_attempts("p0", right=4, wrong=0)])
+    assert "p0" not in _names(stream, 12)
+
+
+def test_refinements_do_not_count_as_plain_attempts():
+    stream = ProblemStream(PROBLEMS, seed=0)
+    numbers = iter([3, 3, 3, 2])
+    policy = ScriptedPolicy(script=lambda request, rng: f"\\boxed{{{next(numbers)}}}")
+    stream.remember([roll(policy, operator((3, 1), "all"), name="p1")])
+    assert stream.state_dict()["history"] == {"p1": [0, 3]}
+
+
+def test_a_stream_goes_on_from_its_state():
+    first = ProblemStream(PROBLEMS, seed=2, max_pass_rate=0.5, min_attempts=2)
+    first.draw(4)
+    first.remember([_attempts("p2", right=2, wrong=0)])
+    second = ProblemStream(PROBLEMS, seed=2, max_pass_rate=0.5, min_attempts=2)
+    second.load_state_dict(first.state_dict())
+    assert _names(first, 20) == _names(second, 20)
+
+
+def test_when_everything_is_too_easy_the_run_is_told():
+    stream = ProblemStream(PROBLEMS[:2], seed=0, max_pass_rate=0.5, min_attempts=1)
+    stream.remember([_attempts(name, right=1, wrong=0) for name in ("p0", "p1")])
+    with pytest.raises(
+        RuntimeError, match=r"All 2 problems are solved .* collect\.max_history_pass_rate = 0\.5"
+    ):
+        stream.draw(1)
+
+
+def test_a_state_is_not_shared_with_the_stream_that_gave_it():
+    stream = ProblemStream(PROBLEMS, seed=0)
+    stream.remember([_attempts("p0", right=1, wrong=0)])
+    state = stream.state_dict()
+    stream.remember([_attempts("p0", right=1, wrong=0)])
+    assert state["history"] == {"p0": [1, 1]}
