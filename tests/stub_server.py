@@ -60,7 +60,7 @@ def planned(options: StubOptions, sampling_params: dict[str, Any], index: int) -
     return Sampled(token_ids=ids[:limit], finish="stop" if len(ids) <= limit else "length")
 
 
-def answer_text(sequences: Sequence[Sampled], prompt_tokens: int, version: str, cached_tokens: int = 0) -> str:
+def answer_text(sequences: Sequence[Sampled], prompt_tokens: int, version: str) -> str:
     """The body of vLLM's answer to /inference/v1/generate with logprobs=0."""
     choices = []
     for index, sequence in enumerate(sequences):
@@ -81,7 +81,7 @@ def answer_text(sequences: Sequence[Sampled], prompt_tokens: int, version: str, 
         "prompt_tokens": prompt_tokens,
         "total_tokens": prompt_tokens + written,
         "completion_tokens": written,
-        "prompt_tokens_details": {"cached_tokens": cached_tokens},
+        "prompt_tokens_details": {"cached_tokens": 0},
     }
     return f'{{"request_id":"","usage":{json.dumps(usage)},"choices":[{",".join(choices)}]}}'
 
@@ -107,7 +107,7 @@ class StubServer:
         self._runner = web.AppRunner(app, shutdown_timeout=0.1, access_log=None)
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", 0, backlog=1024).start()
-        self.url = "http://127.0.0.1:{}".format(self._runner.addresses[0][1])
+        self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
         return self
 
     async def __aexit__(self, *_: object) -> None:

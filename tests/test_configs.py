@@ -273,7 +273,7 @@ def test_cfg_job_prints_the_resolved_config_and_runs_nothing(tmp_path: Path):
     shown = yaml.safe_load(done.stdout)
     assert shown["model"]["path"] == "x"
     assert shown["operator"]["schedule"] == [1, 1, 1]
-    assert shown["rollout"]["max_retries"] == 3
+    assert shown["rollout"]["max_retries"] == 5
     assert list(tmp_path.iterdir()) == []
 
 

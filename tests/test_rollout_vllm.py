@@ -131,7 +131,7 @@ def test_a_killed_worker_is_restarted_with_the_current_weights_and_nothing_is_lo
     engine.run(engine.publisher.publish(tmp_path, 42), 60)
     operator = _operator("operator.schedule=[4,2,1]")
     problems = [Problem(id=f"p{i}", question=f"{i} + 1 =", answer="0") for i in range(40)]
-    guard = engine._worker._process.pid  # type: ignore[union-attr]
+    guard = engine._fleet.workers[0]._process.pid  # type: ignore[union-attr]
     seen: list[str] = []
 
     async def kill_midway() -> None:
@@ -154,10 +154,10 @@ def test_a_killed_worker_is_restarted_with_the_current_weights_and_nothing_is_lo
         await killer
         return outcomes
 
-    restarts = engine.pool.counts.restarts
+    restarts = engine.pool.reviver.restarts
     outcomes = engine.run(both(), 300)
     assert sorted(o.problem_id for o in outcomes) == sorted(p.id for p in problems)
     assert len(seen) == len(set(seen)) == len(problems)
-    assert engine.pool.counts.restarts == restarts + 1
+    assert engine.pool.reviver.restarts == restarts + 1
     (completion,) = engine.run(engine.pool.generate(PROMPT, GREEDY), 60)
     assert completion.versions[0].version == 42

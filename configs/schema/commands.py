@@ -46,6 +46,11 @@ class TrainingConfig:
             raise ValueError(
                 "operator.distiller is oracle, which knows the gold answers: it is for evaluation only."
             )
+        if self.rollout.chats:
+            raise ValueError(
+                "rollout.chat_url is for evaluation only: an endpoint that chats gives neither token ids nor "
+                "log-probs, and takes no weights."
+            )
         if self.rollout.temperature == 0:
             raise ValueError("rollout.temperature must be above 0 in training: greedy samples are all equal.")
         if self.rollout.top_p != 1.0:
