@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 PREFIX = "generate-tokens-"
 """vLLM puts it before the id of a request; an abort must name the whole."""
@@ -40,6 +41,8 @@ class StubOptions:
     filler: int = 70
     tails: Sequence[Sequence[int]] = ((1,),)
     """Ends of completions, drawn by seed; one that runs into max_tokens has none."""
+    key: str = ""
+    """What a bearer must bring to the paths that vLLM guards."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +101,7 @@ class StubServer:
         self._aborts: dict[str, asyncio.Event] = {}
 
     async def __aenter__(self) -> "StubServer":
-        app = web.Application(client_max_size=2**26)
+        app = web.Application(client_max_size=2**26, middlewares=[self._guard])
         app.router.add_post("/inference/v1/generate", self._generate)
         app.router.add_post("/inference/v1/abort_requests", self._abort)
         app.router.add_get("/weight_info", self._weight_info)
@@ -112,6 +115,14 @@ class StubServer:
 
     async def __aexit__(self, *_: object) -> None:
         await self._runner.cleanup()
+
+    @web.middleware
+    async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        key = self.options.key
+        is_guarded = key and request.path.startswith(("/v1", "/inference"))
+        if is_guarded and request.headers.get("Authorization") != f"Bearer {key}":
+            return web.json_response({"error": "Unauthorized"}, status=401)
+        return await handler(request)
 
     async def _generate(self, request: web.Request) -> web.Response:
         body = await request.json()
