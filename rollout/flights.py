@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 ABORT_SECONDS = 30.0
 """The longest that a worker may take to hand over what it has of an aborted request."""
-ABORT_AGAIN_SECONDS = 0.5
+ABORT_AGAIN_SECONDS = 0.1
 """An abort can overtake its request on the way to the worker, so it is repeated until that returns."""
 
 

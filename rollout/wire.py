@@ -1,8 +1,8 @@
 """What crosses the wire to and from vLLM's ``/inference/v1/generate`` (vLLM 0.32): token ids and log-probs.
 
 An answer holds about 110 bytes of JSON for each token, so how it is parsed decides what a call costs the
-client. msgspec reads only the fields below and skips the rest: 0.5 ms where ``json.loads`` takes 3 ms
-(1,000 tokens; tests/bench/client.py measures it).
+client. msgspec reads only the fields below and skips the rest: a call of 1,000 tokens costs 0.9 ms of CPU,
+with json 5.4 ms (tests/bench/client.py).
 """
 
 import msgspec
