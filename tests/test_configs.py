@@ -252,6 +252,11 @@ def test_evaluation_may_chat_and_no_key_is_in_a_config(monkeypatch: pytest.Monke
     monkeypatch.setenv("VLLM_API_KEY", "a-secret")
     config = load("evaluation", [*NEEDED, "rollout.chat_url=https://a/v1", "rollout.chat_model=m"])
     assert config.rollout.chats
+    chatting = [*NEEDED, "rollout.chat_url=https://a/v1", "rollout.chat_model=m"]
+    with pytest.raises(ConfigError, match=r"rollout\.thinking_tokens is 64, .*half-written"):
+        load("evaluation", [*chatting, "rollout.thinking_tokens=64", "rollout.answer_tokens=64"])
+    with pytest.raises(ConfigError, match=r"operator\.quorum is 0\.5, .*part of a draft"):
+        load("evaluation", [*chatting, "operator.quorum=0.5"])
     assert "a-secret" not in OmegaConf.to_yaml(OmegaConf.structured(config)) + repr(config)
 
 

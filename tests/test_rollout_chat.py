@@ -8,13 +8,12 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from fakes import problem, settings
+from fakes import plain_policy, problem
 
 from configs.schema import RolloutConfig
 from rollout.budget import budget
 from rollout.chat import ChatEndpoint, Dialect
-from rollout.policy import Policy
-from rollout.records import Completion, Prompt, Rollout, Sampling
+from rollout.records import EMPTY, Completion, Prompt, Rollout, Sampling
 from rollout.sampler import CallFailed, RequestRefused
 
 PROMPT = Prompt(text="What is 1 + 1?", ids=(1, 2, 3), context="c")
@@ -263,8 +262,8 @@ def test_a_key_that_the_endpoint_refuses_is_found_before_the_first_problem():
 
 def test_a_recorded_call_has_budgets_and_a_version():
     async def test(endpoint: ChatEndpoint, server: ChatServer) -> None:
-        policy = Policy(problem(), settings(endpoint), 0)
-        await policy.solve(role="trace", round=0)
+        policy = plain_policy(endpoint)
+        await policy.solve([EMPTY], role="trace", round=0)
         (call,) = policy.calls
         assert (call.text, call.policy_version, call.num_tokens) == ("two", 0, 37)
         rollout = Rollout(problem=problem(), operator="trace", calls=(call,), answers=(0,))

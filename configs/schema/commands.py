@@ -78,6 +78,11 @@ class EvaluationConfig:
 
     def __post_init__(self) -> None:
         at_least("samples", self.samples, 1)
+        if self.rollout.chats and self.operator.quorum < 1:
+            raise ValueError(
+                f"operator.quorum is {self.operator.quorum}, but an endpoint that chats (rollout.chat_url) "
+                "cannot hand over a part of a draft. Set it to 1."
+            )
 
 
 def register() -> None:

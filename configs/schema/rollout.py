@@ -115,6 +115,11 @@ class RolloutConfig:
             raise ValueError("rollout.chat_model must name the model to use at rollout.chat_url.")
         if self.chat_model and not self.chats:
             raise ValueError(f"rollout.chat_model is '{self.chat_model}', but rollout.chat_url is not set.")
+        if self.chats and self.thinking_tokens:
+            raise ValueError(
+                f"rollout.thinking_tokens is {self.thinking_tokens}, but an endpoint that chats "
+                "(rollout.chat_url) takes no half-written completion back. Set it to 0."
+            )
         if self.chats and self.urls:
             raise ValueError("Set rollout.urls (vLLM servers) or rollout.chat_url (an endpoint that chats).")
         if self.num_workers > 1 and (self.urls or self.chats):
