@@ -44,9 +44,9 @@ def policy_settings(
     """What all problems of a run share."""
     codec = Codec(tokenizer=tokenizer)
     thinking = operator.thinking
-    marks = ThinkingMarks(
-        open=thinking.open, close=thinking.close, opened_by_prompt=codec.opens_thinking(thinking.open)
-    )
+    # An endpoint that chats has a template of its own, and keeps its thinking to itself.
+    opened = sampler.continues and codec.opens_thinking(thinking.open)
+    marks = ThinkingMarks(open=thinking.open, close=thinking.close, opened_by_prompt=opened)
     return PolicySettings(
         sampler=sampler,
         codec=codec,

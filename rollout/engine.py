@@ -1,21 +1,37 @@
 """Workers, pool and publisher for synchronous callers: an event loop in a thread of its own."""
 
 import asyncio
+import contextlib
+import functools
+import logging
+import os
 import threading
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from configs.schema import RolloutConfig
-from rollout.pool import Endpoint, WorkerPool
+from rollout.chat import ChatEndpoint
+from rollout.fleet import Fleet
+from rollout.pool import WorkerPool
 from rollout.publish import DirectoryPublisher
+from rollout.routing import Endpoint
 from rollout.worker import LocalWorker
+
+logger = logging.getLogger(__name__)
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+REACH_SECONDS = 60.0
+"""The longest that endpoints may take to say that they are there."""
 
 T = TypeVar("T")
 
 
 class RolloutEngine:
-    """Owns the workers of a run. Use as a context manager: nothing is left behind.
+    """Owns the endpoints of a run: local workers, remote ones, or one that chats.
+
+    Use as a context manager: nothing is left behind.
 
     Raises (on entry):
         ValueError, RuntimeError: If a local worker cannot start, or a remote one does not answer.
@@ -25,32 +41,45 @@ class RolloutEngine:
         self._config = config
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True, name="rollout")
-        self._worker = None if config.urls else LocalWorker(config, model_path, log_dir / "worker_0.log")
-        self.pool = WorkerPool(self._endpoints(), config)
-        self.publisher = DirectoryPublisher(self.pool, config.publish_timeout_seconds)
+        is_local = not (config.urls or config.chats)
+        self._fleet = Fleet(config, model_path, log_dir) if is_local else None
+        self.sampler = ChatEndpoint(config) if config.chats else WorkerPool(self._endpoints(), config)
+        """Where calls are sampled."""
+        self._entered = contextlib.ExitStack()
+
+    @property
+    def pool(self) -> WorkerPool:
+        """The workers, for those who need more than a sampler.
+
+        Raises:
+            RuntimeError: If the run uses an endpoint that chats.
+        """
+        if isinstance(self.sampler, WorkerPool):
+            return self.sampler
+        raise RuntimeError("An endpoint that chats has no workers: it can be evaluated, not trained.")
+
+    @functools.cached_property
+    def publisher(self) -> DirectoryPublisher:
+        """Sends weights to the workers."""
+        return DirectoryPublisher(self.pool, self._config.publish_timeout_seconds)
 
     def __enter__(self) -> "RolloutEngine":
-        self._thread.start()
-        try:
-            if self._worker is not None:
-                self._worker.start()
-                self.pool.endpoints[0].url = self._worker.url
-            self.run(self.pool.__aenter__(), 10)
-            for endpoint in self.pool.endpoints:
-                self.run(self._reach(endpoint), 30)
-        except BaseException:
-            self.__exit__()
-            raise
+        with contextlib.ExitStack() as stack:
+            self._thread.start()
+            stack.callback(self._stop_loop)
+            if self._fleet is not None:
+                stack.callback(self._fleet.close)
+                self._fleet.start()
+                for endpoint, worker in zip(self.pool.endpoints, self._fleet.workers, strict=True):
+                    endpoint.url = worker.url
+            self.run(self.sampler.__aenter__(), 10)
+            stack.callback(lambda: self.run(self.sampler.__aexit__(), 10))
+            self.run(self._reach(), REACH_SECONDS)
+            self._entered = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if hasattr(self.pool, "_http"):
-            self.run(self.pool.__aexit__(), 10)
-        if self._worker is not None:
-            self._worker.stop()
-        if self._thread.is_alive():
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join(timeout=10)
+        self._entered.close()
 
     def run(self, work: Coroutine[Any, Any, T], timeout_seconds: float) -> T:
         """Runs ``work`` on the engine's loop and waits for it.
@@ -69,22 +98,44 @@ class RolloutEngine:
             raise
 
     def _endpoints(self) -> list[Endpoint]:
-        if self._worker is None:
+        if self._fleet is None:
             return [Endpoint(url=url.rstrip("/")) for url in self._config.urls]
-        return [Endpoint(url="", restart=self._restart)]
+        return [Endpoint(url="", restart=_restarting(worker)) for worker in self._fleet.workers]
 
-    async def _restart(self) -> str:
-        worker = self._worker
-        assert worker is not None
-        await asyncio.to_thread(worker.stop)
-        await asyncio.to_thread(worker.start)
+    async def _reach(self) -> None:
+        """Finds what does not answer, or not to our key, before the first call does."""
+        if isinstance(self.sampler, ChatEndpoint):
+            await self.sampler.check()
+        else:
+            await asyncio.gather(*(_reach_worker(self.sampler, e) for e in self.sampler.endpoints))
+
+    def _stop_loop(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(timeout=10)
+        self._loop.close()
+
+
+def _restarting(worker: LocalWorker) -> Callable[[], Awaitable[str]]:
+    async def restart() -> str:
+        await asyncio.to_thread(worker.restart)
         return worker.url
 
-    async def _reach(self, endpoint: Endpoint) -> None:
-        try:
-            await self.pool.served_version(endpoint)
-        except Exception as error:
-            raise RuntimeError(
-                f"The rollout worker {endpoint.url} does not answer ({error!r}). Start it with "
-                "VLLM_SERVER_DEV_MODE=1 and --enable-scale-out, or leave rollout.urls empty."
-            ) from error
+    return restart
+
+
+async def _reach_worker(pool: WorkerPool, endpoint: Endpoint) -> None:
+    host = urlsplit(endpoint.url).hostname or ""
+    if host not in LOOPBACK and "VLLM_API_KEY" not in os.environ:
+        logger.warning(
+            "%s is not on this machine and VLLM_API_KEY is not set: whoever reaches it can use it and "
+            "replace its weights.",
+            endpoint.url,
+        )
+    try:
+        await pool.served_version(endpoint)
+        await pool.check_key(endpoint)
+    except Exception as error:
+        raise RuntimeError(
+            f"The rollout worker {endpoint.url} does not answer: {error} It must run with "
+            "VLLM_SERVER_DEV_MODE=1 and --enable-scale-out; leave rollout.urls empty to start one here."
+        ) from error

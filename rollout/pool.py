@@ -1,39 +1,31 @@
-"""The pool of vLLM workers: routing, retries, limits, versions."""
+"""The pool of vLLM workers: retries, limits, restarts, aborts."""
 
 import asyncio
-import json
 import logging
-from collections.abc import Awaitable, Callable, Collection, Sequence
-from dataclasses import dataclass, field
+import random
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import aiohttp
+import msgspec
 
 from configs.schema import RolloutConfig
-from rollout.records import Completion, Prompt, Sampling, Usage, VersionSpan
+from rollout import wire
+from rollout.client import Client
+from rollout.flights import Flight, Flights
+from rollout.records import Completion, Prompt, Sampling
+from rollout.retry import FIRST_SECONDS, Unavailable, backoff_seconds
+from rollout.revival import Reviver
+from rollout.routing import Endpoint, Router
 from rollout.sampler import CallFailed, RequestRefused
 
 logger = logging.getLogger(__name__)
 
-START_VERSION = "default"
-"""vLLM's label of weights that were never published to; our version 0."""
-
-
-def parse_version(label: str) -> int:
-    """The policy version behind vLLM's weight label."""
-    return 0 if label == START_VERSION else int(label)
-
-
-@dataclass(slots=True)
-class Endpoint:
-    """One worker as the pool sees it. ``restart`` is None for workers that somebody else started."""
-
-    url: str
-    restart: Callable[[], Awaitable[str]] | None = None
-    in_flight: int = 0
-    reviving: asyncio.Lock = field(default_factory=asyncio.Lock)
-    generation: int = 0
-    """Times that it was restarted."""
+HEALTH_SECONDS = 10.0
+"""The longest that a worker may take to say that it is healthy."""
+LOOK_AGAIN_SECONDS = 1.0
+"""A request that waits for its turn looks that often whether another worker is free of trouble."""
 
 
 @dataclass(slots=True)
@@ -42,7 +34,6 @@ class PoolCounts:
 
     requests: int = 0
     retries: int = 0
-    restarts: int = 0
     prompt_tokens: int = 0
     """As the workers' own ``usage`` says: a prompt shared by n samples counts once."""
     completion_tokens: int = 0
@@ -50,28 +41,31 @@ class PoolCounts:
 
 
 class WorkerPool:
-    """Sends each request to the least loaded worker; re-sends what a broken worker did not answer.
+    """Samples on vLLM workers (``Sampler``); re-sends what a broken worker did not answer.
 
     Use as an async context manager; bound to the event loop that entered it.
     """
 
+    continues = True
+
     def __init__(self, endpoints: Sequence[Endpoint], config: RolloutConfig) -> None:
         self.endpoints = list(endpoints)
         self.counts = PoolCounts()
-        self.after_restart: Callable[[Endpoint], Awaitable[None]] | None = None
-        """Called before a restarted worker gets requests: brings it to the current weights."""
+        self.reviver = Reviver(self._is_healthy)
         self._config = config
+        self._client = Client("VLLM_API_KEY", config.request_timeout_seconds)
+        self._router = Router()
         self._slots = asyncio.Semaphore(config.max_concurrency)
+        self._flights = Flights(self._send_abort)
+        self._rng = random.Random()  # only spreads retries in time
 
     async def __aenter__(self) -> "WorkerPool":
-        self._http = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0),
-            timeout=aiohttp.ClientTimeout(total=self._config.request_timeout_seconds),
-        )
+        await self._client.__aenter__()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._http.close()
+        await self.reviver.close()
+        await self._client.__aexit__()
 
     async def generate(
         self, prompt: Prompt, sampling: Sampling, n: int = 1, request_id: str | None = None
@@ -80,45 +74,23 @@ class WorkerPool:
 
         Raises:
             RequestRefused: If the worker refuses it, e.g. since the prompt is too long.
-            CallFailed: If no worker answered after ``max_retries`` further attempts.
+            CallFailed: If no worker answered after ``max_retries`` further attempts, or the worker broke
+                after the request was aborted.
         """
-        if sampling.temperature == 0 and n > 1:  # vLLM refuses n > 1 when greedy
-            singles = await asyncio.gather(*(self.generate(prompt, sampling) for _ in range(n)))
-            return [completion for (completion,) in singles]
-        body = {
-            "token_ids": prompt.ids,
-            "sampling_params": {
-                "n": n,
-                "temperature": sampling.temperature,
-                "top_p": sampling.top_p,
-                "top_k": 0,
-                "max_tokens": sampling.max_tokens,
-                "seed": sampling.seed,
-                "logprobs": 0,
-                "detokenize": False,
-            },
-        }
-        if request_id is not None:
-            body["request_id"] = request_id
-        async with self._slots:
-            answer = await self._send(body)
-        usage = answer["usage"]
-        self.counts.prompt_tokens += usage["prompt_tokens"]
-        self.counts.completion_tokens += usage["completion_tokens"]
-        self.counts.cached_tokens += (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
-        choices = sorted(answer["choices"], key=lambda choice: choice["index"])
-        return [_completion(choice, len(prompt.ids)) for choice in choices]
+        if sampling.temperature > 0 or n == 1:
+            return await self._fly(prompt, sampling, n, request_id, request_id)
+        # vLLM refuses n > 1 when greedy.
+        names = [None if request_id is None else f"{request_id}-{i}" for i in range(n)]
+        singles = await asyncio.gather(*(self._fly(prompt, sampling, 1, request_id, name) for name in names))
+        return [completion for (completion,) in singles]
 
     async def abort(self, request_ids: Collection[str]) -> None:
-        """Ends requests early (``Sampler.abort``), whichever worker has them.
+        """Ends requests early (``Sampler.abort``); returns when their answers are there.
 
-        Raises:
-            RuntimeError: If a worker does not take the order.
+        Only the worker that has a request is told. One that no worker has yet gives no tokens. A
+        worker that keeps an answer for longer than ``flights.ABORT_SECONDS`` makes its ``generate`` fail.
         """
-        body = {"request_ids": sorted(request_ids)}
-        await asyncio.gather(
-            *(self.post(endpoint, "/inference/v1/abort_requests", body) for endpoint in self.endpoints)
-        )
+        await self._flights.abort(request_ids)
 
     async def post(self, endpoint: Endpoint, path: str, body: Any = None, timeout: float = 60.0) -> Any:
         """One control request.
@@ -126,7 +98,7 @@ class WorkerPool:
         Raises:
             RuntimeError: If it fails or takes longer than ``timeout`` seconds.
         """
-        return await self._control("POST", endpoint, path, body, timeout)
+        return await self._client.control("POST", endpoint.url + path, body, timeout)
 
     async def served_version(self, endpoint: Endpoint, timeout: float = 30.0) -> int:
         """The policy version that a worker says it serves.
@@ -134,95 +106,118 @@ class WorkerPool:
         Raises:
             RuntimeError: If it does not say within ``timeout`` seconds.
         """
-        answer = await self._control("GET", endpoint, "/weight_info", None, timeout)
-        return parse_version(answer["weight_version"])
+        answer = await self._client.control("GET", endpoint.url + "/weight_info", None, timeout)
+        endpoint.version = wire.parse_version(answer["weight_version"])
+        return endpoint.version
 
-    async def _control(self, method: str, endpoint: Endpoint, path: str, body: Any, timeout: float) -> Any:
-        limit = aiohttp.ClientTimeout(total=timeout)
-        try:
-            async with self._http.request(method, endpoint.url + path, json=body, timeout=limit) as response:
-                text = await response.text()
-                if response.status != 200:
-                    raise RuntimeError(f"{endpoint.url}{path} answered {response.status}: {text[:500]}")
-                return json.loads(text) if text else None
-        except TimeoutError as error:
-            raise RuntimeError(f"{endpoint.url}{path} did not answer within {timeout:g} s.") from error
-        except aiohttp.ClientError as error:
-            raise RuntimeError(f"{endpoint.url}{path} failed: {error!r}") from error
+    async def check_key(self, endpoint: Endpoint, timeout: float = 30.0) -> None:
+        """Asks for the models that a worker serves, which needs its key where it has one.
 
-    async def _send(self, body: dict[str, Any]) -> dict[str, Any]:
-        failure = ""
-        failed = [0] * len(self.endpoints)
-        for attempt in range(self._config.max_retries + 1):
-            # A broken worker answers fast and so is idle: first those that failed this request least.
-            place = min(range(len(failed)), key=lambda i: (failed[i], self.endpoints[i].in_flight))
-            endpoint = self.endpoints[place]
-            generation = endpoint.generation
-            endpoint.in_flight += 1
-            self.counts.requests += 1
+        Raises:
+            RuntimeError: If it does not answer within ``timeout`` seconds, or refuses the key.
+        """
+        await self._client.control("GET", endpoint.url + "/v1/models", None, timeout)
+
+    async def _fly(
+        self, prompt: Prompt, sampling: Sampling, n: int, request_id: str | None, wire_id: str | None
+    ) -> list[Completion]:
+        """One request, named ``request_id`` for ``abort`` and ``wire_id`` on the wire."""
+        flight = Flight(wire_id=wire_id)
+        if request_id is None:
+            return await self._sampled(flight, prompt, sampling, n)
+        flight.work = asyncio.create_task(self._sampled(flight, prompt, sampling, n))
+        with self._flights.under(request_id, flight):
             try:
-                return await self._attempt(endpoint, body)
-            except (aiohttp.ClientError, TimeoutError, _ServerError) as error:
-                failure = f"{endpoint.url}: {error!r}"
-                failed[place] += 1
-            finally:
-                endpoint.in_flight -= 1
-            self.counts.retries += 1
-            logger.warning("Request failed (attempt %d): %s", attempt + 1, failure)
-            await self._revive(endpoint, generation)
-            await asyncio.sleep(min(0.2 * 2**attempt, 5.0))
+                return await flight.work
+            except asyncio.CancelledError:
+                own = asyncio.current_task()
+                if not flight.is_aborted or (own is not None and own.cancelling()):
+                    raise
+                if flight.overdue:
+                    raise CallFailed(flight.overdue) from None
+                version = max(endpoint.version for endpoint in self.endpoints)
+                return [wire.never_sent(version)] * n
+
+    async def _sampled(self, flight: Flight, prompt: Prompt, sampling: Sampling, n: int) -> list[Completion]:
+        body = wire.request_body(prompt, sampling, n, flight.wire_id)
+        async with self._slots:
+            endpoint, answer = await self._send(flight, body, prompt.context, n)
+        self.counts.prompt_tokens += answer.usage.prompt_tokens
+        self.counts.completion_tokens += answer.usage.completion_tokens
+        self.counts.cached_tokens += answer.cached_tokens
+        return wire.completions(answer, len(prompt.ids), endpoint.version)
+
+    async def _send(self, flight: Flight, body: bytes, context: str, n: int) -> tuple[Endpoint, wire.Answer]:
+        ready_at: dict[Endpoint, float] = {}
+        failures: Counter[Endpoint] = Counter()
+        cause = ""
+        for attempt in range(self._config.max_retries + 1):
+            endpoint = await self._turn(context, failures, ready_at)
+            self.counts.requests += 1
+            self.counts.retries += attempt > 0
+            try:
+                return endpoint, await self._attempt(flight, endpoint, body, n)
+            except Unavailable as error:
+                cause = str(error)
+                logger.warning("Attempt %d of a request failed: %s", attempt + 1, cause)
+                if flight.is_aborted:
+                    raise CallFailed(f"A worker broke while it aborted a request: {cause}") from error
+                now = asyncio.get_running_loop().time()
+                ready_at[endpoint] = now + backoff_seconds(failures[endpoint], self._rng)
+                failures[endpoint] += 1
+                endpoint.failed(now, error.retry_after)
+                if not error.is_busy:
+                    self.reviver.begin(endpoint)
         raise CallFailed(
-            f"No rollout worker answered after {self._config.max_retries + 1} attempts; the last failure: "
-            f"{failure}. See the worker's log."
+            f"No rollout worker answered after {self._config.max_retries + 1} attempts; "
+            f"the last failure: {cause}"
         )
 
-    async def _attempt(self, endpoint: Endpoint, body: dict[str, Any]) -> dict[str, Any]:
-        async with self._http.post(endpoint.url + "/inference/v1/generate", json=body) as response:
-            payload = await response.read()
-            if response.status == 200:
-                return json.loads(payload)
-            text = payload.decode(errors="replace")[:500]
-            if response.status >= 500 or response.status == 429:
-                raise _ServerError(f"status {response.status}: {text}")
-            raise RequestRefused(f"{endpoint.url} refused a request with {response.status}: {text}")
+    async def _turn(
+        self, context: str, failures: Counter[Endpoint], ready_at: dict[Endpoint, float]
+    ) -> Endpoint:
+        """The worker to send to, once it may be sent to."""
+        clock = asyncio.get_running_loop().time
+        while True:
+            endpoint = self._router.choose(self.endpoints, context, failures, clock())
+            if endpoint is None:
+                await self.reviver.back(self.endpoints)
+                continue
+            pause = endpoint.closed_until - clock()
+            if pause > self._config.request_timeout_seconds:
+                raise CallFailed(
+                    f"{endpoint.url} asks to wait {pause:.0f} s (Retry-After), longer than "
+                    f"rollout.request_timeout_seconds = {self._config.request_timeout_seconds:g}."
+                )
+            if pause > 0:  # not all at once when it opens
+                pause += self._rng.uniform(0.0, FIRST_SECONDS)
+            pause = max(pause, ready_at.get(endpoint, 0.0) - clock())
+            if pause <= 0:
+                return endpoint
+            await asyncio.sleep(min(pause, LOOK_AGAIN_SECONDS))
 
-    async def _revive(self, endpoint: Endpoint, generation: int) -> None:
-        """Restarts a broken local worker once, however many requests it failed."""
-        if endpoint.restart is None:
-            return
-        async with endpoint.reviving:
-            if endpoint.generation != generation or await self._is_healthy(endpoint):
-                return
-            endpoint.url = await endpoint.restart()
-            if self.after_restart is not None:
-                await self.after_restart(endpoint)
-            endpoint.generation += 1
-            self.counts.restarts += 1
+    async def _attempt(self, flight: Flight, endpoint: Endpoint, body: bytes, n: int) -> wire.Answer:
+        endpoint.in_flight += n
+        flight.endpoint = endpoint
+        try:
+            payload = await self._client.sample(endpoint.url + wire.GENERATE, body)
+        finally:
+            flight.endpoint = None
+            endpoint.in_flight -= n
+        try:
+            answer = wire.parse_answer(payload)
+        except msgspec.MsgspecError as error:
+            raise RequestRefused(f"{endpoint.url} does not answer as vLLM 0.32 does: {error}") from error
+        if answer.is_aborted and not flight.is_aborted:
+            raise Unavailable(f"{endpoint.url} gave up a request that nobody aborted.")
+        return answer
+
+    async def _send_abort(self, endpoint: Endpoint, wire_ids: Sequence[str]) -> None:
+        await self.post(endpoint, wire.ABORT, {"request_ids": [wire.abort_id(name) for name in wire_ids]})
 
     async def _is_healthy(self, endpoint: Endpoint) -> bool:
         try:
-            limit = aiohttp.ClientTimeout(total=10)
-            async with self._http.get(endpoint.url + "/health", timeout=limit) as response:
-                return response.status == 200
-        except (aiohttp.ClientError, TimeoutError):
+            await self._client.control("GET", endpoint.url + "/health", None, HEALTH_SECONDS)
+        except RuntimeError:
             return False
-
-
-class _ServerError(Exception):
-    """A status that is worth another attempt."""
-
-
-def _completion(choice: dict[str, Any], prompt_tokens: int) -> Completion:
-    content = choice["logprobs"]["content"]
-    ids = tuple(choice["token_ids"])
-    assert [entry["token_id"] for entry in content] == list(ids), "log-probs belong to the sampled ids"
-    return Completion(
-        token_ids=ids,
-        logprobs=tuple(entry["logprob"] for entry in content),
-        finish=choice["finish_reason"],
-        versions=tuple(
-            VersionSpan(version=parse_version(s["version"]), start=s["start"], end=s["end"])
-            for s in choice["weight_versions"]
-        ),
-        usage=Usage(prompt_tokens=prompt_tokens, completion_tokens=len(ids)),
-    )
+        return True

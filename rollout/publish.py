@@ -7,7 +7,8 @@ both versions.
 import asyncio
 from pathlib import Path
 
-from rollout.pool import Endpoint, WorkerPool
+from rollout.pool import WorkerPool
+from rollout.routing import Endpoint
 
 
 class DirectoryPublisher:
@@ -17,7 +18,7 @@ class DirectoryPublisher:
         self._pool = pool
         self._timeout = timeout_seconds
         self._current: tuple[Path, int] | None = None
-        pool.after_restart = self._bring_up_to_date
+        pool.reviver.after_restart = self._bring_up_to_date
 
     async def publish(self, directory: Path, version: int) -> None:
         """Loads the weights in ``directory`` into every worker and checks that it serves ``version``.
@@ -28,7 +29,19 @@ class DirectoryPublisher:
         """
         self._current = (directory, version)
         workers = self._pool.endpoints
-        await asyncio.gather(*(self._publish_to(worker, directory, version) for worker in workers))
+        await asyncio.gather(*(self._publish_or_replace(worker, directory, version) for worker in workers))
+
+    async def _publish_or_replace(self, endpoint: Endpoint, directory: Path, version: int) -> None:
+        """A local worker that broke is restarted, which loads the current weights, too."""
+        reviver = self._pool.reviver
+        await reviver.settled(endpoint)
+        try:
+            await self._publish_to(endpoint, directory, version)
+        except RuntimeError:
+            reviver.begin(endpoint)
+            await reviver.settled(endpoint)
+            if await self._pool.served_version(endpoint) != version:
+                raise
 
     async def _bring_up_to_date(self, endpoint: Endpoint) -> None:
         if self._current is not None:

@@ -17,6 +17,14 @@ class RequestRefused(CallFailed):
 class Sampler(Protocol):
     """A pool of vLLM workers, or an endpoint that chats."""
 
+    @property
+    def continues(self) -> bool:
+        """Whether it works on ids: takes a prompt with a part of its completion, stops at ids, aborts.
+
+        Budget forcing, a draft quorum and training need that; an endpoint that chats cannot.
+        """
+        ...
+
     async def generate(
         self, prompt: Prompt, sampling: Sampling, n: int = 1, request_id: str | None = None
     ) -> Sequence[Completion]:
@@ -29,5 +37,8 @@ class Sampler(Protocol):
         ...
 
     async def abort(self, request_ids: Collection[str]) -> None:
-        """Ends requests early: their ``generate`` returns what was sampled so far, with finish ``abort``."""
+        """Ends requests early: their ``generate`` returns what was sampled so far, with finish ``abort``.
+
+        Ids that are not under way are passed over.
+        """
         ...

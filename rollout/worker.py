@@ -4,20 +4,33 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.error import URLError
 
-import psutil
 import torch
 
 from configs.schema import RolloutConfig
 from rollout.guard import end_tree
 
 LOG_LINES = 30
-GIB = 2**30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerPlace:
+    """Where one of several local workers runs."""
+
+    log_path: Path
+    number: int = 0
+    """From 0; it takes port ``rollout.port + number``."""
+    cores: str = ""
+    """Ids of the cores of its threads, "0,1"; empty leaves the choice to vLLM."""
+    devices: str = ""
+    """Its CUDA_VISIBLE_DEVICES; empty leaves what this process has."""
 
 
 def free_port() -> int:
@@ -28,14 +41,19 @@ def free_port() -> int:
 
 
 class LocalWorker:
-    """A vLLM server as a child process, reached over loopback; its tree ends when this process does."""
+    """A vLLM server as a child process, reached over loopback; its tree ends when this process does.
 
-    def __init__(self, config: RolloutConfig, model_path: str, log_path: Path) -> None:
+    ``close`` may be called from another thread than the one that starts or restarts it.
+    """
+
+    def __init__(self, config: RolloutConfig, model_path: str, place: WorkerPlace) -> None:
         self._config = config
         self._model_path = model_path
-        self._log_path = log_path
+        self._place = place
         self._process: subprocess.Popen[bytes] | None = None
         self._port = 0
+        self._is_closed = False
+        self._spawning = threading.Lock()
 
     @property
     def url(self) -> str:
@@ -49,14 +67,16 @@ class LocalWorker:
         """Starts the server and waits until it answers.
 
         Raises:
-            ValueError: If the port is taken or memory for the KV cache is not free.
+            ValueError: If the port is taken.
             RuntimeError: If the server ends, or does not answer within ``start_timeout_seconds``.
         """
-        self._check_memory()
-        self._port = self._pick_port()
-        self._log_path.parent.mkdir(parents=True, exist_ok=True)
-        with self._log_path.open("ab") as log:
-            self._process = subprocess.Popen(
+        self.check_port()
+        self._port = self._fixed_port or free_port()
+        self._place.log_path.parent.mkdir(parents=True, exist_ok=True)
+        with self._spawning, self._place.log_path.open("ab") as log:
+            if self._is_closed:
+                raise RuntimeError("The rollout worker was closed.")
+            process = self._process = subprocess.Popen(
                 [sys.executable, "-m", "rollout.guard", *self._command()],
                 stdin=subprocess.PIPE,
                 stdout=log,
@@ -64,27 +84,63 @@ class LocalWorker:
                 env=self._environment(),
             )
         try:
-            self._wait_until_healthy()
+            self._wait_until_healthy(process)
         except BaseException:
             self.stop()
             raise
 
     def stop(self) -> None:
-        """Ends the server's process tree."""
-        if self._process is None:
+        """Ends the server's process tree; it may be started again."""
+        process = self._process
+        if process is None:
             return
-        if self._process.stdin is not None:
+        if process.stdin is not None:
             with suppress(OSError):
-                self._process.stdin.close()  # the guard ends the tree
+                process.stdin.close()  # the guard ends the tree
         try:
-            self._process.wait(timeout=15)
+            process.wait(timeout=15)
         except subprocess.TimeoutExpired:
-            end_tree(self._process.pid)
+            end_tree(process.pid)
         self._process = None
+
+    def restart(self) -> None:
+        """Stops the server, or what is left of it, and starts it anew. Raises as ``start`` does."""
+        self.stop()
+        self.start()
+
+    def close(self) -> None:
+        """Ends the server for good: a start under way fails."""
+        with self._spawning:
+            self._is_closed = True
+        self.stop()
+
+    def check_port(self) -> None:
+        """Refuses a fixed port that is taken.
+
+        Raises:
+            ValueError: If it is.
+        """
+        if not self._fixed_port:
+            return
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", self._fixed_port))
+            except OSError as error:
+                offset = f" + {self._place.number}" if self._place.number else ""
+                raise ValueError(
+                    f"rollout.port {self._config.port}{offset} is in use ({error.strerror}). "
+                    "Choose another, or 0 for any free port."
+                ) from error
+
+    @property
+    def _fixed_port(self) -> int:
+        """0 if any will do."""
+        return self._config.port + self._place.number if self._config.port else 0
 
     def last_log_lines(self) -> str:
         """The end of the server's log, for error messages."""
-        lines = self._log_path.read_text(errors="replace").splitlines()[-LOG_LINES:]
+        lines = self._place.log_path.read_text(errors="replace").splitlines()[-LOG_LINES:]
         return "\n".join(lines)
 
     def _command(self) -> list[str]:
@@ -128,47 +184,25 @@ class LocalWorker:
         environment["VLLM_SERVER_DEV_MODE"] = "1"  # /pause, /resume, /collective_rpc
         environment["VLLM_CPU_KVCACHE_SPACE"] = f"{self._config.kv_cache_gib}"
         environment["VLLM_NO_USAGE_STATS"] = "1"
-        if self._config.num_threads:
-            environment["VLLM_CPU_OMP_THREADS_BIND"] = f"0-{self._config.num_threads - 1}"
+        if self._place.cores:
+            environment["VLLM_CPU_OMP_THREADS_BIND"] = self._place.cores
+        if self._place.devices:
+            environment["CUDA_VISIBLE_DEVICES"] = self._place.devices
         return environment
 
-    def _pick_port(self) -> int:
-        if self._config.port == 0:
-            return free_port()
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", self._config.port))
-            except OSError as error:
-                raise ValueError(
-                    f"rollout.port {self._config.port} is in use ({error.strerror}). "
-                    "Choose another, or 0 for any free port."
-                ) from error
-        return self._config.port
-
-    def _check_memory(self) -> None:
-        if torch.cuda.is_available():
-            return
-        available = psutil.virtual_memory().available / GIB
-        if self._config.kv_cache_gib > available:
-            raise ValueError(
-                f"rollout.kv_cache_gib is {self._config.kv_cache_gib}, but only {available:.1f} GiB of "
-                "memory are free. Lower rollout.kv_cache_gib."
-            )
-
-    def _wait_until_healthy(self) -> None:
-        assert self._process is not None
+    def _wait_until_healthy(self, process: subprocess.Popen[bytes]) -> None:
         deadline = time.monotonic() + self._config.start_timeout_seconds
         while time.monotonic() < deadline:
-            if self._process.poll() is not None:
+            if process.poll() is not None:
                 raise RuntimeError(
-                    f"The vLLM worker ended at start with status {self._process.returncode}. "
-                    f"The end of {self._log_path}:\n{self.last_log_lines()}"
+                    f"The vLLM worker ended at start with status {process.returncode}. "
+                    f"The end of {self._place.log_path}:\n{self.last_log_lines()}"
                 )
             with suppress(URLError, OSError), urllib.request.urlopen(f"{self.url}/health", timeout=2):
                 return
             time.sleep(0.25)
         raise RuntimeError(
             f"The vLLM worker at {self.url} did not answer within rollout.start_timeout_seconds = "
-            f"{self._config.start_timeout_seconds:g}. The end of {self._log_path}:\n{self.last_log_lines()}"
+            f"{self._config.start_timeout_seconds:g}. The end of {self._place.log_path}:\n"
+            f"{self.last_log_lines()}"
         )

@@ -74,6 +74,7 @@ class ScriptedPolicy:
 
     script: Script = boxed
     delay: Callable[[Request], float] = lambda request: 0.0
+    continues: bool = True
     requests: list[Request] = field(default_factory=list)
     ended: list[Request] = field(default_factory=list)
 
@@ -114,6 +115,7 @@ class SamplerOf:
     """A sampler that is one function: ``await generate(prompt, sampling, n)``."""
 
     function: Callable[[Prompt, Sampling, int], Awaitable[Sequence[Completion]]]
+    continues: bool = True
 
     async def generate(
         self, prompt: Prompt, sampling: Sampling, n: int = 1, request_id: str | None = None

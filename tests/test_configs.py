@@ -211,6 +211,25 @@ def test_what_is_no_override_is_a_config_error(override: str):
         ("algo.learning_rate=0", r"algo\.learning_rate must be above 0, got 0"),
         ("rollout.max_completion_length=0", r"rollout\.max_completion_length must be at least 1, got 0\."),
         ("rollout.max_concurrency=0", r"rollout\.max_concurrency must be at least 1, got 0\."),
+        ("rollout.max_retries=-1", r"rollout\.max_retries must be at least 0, got -1\."),
+        ("rollout.num_workers=0", r"rollout\.num_workers must be at least 1, got 0\."),
+        ("rollout.num_threads=-1", r"rollout\.num_threads must be at least 0, got -1\."),
+        ("rollout.port=-1", r"rollout\.port must be at least 0, got -1\."),
+        ("rollout.kv_cache_gib=0", r"rollout\.kv_cache_gib must be at least 1, got 0\."),
+        ("rollout.max_num_seqs=0", r"rollout\.max_num_seqs must be at least 1, got 0\."),
+        ("rollout.request_timeout_seconds=0", r"rollout\.request_timeout_seconds must be above 0, got 0"),
+        ("rollout.start_timeout_seconds=0", r"rollout\.start_timeout_seconds must be above 0, got 0"),
+        ("rollout.publish_timeout_seconds=0", r"rollout\.publish_timeout_seconds must be above 0, got 0"),
+        ("rollout.urls=[localhost:8000]", r"must start with http:// or https://, got 'localhost:8000'\."),
+        ("rollout.urls=[http://a] rollout.num_workers=2", r"num_workers is 2, but with rollout\.urls"),
+        ("rollout.chat_url=http://a", r"rollout\.chat_model must name the model"),
+        ("rollout.chat_model=m", r"rollout\.chat_model is 'm', but rollout\.chat_url is not set\."),
+        ("rollout.chat_url=a rollout.chat_model=m", r"must start with http:// or https://, got 'a'\."),
+        (
+            "rollout.chat_url=http://a rollout.chat_model=m rollout.urls=[http://b]",
+            r"Set rollout\.urls .* or rollout\.chat_url",
+        ),
+        ("rollout.chat_url=http://a rollout.chat_model=m", r"rollout\.chat_url is for evaluation only"),
         ("rollout.dtype=int8", r"rollout\.dtype is 'int8'; choose one of auto, float32, bfloat16\."),
         ("rollout.max_model_len=2048", r"rollout\.max_completion_length is 2048, but .*no token is left"),
         ("rollout.temperature=-1", r"rollout\.temperature must be at least 0, got -1"),
@@ -226,6 +245,19 @@ def test_what_is_no_override_is_a_config_error(override: str):
 def test_a_value_that_cannot_run_is_refused_with_its_reason(sound: DictConfig, overrides: str, message: str):
     with pytest.raises(ConfigError, match=message):
         resolve(OmegaConf.merge(sound, OmegaConf.from_dotlist(overrides.split())))
+
+
+def test_evaluation_may_chat_and_no_key_is_in_a_config(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "a-secret")
+    monkeypatch.setenv("VLLM_API_KEY", "a-secret")
+    config = load("evaluation", [*NEEDED, "rollout.chat_url=https://a/v1", "rollout.chat_model=m"])
+    assert config.rollout.chats
+    chatting = [*NEEDED, "rollout.chat_url=https://a/v1", "rollout.chat_model=m"]
+    with pytest.raises(ConfigError, match=r"rollout\.thinking_tokens is 64, .*half-written"):
+        load("evaluation", [*chatting, "rollout.thinking_tokens=64", "rollout.answer_tokens=64"])
+    with pytest.raises(ConfigError, match=r"operator\.quorum is 0\.5, .*part of a draft"):
+        load("evaluation", [*chatting, "operator.quorum=0.5"])
+    assert "a-secret" not in OmegaConf.to_yaml(OmegaConf.structured(config)) + repr(config)
 
 
 def test_evaluation_may_be_greedy_but_needs_a_sample():
@@ -273,7 +305,7 @@ def test_cfg_job_prints_the_resolved_config_and_runs_nothing(tmp_path: Path):
     shown = yaml.safe_load(done.stdout)
     assert shown["model"]["path"] == "x"
     assert shown["operator"]["schedule"] == [1, 1, 1]
-    assert shown["rollout"]["max_retries"] == 3
+    assert shown["rollout"]["max_retries"] == 5
     assert list(tmp_path.iterdir()) == []
 
 

@@ -9,6 +9,7 @@ from fakes import ScriptedPolicy, roll
 from configs.compose import load, load_operator
 from configs.schema import OperatorConfig, RolloutConfig
 from rollout.build import build_operator, policy_settings
+from rollout.chat import ChatEndpoint
 from rollout.operators import OPERATORS
 from rollout.records import TRACE
 
@@ -85,6 +86,9 @@ def test_a_template_that_opens_thinking_leaves_unclosed_completions_without_solu
     operator = load("evaluation", ["model.path=x", "data.path=x"]).operator
     marks = policy_settings(operator, RolloutConfig(), ScriptedPolicy(), tokenizer).marks
     assert marks.opened_by_prompt
+    chatting = RolloutConfig(chat_url="http://127.0.0.1:9/v1", chat_model="m")
+    chat = policy_settings(operator, chatting, ChatEndpoint(chatting), tokenizer)
+    assert not chat.marks.opened_by_prompt  # the template is not ours
     assert not policy_settings(
         operator, RolloutConfig(), ScriptedPolicy(), byte_tokenizer()
     ).marks.opened_by_prompt

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -11,9 +11,11 @@ from aiohttp import web
 from fakes import prompt_of
 
 from configs.schema import RolloutConfig
-from rollout.pool import Endpoint, WorkerPool, parse_version
+from rollout.pool import WorkerPool
 from rollout.records import Sampling, VersionSpan
-from rollout.sampler import RequestRefused
+from rollout.routing import Endpoint
+from rollout.sampler import CallFailed, RequestRefused
+from rollout.wire import parse_version
 from rollout.worker import free_port
 
 SAMPLING = Sampling(temperature=1.0, top_p=1.0, max_tokens=8, seed=1)
@@ -58,6 +60,8 @@ class Stub:
     most_at_once: int = 0
     version: str = "7"
     url: str = ""
+    transport: asyncio.BaseTransport | None = None
+    """Of the latest request."""
 
     async def start(self, stack: AsyncExitStack) -> None:
         app = web.Application()
@@ -77,6 +81,7 @@ class Stub:
     async def _generate(self, request: web.Request) -> web.Response:
         body = await request.json()
         self.bodies.append(body)
+        self.transport = request.transport
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
         try:
@@ -103,12 +108,12 @@ async def fine(stub: Stub, body: dict[str, Any]) -> web.Response:
     return web.json_response(_answer(body))
 
 
-def failing(times: int, status: int) -> Handler:
+def failing(times: int, status: int, headers: dict[str, str] | None = None) -> Handler:
     """Fails the first requests, then answers."""
 
     async def handle(stub: Stub, body: dict[str, Any]) -> web.Response:
         if len(stub.bodies) <= times:
-            return web.Response(status=status, text="no luck today")
+            return web.Response(status=status, text="no luck today", headers=headers)
         return web.json_response(_answer(body))
 
     return handle
@@ -153,6 +158,7 @@ def test_a_request_says_how_to_sample_and_carries_ids_only():
         assert body["token_ids"] == [4, 5]
         expected = {"n": 3, "temperature": 1.0, "top_p": 1.0, "max_tokens": 8, "seed": 1}
         assert body["sampling_params"].items() >= expected.items()
+        assert body["sampling_params"]["stop_token_ids"] == []
         counts = pool.counts
         assert (counts.prompt_tokens, counts.completion_tokens, counts.cached_tokens) == (2, 6, 1)
 
@@ -168,7 +174,15 @@ def test_greedy_samples_are_asked_for_one_by_one():
     _with_pool(test, fine)
 
 
-@pytest.mark.parametrize("status", [500, 503, 429])
+def test_ids_that_stop_a_completion_are_sent_along():
+    async def test(pool: WorkerPool, stubs: list[Stub]) -> None:
+        await pool.generate(prompt_of(1), replace(SAMPLING, stop_token_ids=(8, 9)))
+        assert stubs[0].bodies[0]["sampling_params"]["stop_token_ids"] == [8, 9]
+
+    _with_pool(test, fine)
+
+
+@pytest.mark.parametrize("status", [500, 503, 429, 408])
 def test_a_server_error_is_sent_again(status: int):
     async def test(pool: WorkerPool, stubs: list[Stub]) -> None:
         assert len(await pool.generate(prompt_of(1), SAMPLING, 2)) == 2
@@ -182,7 +196,7 @@ def test_a_server_error_is_sent_again(status: int):
 @pytest.mark.parametrize("status", [400, 404, 422])
 def test_a_refused_request_is_not_sent_again(status: int):
     async def test(pool: WorkerPool, stubs: list[Stub]) -> None:
-        with pytest.raises(RequestRefused, match=f"{stubs[0].url} refused .* {status}: no luck today"):
+        with pytest.raises(RequestRefused, match=f"{stubs[0].url}/.* refused .* {status}: no luck today"):
             await pool.generate(prompt_of(1), SAMPLING)
         assert len(stubs[0].bodies) == 1
         assert pool.counts.retries == 0
@@ -202,11 +216,63 @@ def test_an_error_after_the_last_attempt_names_the_worker_and_its_failure():
 
 def test_a_request_that_hangs_is_cut_at_its_limit():
     async def test(pool: WorkerPool, stubs: list[Stub]) -> None:
-        with pytest.raises(RuntimeError, match=r"No rollout worker answered after 1 attempts.*Timeout"):
+        with pytest.raises(RuntimeError, match=r"answered after 1 attempts.*did not answer within 0.3 s"):
             await pool.generate(prompt_of(1), SAMPLING)
         assert pool.endpoints[0].in_flight == 0
 
     _with_pool(test, hang, request_timeout_seconds=0.3, max_retries=0)
+
+
+def test_nothing_is_sent_before_the_time_that_a_worker_asked_to_be_left_alone():
+    async def test(pool: WorkerPool, stubs: list[Stub]) -> None:
+        clock = asyncio.get_running_loop().time
+        started = clock()
+        await asyncio.gather(*(pool.generate(prompt_of(i), SAMPLING) for i in range(3)))
+        assert clock() - started >= 2.0
+        assert len(stubs[0].bodies) == 4
+        assert stubs[0].paths == []  # a busy worker is a healthy one
+
+    _with_pool(test, failing(1, 429, {"Retry-After": "2"}), max_concurrency=1)
+
+
+def test_while_a_worker_wants_to_be_left_alone_another_one_serves():
+    async def test(pool: WorkerPool, stubs: list[Stub]) -> None:
+        for i in range(4):
+            await pool.generate(prompt_of(i), SAMPLING)
+        assert (len(stubs[0].bodies), len(stubs[1].bodies)) == (1, 4)
+
+    _with_pool(test, failing(99, 429, {"Retry-After": "3600"}), fine)
+
+
+def test_a_pause_longer_than_a_request_may_take_fails_the_call_at_once():
+    async def test(pool: WorkerPool, stubs: list[Stub]) -> None:
+        with pytest.raises(CallFailed, match=r"asks to wait 3600 s .*request_timeout_seconds = 600"):
+            await pool.generate(prompt_of(1), SAMPLING)
+
+    _with_pool(test, failing(99, 429, {"Retry-After": "3600"}))
+
+
+def test_a_connection_that_is_reset_is_sent_again():
+    async def reset(stub: Stub, body: dict[str, Any]) -> web.Response:
+        if len(stub.bodies) == 1:
+            assert stub.transport is not None
+            stub.transport.abort()
+            await asyncio.sleep(LIMIT_SECONDS)
+        return web.json_response(_answer(body))
+
+    async def test(pool: WorkerPool, stubs: list[Stub]) -> None:
+        assert len(await pool.generate(prompt_of(1), SAMPLING)) == 1
+        assert len(stubs[0].bodies) == 2
+
+    _with_pool(test, reset)
+
+
+def test_an_answer_that_is_not_vllms_is_refused_by_name():
+    async def odd(stub: Stub, body: dict[str, Any]) -> web.Response:
+        return web.json_response({"choices": "none"})
+
+    with pytest.raises(RequestRefused, match=r"http://127\.0\.0\.1:\d+ does not answer as vLLM .*choices"):
+        _with_pool(_generate, odd)
 
 
 def test_what_a_hanging_worker_does_not_answer_another_one_does():
@@ -255,13 +321,45 @@ def test_requests_go_to_the_least_loaded_worker():
     _with_pool(test, fine, fine)
 
 
+def test_calls_of_one_context_go_to_one_worker_and_other_contexts_elsewhere():
+    async def test(pool: WorkerPool, stubs: list[Stub]) -> None:
+        release = asyncio.Event()
+
+        async def hold(stub: Stub, body: dict[str, Any]) -> web.Response:
+            await release.wait()
+            return web.json_response(_answer(body))
+
+        stubs[0].handler = stubs[1].handler = hold
+        contexts = [1, 2, 1, 2, 1, 2]
+        waiting = []
+        for context in contexts:  # one by one, so that each sees the load of those before
+            waiting.append(asyncio.create_task(pool.generate(prompt_of(context), SAMPLING)))
+            await asyncio.sleep(0.02)
+        release.set()
+        await asyncio.gather(*waiting)
+        seen = [{body["token_ids"][0] for body in stub.bodies} for stub in stubs]
+        assert seen == [{1}, {2}]
+
+    _with_pool(test, fine, fine)
+
+
+def test_a_call_that_goes_on_after_its_context_went_to_a_worker_goes_to_that_worker():
+    async def test(pool: WorkerPool, stubs: list[Stub]) -> None:
+        start = prompt_of(1, 2)
+        for ids in ((1, 2), (1, 2, 5), (1, 2, 5, 6)):
+            await pool.generate(replace(start, ids=ids), SAMPLING)
+        assert sorted(len(stub.bodies) for stub in stubs) == [0, 3]
+
+    _with_pool(test, fine, fine)
+
+
 def test_a_free_worker_gets_everything_while_the_other_is_stuck():
     async def test(pool: WorkerPool, stubs: list[Stub]) -> None:
         stuck = asyncio.create_task(pool.generate(prompt_of(0), SAMPLING))
         while not stubs[0].bodies:
             await asyncio.sleep(0.005)
         for i in range(5):
-            await pool.generate(prompt_of(i), SAMPLING)
+            await pool.generate(prompt_of(1 + i), SAMPLING)
         assert (len(stubs[0].bodies), len(stubs[1].bodies)) == (1, 5)
         stuck.cancel()
 
@@ -361,11 +459,11 @@ def test_a_dead_local_worker_is_restarted_once_however_many_requests_it_failed()
             brought_up.append(endpoint.url)
 
         pool.endpoints = [Endpoint(url=f"http://127.0.0.1:{free_port()}", restart=restart)]
-        pool.after_restart = bring_up
+        pool.reviver.after_restart = bring_up
         done = await asyncio.gather(*(pool.generate(prompt_of(i), SAMPLING) for i in range(8)))
         assert len(done) == len(stubs[0].bodies) == 8
         assert started == brought_up == [stubs[0].url]
-        assert pool.counts.restarts == 1
+        assert pool.reviver.restarts == 1
 
     _with_pool(test, fine)
 

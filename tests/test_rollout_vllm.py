@@ -1,6 +1,7 @@
 """The rollout side against a real vLLM worker."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -16,6 +17,7 @@ from rollout.budget import budget
 from rollout.build import build_operator, policy_settings
 from rollout.engine import RolloutEngine
 from rollout.evaluate import Outcome, evaluate
+from rollout.operators import Operator
 from rollout.records import Completion, Problem, Rollout, Sampling
 from rollout.run import run_operator
 from rollout.sampler import RequestRefused
@@ -57,6 +59,99 @@ def test_equal_seeds_give_equal_samples_and_samples_of_one_request_differ(engine
     again = engine.run(engine.pool.generate(PROMPT, SAMPLING, 4), 60)
     assert [c.token_ids for c in first] == [c.token_ids for c in again]
     assert len({c.token_ids for c in first}) == 4
+
+
+LONG = replace(SAMPLING, max_tokens=600)
+
+
+_LONG_COMPLETIONS: dict[int, tuple[Sampling, Completion]] = {}
+
+
+def _long_completion(engine: RolloutEngine) -> tuple[Sampling, Completion]:
+    """A completion that takes its time, and how to sample it again; found once for each set of weights."""
+    version = engine.run(engine.pool.served_version(engine.pool.endpoints[0]), 30)
+    if version not in _LONG_COMPLETIONS:
+        _LONG_COMPLETIONS[version] = _find_long_completion(engine)
+    return _LONG_COMPLETIONS[version]
+
+
+def _find_long_completion(engine: RolloutEngine) -> tuple[Sampling, Completion]:
+    # vLLM samples completion i of a request with the request's seed plus i.
+    many = engine.run(engine.pool.generate(PROMPT, replace(LONG, seed=0), 48), 120)
+    seed = next(i for i, completion in enumerate(many) if completion.finish == "length")
+    sampling = replace(LONG, seed=seed)
+    (completion,) = engine.run(engine.pool.generate(PROMPT, sampling), 120)
+    assert len(completion.token_ids) == LONG.max_tokens
+    return sampling, completion
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_an_aborted_request_gives_what_was_sampled_with_its_logprobs_and_usage(
+    engine: RolloutEngine, tiny_policy: Path, n: int
+):
+    sampling, whole = _long_completion(engine)
+    pool = engine.pool
+
+    async def abort_soon() -> list[Completion]:
+        task = asyncio.create_task(pool.generate(PROMPT, sampling, n, f"aborted-{n}"))
+        await asyncio.sleep(0.15)
+        await pool.abort([f"aborted-{n}"])
+        return await task
+
+    before, requests = pool.counts.completion_tokens, pool.counts.requests
+    completions = engine.run(abort_soon(), 60)
+    first = completions[0]
+    written = len(first.token_ids)
+    assert first.finish == "abort"
+    assert 0 < written < len(whole.token_ids)
+    assert first.token_ids == whole.token_ids[:written]
+    torch.testing.assert_close(
+        torch.tensor(first.logprobs), _expected_logprobs(tiny_policy, first), atol=1e-3, rtol=1e-3
+    )
+    for completion in completions:
+        assert len(completion.logprobs) == len(completion.token_ids) == completion.usage.completion_tokens
+        assert completion.versions[-1].end == len(completion.token_ids)
+    assert pool.counts.completion_tokens - before == sum(len(c.token_ids) for c in completions)
+    assert pool.counts.requests == requests + 1
+
+
+def test_an_abort_at_once_reaches_its_request_and_the_answer_has_a_version(engine: RolloutEngine):
+    sampling, _ = _long_completion(engine)
+    pool = engine.pool
+
+    async def abort_at_once() -> list[Completion]:
+        task = asyncio.create_task(pool.generate(PROMPT, sampling, 2, "at-once"))
+        while pool.endpoints[0].in_flight == 0:
+            await asyncio.sleep(0)
+        await pool.abort(["at-once"])
+        return await task
+
+    completions = engine.run(abort_at_once(), 60)
+    assert completions[0].finish == "abort"
+    assert all(completion.versions for completion in completions)
+
+
+def test_an_id_that_stops_a_completion_is_kept(engine: RolloutEngine):
+    sampling, whole = _long_completion(engine)
+    stop = whole.token_ids[40]
+    end = whole.token_ids.index(stop) + 1
+    stopping = replace(sampling, stop_token_ids=(stop,))
+    (completion,) = engine.run(engine.pool.generate(PROMPT, stopping), 60)
+    assert completion.token_ids == whole.token_ids[:end]
+    assert len(completion.logprobs) == completion.usage.completion_tokens == end
+    assert completion.finish == "stop"
+
+
+def test_a_completion_that_goes_on_finds_its_beginning_in_the_prefix_cache(engine: RolloutEngine):
+    sampling, whole = _long_completion(engine)
+    start = replace(PROMPT, ids=(*PROMPT.ids, *whole.token_ids[:400]))
+    (written,) = engine.run(engine.pool.generate(start, replace(sampling, max_tokens=100)), 60)
+    before = engine.pool.counts.cached_tokens
+    following = replace(start, ids=(*start.ids, *written.token_ids))
+    engine.run(engine.pool.generate(following, replace(sampling, max_tokens=8)), 60)
+    cached = engine.pool.counts.cached_tokens - before
+    # All but the last block of what went in and came out before.
+    assert len(start.ids) + len(written.token_ids) - 128 <= cached <= len(following.ids)
 
 
 @pytest.mark.parametrize("distiller", ["global_summary", "shared_topk", "per_sample_topk", "random_k"])
@@ -130,9 +225,54 @@ def test_a_killed_worker_is_restarted_with_the_current_weights_and_nothing_is_lo
     tiny_model(seed=6).save_pretrained(tmp_path)
     engine.run(engine.publisher.publish(tmp_path, 42), 60)
     operator = _operator("operator.schedule=[4,2,1]")
+    restarts = engine.pool.reviver.restarts
+    _evaluate_and_kill(engine, rollout_config, operator)
+    assert engine.pool.reviver.restarts == restarts + 1
+    (completion,) = engine.run(engine.pool.generate(PROMPT, GREEDY), 60)
+    assert completion.versions[0].version == 42
+
+
+def test_two_workers_share_a_run_and_when_one_is_killed_the_other_goes_on(
+    tiny_policy: Path, rollout_config: RolloutConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("VLLM_API_KEY", "a-secret-nobody-may-see")  # the workers inherit it and ask for it
+    config = replace(rollout_config, num_workers=2)
+    before = {process.pid for process in psutil.Process().children(recursive=True)}
+    with RolloutEngine(config, str(tiny_policy), tmp_path / "logs") as engine:
+        weights = tmp_path / "weights"
+        tiny_model(seed=6).save_pretrained(weights)
+        engine.run(engine.publisher.publish(weights, 3), 120)
+        requests = engine.pool.counts.requests
+        needed = _evaluate_and_kill(engine, config, _operator("operator.schedule=[4,2,1]"))
+        pool = engine.pool
+        # Only what the killed worker had not answered was sent again.
+        assert pool.counts.requests - requests == needed + pool.counts.retries
+        assert 0 < pool.counts.retries <= 40
+        settled = (pool.reviver.settled(endpoint) for endpoint in pool.endpoints)
+        for waiting in settled:
+            engine.run(waiting, config.start_timeout_seconds)
+        assert pool.reviver.restarts == 1
+        assert [engine.run(pool.served_version(e), 30) for e in pool.endpoints] == [3, 3]
+    logs = [(tmp_path / "logs" / f"worker_{i}.log").read_text() for i in range(2)]
+    assert all(log and "a-secret-nobody-may-see" not in log for log in logs)
+    assert {process.pid for process in psutil.Process().children(recursive=True)} <= before
+
+
+def _evaluate_and_kill(engine: RolloutEngine, config: RolloutConfig, operator: Operator) -> int:
+    """40 problems; the first worker is killed after the first rollout. Every problem has its one rollout.
+
+    Returns:
+        The number of requests that the rollouts are made of.
+    """
     problems = [Problem(id=f"p{i}", question=f"{i} + 1 =", answer="0") for i in range(40)]
-    guard = engine._worker._process.pid  # type: ignore[union-attr]
+    guard = engine._fleet.workers[0]._process.pid  # type: ignore[union-attr]
     seen: list[str] = []
+    requests = 0
+
+    def keep(_: Outcome, rollout: Rollout) -> None:
+        nonlocal requests
+        seen.append(rollout.problem.id)
+        requests += len({id(call.prompt_ids) for call in rollout.calls})
 
     async def kill_midway() -> None:
         while not seen:
@@ -145,19 +285,16 @@ def test_a_killed_worker_is_restarted_with_the_current_weights_and_nothing_is_lo
         outcomes = await evaluate(
             problems,
             [operator],
-            _settings(engine, rollout_config),
+            _settings(engine, config),
             EvenIsCorrect(),
             samples=1,
             seed=0,
-            on_rollout=lambda _, rollout: seen.append(rollout.problem.id),
+            on_rollout=keep,
         )
         await killer
         return outcomes
 
-    restarts = engine.pool.counts.restarts
     outcomes = engine.run(both(), 300)
     assert sorted(o.problem_id for o in outcomes) == sorted(p.id for p in problems)
     assert len(seen) == len(set(seen)) == len(problems)
-    assert engine.pool.counts.restarts == restarts + 1
-    (completion,) = engine.run(engine.pool.generate(PROMPT, GREEDY), 60)
-    assert completion.versions[0].version == 42
+    return requests

@@ -48,6 +48,11 @@ class TrainingConfig:
             raise ValueError(
                 "operator.distiller is oracle, which knows the gold answers: it is for evaluation only."
             )
+        if self.rollout.chats:
+            raise ValueError(
+                "rollout.chat_url is for evaluation only: an endpoint that chats gives neither token ids nor "
+                "log-probs, and takes no weights."
+            )
         if self.rollout.temperature == 0:
             raise ValueError("rollout.temperature must be above 0 in training: greedy samples are all equal.")
         if self.rollout.top_p != 1.0:
@@ -75,6 +80,11 @@ class EvaluationConfig:
 
     def __post_init__(self) -> None:
         at_least("samples", self.samples, 1)
+        if self.rollout.chats and self.operator.quorum < 1:
+            raise ValueError(
+                f"operator.quorum is {self.operator.quorum}, but an endpoint that chats (rollout.chat_url) "
+                "cannot hand over a part of a draft. Set it to 1."
+            )
 
 
 def register() -> None:

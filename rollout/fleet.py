@@ -1,0 +1,108 @@
+"""The local workers of a run: they share ports, memory and cores, and start and end together."""
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from pathlib import Path
+
+import psutil
+import torch
+
+from configs.schema import RolloutConfig
+from rollout.worker import LocalWorker, WorkerPlace
+
+GIB = 2**30
+
+
+def share_cores(cores: Sequence[int], num_workers: int, num_threads: int) -> list[list[int]]:
+    """The cores of each worker: an equal part each, or ``num_threads`` each; shared where there are too few.
+
+    Args:
+        cores: Ids of the cores that this process may use.
+        num_workers: Workers to place.
+        num_threads: Cores for each; 0 gives each ``len(cores) // num_workers``, at least one.
+    """
+    each = num_threads or max(1, len(cores) // num_workers)
+    each = min(each, len(cores))
+    return [[cores[(worker * each + i) % len(cores)] for i in range(each)] for worker in range(num_workers)]
+
+
+def places(config: RolloutConfig, log_dir: Path) -> list[WorkerPlace]:
+    """Where each local worker runs.
+
+    Raises:
+        ValueError: If there are fewer GPUs than workers.
+    """
+    count = config.num_workers
+    cores: list[str] = [""] * count
+    devices: list[str] = [""] * count
+    if torch.cuda.is_available() and count > 1:
+        devices = _devices(count)
+    elif not torch.cuda.is_available() and (count > 1 or config.num_threads):
+        usable = sorted(os.sched_getaffinity(0))
+        cores = [",".join(map(str, part)) for part in share_cores(usable, count, config.num_threads)]
+    return [
+        WorkerPlace(
+            log_path=log_dir / f"worker_{i}.log",
+            number=i,
+            cores=cores[i],
+            devices=devices[i],
+        )
+        for i in range(count)
+    ]
+
+
+def _devices(count: int) -> list[str]:
+    """One GPU for each worker (not tested on a GPU)."""
+    listed = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    visible = listed.split(",") if listed else [str(i) for i in range(torch.cuda.device_count())]
+    if len(visible) < count:
+        raise ValueError(
+            f"rollout.num_workers is {count}, but only {len(visible)} GPUs are visible. Lower it."
+        )
+    return visible[:count]
+
+
+class Fleet:
+    """Local workers. ``start`` brings all up side by side or leaves none behind."""
+
+    def __init__(self, config: RolloutConfig, model_path: str, log_dir: Path) -> None:
+        self._config = config
+        self.workers = [LocalWorker(config, model_path, place) for place in places(config, log_dir)]
+
+    def start(self) -> None:
+        """Starts all workers.
+
+        Raises:
+            ValueError: If a port is taken, or memory for the KV caches is not free.
+            RuntimeError: If a worker ends, or does not answer in time.
+        """
+        self._check_memory()
+        for worker in self.workers:
+            worker.check_port()
+        with ThreadPoolExecutor(max_workers=len(self.workers)) as threads:
+            starts = [threads.submit(worker.start) for worker in self.workers]
+            try:
+                for start in wait(starts, return_when=FIRST_EXCEPTION).done:
+                    start.result()
+            except BaseException:
+                self.close()  # those that still start end, too
+                raise
+
+    def close(self) -> None:
+        """Ends every worker for good."""
+        with ThreadPoolExecutor(max_workers=len(self.workers)) as threads:
+            list(threads.map(LocalWorker.close, self.workers))
+
+    def _check_memory(self) -> None:
+        if torch.cuda.is_available():
+            return
+        available = psutil.virtual_memory().available / GIB
+        needed = self._config.kv_cache_gib * len(self.workers)
+        if needed > available:
+            each = f"rollout.kv_cache_gib is {self._config.kv_cache_gib}"
+            many = f" for each of {len(self.workers)} workers" if len(self.workers) > 1 else ""
+            raise ValueError(
+                f"{each}{many}, but only {available:.1f} GiB of memory are free. Lower rollout.kv_cache_gib"
+                f"{' or rollout.num_workers' if many else ''}."
+            )

@@ -1,0 +1,84 @@
+"""Requests under way, by name, so that they can be aborted."""
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from rollout.records import Completion
+from rollout.routing import Endpoint
+
+logger = logging.getLogger(__name__)
+
+ABORT_SECONDS = 30.0
+"""The longest that a worker may take to hand over what it has of an aborted request."""
+ABORT_AGAIN_SECONDS = 0.1
+"""An abort can overtake its request on the way to the worker, so it is repeated until that returns."""
+
+
+@dataclass(slots=True, eq=False)
+class Flight:
+    """One request. ``wire_id`` is the name that its worker knows it by."""
+
+    wire_id: str | None
+    work: asyncio.Task[list[Completion]] = field(init=False)
+    endpoint: Endpoint | None = None
+    """The worker that has it, while one has it."""
+    is_aborted: bool = False
+    overdue: str = ""
+    """Why its answer was no longer waited for; empty if it was."""
+
+
+class Flights:
+    """Keeps the requests under way and aborts them: ``send_abort(endpoint, wire_ids)`` tells a worker."""
+
+    def __init__(self, send_abort: Callable[[Endpoint, Sequence[str]], Awaitable[None]]) -> None:
+        self._send_abort = send_abort
+        self._by_name: defaultdict[str, list[Flight]] = defaultdict(list)
+
+    @contextmanager
+    def under(self, name: str, flight: Flight) -> Iterator[None]:
+        """Makes ``flight`` known as ``name`` inside the block; flights may share a name."""
+        self._by_name[name].append(flight)
+        try:
+            yield
+        finally:
+            self._by_name[name].remove(flight)
+            if not self._by_name[name]:
+                del self._by_name[name]
+
+    async def abort(self, names: Collection[str]) -> None:
+        """Aborts what is under way under ``names`` and waits until its work is done.
+
+        What no worker has is cancelled. What a worker has is its to end, as it holds the tokens; if it
+        does not within ``ABORT_SECONDS``, the work is cancelled as ``overdue``.
+        """
+        flights = [flight for name in names for flight in self._by_name.get(name, ())]
+        for flight in flights:
+            flight.is_aborted = True
+            if flight.endpoint is None:
+                flight.work.cancel()
+        waiting = [flight for flight in flights if flight.endpoint is not None]
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + ABORT_SECONDS
+        while waiting and clock() < deadline:
+            await self._tell(waiting)
+            await asyncio.wait([flight.work for flight in waiting], timeout=ABORT_AGAIN_SECONDS)
+            waiting = [flight for flight in waiting if not flight.work.done()]
+        for flight in waiting:
+            where = flight.endpoint.url if flight.endpoint else "A worker"
+            flight.overdue = f"{where} did not hand over an aborted request within {ABORT_SECONDS:g} s."
+            flight.work.cancel()
+
+    async def _tell(self, flights: Sequence[Flight]) -> None:
+        names: defaultdict[Endpoint, list[str]] = defaultdict(list)
+        for flight in flights:
+            if flight.endpoint is not None and flight.wire_id is not None:
+                names[flight.endpoint].append(flight.wire_id)
+        orders = (self._send_abort(endpoint, wire_ids) for endpoint, wire_ids in names.items())
+        for result in await asyncio.gather(*orders, return_exceptions=True):
+            if isinstance(result, Exception):
+                # A worker that broke fails the request itself; one that goes on is told again.
+                logger.warning("An abort did not arrive: %s", result)

@@ -1,0 +1,81 @@
+"""The engine over endpoints that somebody else started."""
+
+import logging
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import yaml
+from fakes import prompt_of
+from stub_server import StubOptions, stub_process
+
+from configs.schema import RolloutConfig
+from rollout.chat import ChatEndpoint
+from rollout.engine import RolloutEngine
+from rollout.records import Sampling
+from rollout.worker import free_port
+
+SAMPLING = Sampling(temperature=1.0, top_p=1.0, max_tokens=8, seed=1)
+KEY = "a-secret-nobody-may-see"
+
+
+@pytest.fixture(autouse=True)
+def _no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VLLM_API_KEY", raising=False)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+
+
+def _sampled(config: RolloutConfig, folder: Path) -> int:
+    with RolloutEngine(config, "model", folder) as engine:
+        jobs = [engine.sampler.generate(prompt_of(i), SAMPLING, 2) for i in range(4)]
+        return sum(len(engine.run(job, 20)) for job in jobs)
+
+
+def test_any_number_of_remote_workers_serve_one_run(tmp_path: Path):
+    with stub_process(StubOptions()) as first, stub_process(StubOptions()) as second:
+        assert _sampled(RolloutConfig(urls=[first, second + "/"]), tmp_path) == 8
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_remote_worker_that_is_not_there_is_named_at_once(tmp_path: Path):
+    gone = f"http://127.0.0.1:{free_port()}"
+    with (
+        stub_process(StubOptions()) as here,
+        pytest.raises(RuntimeError, match=rf"The rollout worker {gone} does not answer.*enable-scale-out"),
+    ):
+        _sampled(RolloutConfig(urls=[here, gone]), tmp_path)
+
+
+def test_a_worker_with_a_key_is_reached_with_it_and_refused_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    with stub_process(StubOptions(key=KEY)) as url:
+        config = RolloutConfig(urls=[url])
+        with pytest.raises(RuntimeError, match=r"401.*Set VLLM_API_KEY"):
+            _sampled(config, tmp_path)
+        monkeypatch.setenv("VLLM_API_KEY", "wrong-" + KEY)
+        with pytest.raises(RuntimeError, match=r"401.*Set VLLM_API_KEY") as error:
+            _sampled(config, tmp_path)
+        monkeypatch.setenv("VLLM_API_KEY", KEY)
+        assert _sampled(config, tmp_path) == 8
+    for shown in (str(error.value), caplog.text, yaml.safe_dump(asdict(config))):
+        assert KEY not in shown
+
+
+def test_an_open_worker_elsewhere_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    config = RolloutConfig(urls=["http://192.0.2.1:8000"])  # an address for documentation: nobody is there
+    with caplog.at_level(logging.WARNING), pytest.raises(RuntimeError, match=r"192\.0\.2\.1"):
+        _sampled(config, tmp_path)
+    assert "VLLM_API_KEY is not set" in caplog.text
+
+
+def test_an_endpoint_that_chats_needs_no_worker_and_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with stub_process(StubOptions(key=KEY)) as url:
+        config = RolloutConfig(chat_url=f"{url}/v1", chat_model="gpt")
+        with RolloutEngine(config, "model", tmp_path) as engine:
+            assert isinstance(engine.sampler, ChatEndpoint)
+            with pytest.raises(RuntimeError, match="evaluated, not trained"):
+                _ = engine.pool
+        assert KEY not in yaml.safe_dump(asdict(config)) + repr(config)
+    assert list(tmp_path.iterdir()) == []

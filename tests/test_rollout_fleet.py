@@ -1,0 +1,126 @@
+"""Several local workers: what each gets, and that all end when one does not start."""
+
+import socket
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from configs.schema import RolloutConfig
+from rollout.fleet import Fleet, places, share_cores
+from rollout.worker import free_port
+
+SERVER = """
+import http.server, sys
+class Healthy(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Healthy).serve_forever()
+"""
+FAILS = "raise SystemExit('no luck today')"
+NEVER = "import time; time.sleep(600)"
+
+
+class ScriptFleet(Fleet):
+    """A fleet whose servers are a few lines of Python each; all else is the real thing."""
+
+    def __init__(self, config: RolloutConfig, log_dir: Path, *scripts: str) -> None:
+        super().__init__(config, "model", log_dir)
+        for worker, script in zip(self.workers, scripts, strict=True):
+            worker._command = lambda w=worker, s=script: [sys.executable, "-c", s, str(w._port)]
+
+
+def _config(num_workers: int, **options: float) -> RolloutConfig:
+    return RolloutConfig(num_workers=num_workers, kv_cache_gib=1, **options)  # type: ignore[arg-type]
+
+
+def _children() -> set[int]:
+    return {process.pid for process in psutil.Process().children(recursive=True)}
+
+
+@pytest.mark.parametrize(
+    ("cores", "workers", "threads", "expected"),
+    [
+        ([0, 1, 2, 3], 2, 0, [[0, 1], [2, 3]]),
+        ([4, 5, 6], 2, 0, [[4], [5]]),
+        ([0, 1], 3, 0, [[0], [1], [0]]),
+        ([0, 1, 2, 3], 2, 1, [[0], [1]]),
+        ([0, 1], 2, 2, [[0, 1], [0, 1]]),
+        ([0, 1], 1, 8, [[0, 1]]),
+    ],
+)
+def test_cores_are_shared_out(cores: list[int], workers: int, threads: int, expected: list[list[int]]):
+    assert share_cores(cores, workers, threads) == expected
+
+
+def test_each_worker_has_a_log_and_a_number_of_its_own(tmp_path: Path):
+    where = places(_config(3), tmp_path)
+    assert [place.log_path.name for place in where] == ["worker_0.log", "worker_1.log", "worker_2.log"]
+    assert [place.number for place in where] == [0, 1, 2]
+
+
+def test_a_single_worker_leaves_its_cores_to_vllm_unless_told(tmp_path: Path):
+    assert places(_config(1), tmp_path)[0].cores == ""
+    assert places(_config(1, num_threads=1), tmp_path)[0].cores != ""
+
+
+def test_all_start_on_ports_of_their_own_and_all_end(tmp_path: Path):
+    before = _children()
+    fleet = ScriptFleet(_config(2), tmp_path, SERVER, SERVER)
+    fleet.start()
+    assert len({worker.url for worker in fleet.workers}) == 2
+    assert all(worker.is_alive for worker in fleet.workers)
+    fleet.close()
+    assert _children() == before
+
+
+def test_a_fixed_port_is_the_first_of_as_many_as_there_are_workers(tmp_path: Path):
+    port = free_port()
+    fleet = ScriptFleet(_config(2, port=port), tmp_path, SERVER, SERVER)
+    fleet.start()
+    assert [worker.url for worker in fleet.workers] == [
+        f"http://127.0.0.1:{port}",
+        f"http://127.0.0.1:{port + 1}",
+    ]
+    fleet.close()
+
+
+def test_a_taken_port_of_any_worker_is_refused_before_anything_starts(tmp_path: Path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ValueError, match=rf"rollout\.port {port - 1} \+ 1 is in use"):
+            ScriptFleet(_config(2, port=port - 1), tmp_path, SERVER, SERVER).start()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_memory_is_checked_for_the_sum_of_the_caches_before_anything_starts(tmp_path: Path):
+    each = int(psutil.virtual_memory().available / 2**30 / 2) + 1
+    config = RolloutConfig(num_workers=2, kv_cache_gib=each)
+    with pytest.raises(ValueError, match=rf"kv_cache_gib is {each} for each of 2 workers, but only .* GiB"):
+        Fleet(config, "model", tmp_path).start()
+    with pytest.raises(
+        ValueError, match=r"kv_cache_gib is 1000000, but only .* Lower rollout\.kv_cache_gib\."
+    ):
+        Fleet(RolloutConfig(kv_cache_gib=10**6), "model", tmp_path).start()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_one_that_dies_at_start_ends_the_others_without_waiting_for_them(tmp_path: Path):
+    before = _children()
+    fleet = ScriptFleet(_config(2), tmp_path, NEVER, FAILS)
+    with pytest.raises(RuntimeError, match=r"ended at start with status 1.*worker_1\.log") as error:
+        fleet.start()
+    assert "no luck today" in str(error.value)
+    assert _children() == before
+
+
+def test_a_server_is_told_its_cores(tmp_path: Path):
+    script = "import os; raise SystemExit('BIND ' + os.environ['VLLM_CPU_OMP_THREADS_BIND'])"
+    fleet = ScriptFleet(_config(2), tmp_path, script, script)
+    with pytest.raises(RuntimeError):
+        fleet.start()
+    assert "BIND " in (tmp_path / "worker_0.log").read_text() + (tmp_path / "worker_1.log").read_text()
