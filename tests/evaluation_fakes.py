@@ -9,7 +9,8 @@ from fakes import EvenIsCorrect, ScriptedPolicy, operator, problem, settings
 from rollout.evaluate import Comparison, Job, evaluate, missing
 from rollout.journal import Journal
 from rollout.operators import Operator
-from rollout.outcome import Attempt, Outcome, Round
+from rollout.outcome import Attempt, Failure, Outcome, Round
+from rollout.records import Rollout
 from rollout.report import Report, compare
 from rollout.sampler import Sampler
 
@@ -42,6 +43,23 @@ def outcome(
         started=float(sample),
         seconds=2.0,
     )
+
+
+class Kept:
+    """A sink that keeps what it gets."""
+
+    def __init__(self) -> None:
+        self.outcomes: list[Outcome] = []
+        self.rollouts: list[Rollout] = []
+        self.failures: list[Failure] = []
+
+    def add(self, outcome: Outcome, rollout: Rollout) -> None:
+        assert outcome.problem_id == rollout.problem.id
+        self.outcomes.append(outcome)
+        self.rollouts.append(rollout)
+
+    def add_failure(self, failure: Failure) -> None:
+        self.failures.append(failure)
 
 
 TRACE = operator((1,), name="trace")

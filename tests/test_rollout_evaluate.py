@@ -7,30 +7,15 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import pytest
-from evaluation_fakes import OPERATORS, TRACE, comparison, outcome, run_comparison
+from evaluation_fakes import OPERATORS, TRACE, Kept, comparison, outcome, run_comparison
 from fakes import CODEC, EvenIsCorrect, SamplerOf, ScriptedPolicy, operator, problem, settings
 
 from rollout.evaluate import Comparison, Job, evaluate, missing
 from rollout.journal import read_journal
-from rollout.outcome import Failure, Key, Outcome
-from rollout.records import Completion, Prompt, Rollout, Sampling
+from rollout.outcome import Key, Outcome
+from rollout.records import Completion, Prompt, Sampling
 from rollout.report import write_report
 from rollout.sampler import CallFailed, Sampler
-
-
-class Kept:
-    """A sink that keeps what it gets."""
-
-    def __init__(self) -> None:
-        self.outcomes: list[Outcome] = []
-        self.failures: list[Failure] = []
-
-    def add(self, outcome: Outcome, rollout: Rollout) -> None:
-        assert outcome.problem_id == rollout.problem.id
-        self.outcomes.append(outcome)
-
-    def add_failure(self, failure: Failure) -> None:
-        self.failures.append(failure)
 
 
 def _run(

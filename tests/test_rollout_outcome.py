@@ -71,6 +71,19 @@ def test_an_answer_chosen_among_drafts_is_a_round_of_its_own():
     assert result.b_total == result.rounds[0].b_total == sum(call.num_tokens for call in drafts)
 
 
+@pytest.mark.parametrize("name", ["majority", "best_of_n"])
+def test_choosers_wait_for_all_drafts_and_choose_one_of_them(name: str):
+    rollout = roll(ScriptedPolicy(), operator((5,), name=name))
+    result = reduce(rollout, 0, MARKS)
+    drafts = [call.num_tokens for call in rollout.calls if call.role == DRAFT]
+    assert [len(each.attempts) for each in result.rounds] == [5, 1]
+    assert result.final.answer in {a.answer for a in result.rounds[0].attempts}
+    assert [a.b_seq for a in result.rounds[0].attempts] == drafts
+    assert result.rounds[0].b_total == sum(drafts)
+    assert result.b_total == sum(call.num_tokens for call in rollout.calls)
+    assert result.b_seq >= max(drafts)
+
+
 def test_an_aborted_draft_is_paid_for_but_is_no_attempt():
     rollout = roll(ScriptedPolicy(), operator((4, 1), "random_k"))
     calls = [replace(call, finish="abort") if i == 1 else call for i, call in enumerate(rollout.calls)]

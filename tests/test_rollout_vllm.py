@@ -7,6 +7,7 @@ import psutil
 import pytest
 import torch
 from conftest import byte_tokenizer, tiny_model
+from evaluation_fakes import Kept
 from fakes import EvenIsCorrect, prompt_of
 from transformers import AutoModelForCausalLM
 
@@ -15,8 +16,8 @@ from configs.schema import RolloutConfig
 from rollout.budget import budget
 from rollout.build import build_operator, policy_settings
 from rollout.engine import RolloutEngine
-from rollout.evaluate import Outcome, evaluate
-from rollout.records import Completion, Problem, Rollout, Sampling
+from rollout.evaluate import Job, evaluate
+from rollout.records import Completion, Problem, Sampling
 from rollout.run import run_operator
 from rollout.sampler import RequestRefused
 
@@ -104,22 +105,10 @@ def test_greedy_rollouts_are_the_same_twice(engine: RolloutEngine, rollout_confi
     problems = [Problem(id=f"p{i}", question=f"{i} + 1 =", answer="0") for i in range(6)]
 
     def once() -> dict[str, list[tuple[int, ...]]]:
-        seen: dict[str, list[tuple[int, ...]]] = {}
-
-        def keep(_: Outcome, rollout: Rollout) -> None:
-            seen[rollout.problem.id] = [call.completion_ids for call in rollout.calls]
-
-        work = evaluate(
-            problems,
-            [operator],
-            _settings(engine, config),
-            EvenIsCorrect(),
-            samples=1,
-            seed=0,
-            on_rollout=keep,
-        )
-        engine.run(work, 120)
-        return seen
+        sink = Kept()
+        jobs = [Job(problem=each, operator=operator, sample=0) for each in problems]
+        engine.run(evaluate(jobs, _settings(engine, config), EvenIsCorrect(), sink, seed=0), 120)
+        return {made.problem.id: [call.completion_ids for call in made.calls] for made in sink.rollouts}
 
     assert once() == once()
 
@@ -132,32 +121,24 @@ def test_a_killed_worker_is_restarted_with_the_current_weights_and_nothing_is_lo
     operator = _operator("operator.schedule=[4,2,1]")
     problems = [Problem(id=f"p{i}", question=f"{i} + 1 =", answer="0") for i in range(40)]
     guard = engine._worker._process.pid  # type: ignore[union-attr]
-    seen: list[str] = []
+    jobs = [Job(problem=each, operator=operator, sample=0) for each in problems]
+    sink = Kept()
 
     async def kill_midway() -> None:
-        while not seen:
+        while not sink.rollouts:
             await asyncio.sleep(0.01)
         for process in psutil.Process(guard).children(recursive=True):
             process.kill()
 
-    async def both():
+    async def both() -> None:
         killer = asyncio.create_task(kill_midway())
-        outcomes = await evaluate(
-            problems,
-            [operator],
-            _settings(engine, rollout_config),
-            EvenIsCorrect(),
-            samples=1,
-            seed=0,
-            on_rollout=lambda _, rollout: seen.append(rollout.problem.id),
-        )
+        await evaluate(jobs, _settings(engine, rollout_config), EvenIsCorrect(), sink, seed=0)
         await killer
-        return outcomes
 
     restarts = engine.pool.counts.restarts
-    outcomes = engine.run(both(), 300)
-    assert sorted(o.problem_id for o in outcomes) == sorted(p.id for p in problems)
-    assert len(seen) == len(set(seen)) == len(problems)
+    engine.run(both(), 300)
+    assert sorted(o.problem_id for o in sink.outcomes) == sorted(p.id for p in problems)
+    assert sink.failures == []
     assert engine.pool.counts.restarts == restarts + 1
     (completion,) = engine.run(engine.pool.generate(PROMPT, GREEDY), 60)
     assert completion.versions[0].version == 42
