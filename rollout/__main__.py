@@ -1,12 +1,15 @@
-"""``python -m rollout``: an operator over a data set; accuracy against token budgets."""
+"""``python -m rollout``: operators over a data set; accuracy against token budgets."""
 
+import asyncio
+import itertools
 import sys
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import yaml
-from tqdm import tqdm
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from configs.compose import load_operator, run
 from configs.schema import EvaluationConfig
@@ -15,80 +18,113 @@ from rewards.gold import check_gold
 from rewards.grader import Grader
 from rollout.build import build_operator, policy_settings
 from rollout.engine import RolloutEngine
-from rollout.evaluate import Outcome, evaluate, rows
+from rollout.evaluate import Comparison, Job, evaluate, missing
 from rollout.journal import Journal
-from rollout.operators import Operator
+from rollout.pareto import draw_pareto
 from rollout.problems import load_eval, load_train
+from rollout.progress import Progress
 from rollout.prompts import Codec
-from rollout.records import Problem, Rollout
-from rollout.report import pairwise, write_report
+from rollout.report import compare, require_outcomes, write_report
 
 DAY_SECONDS = 86_400.0
+WITHOUT_EFFECT = (
+    "urls",
+    "num_workers",
+    "port",
+    "max_concurrency",
+    "max_retries",
+    "request_timeout_seconds",
+    "start_timeout_seconds",
+    "publish_timeout_seconds",
+    "max_num_seqs",
+    "kv_cache_gib",
+    "num_threads",
+)
+"""Options of ``rollout`` that may differ when an evaluation goes on: where and how fast, not what."""
 
 
 def main(config: EvaluationConfig, overrides: list[str]) -> None:
     """Loads problems, starts or reaches workers, runs what is not done yet, reports."""
+    try:
+        print(_evaluate(config))
+    except (ValueError, OSError, RuntimeError) as error:
+        sys.exit(f"rollout: {error}")
+    written = "report.json, report.md, pareto.png, rollouts.jsonl"
+    print(f"\nWritten to {config.output_dir}: {written}", file=sys.stderr)
+
+
+def _evaluate(config: EvaluationConfig) -> str:
     output_dir = Path(config.output_dir)
-    # A file or hub set is the set to evaluate; generated problems have a held-out part.
-    load = load_eval if config.data.source == "reasoning_gym" else load_train
-    problems = load(config.data, check_gold)[: config.data.num_eval]
-    operators = [
-        build_operator(load_operator(name, config.operator))
-        for name in config.operators or [config.operator.name]
-    ]
+    comparison = _comparison(config)
+    _remember_config(config, output_dir)
     tokenizer = AutoTokenizer.from_pretrained(
         config.model.path, trust_remote_code=config.model.trust_remote_code
     )
     thinking = config.operator.thinking
-    _remember_config(config, output_dir)
-    with Journal(output_dir / "rollouts.jsonl") as journal:
-        if len(journal.outcomes) < len(problems) * len(operators) * config.samples:
-            with (
-                build_scorer(
-                    config.rewards,
-                    thinking,
-                    prompt_opens_thinking=Codec(tokenizer=tokenizer).opens_thinking(thinking.open),
-                ) as scorer,
-                RolloutEngine(config.rollout, config.model.path, output_dir / "logs") as engine,
-            ):
-                settings = policy_settings(config.operator, config.rollout, engine.pool, tokenizer)
-                _run_missing(config, problems, operators, engine, settings, Grader(scorer), journal)
-        outcomes = sorted(journal.outcomes, key=lambda o: (o.problem_id, o.sample))
-    names = [operator.name for operator in operators]
-    outcomes.sort(key=lambda o: names.index(o.operator))
-    print(write_report(output_dir, rows(outcomes, ""), pairwise("", outcomes)))
-    print(f"\nWritten to {output_dir}: report.json, report.md, rollouts.jsonl", file=sys.stderr)
+    opened = Codec(tokenizer=tokenizer).opens_thinking(thinking.open)
+    with (
+        build_scorer(config.rewards, thinking, prompt_opens_thinking=opened) as scorer,
+        Journal(output_dir / "rollouts.jsonl") as journal,
+    ):
+        grader = Grader(scorer)
+        if not _is_complete(comparison, journal):
+            _run_missing(config, comparison, tokenizer, grader, journal)
+        require_outcomes(journal.outcomes, journal.failures)
+        work = compare(
+            [operator.name for operator in comparison.operators],
+            [problem.id for problem in comparison.problems],
+            journal.outcomes,
+            list(journal.failures.values()),
+            grader.same,
+            num_traces=comparison.num_traces,
+        )
+        report = asyncio.run(work)
+    draw_pareto(report.rows, output_dir / "pareto.png")
+    return write_report(output_dir, report)
+
+
+def _comparison(config: EvaluationConfig) -> Comparison:
+    # A file or hub set is the set to evaluate; generated problems have a held-out part.
+    load = load_eval if config.data.source == "reasoning_gym" else load_train
+    names = config.operators or [config.operator.name]
+    return Comparison(
+        problems=load(config.data, check_gold)[: config.data.num_eval],
+        operators=[build_operator(load_operator(name, config.operator)) for name in names],
+        trace=build_operator(load_operator("trace", config.operator)),
+        samples=config.samples,
+    )
+
+
+def _is_complete(comparison: Comparison, journal: Journal) -> bool:
+    """Whether no rollout is missing, neither of the operators nor for the votes."""
+    done = journal.done
+    left = itertools.chain(comparison.jobs(), comparison.vote_jobs(journal.outcomes))
+    return next(missing(left, done), None) is None
 
 
 def _run_missing(
     config: EvaluationConfig,
-    problems: list[Problem],
-    operators: list[Operator],
-    engine: RolloutEngine,
-    settings,
+    comparison: Comparison,
+    tokenizer: PreTrainedTokenizerBase,
     grader: Grader,
     journal: Journal,
 ) -> None:
-    done = {(o.problem_id, o.operator, o.sample) for o in journal.outcomes}
-    total = len(problems) * len(operators) * config.samples
-    with tqdm(total=total, initial=len(done), unit="rollout", desc="evaluate") as bar:
+    with RolloutEngine(config.rollout, config.model.path, Path(config.output_dir) / "logs") as engine:
+        settings = policy_settings(config.operator, config.rollout, engine.pool, tokenizer)
 
-        def keep(outcome: Outcome, rollout: Rollout) -> None:
-            journal.add(outcome, rollout)
-            bar.update()
+        def make(title: str, jobs: Callable[[], Iterator[Job]]) -> None:
+            done = journal.done
+            total = sum(1 for _ in jobs())
+            left = sum(1 for _ in missing(jobs(), done))
+            with Progress(journal, title=title, total=total, done=total - left) as sink:
+                limit = min(left, 2 * config.rollout.max_concurrency)
+                todo = missing(jobs(), done)
+                work = evaluate(todo, settings, grader, sink, seed=config.seed, max_in_flight=limit)
+                engine.run(work, DAY_SECONDS)
 
-        work = evaluate(
-            problems,
-            operators,
-            settings,
-            grader,
-            samples=config.samples,
-            seed=config.seed,
-            on_rollout=keep,
-            done=done,
-            max_in_flight=2 * config.rollout.max_concurrency,
-        )
-        engine.run(work, DAY_SECONDS)
+        make("evaluate", comparison.jobs)
+        # What the operators cost is known only now.
+        make("traces for the votes", lambda: comparison.vote_jobs(journal.outcomes))
 
 
 def _remember_config(config: EvaluationConfig, output_dir: Path) -> None:
@@ -100,8 +136,7 @@ def _remember_config(config: EvaluationConfig, output_dir: Path) -> None:
     decisive = {name: value for name, value in asdict(config).items() if name != "output_dir"}
     path = output_dir / "config.yaml"
     if path.exists():
-        before = yaml.safe_load(path.read_text())
-        differing = sorted(name for name in decisive if decisive[name] != before.get(name))
+        differing = list(_differing(yaml.safe_load(path.read_text()), decisive))
         if differing:
             raise ValueError(
                 f"{output_dir} holds an evaluation with another {', '.join(differing)}; "
@@ -110,6 +145,16 @@ def _remember_config(config: EvaluationConfig, output_dir: Path) -> None:
         return
     output_dir.mkdir(parents=True, exist_ok=True)
     path.write_text(yaml.safe_dump(decisive, sort_keys=False))
+
+
+def _differing(before: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
+    """Options that decide what is sampled and are not what they were, by their full names."""
+    for name in sorted(before.keys() | now.keys()):
+        old, new = before.get(name), now.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            yield from (f"{name}.{inner}" for inner in _differing(old, new))
+        elif old != new and name not in WITHOUT_EFFECT:
+            yield name
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ import numpy as np
 
 RESAMPLES = 10_000
 LEVEL = 0.95
+BLOCK = 4_000_000
+"""Numbers drawn at once; bounds memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,16 +28,35 @@ def bootstrap(values: Sequence[float], *, seed: int = 0, resamples: int = RESAMP
     Raises:
         ValueError: If there are no values.
     """
-    if len(values) == 0:
+    return bootstrap_ratio(values, np.ones(len(values)), seed=seed, resamples=resamples)
+
+
+def bootstrap_ratio(
+    numerators: Sequence[float],
+    denominators: Sequence[float] | np.ndarray,
+    *,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> Interval:
+    """Interval of sum(numerators) / sum(denominators), one of each per problem, resampling problems.
+
+    Resamples in which the event never happened (denominators of 0) have no ratio and are left out.
+
+    Raises:
+        ValueError: If there are no problems, or the event never happened in any.
+    """
+    pairs = np.stack([np.asarray(numerators, dtype=np.float64), np.asarray(denominators, dtype=np.float64)])
+    if pairs.shape[1] == 0 or pairs[1].sum() == 0:
         raise ValueError("bootstrap needs at least one problem.")
-    array = np.asarray(values, dtype=np.float64)
+    # Drawing problems is drawing how often each distinct value comes up, and these are few.
+    distinct, counts = np.unique(pairs, axis=1, return_counts=True)
     rng = np.random.default_rng(seed)
-    # In blocks, so that memory does not grow with the number of problems times resamples.
-    block = max(1, min(resamples, 4_000_000 // len(array)))
-    means: list[float] = []
-    while len(means) < resamples:
-        size = min(block, resamples - len(means))
-        draws = rng.integers(0, len(array), size=(size, len(array)))
-        means.extend(array[draws].mean(axis=1))
-    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Interval(mean=float(array.mean()), low=float(low), high=float(high))
+    block = max(1, min(resamples, BLOCK // len(counts)))
+    ratios: list[np.ndarray] = []
+    for done in range(0, resamples, block):
+        size = min(block, resamples - done)
+        sums = rng.multinomial(counts.sum(), counts / counts.sum(), size=size) @ distinct.T
+        happened = sums[sums[:, 1] > 0]
+        ratios.append(happened[:, 0] / happened[:, 1])
+    low, high = np.quantile(np.concatenate(ratios), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Interval(mean=float(pairs[0].sum() / pairs[1].sum()), low=float(low), high=float(high))

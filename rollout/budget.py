@@ -1,8 +1,9 @@
 """Token budgets of a rollout, computed from its calls and nowhere else."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rollout.records import Rollout
+from rollout.records import Call, Rollout
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,10 +28,16 @@ def budget(rollout: Rollout, answer: int) -> Budget:
         rollout: The graph of calls.
         answer: Position of the accepted call.
     """
-    heaviest: list[int] = []
-    for call in rollout.calls:
-        before = max((heaviest[parent] for parent in call.parents), default=0)
-        heaviest.append(before + call.num_tokens)
     total = sum(call.num_tokens for call in rollout.calls)
+    heaviest = chains(rollout.calls)
     path = max(heaviest[call] for call in (answer, *rollout.waited_for))
     return Budget(b_seq=path, b_total=total)
+
+
+def chains(calls: Sequence[Call]) -> list[int]:
+    """For each call, tokens in + out of the heaviest chain of parents that ends in it."""
+    heaviest: list[int] = []
+    for call in calls:
+        before = max((heaviest[parent] for parent in call.parents), default=0)
+        heaviest.append(before + call.num_tokens)
+    return heaviest

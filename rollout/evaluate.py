@@ -1,187 +1,129 @@
-"""An operator over a data set: scored rollouts, and accuracy against token budgets."""
+"""Operators over a data set: which rollouts to make, and making them, a bounded number at a time."""
 
 import asyncio
-import json
-from collections import defaultdict
-from collections.abc import Callable, Container, Iterable, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from statistics import fmean
-from typing import Any
+import time
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
-from rollout.bootstrap import Interval, bootstrap
-from rollout.budget import budget
+from rollout.matching import MAJORITY, TRACE, matches
 from rollout.operators import Operator
+from rollout.outcome import Failure, Key, Outcome, reduce
 from rollout.policy import PolicySettings, derive_seed
 from rollout.records import Grader, Problem, Rollout
 from rollout.run import run_operator
+from rollout.sampler import CallFailed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """One evaluated rollout, reduced to what reports need."""
+class Job:
+    """One rollout to make."""
 
-    problem_id: str
-    operator: str
+    problem: Problem
+    operator: Operator
     sample: int
-    correct: bool
-    status: str
-    b_seq: int
-    b_total: int
+
+    @property
+    def key(self) -> Key:
+        return (self.problem.id, self.operator.name, self.sample)
+
+
+class Sink(Protocol):
+    """Where rollouts go as they end."""
+
+    def add(self, outcome: Outcome, rollout: Rollout) -> None: ...
+    def add_failure(self, failure: Failure) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """One line of the report: mean accuracy of one operator over problems and samples."""
+class Comparison:
+    """Operators to compare with one another, and with votes of as many traces as each of them costs."""
 
-    operator: str
-    phase: str
-    problems: int
+    problems: Sequence[Problem]
+    operators: Sequence[Operator]
+    trace: Operator
+    """A plain trace, be it among the operators or not."""
     samples: int
-    accuracy: float
-    ci_low: float
-    ci_high: float
-    b_seq: float
-    b_total: float
+    """Rollouts per problem and operator."""
+
+    @property
+    def num_traces(self) -> int:
+        """Traces per problem that do not depend on what the operators cost: one at least, as its price."""
+        if any(operator.name == TRACE for operator in self.operators):
+            return self.samples
+        return int(any(operator.name != MAJORITY for operator in self.operators))
+
+    def jobs(self) -> Iterator[Job]:
+        """The operators' rollouts, and the traces that tell what a trace costs."""
+        names = [operator.name for operator in self.operators]
+        for problem in self.problems:
+            for sample in range(self.samples):
+                for operator in self.operators:
+                    yield Job(problem=problem, operator=operator, sample=sample)
+            if TRACE not in names:
+                yield from self._traces(problem, 0, self.num_traces)
+
+    def vote_jobs(self, outcomes: Iterable[Outcome]) -> Iterator[Job]:
+        """The traces that matched votes need besides, given what the operators cost."""
+        needed = max((match.votes for match in matches(outcomes, self.num_traces)), default=0)
+        for problem in self.problems:
+            yield from self._traces(problem, self.num_traces, needed)
+
+    def _traces(self, problem: Problem, start: int, stop: int) -> Iterator[Job]:
+        for sample in range(start, stop):
+            yield Job(problem=problem, operator=self.trace, sample=sample)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Difference:
-    """Accuracy of ``a`` minus accuracy of ``b``, paired by problem."""
-
-    a: str
-    b: str
-    difference: float
-    ci_low: float
-    ci_high: float
-
-
-Key = tuple[str, str, int]
-"""Problem id, operator, sample: what one rollout of an evaluation is known by."""
+def missing(jobs: Iterable[Job], done: Collection[Key]) -> Iterator[Job]:
+    """The jobs that are not done."""
+    return (job for job in jobs if job.key not in done)
 
 
 async def evaluate(
-    problems: Sequence[Problem],
-    operators: Sequence[Operator],
+    jobs: Iterable[Job],
     settings: PolicySettings,
     grader: Grader,
+    sink: Sink,
     *,
-    samples: int,
     seed: int,
-    on_rollout: Callable[[Outcome, Rollout], None],
-    done: Container[Key] = (),
     max_in_flight: int = 512,
-) -> list[Outcome]:
-    """Every operator on every problem, ``samples`` times, with no barrier between problems.
+) -> None:
+    """Makes the rollouts of ``jobs``, with no barrier between them.
+
+    A job is taken from ``jobs`` only when it starts, so memory does not grow with their number. A rollout
+    whose call failed after all retries goes to ``sink.add_failure``; any other error ends the evaluation.
 
     Args:
-        problems: The held-out problems.
-        operators: Compared with one another; each problem goes through all of them.
+        jobs: In the order in which they start.
         settings: The policy.
         grader: Gives the verdict of a completion.
-        samples: Rollouts per problem and operator.
+        sink: Gets each rollout as it ends.
         seed: Every rollout's seed derives from it and from its own key, so an interrupted evaluation
             asks for the same samples when it goes on.
-        on_rollout: Called as each rollout ends.
-        done: Rollouts to leave out.
-        max_in_flight: Rollouts under way at once; bounds memory.
+        max_in_flight: Rollouts under way at once.
     """
-    slots = asyncio.Semaphore(max_in_flight)
+    waiting = iter(jobs)
 
-    async def one(problem: Problem, operator: Operator, sample: int) -> Outcome:
-        async with slots:
-            own_seed = derive_seed(seed, "evaluate", sample)
-            rollout = await run_operator(problem, operator, settings, grader, own_seed)
-        reduced = outcome(rollout, sample)
-        on_rollout(reduced, rollout)
-        return reduced
+    async def work() -> None:
+        for job in waiting:
+            await _run(job, settings, grader, sink, seed)
 
-    jobs = [
-        one(problem, operator, sample)
-        for problem in problems
-        for sample in range(samples)
-        for operator in operators
-        if (problem.id, operator.name, sample) not in done
-    ]
-    return list(await asyncio.gather(*jobs))
+    workers = [asyncio.create_task(work()) for _ in range(max_in_flight)]
+    try:
+        await asyncio.gather(*workers)
+    finally:
+        for worker in workers:
+            worker.cancel()
 
 
-def outcome(rollout: Rollout, sample: int) -> Outcome:
-    """Reduces a rollout with one answer."""
-    (answer,) = rollout.answers
-    spent = budget(rollout, answer)
-    verdict = rollout.verdicts[answer]
-    return Outcome(
-        problem_id=rollout.problem.id,
-        operator=rollout.operator,
-        sample=sample,
-        correct=verdict.is_correct,
-        status=verdict.status,
-        b_seq=spent.b_seq,
-        b_total=spent.b_total,
-    )
-
-
-def accuracy_by_problem(outcomes: Iterable[Outcome]) -> dict[str, float]:
-    """Mean over the samples of each problem."""
-    correct: dict[str, list[bool]] = defaultdict(list)
-    for item in outcomes:
-        correct[item.problem_id].append(item.correct)
-    return {problem: fmean(values) for problem, values in correct.items()}
-
-
-def rows(outcomes: Sequence[Outcome], phase: str) -> list[Row]:
-    """One row for each operator, in order of appearance."""
-    by_operator: dict[str, list[Outcome]] = defaultdict(list)
-    for item in outcomes:
-        by_operator[item.operator].append(item)
-    return [_row(name, phase, items) for name, items in by_operator.items()]
-
-
-def _row(operator: str, phase: str, outcomes: Sequence[Outcome]) -> Row:
-    by_problem = accuracy_by_problem(outcomes)
-    interval = bootstrap(list(by_problem.values()))
-    return Row(
-        operator=operator,
-        phase=phase,
-        problems=len(by_problem),
-        samples=len(outcomes) // len(by_problem),
-        accuracy=interval.mean,
-        ci_low=interval.low,
-        ci_high=interval.high,
-        b_seq=fmean(item.b_seq for item in outcomes),
-        b_total=fmean(item.b_total for item in outcomes),
-    )
-
-
-def difference(a: str, of_a: Iterable[Outcome], b: str, of_b: Iterable[Outcome]) -> Difference:
-    """Paired bootstrap over the problems that both have."""
-    first, second = accuracy_by_problem(of_a), accuracy_by_problem(of_b)
-    common = sorted(first.keys() & second.keys())
-    interval: Interval = bootstrap([first[p] - second[p] for p in common])
-    return Difference(a=a, b=b, difference=interval.mean, ci_low=interval.low, ci_high=interval.high)
-
-
-def rollout_to_json(reduced: Outcome, rollout: Rollout) -> dict[str, Any]:
-    """A rollout as a graph of calls, with its outcome: one line of rollouts.jsonl."""
-    return {
-        "outcome": asdict(reduced),
-        "problem": asdict(rollout.problem),
-        "answers": list(rollout.answers),
-        "counts": dict(rollout.counts),
-        "verdicts": {
-            str(place): {"status": verdict.status, "answer": verdict.answer}
-            for place, verdict in rollout.verdicts.items()
-        },
-        "calls": [asdict(call) for call in rollout.calls],
-    }
-
-
-def read_outcomes(path: Path) -> list[Outcome]:
-    """The outcomes in a rollouts.jsonl; a last line that was cut by a kill is left out."""
-    outcomes = []
-    with path.open(encoding="utf-8") as lines:
-        for line in lines:
-            if line.endswith("\n"):
-                outcomes.append(Outcome(**json.loads(line)["outcome"]))
-    return outcomes
+async def _run(job: Job, settings: PolicySettings, grader: Grader, sink: Sink, seed: int) -> None:
+    started, clock = time.time(), time.perf_counter()
+    own_seed = derive_seed(seed, "evaluate", job.sample)
+    try:
+        rollout = await run_operator(job.problem, job.operator, settings, grader, own_seed)
+    except CallFailed as error:
+        problem, operator, sample = job.key
+        sink.add_failure(Failure(problem_id=problem, operator=operator, sample=sample, reason=str(error)))
+        return
+    seconds = time.perf_counter() - clock
+    sink.add(reduce(rollout, job.sample, settings.marks, started=started, seconds=seconds), rollout)

@@ -1,38 +1,66 @@
-"""rollouts.jsonl: every finished rollout, appended as it ends, so that an evaluation can be continued."""
+"""rollouts.jsonl: every rollout, appended as it ends, so that an evaluation can be continued.
+
+A line holds ``outcome`` (or ``failure``) first, then the problem and the graph of calls. Lines stand in
+the order in which rollouts ended.
+"""
 
 import json
+from collections.abc import Iterator
+from dataclasses import asdict, fields
+from itertools import groupby
 from pathlib import Path
+from typing import Any
 
-from rollout.evaluate import Outcome, read_outcomes, rollout_to_json
-from rollout.records import Rollout
+from rollout.budget import budget
+from rollout.outcome import Failure, Key, Outcome, outcome_from_json, outcome_to_json
+from rollout.records import Call, Rollout
+
+_OUTCOME, _FAILURE = '{"outcome": ', '{"failure": '
+_LEFT_OUT = ("train_mask", "sampler_logprobs", "versions", "usage")
+"""Fields of a call that are only for training, or are written in another form."""
 
 
 class Journal:
     """An append-only file of rollouts. Use as a context manager.
 
-    What a killed run left behind is read on entry: ``outcomes`` holds the finished rollouts, and a
-    last line that was cut is dropped from the file.
+    What an earlier run left behind is read on entry: ``outcomes`` holds the finished rollouts,
+    ``failures`` those that failed and were not made since; a last line that a kill cut is dropped.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self.outcomes: list[Outcome] = []
+        self.failures: dict[Key, Failure] = {}
 
     def __enter__(self) -> "Journal":
         self._path.parent.mkdir(parents=True, exist_ok=True)
         if self._path.exists():
             self._drop_cut_line()
-            self.outcomes = read_outcomes(self._path)
+            self.outcomes, self.failures = read_journal(self._path)
         self._file = self._path.open("a", encoding="utf-8")
         return self
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
+    @property
+    def done(self) -> set[Key]:
+        """The rollouts that need not be made again."""
+        return {outcome.key for outcome in self.outcomes}
+
     def add(self, outcome: Outcome, rollout: Rollout) -> None:
         """Appends one rollout."""
         self.outcomes.append(outcome)
-        self._file.write(json.dumps(rollout_to_json(outcome, rollout)) + "\n")
+        self.failures.pop(outcome.key, None)
+        self._write(rollout_to_json(outcome, rollout))
+
+    def add_failure(self, failure: Failure) -> None:
+        """Appends one rollout that got no answer."""
+        self.failures[failure.key] = failure
+        self._write({"failure": asdict(failure)})
+
+    def _write(self, line: dict[str, Any]) -> None:
+        self._file.write(json.dumps(line) + "\n")
         self._file.flush()
 
     def _drop_cut_line(self) -> None:
@@ -49,3 +77,76 @@ class Journal:
                     return
                 end = start
             file.truncate(0)
+
+
+def read_journal(path: Path) -> tuple[list[Outcome], dict[Key, Failure]]:
+    """The finished rollouts of a journal, and those that only failed.
+
+    Graphs of calls are not parsed. A last line that was cut by a kill is left out.
+
+    Raises:
+        ValueError: If a line holds neither; it names the line.
+    """
+    outcomes: dict[Key, Outcome] = {}
+    failures: dict[Key, Failure] = {}
+    for item in _lines(path):
+        if isinstance(item, Outcome):
+            outcomes[item.key] = item
+        else:
+            failures[item.key] = item
+    return list(outcomes.values()), {k: v for k, v in failures.items() if k not in outcomes}
+
+
+def _lines(path: Path) -> Iterator[Outcome | Failure]:
+    decoder = json.JSONDecoder()
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.endswith("\n"):
+                return
+            try:
+                if line.startswith(_OUTCOME):
+                    yield outcome_from_json(decoder.raw_decode(line, len(_OUTCOME))[0])
+                else:
+                    yield Failure(**decoder.raw_decode(line, len(_FAILURE))[0])
+            except (ValueError, TypeError, KeyError) as error:
+                raise ValueError(
+                    f"{path} line {number} is not a rollout as this version writes it ({error!r}); "
+                    "set output_dir to a new folder, or delete the file."
+                ) from error
+
+
+def rollout_to_json(outcome: Outcome, rollout: Rollout) -> dict[str, Any]:
+    """A rollout as a graph of calls: one line of rollouts.jsonl, its outcome first."""
+    return {
+        "outcome": outcome_to_json(outcome),
+        "budgets": asdict(budget(rollout, rollout.answers[0])),
+        "problem": asdict(rollout.problem),
+        "answers": list(rollout.answers),
+        "waited_for": list(rollout.waited_for),
+        "counts": dict(rollout.counts),
+        "verdicts": {
+            str(place): {"status": verdict.status, "answer": verdict.answer}
+            for place, verdict in rollout.verdicts.items()
+        },
+        "calls": [_call_to_json(call) for call in rollout.calls],
+    }
+
+
+def _call_to_json(call: Call) -> dict[str, Any]:
+    # asdict would copy every token one by one.
+    kept = {item.name: getattr(call, item.name) for item in fields(call) if item.name not in _LEFT_OUT}
+    return {
+        **kept,
+        "usage": asdict(call.usage),
+        "policy_version": call.policy_version if call.versions else None,
+        "forced": _forced(call),
+    }
+
+
+def _forced(call: Call) -> list[tuple[int, int]]:
+    """Runs ``[start, end)`` of completion tokens that were forced, not sampled."""
+    if all(call.train_mask):
+        return []
+    runs = groupby(range(len(call.train_mask)), key=call.train_mask.__getitem__)
+    spans = [list(places) for sampled, places in runs if not sampled]
+    return [(places[0], places[-1] + 1) for places in spans]

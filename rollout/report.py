@@ -1,56 +1,156 @@
-"""The report of an evaluation: JSON for programs, a table for people."""
+"""The report of an evaluation: JSON for programs, Markdown for people."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict
+import os
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
-from rollout.evaluate import Difference, Outcome, Row, difference
+from rollout.answers import accuracy_by_problem, by_operator, group_answers
+from rollout.matching import TRACE, matches, vote_row
+from rollout.outcome import Failure, Key, Outcome
+from rollout.rows import Difference, Row, operator_rows, pairwise
+from rollout.tables import markdown
+from rollout.vote import Same
 
 
-def pairwise(phase: str, outcomes: Sequence[Outcome]) -> list[Difference]:
-    """Each operator against trace, paired by problem; nothing if trace was not run."""
-    names = list(dict.fromkeys(item.operator for item in outcomes))
-    by_name = {name: [o for o in outcomes if o.operator == name] for name in names}
-    return [
-        difference(f"{name} {phase}".strip(), by_name[name], f"trace {phase}".strip(), by_name["trace"])
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """Facts of the run as a whole. All operators share the endpoints, so speed is not told apart."""
+
+    rollouts: int
+    failed: int
+    completion_tokens: int
+    wall_seconds: float
+    """Time with at least one finished rollout under way, over all starts of the command."""
+    tokens_per_second: float | None
+    """Completion tokens of finished rollouts per second of that; None if there are none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """Everything that report.json and report.md say."""
+
+    rows: Sequence[Row]
+    differences: Sequence[Difference]
+    run: Run
+    reasons: Mapping[str, int]
+    """Why rollouts failed, with how many for each reason; the ten most frequent."""
+
+
+async def compare(
+    names: Sequence[str],
+    problem_ids: Sequence[str],
+    outcomes: Iterable[Outcome],
+    failures: Collection[Failure],
+    same: Same,
+    *,
+    num_traces: int,
+) -> Report:
+    """The report of operators that were run side by side, with the votes that match their cost.
+
+    It does not depend on the order in which rollouts ended.
+
+    Args:
+        names: Of the operators, in the order of the rows.
+        problem_ids: In their order.
+        outcomes: Of all operators, and of the traces that were drawn for votes.
+        failures: Rollouts without an outcome.
+        same: Decides whether two answers are equivalent.
+        num_traces: Traces per problem that the comparison makes whatever the operators cost.
+    """
+    place = {problem: i for i, problem in enumerate(problem_ids)}
+    ordered = sorted(outcomes, key=lambda o: (place[o.problem_id], o.operator, o.sample))
+    classes = await group_answers(ordered, same)
+    found = matches(ordered, num_traces)
+    most = max([num_traces, *(match.votes for match in found)])
+    grouped = by_operator(ordered)
+    traces = [item for item in grouped.get(TRACE, []) if item.sample < most]
+    if TRACE in grouped:
+        grouped[TRACE] = [item for item in traces if item.sample < num_traces]
+    failed = Counter(failure.operator for failure in failures)
+    fresh = accuracy_by_problem(traces)
+    rows = [
+        row
         for name in names
-        if name != "trace" and "trace" in by_name
+        if grouped.get(name)
+        for row in operator_rows(
+            grouped[name], classes, failed=failed[name], trace=None if name == TRACE else fresh
+        )
     ]
+    votes = [vote_row(m, traces, classes, num_traces=num_traces, failed=failed[TRACE]) for m in found]
+    rows += [row for row in votes if row is not None]
+    return Report(
+        rows=rows, differences=pairwise(rows), run=summary(ordered, failures), reasons=count_reasons(failures)
+    )
 
 
-def write_report(output_dir: Path, rows: Sequence[Row], differences: Sequence[Difference]) -> str:
+def require_outcomes(outcomes: Collection[Outcome], failures: Mapping[Key, Failure]) -> None:
+    """Refuses to report on nothing.
+
+    Raises:
+        RuntimeError: If not one rollout succeeded; with the most frequent reason.
+    """
+    if not outcomes:
+        reasons = count_reasons(failures.values()) or {"there was nothing to do": 0}
+        reason, count = next(iter(reasons.items()))
+        raise RuntimeError(
+            f"Not one of {len(failures)} rollouts got an answer. The most frequent reason ({count} times): "
+            f"{reason}"
+        )
+
+
+def count_reasons(failures: Iterable[Failure]) -> dict[str, int]:
+    """How many rollouts failed for each reason; the ten most frequent, in order."""
+    return dict(Counter(failure.reason for failure in failures).most_common(10))
+
+
+def summary(outcomes: Sequence[Outcome], failures: Collection[Failure]) -> Run:
+    """Facts of the run as a whole."""
+    tokens = sum(item.completion_tokens for item in outcomes)
+    seconds = busy_seconds((item.started, item.started + item.seconds) for item in outcomes)
+    return Run(
+        rollouts=len(outcomes),
+        failed=len(failures),
+        completion_tokens=tokens,
+        wall_seconds=seconds,
+        tokens_per_second=tokens / seconds if seconds else None,
+    )
+
+
+def busy_seconds(intervals: Iterable[tuple[float, float]]) -> float:
+    """Length of the union of ``(start, end)`` intervals: the pause between two starts does not count."""
+    total, reached = 0.0, float("-inf")
+    for start, end in sorted(intervals):
+        total += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+    return total
+
+
+def write_report(output_dir: Path, report: Report) -> str:
     """Writes report.json and report.md; gives the text of the latter."""
     output_dir.mkdir(parents=True, exist_ok=True)
-    text = table(rows, differences)
+    text = markdown(report.rows, report.differences, failed=report.run.failed, reasons=report.reasons)
     content = {
-        "rows": [asdict(row) for row in rows],
-        "differences": [asdict(item) for item in differences],
+        "rows": [row_to_json(row) for row in report.rows],
+        "differences": [asdict(item) for item in report.differences],
+        "run": asdict(report.run),
+        "failures": dict(report.reasons),
     }
     for name, body in (("report.json", json.dumps(content, indent=1)), ("report.md", text)):
         aside = output_dir / f"{name}.tmp"
         aside.write_text(body + "\n", encoding="utf-8")
-        aside.replace(output_dir / name)
+        os.replace(aside, output_dir / name)
     return text
 
 
-def table(rows: Sequence[Row], differences: Sequence[Difference]) -> str:
-    """Two Markdown tables; accuracies in per cent with 95% bootstrap intervals over problems."""
-    lines = [
-        "| operator | phase | problems x samples | accuracy % [95% interval] | B_seq | B_total |",
-        "|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        lines.append(
-            f"| {row.operator} | {row.phase} | {row.problems} x {row.samples} | "
-            f"{100 * row.accuracy:.1f} [{100 * row.ci_low:.1f}, {100 * row.ci_high:.1f}] | "
-            f"{row.b_seq:.0f} | {row.b_total:.0f} |"
-        )
-    if differences:
-        lines += ["", "| paired difference | points [95% interval] |", "|---|---|"]
-        for item in differences:
-            lines.append(
-                f"| {item.a} - {item.b} | {100 * item.difference:+.1f} "
-                f"[{100 * item.ci_low:+.1f}, {100 * item.ci_high:+.1f}] |"
-            )
-    return "\n".join(lines)
+def row_to_json(row: Row) -> dict[str, Any]:
+    """A row with the fields of its parts beside its own; parts that it does not have are absent."""
+    parts = ("transition", "whole", "vote")
+    own = {f.name: getattr(row, f.name) for f in fields(row) if f.name not in ("by_problem", *parts)}
+    for part in parts:
+        value = getattr(row, part)
+        own |= asdict(value) if value is not None else {}
+    return own

@@ -22,6 +22,8 @@ GROUPS = {
     group: sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
     for group in ("data", "operator", "algo", "rewards", "model", "rollout", "train", "experiment")
 }
+EVALUATIONS = {"paper_eval"}
+"""Experiments of ``python -m rollout``; the others are of ``python -m train``."""
 ALSO_NEEDED = {
     ("data", "hf"): ["data.name=owner/set"],
     ("data", "reasoning_gym"): [],
@@ -42,8 +44,29 @@ def _training(*overrides: str) -> Any:
 
 @pytest.mark.parametrize("name", GROUPS["experiment"])
 def test_every_experiment_composes_and_passes_its_checks(name: str):
-    config = load("training", ["model.path=x", f"experiment={name}"])
-    assert isinstance(config, schema.TrainingConfig)
+    if name in EVALUATIONS:
+        config = load("evaluation", [*NEEDED, f"experiment={name}"])
+        assert isinstance(config, schema.EvaluationConfig)
+    else:
+        config = load("training", ["model.path=x", f"experiment={name}"])
+        assert isinstance(config, schema.TrainingConfig)
+
+
+@pytest.mark.parametrize("thinking", [8192, 16384, 24576])
+@pytest.mark.parametrize("schedule", ["[8,1]", "[16,8,1]", "[16,8,4,1]"])
+@pytest.mark.parametrize("top_k", [2, 4])
+def test_the_papers_whole_protocol_fits_one_experiment(thinking: int, schedule: str, top_k: int):
+    sweep = [
+        f"rollout.thinking_tokens={thinking}",
+        f"operator.schedule={schedule}",
+        f"operator.top_k={top_k}",
+    ]
+    config = load("evaluation", [*NEEDED, "experiment=paper_eval", *sweep])
+    assert config.samples == 16
+    assert (config.rollout.temperature, config.rollout.top_p, config.rollout.answer_tokens) == (1, 1, 2048)
+    # Every run of the sweep has a folder of its own.
+    name = f"outputs/paper_eval/x/thinking_{thinking}/schedule_{schedule.replace(',', ', ')}/top_{top_k}"
+    assert config.output_dir == name
 
 
 @pytest.mark.parametrize(
@@ -265,6 +288,8 @@ def test_evaluation_may_be_greedy_but_needs_a_sample():
     assert config.rollout.temperature == 0
     with pytest.raises(ConfigError, match=r"samples must be at least 1, got 0\."):
         load("evaluation", [*NEEDED, "samples=0"])
+    with pytest.raises(ConfigError, match=r"operators names one twice: \['pdr', 'pdr'\]\."):
+        load("evaluation", [*NEEDED, "operators=[pdr,pdr]"])
 
 
 def test_a_compared_operator_differs_from_the_runs_own_in_nothing_but_the_operator():

@@ -1,197 +1,202 @@
-"""Operators over a data set: outcomes, rows, differences, files."""
+"""Operators over a data set: every rollout once, a bounded number at a time, failures kept apart."""
 
 import asyncio
 import json
-from collections.abc import Container
+from collections import Counter
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import pytest
-from fakes import CODEC, EvenIsCorrect, SamplerOf, ScriptedPolicy, operator, problem, roll, settings
+from evaluation_fakes import OPERATORS, TRACE, Kept, comparison, outcome, run_comparison
+from fakes import CODEC, EvenIsCorrect, SamplerOf, ScriptedPolicy, operator, problem, settings
 
-from rollout.budget import budget
-from rollout.evaluate import (
-    Key,
-    Outcome,
-    accuracy_by_problem,
-    difference,
-    evaluate,
-    outcome,
-    read_outcomes,
-    rollout_to_json,
-    rows,
-)
-from rollout.journal import Journal
-
-OPERATORS = [operator((1,), name="trace"), operator((4, 1)), operator((1, 1), name="sr")]
+from rollout.evaluate import Comparison, Job, evaluate, missing
+from rollout.journal import read_journal
+from rollout.outcome import Key, Outcome
+from rollout.records import Completion, Prompt, Sampling
+from rollout.report import write_report
+from rollout.sampler import CallFailed, Sampler
 
 
-def _outcome(name: str, correct: bool, *, operator: str = "trace", sample: int = 0) -> Outcome:
-    status = "correct" if correct else "wrong"
-    return Outcome(
-        problem_id=name,
-        operator=operator,
-        sample=sample,
-        correct=correct,
-        status=status,
-        b_seq=100 + 10 * sample,
-        b_total=200,
+def _run(
+    made: Comparison, sampler: Sampler | None = None, *, seed: int = 0, done: Collection[Key] = ()
+) -> Kept:
+    sink = Kept()
+    jobs = missing(made.jobs(), done)
+    asyncio.run(
+        evaluate(
+            jobs, settings(sampler or ScriptedPolicy()), EvenIsCorrect(), sink, seed=seed, max_in_flight=8
+        )
     )
+    return sink
 
 
-def _evaluate(samples: int, seed: int = 0, done: Container[Key] = ()) -> list[Outcome]:
-    work = evaluate(
-        [problem(f"p{i}") for i in range(5)],
-        OPERATORS,
-        settings(ScriptedPolicy()),
-        EvenIsCorrect(),
-        samples=samples,
-        seed=seed,
-        on_rollout=lambda outcome, rollout: None,
-        done=done,
-    )
-    return asyncio.run(work)
+def _content(outcomes: Sequence[Outcome]) -> dict:
+    """Outcomes without their times."""
+    return {o.key: (o.rounds, o.status, o.completion_tokens, o.counts) for o in outcomes}
 
 
-def test_every_problem_operator_and_sample_is_evaluated_once_and_reported_as_it_ends():
-    ended: list[tuple[str, str, int]] = []
-    work = evaluate(
-        [problem(f"p{i}") for i in range(5)],
-        OPERATORS,
-        settings(ScriptedPolicy()),
-        EvenIsCorrect(),
-        samples=3,
-        seed=0,
-        on_rollout=lambda o, rollout: ended.append((rollout.problem.id, o.operator, o.sample)),
-    )
-    outcomes = asyncio.run(work)
-    expected = {(f"p{i}", o.name, s) for i in range(5) for o in OPERATORS for s in range(3)}
-    assert set(ended) == expected and len(ended) == len(expected)
-    assert [(o.problem_id, o.operator, o.sample) for o in outcomes] == [
-        (f"p{i}", o.name, s) for i in range(5) for s in range(3) for o in OPERATORS
-    ]
+class Failing:
+    """A scripted policy that fails every call about some problems."""
+
+    def __init__(self, *names: str) -> None:
+        self.names = names
+        self.policy = ScriptedPolicy()
+
+    async def generate(
+        self, prompt: Prompt, sampling: Sampling, n: int = 1, request_id: str | None = None
+    ) -> Sequence[Completion]:
+        text = CODEC.decode(prompt.ids)
+        if any(f"question {name}\n" in text or f"question {name}<" in text for name in self.names):
+            raise CallFailed("the endpoint said 500 four times")
+        return await self.policy.generate(prompt, sampling, n, request_id)
+
+    async def abort(self, request_ids: Collection[str]) -> None:
+        raise AssertionError("nothing is aborted here")
+
+
+def test_every_problem_operator_and_sample_is_evaluated_once():
+    sink = _run(comparison(5, samples=3))
+    expected = Counter((f"p{i}", each.name, s) for i in range(5) for each in OPERATORS for s in range(3))
+    assert Counter(o.key for o in sink.outcomes) == expected
+    assert sink.failures == []
 
 
 def test_equal_seeds_give_equal_outcomes_and_samples_differ():
-    assert _evaluate(2) == _evaluate(2)
-    assert _evaluate(2) != _evaluate(2, seed=1)
-    assert len({(o.b_total, o.correct) for o in _evaluate(8) if o.operator == "pdr"}) > 1
-
-
-def test_an_outcome_has_the_budget_and_verdict_of_the_answer():
-    rollout = roll(ScriptedPolicy(), operator((4, 1)))
-    (answer,) = rollout.answers
-    result = outcome(rollout, 3)
-    spent = budget(rollout, answer)
-    assert (result.b_seq, result.b_total) == (spent.b_seq, spent.b_total)
-    assert (result.correct, result.status) == (
-        rollout.verdicts[answer].is_correct,
-        rollout.verdicts[answer].status,
-    )
-    assert (result.problem_id, result.operator, result.sample) == ("p", "pdr", 3)
-
-
-def test_problems_count_alike_however_many_samples_they_have():
-    outcomes = [_outcome("a", True), _outcome("b", False), _outcome("b", False, sample=1)]
-    assert accuracy_by_problem(outcomes) == {"a": 1.0, "b": 0.0}
-
-
-def test_a_row_is_the_mean_over_problems_and_samples():
-    outcomes = [
-        _outcome(name, correct, sample=sample)
-        for name, marks in {"a": (True, True), "b": (True, False), "c": (False, False)}.items()
-        for sample, correct in enumerate(marks)
-    ]
-    (row,) = rows(outcomes, "before")
-    assert (row.operator, row.phase, row.problems, row.samples) == ("trace", "before", 3, 2)
-    assert row.accuracy == pytest.approx(0.5)
-    assert 0 <= row.ci_low < 0.5 < row.ci_high <= 1
-    assert (row.b_seq, row.b_total) == (105, 200)
-
-
-def test_rows_stand_in_order_of_appearance():
-    outcomes = [_outcome("a", True, operator=name) for name in ("pdr", "trace", "sr")]
-    assert [row.operator for row in rows(outcomes, "")] == ["pdr", "trace", "sr"]
-
-
-def test_a_difference_is_paired_by_problem():
-    hard = [i % 2 == 0 for i in range(40)]  # common difficulty, which a paired interval does not feel
-    before = [_outcome(f"p{i}", hard[i]) for i in range(40)]
-    after = [_outcome(f"p{i}", hard[i] or i in (1, 3, 5, 7)) for i in range(40)]
-    gain = difference("after", after, "before", before)
-    assert gain.difference == pytest.approx(0.1)
-    assert 0 < gain.ci_low <= 0.1 <= gain.ci_high < 0.25
-    loss = difference("before", before, "after", after)
-    assert (loss.difference, loss.ci_low) == (pytest.approx(-0.1), pytest.approx(-gain.ci_high))
-
-
-def test_a_difference_looks_only_at_problems_that_both_have():
-    first = [_outcome("a", True), _outcome("b", True)]
-    second = [_outcome("b", True), _outcome("c", False)]
-    assert difference("x", first, "y", second).difference == 0.0
-    with pytest.raises(ValueError, match="at least one problem"):
-        difference("x", first[:1], "y", second)
+    assert _content(_run(comparison(5)).outcomes) == _content(_run(comparison(5)).outcomes)
+    assert _content(_run(comparison(5)).outcomes) != _content(_run(comparison(5), seed=1).outcomes)
+    pdr = [o for o in _run(comparison(1, samples=8)).outcomes if o.operator == "pdr"]
+    assert len({o.rounds for o in pdr}) == 8
 
 
 def test_an_interrupted_evaluation_asks_only_for_what_is_missing_and_gets_the_same():
-    whole = _evaluate(2)
-    done = {(o.problem_id, o.operator, o.sample) for o in whole[::3]}
-    rest = _evaluate(2, done=done)
-    assert rest == [o for o in whole if (o.problem_id, o.operator, o.sample) not in done]
+    whole = _run(comparison(5)).outcomes
+    done = {o.key for o in whole[::3]}
+    rest = _run(comparison(5), done=done).outcomes
+    assert _content(rest) == _content([o for o in whole if o.key not in done])
 
 
-def test_rollouts_under_way_are_bounded():
-    started: set[str] = set()
-    ended: set[str] = set()
+def test_rollouts_under_way_are_bounded_and_jobs_are_taken_as_they_start():
+    taken: list[str] = []
+    ended: list[str] = []
     most = 0
-    scripted = ScriptedPolicy(delay=lambda request: 0.001)
+
+    def jobs():
+        for i in range(40):
+            taken.append(f"p{i}")
+            yield Job(problem=problem(f"p{i}"), operator=TRACE, sample=0)
 
     async def generate(prompt, sampling, n):
         nonlocal most
-        started.add(CODEC.decode(prompt.ids))
-        most = max(most, len(started - ended))
+        most = max(most, len(taken) - len(ended))
         completions = await scripted.generate(prompt, sampling, n)
-        ended.add(CODEC.decode(prompt.ids))
+        ended.append(CODEC.decode(prompt.ids))
         return completions
 
-    work = evaluate(
-        [problem(f"p{i}") for i in range(12)],
-        OPERATORS[:1],
-        settings(SamplerOf(generate)),
-        EvenIsCorrect(),
-        samples=1,
-        seed=0,
-        on_rollout=lambda outcome, rollout: None,
-        max_in_flight=3,
-    )
-    assert len(asyncio.run(work)) == 12
+    scripted = ScriptedPolicy(delay=lambda request: 0.001)
+    sink = Kept()
+    work = evaluate(jobs(), settings(SamplerOf(generate)), EvenIsCorrect(), sink, seed=0, max_in_flight=3)
+    asyncio.run(work)
+    assert len(sink.outcomes) == 40
     assert most == 3
 
 
-def test_a_journal_remembers_outcomes_and_forgets_a_line_that_a_kill_cut(tmp_path: Path):
-    path = tmp_path / "rollouts.jsonl"
-    made = [roll(ScriptedPolicy(), operator((4, 1)), name=f"p{i}") for i in range(3)]
-    outcomes = [outcome(rollout, 0) for rollout in made]
-    with Journal(path) as journal:
-        for result, rollout in zip(outcomes[:2], made, strict=False):
-            journal.add(result, rollout)
-    whole = path.read_bytes()
-    path.write_bytes(whole[: len(whole) - 40])
-    assert read_outcomes(path) == outcomes[:1]
-    with Journal(path) as journal:
-        assert journal.outcomes == outcomes[:1]
-        journal.add(outcomes[2], made[2])
-    assert read_outcomes(path) == [outcomes[0], outcomes[2]]
+def test_a_failed_problem_is_kept_with_its_reason_and_ends_nothing():
+    sink = _run(comparison(4), Failing("p1", "p2"))
+    assert {f.problem_id for f in sink.failures} == {"p1", "p2"}
+    assert {f.reason for f in sink.failures} == {"the endpoint said 500 four times"}
+    assert len(sink.failures) == len(sink.outcomes) == 2 * 2 * len(OPERATORS)
 
 
-def test_a_rollout_as_json_keeps_the_graph_and_the_exact_tokens():
-    rollout = roll(ScriptedPolicy(), operator((4, 2, 1), "per_sample_topk", top_k=2))
-    reduced = outcome(rollout, 5)
-    read = json.loads(json.dumps(rollout_to_json(reduced, rollout)))
-    assert Outcome(**read["outcome"]) == reduced
-    assert tuple(read["answers"]) == rollout.answers
-    for stored, call in zip(read["calls"], rollout.calls, strict=True):
-        assert tuple(stored["parents"]) == call.parents
-        assert tuple(stored["prompt_ids"]) == call.prompt_ids
-        assert tuple(stored["completion_ids"]) == call.completion_ids
-        assert stored["text"] == call.text
-    assert {int(place) for place in read["verdicts"]} == set(rollout.verdicts)
+def test_an_error_that_is_no_failed_call_ends_the_evaluation():
+    async def generate(prompt, sampling, n):
+        raise ZeroDivisionError("a bug")
+
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        _run(comparison(4), SamplerOf(generate))
+
+
+def test_votes_need_as_many_traces_as_the_dearest_operator_costs():
+    made = comparison(2, samples=2)
+    outcomes = [
+        outcome("p0", ["2"]),
+        outcome("p0", ["2", "3", "4"], ["2"], operator="pdr"),
+        outcome("p0", ["2"], ["3"], operator="sr"),
+    ]
+    jobs = [job.key for job in made.vote_jobs(outcomes)]
+    assert jobs == [("p0", "trace", 2), ("p0", "trace", 3), ("p1", "trace", 2), ("p1", "trace", 3)]
+    assert list(made.vote_jobs(outcomes[:1] + outcomes[2:])) == []
+
+
+def test_without_traces_in_the_comparison_one_a_problem_tells_their_price():
+    pdr = operator((4, 1))
+    made = Comparison(problems=[problem("a"), problem("b")], operators=[pdr], trace=TRACE, samples=2)
+    assert [job.key for job in made.jobs() if job.operator is TRACE] == [("a", "trace", 0), ("b", "trace", 0)]
+    outcomes = [outcome("a", ["2"]), outcome("a", ["2", "3", "4"], ["2"], operator="pdr")]
+    assert [job.sample for job in made.vote_jobs(outcomes)] == [1, 2, 3, 1, 2, 3]
+
+
+def test_a_vote_alone_needs_no_trace():
+    vote = operator((4, 1), name="majority")
+    made = Comparison(problems=[problem("a")], operators=[vote], trace=TRACE, samples=2)
+    assert [job.key for job in made.jobs()] == [("a", "majority", 0), ("a", "majority", 1)]
+    assert list(made.vote_jobs([outcome("a", ["2", "4"], ["2"], operator="majority")])) == []
+
+
+def _report_text(folder: Path, report) -> tuple[str, dict]:
+    """report.md and report.json without times."""
+    folder.mkdir(exist_ok=True)
+    text = write_report(folder, report)
+    content = json.loads((folder / "report.json").read_text())
+    for row in content["rows"]:
+        row.pop("seconds", None), row.pop("tokens_per_second", None)
+    for name in ("wall_seconds", "tokens_per_second"):
+        content["run"].pop(name)
+    return text.partition("\n\n")[2], content
+
+
+def test_a_continued_evaluation_reports_what_an_uninterrupted_one_does(tmp_path: Path):
+    made = comparison(6, samples=2)
+    whole = run_comparison(made, tmp_path / "whole.jsonl")
+    path = tmp_path / "parts.jsonl"
+
+    def killed(jobs):
+        for i, job in enumerate(jobs):
+            if i == 15:
+                raise KeyboardInterrupt
+            yield job
+
+    with pytest.raises(KeyboardInterrupt):
+        run_comparison(made, path, keep=killed)
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) - 100])  # as a kill leaves it: the last line is cut
+    before, _ = read_journal(path)
+    policy = ScriptedPolicy()
+    continued = run_comparison(made, path, policy)
+    _, content = _report_text(tmp_path / "a", whole)
+    _, again = _report_text(tmp_path / "b", continued)
+    assert before and content == again
+    lines = [json.loads(line)["outcome"] for line in path.read_text().splitlines()]
+    keys = [(o["problem_id"], o["operator"], o["sample"]) for o in lines]
+    assert len(keys) == len(set(keys))
+    # Nothing that was finished is asked for again.
+    finished = {o.key for o in before}
+    new = [line for line, key in zip(lines, keys, strict=True) if key not in finished]
+    assert len(policy.ended) <= sum(len(r["attempts"]) for o in new for r in o["rounds"])
+
+
+def test_failures_are_counted_reported_and_tried_again(tmp_path: Path):
+    made, path = comparison(3, samples=2), tmp_path / "rollouts.jsonl"
+    first = run_comparison(made, path, Failing("p1"))
+    extra = sum(failure.sample >= 2 for failure in read_journal(path)[1].values())
+    assert first.run.failed == 2 * len(OPERATORS) + extra
+    assert {row.failed for row in first.rows if row.operator == "pdr"} == {2}
+    assert {row.problems for row in first.rows} == {2}
+    text = write_report(tmp_path, first)
+    assert "rollouts failed" in text and "the endpoint said 500 four times" in text
+    second = run_comparison(made, path)
+    assert (second.run.failed, {row.problems for row in second.rows}) == (0, {3})
+    assert "failed" not in write_report(tmp_path, second)
+    _, content = _report_text(tmp_path / "a", second)
+    _, whole = _report_text(tmp_path / "b", run_comparison(made, tmp_path / "whole.jsonl"))
+    assert content["rows"] == whole["rows"]

@@ -8,6 +8,7 @@ import psutil
 import pytest
 import torch
 from conftest import byte_tokenizer, tiny_model
+from evaluation_fakes import Kept
 from fakes import EvenIsCorrect, prompt_of
 from transformers import AutoModelForCausalLM
 
@@ -16,9 +17,9 @@ from configs.schema import RolloutConfig
 from rollout.budget import budget
 from rollout.build import build_operator, policy_settings
 from rollout.engine import RolloutEngine
-from rollout.evaluate import Outcome, evaluate
+from rollout.evaluate import Job, evaluate
 from rollout.operators import Operator
-from rollout.records import Completion, Problem, Rollout, Sampling
+from rollout.records import Completion, Problem, Sampling
 from rollout.run import run_operator
 from rollout.sampler import RequestRefused
 
@@ -199,22 +200,10 @@ def test_greedy_rollouts_are_the_same_twice(engine: RolloutEngine, rollout_confi
     problems = [Problem(id=f"p{i}", question=f"{i} + 1 =", answer="0") for i in range(6)]
 
     def once() -> dict[str, list[tuple[int, ...]]]:
-        seen: dict[str, list[tuple[int, ...]]] = {}
-
-        def keep(_: Outcome, rollout: Rollout) -> None:
-            seen[rollout.problem.id] = [call.completion_ids for call in rollout.calls]
-
-        work = evaluate(
-            problems,
-            [operator],
-            _settings(engine, config),
-            EvenIsCorrect(),
-            samples=1,
-            seed=0,
-            on_rollout=keep,
-        )
-        engine.run(work, 120)
-        return seen
+        sink = Kept()
+        jobs = [Job(problem=each, operator=operator, sample=0) for each in problems]
+        engine.run(evaluate(jobs, _settings(engine, config), EvenIsCorrect(), sink, seed=0), 120)
+        return {made.problem.id: [call.completion_ids for call in made.calls] for made in sink.rollouts}
 
     assert once() == once()
 
@@ -266,35 +255,22 @@ def _evaluate_and_kill(engine: RolloutEngine, config: RolloutConfig, operator: O
     """
     problems = [Problem(id=f"p{i}", question=f"{i} + 1 =", answer="0") for i in range(40)]
     guard = engine._fleet.workers[0]._process.pid  # type: ignore[union-attr]
-    seen: list[str] = []
-    requests = 0
-
-    def keep(_: Outcome, rollout: Rollout) -> None:
-        nonlocal requests
-        seen.append(rollout.problem.id)
-        requests += len({id(call.prompt_ids) for call in rollout.calls})
+    jobs = [Job(problem=each, operator=operator, sample=0) for each in problems]
+    sink = Kept()
 
     async def kill_midway() -> None:
-        while not seen:
+        while not sink.rollouts:
             await asyncio.sleep(0.01)
         for process in psutil.Process(guard).children(recursive=True):
             process.kill()
 
-    async def both():
+    async def both() -> None:
         killer = asyncio.create_task(kill_midway())
-        outcomes = await evaluate(
-            problems,
-            [operator],
-            _settings(engine, config),
-            EvenIsCorrect(),
-            samples=1,
-            seed=0,
-            on_rollout=keep,
-        )
+        await evaluate(jobs, _settings(engine, config), EvenIsCorrect(), sink, seed=0)
         await killer
-        return outcomes
 
-    outcomes = engine.run(both(), 300)
-    assert sorted(o.problem_id for o in outcomes) == sorted(p.id for p in problems)
-    assert len(seen) == len(set(seen)) == len(problems)
-    return requests
+    engine.run(both(), 300)
+    assert sorted(o.problem_id for o in sink.outcomes) == sorted(p.id for p in problems)
+    assert sink.failures == []
+    # Calls of one request share its prompt object.
+    return sum(len({id(call.prompt_ids) for call in rollout.calls}) for rollout in sink.rollouts)

@@ -1,18 +1,25 @@
 """Held-out evaluation during training, and the run's report."""
 
+import asyncio
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-from tqdm import tqdm
+from statistics import fmean
 
 from configs.schema import TrainingConfig
+from rewards.build import build_scorer
+from rewards.grader import Grader
+from rollout.answers import accuracy_by_problem, by_operator, group_answers
 from rollout.engine import RolloutEngine
-from rollout.evaluate import Difference, Outcome, difference, evaluate, read_outcomes, rows
-from rollout.journal import Journal
+from rollout.evaluate import Job, evaluate, missing
+from rollout.journal import Journal, read_journal
 from rollout.operators import Operator
+from rollout.outcome import Failure, Key, Outcome
 from rollout.policy import PolicySettings
-from rollout.records import Grader, Problem, Rollout
-from rollout.report import pairwise, write_report
+from rollout.progress import Progress
+from rollout.records import Problem
+from rollout.report import Report, count_reasons, require_outcomes, summary, write_report
+from rollout.rows import Difference, Row, difference, operator_rows, pairwise
 
 BEFORE, AFTER = "before", "after"
 
@@ -41,34 +48,40 @@ class HeldOutEvaluator:
         self._grader = grader
 
     def evaluate(self, step: int) -> Mapping[str, float]:
-        """Accuracy of each operator as ``eval/<operator>``; rewrites the report."""
+        """Accuracy of each operator as ``eval/<operator>``; rewrites the report.
+
+        Raises:
+            RuntimeError: If not one rollout of the phase succeeded.
+        """
         phase = phase_of(step, self._config)
-        path = phase_path(self._config, phase)
-        with Journal(path) as journal:
+        with Journal(phase_path(self._config, phase)) as journal:
             self._run_missing(phase, journal)
-            outcomes = journal.outcomes
+            require_outcomes(journal.outcomes, journal.failures)
+            outcomes = by_operator(journal.outcomes)
         write_run_report(self._config)
-        return {f"eval/{row.operator}": row.accuracy for row in rows(outcomes, phase)}
+        return {
+            f"eval/{operator.name}": fmean(accuracy_by_problem(outcomes[operator.name]).values())
+            for operator in self._operators
+            if operator.name in outcomes
+        }
 
     def _run_missing(self, phase: str, journal: Journal) -> None:
         train = self._config.train
-        done = {(o.problem_id, o.operator, o.sample) for o in journal.outcomes}
-        total = len(self._problems) * len(self._operators) * train.eval_samples
-        with tqdm(total=total, initial=len(done), desc=f"evaluate {phase}", unit="rollout") as bar:
-
-            def keep(outcome: Outcome, rollout: Rollout) -> None:
-                journal.add(outcome, rollout)
-                bar.update()
-
+        jobs = [
+            Job(problem=problem, operator=operator, sample=sample)
+            for problem in self._problems
+            for sample in range(train.eval_samples)
+            for operator in self._operators
+        ]
+        left = list(missing(jobs, journal.done))
+        title = f"evaluate {phase}"
+        with Progress(journal, title=title, total=len(jobs), done=len(jobs) - len(left)) as sink:
             work = evaluate(
-                self._problems,
-                self._operators,
+                left,
                 self._settings,
                 self._grader,
-                samples=train.eval_samples,
+                sink,
                 seed=self._config.seed,
-                on_rollout=keep,
-                done=done,
                 max_in_flight=2 * self._config.rollout.max_concurrency,
             )
             self._engine.run(work, train.collective_timeout_seconds)
@@ -87,28 +100,59 @@ def phase_path(config: TrainingConfig, phase: str) -> Path:
 
 
 def write_run_report(config: TrainingConfig) -> str:
-    """Writes report.json and report.md from the phases on disk; gives the text of the latter."""
+    """Writes report.json and report.md from the phases on disk; gives the text of the latter.
+
+    The report has a row for each operator and phase; what happened in the rounds before the answer is in
+    the rollouts.
+    """
     folder = Path(config.output_dir) / "evaluation"
     names = [path.parent.name for path in sorted(folder.glob("*/rollouts.jsonl"))]
     phases = [BEFORE, *(n for n in names if n.startswith("step_")), AFTER]
-    order = config.train.eval_operators
-    outcomes = {
-        name: sorted(read_outcomes(phase_path(config, name)), key=lambda o: order.index(o.operator))
-        for name in phases
-        if name in names
-    }
-    lines = [row for name, items in outcomes.items() for row in rows(items, name)]
-    return write_report(Path(config.output_dir), lines, _differences(outcomes))
+    outcomes: list[Outcome] = []
+    failures: list[Failure] = []
+    rows: dict[str, list[Row]] = {}
+    with build_scorer(config.rewards, config.operator.thinking) as scorer:
+        for phase in phases:
+            if phase in names:
+                made, failed = read_journal(phase_path(config, phase))
+                rows[phase] = _phase_rows(config, phase, made, failed, Grader(scorer))
+                outcomes += made
+                failures += failed.values()
+    report = Report(
+        rows=[row for items in rows.values() for row in items],
+        differences=_differences(rows),
+        run=summary(outcomes, failures),
+        reasons=count_reasons(failures),
+    )
+    return write_report(Path(config.output_dir), report)
 
 
-def _differences(outcomes: Mapping[str, Sequence[Outcome]]) -> list[Difference]:
-    """What training gained each operator, then each operator against trace."""
-    found: list[Difference] = []
-    if BEFORE in outcomes and AFTER in outcomes:
-        for name in dict.fromkeys(item.operator for item in outcomes[AFTER]):
-            after = [o for o in outcomes[AFTER] if o.operator == name]
-            before = [o for o in outcomes[BEFORE] if o.operator == name]
-            found.append(difference(f"{name} after", after, f"{name} before", before))
-    for phase, items in outcomes.items():
-        found += pairwise(phase, items)
-    return found
+def _phase_rows(
+    config: TrainingConfig,
+    phase: str,
+    outcomes: Sequence[Outcome],
+    failures: Mapping[Key, Failure],
+    grader: Grader,
+) -> list[Row]:
+    """The answers' rows of one phase, operators in the order of the config."""
+    ordered = sorted(outcomes, key=lambda o: (o.problem_id, o.sample))
+    classes = asyncio.run(group_answers(ordered, grader.same))
+    grouped = by_operator(ordered)
+    failed = Counter(failure.operator for failure in failures.values())
+    fresh = accuracy_by_problem(grouped.get("trace", []))
+    return [
+        operator_rows(grouped[name], classes, phase=phase, failed=failed[name], trace=fresh)[-1]
+        for name in config.train.eval_operators
+        if name in grouped
+    ]
+
+
+def _differences(rows: Mapping[str, Sequence[Row]]) -> list[Difference]:
+    """What training gained each operator, then the operators against one another in each phase."""
+    before = {row.operator: row for row in rows.get(BEFORE, [])}
+    gained = [
+        difference(f"{row.operator} after", row.by_problem, f"{row.operator} before", was.by_problem)
+        for row in rows.get(AFTER, [])
+        if (was := before.get(row.operator)) is not None
+    ]
+    return gained + [item for items in rows.values() for item in pairwise(items)]

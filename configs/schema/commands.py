@@ -67,14 +67,21 @@ class EvaluationConfig:
     """``python -m rollout``"""
 
     output_dir: str = "outputs/evaluation"
+    """Where rollouts and report go. A folder that holds a part of the same evaluation is gone on with."""
+
     seed: int = 0
+    """Every rollout's seed derives from it."""
+
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = MISSING
     operator: OperatorConfig = field(default_factory=OperatorConfig)
     operators: list[str] = field(default_factory=list)
-    """Compare these, by the name of their file in configs/operator. Empty: only ``operator``."""
+    """Compare these, by the name of their file in configs/operator. Empty: only ``operator``. Majority votes
+    of as many traces as each of them costs are always in the comparison."""
+
     samples: int = 1
     """Rollouts per problem and operator."""
+
     rewards: RewardsConfig = field(default_factory=RewardsConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
 
@@ -85,6 +92,8 @@ class EvaluationConfig:
                 f"operator.quorum is {self.operator.quorum}, but an endpoint that chats (rollout.chat_url) "
                 "cannot hand over a part of a draft. Set it to 1."
             )
+        if len(set(self.operators)) < len(self.operators):
+            raise ValueError(f"operators names one twice: {self.operators}.")
 
 
 def register() -> None:

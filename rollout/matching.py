@@ -1,0 +1,110 @@
+"""Majority voting at matched B_total: what an operator's tokens would buy if they were spent on traces.
+
+An operator that costs as much as m traces must beat the vote of m traces. For each operator, m is the
+number of traces that its mean B_total buys. The votes come from the trace rollouts of the comparison;
+where these are fewer than m, more traces are drawn.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from rollout.answers import AnswerClasses, ballots, by_operator, by_problem
+from rollout.bootstrap import bootstrap
+from rollout.measures import maj_at_k, pass_at_k, shares, windows
+from rollout.outcome import Outcome
+from rollout.rows import Row, Vote
+
+TRACE, MAJORITY = "trace", "majority"
+"""Names of the two operators that are not matched: the unit of the match, and voting itself."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Match:
+    """``votes`` traces cost about as much as each of ``operators``."""
+
+    votes: int
+    operators: tuple[str, ...]
+
+
+def matches(outcomes: Iterable[Outcome], num_traces: int) -> list[Match]:
+    """How many traces each operator's mean B_total buys: floor(B_total / B_total of a trace), at least 1.
+
+    Operators that buy equally many share a match. Empty if there is no trace to measure with.
+
+    Args:
+        outcomes: Of all operators.
+        num_traces: Traces per problem that the comparison itself makes; only these tell what one costs,
+            so that drawing more does not change how many are needed.
+    """
+    grouped = by_operator(outcomes)
+    traces = [item for item in grouped.get(TRACE, []) if item.sample < num_traces]
+    if not traces:
+        return []
+    price = fmean(item.b_total for item in traces)
+    bought: dict[int, list[str]] = {}
+    for name, items in grouped.items():
+        if name not in (TRACE, MAJORITY):
+            votes = max(1, int(fmean(item.b_total for item in items) / price))
+            bought.setdefault(votes, []).append(name)
+    return [Match(votes=votes, operators=tuple(names)) for votes, names in sorted(bought.items())]
+
+
+def vote_row(
+    match: Match, traces: Sequence[Outcome], classes: AnswerClasses, *, num_traces: int, failed: int
+) -> Row | None:
+    """The vote of ``match.votes`` traces, averaged over all windows of a problem's traces.
+
+    B_seq is the longest of the votes, B_total their sum. Problems with too few traces, since rollouts
+    failed, are left out; None if that leaves none.
+
+    Args:
+        match: How many votes.
+        traces: The trace rollouts, in order of their samples.
+        classes: As ``group_answers`` gives them.
+        num_traces: Traces per problem that the comparison made anyway.
+        failed: Trace rollouts that have no outcome.
+    """
+    votes, used = match.votes, max(match.votes, num_traces)
+    grouped = {
+        problem: items
+        for problem, every in by_problem(item for item in traces if item.sample < used).items()
+        if len(items := every[:used]) >= votes
+    }
+    if not grouped:
+        return None
+    accuracies = {
+        problem: maj_at_k(ballots(problem, [item.final for item in items], classes), votes)
+        for problem, items in grouped.items()
+    }
+    interval = bootstrap(list(accuracies.values()))
+    passed = fmean(pass_at_k(len(items), sum(i.correct for i in items), votes) for items in grouped.values())
+    voters = [item for items in grouped.values() for item in items]
+    return Row(
+        operator=f"majority@{votes} (matched to {', '.join(match.operators)})",
+        phase="",
+        problems=len(grouped),
+        samples=max(1 if len(items) == votes else len(items) for items in grouped.values()),
+        accuracy=interval.mean,
+        ci_low=interval.low,
+        ci_high=interval.high,
+        b_seq=fmean(_longest(items, votes) for items in grouped.values()),
+        b_total=fmean(votes * fmean(item.b_total for item in items) for items in grouped.values()),
+        round=0,
+        final=True,
+        width=votes,
+        failed=failed,
+        pass_at={str(votes): passed},
+        maj_at={str(votes): interval.mean},
+        pass_at_width=passed,
+        truncated=fmean(item.final.truncated for item in voters),
+        labels=shares(item.final.label for item in voters),
+        by_problem=accuracies,
+        vote=Vote(votes=votes, matched_to=match.operators, traces=used, drawn=used - min(used, num_traces)),
+    )
+
+
+def _longest(items: Sequence[Outcome], votes: int) -> float:
+    """Mean over windows of the longest vote's B_seq."""
+    runs = windows(len(items), votes)
+    return fmean(max(items[i].b_seq for i in run) for run in runs)

@@ -1,0 +1,198 @@
+"""The picture of a report: accuracy against the tokens of the longest chain, and against all tokens."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+from rollout.rows import Row
+
+matplotlib.use("Agg")
+from matplotlib import pyplot
+from matplotlib.axes import Axes
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import FuncFormatter, LogLocator
+from matplotlib.transforms import Bbox
+
+PANELS = (
+    (
+        "b_seq",
+        "Latency: accuracy against tokens in sequence",
+        "tokens on the longest chain (B_seq)",
+    ),
+    ("b_total", "Cost: accuracy against all tokens", "tokens of all calls (B_total)"),
+)
+VOTING = "0.45"
+"""The grey of traces and their votes, which every operator is to be compared with."""
+SIDES = ((1, "left"), (-1, "right"))
+PLACES = (
+    (11, 0, "left", "center"),
+    (-11, 0, "right", "center"),
+    (9, 11, "left", "bottom"),
+    (-9, 11, "right", "bottom"),
+    (9, -11, "left", "top"),
+    (-9, -11, "right", "top"),
+    *((s * 14, d * far, h, "center") for far in range(20, 240, 8) for d in (1, -1) for s, h in SIDES),
+)
+"""Where a label may stand, in points from its mark, the best first; far ones get a line to it."""
+GLOSSARY = {
+    "trace": "one chain of thought",
+    "sr": "one draft, refined in turn",
+    "pdr": "parallel drafts, distilled, refined",
+    "majority": "the most frequent answer of n traces",
+    "best_of_n": "of n traces the one that the policy itself trusts most",
+}
+"""What stands for the names of the built-in operators."""
+FOOTNOTE = (
+    "Tokens in + out, mean per answer, log scale. Bars: 95% bootstrap intervals over problems. Small rings: "
+    "earlier rounds of an operator, had one stopped there. Grey: one trace, and majority votes of as many "
+    "traces as the named operator costs. Up and left is better."
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Point:
+    x: float
+    row: Row
+    color: Any
+    label: str
+
+
+def draw_pareto(rows: Sequence[Row], path: Path) -> None:
+    """Draws final rows, with the earlier rounds that could have given an answer, into a PNG file."""
+    colors = _colors(rows)
+    figure, axes = pyplot.subplots(1, 2, figsize=(15, 6.4), sharey=True, layout="constrained")
+    for axis, (budget, title, label) in zip(axes, PANELS, strict=True):
+        _panel(axis, rows, budget, colors)
+        axis.set_title(title, fontsize=12, loc="left")
+        axis.set_xlabel(label, fontsize=11)
+    axes[0].set_ylabel(f"solved, % of {max(row.problems for row in rows)} problems", fontsize=11)
+    figure.text(0.01, -0.01, f"{FOOTNOTE}\n{_glossary(rows)}", fontsize=9, color="0.3", va="top", wrap=True)
+    for axis, (budget, _, _) in zip(axes, PANELS, strict=True):
+        _label(axis, _points(rows, budget, colors))
+    figure.savefig(path, dpi=110, bbox_inches="tight", pad_inches=0.15)
+    pyplot.close(figure)
+
+
+def _glossary(rows: Sequence[Row]) -> str:
+    names = dict.fromkeys(row.operator for row in rows if row.operator in GLOSSARY)
+    return "; ".join(f"{name}: {GLOSSARY[name]}" for name in names)
+
+
+def _colors(rows: Sequence[Row]) -> dict[str, Any]:
+    """One colour for each operator; grey for traces and votes."""
+    wheel = [pyplot.get_cmap("tab10")(i) for i in (0, 1, 2, 3, 4, 5, 6, 8, 9)]
+    names = dict.fromkeys(row.operator for row in rows if not _is_voting(row))
+    colored = {name: wheel[i % len(wheel)] for i, name in enumerate(names)}
+    return {row.operator: colored.get(row.operator, VOTING) for row in rows}
+
+
+def _is_voting(row: Row) -> bool:
+    return row.vote is not None or row.operator == "trace"
+
+
+def _points(rows: Sequence[Row], budget: str, colors: dict[str, Any]) -> list[_Point]:
+    return [
+        _Point(x=getattr(row, budget), row=row, color=colors[row.operator], label=_short(row))
+        for row in rows
+        if row.final
+    ]
+
+
+def _short(row: Row) -> str:
+    """What stands beside a point: name and accuracy."""
+    name = row.operator.replace("matched to", "cost of")
+    return f"{name}  {100 * row.accuracy:.1f}"
+
+
+def _panel(axis: Axes, rows: Sequence[Row], budget: str, colors: dict[str, Any]) -> None:
+    for point in _points(rows, budget, colors):
+        row = point.row
+        axis.errorbar(
+            point.x,
+            100 * row.accuracy,
+            yerr=[[100 * (row.accuracy - row.ci_low)], [100 * (row.ci_high - row.accuracy)]],
+            marker="D" if row.vote is not None else "o",
+            markersize=8,
+            color=point.color,
+            capsize=4,
+            linewidth=1.4,
+            zorder=3,
+        )
+    for name in dict.fromkeys(row.operator for row in rows):
+        stops = [row for row in rows if row.operator == name and (row.final or row.width == 1)]
+        _path(axis, stops, budget, colors[name])
+    _path(axis, sorted((r for r in rows if _is_voting(r)), key=lambda r: r.b_total), budget, VOTING)
+    axis.set_xscale("log")
+    axis.margins(x=0.22, y=0.12)
+    axis.xaxis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5)))
+    axis.xaxis.set_major_formatter(FuncFormatter(_tokens))
+    axis.xaxis.set_minor_formatter(FuncFormatter(lambda value, place: ""))
+    axis.grid(True, which="major", color="0.9", linewidth=0.8)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def _path(axis: Axes, stops: Sequence[Row], budget: str, color: Any) -> None:
+    """A line through rows that go on from one another; a ring where it could have stopped."""
+    if len(stops) < 2:
+        return
+    x = [getattr(row, budget) for row in stops]
+    y = [100 * row.accuracy for row in stops]
+    axis.plot(x, y, linestyle="--", linewidth=1, color=color, alpha=0.7, zorder=2)
+    rings = [i for i, row in enumerate(stops) if not row.final]
+    axis.plot(
+        [x[i] for i in rings],
+        [y[i] for i in rings],
+        linestyle="",
+        marker="o",
+        markersize=5,
+        markerfacecolor="white",
+        color=color,
+        zorder=3,
+    )
+
+
+def _tokens(value: float, place: int) -> str:
+    """Plain numbers: 500, 2k, 1.5M."""
+    for size, unit in ((1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:g}{unit}"
+    return f"{value:g}"
+
+
+def _label(axis: Axes, points: Sequence[_Point]) -> None:
+    """Names beside the points, each at the first place around its point that hides nothing else."""
+    axis.figure.canvas.draw()
+    taken = [_mark(axis, point) for point in points]
+    for point in sorted(points, key=lambda p: -p.row.accuracy):
+        for dx, dy, ha, va in PLACES:
+            text = axis.annotate(
+                point.label,
+                (point.x, 100 * point.row.accuracy),
+                xytext=(dx, dy),
+                textcoords="offset points",
+                ha=ha,
+                va=va,
+                fontsize=10,
+                color=point.color,
+                arrowprops={"arrowstyle": "-", "color": "0.6", "linewidth": 0.7} if abs(dy) > 12 else None,
+                path_effects=[withStroke(linewidth=3.5, foreground="white")],
+                zorder=5,
+            )
+            box = text.get_window_extent()
+            if _contains(axis.bbox, box) and not any(box.overlaps(other) for other in taken):
+                taken.append(box)
+                break
+            text.remove()
+
+
+def _mark(axis: Axes, point: _Point) -> Bbox:
+    """The pixels of a point. Its interval may be crossed: labels have a halo."""
+    x, y = axis.transData.transform((point.x, 100 * point.row.accuracy))
+    return Bbox([[x - 9, y - 9], [x + 9, y + 9]])
+
+
+def _contains(outer: Bbox, inner: Bbox) -> bool:
+    return outer.x0 <= inner.x0 and inner.x1 <= outer.x1 and outer.y0 <= inner.y0 and inner.y1 <= outer.y1

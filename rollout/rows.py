@@ -1,0 +1,214 @@
+"""Rows of a report: what one operator did in one round, over all problems and samples."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from statistics import fmean
+from typing import Any
+
+from rollout.answers import AnswerClasses, accuracy_by_problem, ballots, by_problem, pass_at_width
+from rollout.bootstrap import bootstrap
+from rollout.measures import Ballot, maj_at_k, mean_or_none, pass_at_k, powers_of_two, shares
+from rollout.outcome import Attempt, Outcome
+from rollout.transitions import Transition, transition
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Whole:
+    """What is known of whole rollouts only; ``docs/metrics.md`` defines each field."""
+
+    statuses: Mapping[str, float]
+    counts: Mapping[str, float]
+    seconds: float | None
+    tokens_per_second: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vote:
+    """What a row of matched majority voting was made from, per problem."""
+
+    votes: int
+    matched_to: tuple[str, ...]
+    traces: int
+    """Trace rollouts that the votes were taken from."""
+    drawn: int
+    """Those of them that were drawn for the votes alone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One operator in one round; ``docs/metrics.md`` defines each field.
+
+    ``by_problem`` is what differences to other rows are paired by; it is not written to the report.
+    """
+
+    operator: str
+    phase: str
+    problems: int
+    samples: int
+    accuracy: float
+    ci_low: float
+    ci_high: float
+    b_seq: float
+    b_total: float
+    round: int
+    final: bool
+    width: int
+    failed: int
+    pass_at: Mapping[str, float]
+    maj_at: Mapping[str, float]
+    pass_at_width: float
+    truncated: float
+    labels: Mapping[str, float]
+    by_problem: Mapping[str, float]
+    transition: Transition | None = None
+    whole: Whole | None = None
+    vote: Vote | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """Accuracy of ``a`` minus accuracy of ``b``, paired by problem."""
+
+    a: str
+    b: str
+    problems: int
+    difference: float
+    ci_low: float
+    ci_high: float
+
+
+def operator_rows(
+    outcomes: Sequence[Outcome],
+    classes: AnswerClasses,
+    *,
+    phase: str = "",
+    failed: int = 0,
+    trace: Mapping[str, float] | None = None,
+) -> list[Row]:
+    """The rows of one operator, one for each round, the answer's last.
+
+    Args:
+        outcomes: All of one operator; at least one.
+        classes: As ``group_answers`` gives them.
+        phase: Copied into the rows.
+        failed: Rollouts that have no outcome.
+        trace: Accuracy of traces per problem, to compare strata with; None if no traces were made.
+    """
+    last = len(outcomes[0].rounds) - 1
+    return [
+        _row(
+            outcomes,
+            classes,
+            number,
+            phase=phase,
+            failed=failed,
+            transition=transition(outcomes, number, classes, trace or {}) if number else None,
+            whole=_whole(outcomes) if number == last else None,
+        )
+        for number in range(last + 1)
+    ]
+
+
+def _row(outcomes: Sequence[Outcome], classes: AnswerClasses, number: int, **rest: Any) -> Row:
+    grouped = by_problem(outcomes)
+    rounds = [item.rounds[number] for item in outcomes]
+    attempts = [attempt for each in rounds for attempt in each.attempts]
+    accuracies = accuracy_by_problem(outcomes, number)
+    interval = bootstrap(list(accuracies.values()))
+    voters = [ballots(problem, _attempts(items, number), classes) for problem, items in grouped.items()]
+    samples = max(len(items) for items in grouped.values())
+    # Every problem has so many attempts, but for those whose rollouts failed.
+    num = min(
+        len(each) for each, items in zip(voters, grouped.values(), strict=True) if len(items) == samples
+    )
+    return Row(
+        operator=outcomes[0].operator,
+        problems=len(grouped),
+        samples=samples,
+        accuracy=interval.mean,
+        ci_low=interval.low,
+        ci_high=interval.high,
+        b_seq=fmean(fmean(a.b_seq for a in each.attempts) for each in rounds),
+        b_total=fmean(each.b_total for each in rounds),
+        round=number,
+        final=number == len(outcomes[0].rounds) - 1,
+        width=max(len(each.attempts) for each in rounds),
+        pass_at=_pass_at(voters, num),
+        maj_at=_maj_at(voters, num),
+        pass_at_width=pass_at_width(outcomes, number),
+        truncated=fmean(a.truncated for a in attempts),
+        labels=shares(a.label for a in attempts),
+        by_problem=accuracies,
+        **rest,
+    )
+
+
+def _attempts(outcomes: Iterable[Outcome], number: int) -> list[Attempt]:
+    return [attempt for item in outcomes for attempt in item.rounds[number].attempts]
+
+
+def _pass_at(voters: Sequence[Sequence[Ballot]], num: int) -> dict[str, float]:
+    """pass@k for powers of two up to ``num``, over the problems that have k attempts."""
+    counted = [(len(each), sum(ballot.right for ballot in each)) for each in voters]
+    return {
+        str(k): fmean(pass_at_k(n, right, k) for n, right in counted if n >= k) for k in powers_of_two(num)
+    }
+
+
+def _maj_at(voters: Sequence[Sequence[Ballot]], num: int) -> dict[str, float]:
+    """maj@k for powers of two up to ``num`` and for ``num``, over the problems that have k attempts."""
+    ks = sorted({*powers_of_two(num), num})
+    return {str(k): fmean(maj_at_k(each, k) for each in voters if len(each) >= k) for k in ks}
+
+
+def _whole(outcomes: Sequence[Outcome]) -> Whole:
+    counts: Counter[str] = Counter()
+    for item in outcomes:
+        counts.update(item.counts)
+    timed = [item for item in outcomes if item.seconds > 0]
+    return Whole(
+        statuses=shares(item.status for item in outcomes),
+        counts={name: counts[name] / len(outcomes) for name in sorted(counts)},
+        seconds=mean_or_none(item.seconds for item in timed),
+        tokens_per_second=mean_or_none(item.completion_tokens / item.seconds for item in timed),
+    )
+
+
+def difference(a: str, of_a: Mapping[str, float], b: str, of_b: Mapping[str, float]) -> Difference:
+    """Paired bootstrap over the problems that both have.
+
+    Args:
+        a: Name of the first.
+        of_a: Its accuracy on each problem.
+        b: Name of the second.
+        of_b: Its accuracy on each problem.
+
+    Raises:
+        ValueError: If they share no problem.
+    """
+    common = sorted(of_a.keys() & of_b.keys())
+    interval = bootstrap([of_a[problem] - of_b[problem] for problem in common])
+    return Difference(
+        a=a,
+        b=b,
+        problems=len(common),
+        difference=interval.mean,
+        ci_low=interval.low,
+        ci_high=interval.high,
+    )
+
+
+def pairwise(rows: Iterable[Row]) -> list[Difference]:
+    """All pairs of final rows that share problems, the later one first: ``pdr - trace``."""
+    final = [row for row in rows if row.final]
+    return [
+        difference(_name(b), b.by_problem, _name(a), a.by_problem)
+        for a, b in combinations(final, 2)
+        if a.by_problem.keys() & b.by_problem.keys()
+    ]
+
+
+def _name(row: Row) -> str:
+    return f"{row.operator} {row.phase}".strip()

@@ -1,0 +1,178 @@
+"""The report as Markdown tables, each with the words that a reader needs."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from rollout.rows import Difference, Row
+from rollout.transitions import Stratum, Transition
+
+
+def markdown(
+    rows: Sequence[Row],
+    differences: Sequence[Difference],
+    *,
+    failed: int = 0,
+    reasons: Mapping[str, int] | None = None,
+) -> str:
+    """The whole text. Parts that nothing is known of are left out."""
+    parts = [
+        _accuracy(rows),
+        _votes(rows),
+        _transitions(rows),
+        _given_drafts(rows),
+        _labels(rows),
+        _differences(differences),
+        _failures(failed, reasons or {}),
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _accuracy(rows: Sequence[Row]) -> str:
+    with_phase = any(row.phase for row in rows)
+    head = ["operator", *(["phase"] if with_phase else []), "problems x samples", "accuracy % [95% interval]"]
+    head += ["maj@n %", "pass@n %", "B_seq", "B_total", "seconds"]
+    lines = []
+    for row in rows:
+        line = [name(row), *([row.phase] if with_phase else []), f"{row.problems} x {row.samples}"]
+        line.append(_interval(row.accuracy, row.ci_low, row.ci_high))
+        line += [_last(row.maj_at), _last(row.pass_at), f"{row.b_seq:.0f}", f"{row.b_total:.0f}"]
+        line.append("" if row.whole is None or row.whole.seconds is None else f"{row.whole.seconds:.1f}")
+        lines.append(line)
+    note = (
+        "accuracy: mean over problems and samples, with a bootstrap interval over problems. maj@n, pass@n: "
+        "n attempts of one problem vote, or need one right among them. B_seq: tokens in + out on the longest "
+        "chain of calls (latency); B_total: of all calls (cost); both per rollout. seconds: wall time of one "
+        "rollout while it shared the endpoint with the others."
+    )
+    return "\n".join([*_table(head, lines), "", note])
+
+
+def _votes(rows: Sequence[Row]) -> str:
+    lines = []
+    for row in rows:
+        if row.vote is not None:
+            drawn = row.vote.drawn
+            source = f"{row.vote.traces - drawn} that were made anyway"
+            if drawn:
+                source += f" and {drawn} drawn for this vote"
+            lines.append(
+                f"* {row.operator}: as many traces as one rollout's mean B_total buys; mean over all windows "
+                f"of so many neighbours among {row.vote.traces} traces of each problem, {source}."
+            )
+    note = "Mathematically equivalent answers vote as one; a tie counts as the mean of the tied answers."
+    return "\n".join(["Majority voting at matched cost:", "", *lines, "", note]) if lines else ""
+
+
+def _transitions(rows: Sequence[Row]) -> str:
+    head = ["round", "some draft right % (pass@M)", "right when all drafts were wrong %"]
+    head += ["right when some draft was right %", "wrong to right", "right to wrong"]
+    head += ["copied a draft", "followed the drafts' majority"]
+    lines = []
+    for row in rows:
+        step = row.transition
+        if step is None:
+            continue
+        lines.append(
+            [
+                _named(row),
+                _percent(step.drafts_pass_at_width),
+                _stratum(step.all_wrong),
+                _stratum(step.some_right),
+                _percent(step.wrong_to_right),
+                _percent(step.right_to_wrong),
+                _percent(step.copy_rate),
+                _percent(step.majority_follow_rate),
+            ]
+        )
+    if not lines:
+        return ""
+    note = (
+        "What a round made of the attempts before it (drafts). In brackets: 95% interval, rollouts, and what "
+        "fresh traces reach on the same problems. wrong to right minus right to wrong is what the round "
+        "gained, in points. An empty cell: it never happened."
+    )
+    return "\n".join([*_table(head, lines), "", note])
+
+
+def _given_drafts(rows: Iterable[Row]) -> str:
+    steps = [(row, row.transition) for row in rows if row.transition is not None and _is_wide(row.transition)]
+    if not steps:
+        return ""
+    counts = sorted({given.right_drafts for _, step in steps for given in step.right_given_drafts})
+    lines = []
+    for row, step in steps:
+        known = {given.right_drafts: given for given in step.right_given_drafts}
+        cells = [f"{_percent(known[c].accuracy)} ({known[c].attempts})" if c in known else "" for c in counts]
+        lines.append([_named(row), *cells])
+    head = ["% right, given right drafts:", *map(str, counts)]
+    return "\n".join([*_table(head, lines), "", "In brackets: attempts. An empty cell: it never happened."])
+
+
+def _is_wide(step: Transition) -> bool:
+    return any(given.right_drafts > 1 for given in step.right_given_drafts)
+
+
+def _labels(rows: Sequence[Row]) -> str:
+    labels = sorted({label for row in rows for label in row.labels}, key=lambda label: (label != "ok", label))
+    head = ["attempts by label %", *labels, "ran into the token limit"]
+    lines = [
+        [_named(row), *(_percent(row.labels.get(label)) for label in labels), _percent(row.truncated)]
+        for row in rows
+    ]
+    return "\n".join(_table(head, lines))
+
+
+def _differences(differences: Sequence[Difference]) -> str:
+    lines = [
+        [f"{item.a} - {item.b}", _interval(item.difference, item.ci_low, item.ci_high, sign="+")]
+        for item in differences
+    ]
+    return "\n".join(_table(["paired difference", "points [95% interval]"], lines)) if lines else ""
+
+
+def _failures(failed: int, reasons: Mapping[str, int]) -> str:
+    if not failed:
+        return ""
+    lines = [f"* {count} x {reason}" for reason, count in reasons.items()]
+    head = f"{failed} rollouts failed and are in no number above; the same command tries them again."
+    return "\n".join([head, "", *lines])
+
+
+def name(row: Row) -> str:
+    """An operator's answer by its name alone, an earlier round as a part of it."""
+    if row.final:
+        return row.operator
+    attempts = "1 attempt" if row.width == 1 else f"{row.width} attempts"
+    return f"- {row.operator} round {row.round + 1}: {attempts}"
+
+
+def _named(row: Row) -> str:
+    return f"{name(row)} {row.phase}".rstrip()
+
+
+def _stratum(stratum: Stratum | None) -> str:
+    if stratum is None:
+        return ""
+    trace = "" if stratum.trace is None else f"; trace {_percent(stratum.trace)}"
+    interval = _interval(stratum.accuracy, stratum.ci_low, stratum.ci_high)
+    return f"{interval} ({stratum.rollouts}{trace})"
+
+
+def _last(by_k: Mapping[str, float]) -> str:
+    """The number for the largest k, with that k."""
+    if not by_k:
+        return ""
+    k = max(by_k, key=int)
+    return f"{_percent(by_k[k])} (n={k})"
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.1f}"
+
+
+def _interval(value: float, low: float, high: float, *, sign: str = "") -> str:
+    return f"{100 * value:{sign}.1f} [{100 * low:{sign}.1f}, {100 * high:{sign}.1f}]"
+
+
+def _table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> list[str]:
+    body = [head, ["---"] * len(head), *lines]
+    return [f"| {' | '.join(cells)} |" for cells in body]
