@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from configs.compose import load_operator, run
 from configs.schema import EvaluationConfig
 from rewards.build import build_scorer
 from rewards.gold import check_gold
 from rewards.grader import Grader
-from rollout.build import build_operator, policy_settings
+from rollout.build import build_operator, load_tokenizer, policy_settings
 from rollout.engine import RolloutEngine
 from rollout.evaluate import Comparison, Job, evaluate, missing
 from rollout.journal import Journal
@@ -55,13 +55,12 @@ def main(config: EvaluationConfig, overrides: list[str]) -> None:
 
 def _evaluate(config: EvaluationConfig) -> str:
     output_dir = Path(config.output_dir)
+    tokenizer = load_tokenizer(config.model)
     comparison = _comparison(config)
     _remember_config(config, output_dir)
-    tokenizer = AutoTokenizer.from_pretrained(
-        config.model.path, trust_remote_code=config.model.trust_remote_code
-    )
     thinking = config.operator.thinking
-    opened = Codec(tokenizer=tokenizer).opens_thinking(thinking.open)
+    # An endpoint that chats has a template of its own.
+    opened = not config.rollout.chats and Codec(tokenizer=tokenizer).opens_thinking(thinking.open)
     with (
         build_scorer(config.rewards, thinking, prompt_opens_thinking=opened) as scorer,
         Journal(output_dir / "rollouts.jsonl") as journal,
@@ -110,7 +109,7 @@ def _run_missing(
     journal: Journal,
 ) -> None:
     with RolloutEngine(config.rollout, config.model.path, Path(config.output_dir) / "logs") as engine:
-        settings = policy_settings(config.operator, config.rollout, engine.pool, tokenizer)
+        settings = policy_settings(config.operator, config.rollout, engine.sampler, tokenizer)
 
         def make(title: str, jobs: Callable[[], Iterator[Job]]) -> None:
             done = journal.done

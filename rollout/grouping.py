@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from rollout.records import (
-    DISTIL,
     DRAFT,
-    REFINE,
     Call,
     Group,
     GroupKey,
@@ -45,7 +43,7 @@ def group_rollout(rollout: Rollout, reward: RewardGroup) -> list[Group]:
     for prompt_ids, places in by_context.items():
         calls = [rollout.calls[place] for place in places]
         verdicts = [rollout.verdicts[place] for place in places]
-        drafts = [rollout.calls[draft].text for draft in _drafts_behind(rollout, calls[0])]
+        drafts = [rollout.calls[draft].text for draft in rollout.drafts_behind(places[0])]
         rewards = reward(calls, verdicts, drafts)
         samples = tuple(
             Sample(
@@ -65,18 +63,6 @@ def group_rollout(rollout: Rollout, reward: RewardGroup) -> list[Group]:
         )
         groups.append(Group(key=key, prompt_ids=prompt_ids, samples=samples))
     return groups
-
-
-def _drafts_behind(rollout: Rollout, call: Call) -> list[int]:
-    """The attempts that the call's workspace was made from, be it pasted or summarised."""
-    drafts = []
-    for parent in call.parents:
-        role = rollout.calls[parent].role
-        if role in (DRAFT, REFINE):
-            drafts.append(parent)
-        elif role == DISTIL:
-            drafts += _drafts_behind(rollout, rollout.calls[parent])
-    return drafts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

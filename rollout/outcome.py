@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rollout.budget import budget, chains
-from rollout.records import ATTEMPTS, DISTIL, Call, Rollout
+from rollout.records import ATTEMPTS, Call, Rollout
 from rollout.thinking import ThinkingMarks, split
 
 Key = tuple[str, str, int]
@@ -145,17 +145,6 @@ def reduce(
     )
 
 
-def drafts_behind(calls: Sequence[Call], place: int) -> list[int]:
-    """The attempts that a call's workspace was made from, be it pasted or summarised."""
-    drafts: list[int] = []
-    for parent in calls[place].parents:
-        if calls[parent].role in ATTEMPTS:
-            drafts.append(parent)
-        elif calls[parent].role == DISTIL:
-            drafts += drafts_behind(calls, parent)
-    return drafts
-
-
 def outcome_to_json(outcome: Outcome) -> dict[str, Any]:
     """Plain data for one line of a journal."""
     return asdict(outcome)
@@ -186,7 +175,7 @@ def _attempt(rollout: Rollout, place: int, b_seq: int, marks: ThinkingMarks) -> 
         label=call.label,
         truncated=call.finish == "length",
         b_seq=b_seq,
-        copied=_copied(rollout.calls, place, marks),
+        copied=_copied(rollout, place, marks),
     )
 
 
@@ -195,8 +184,8 @@ def _interned(text: str | None) -> str | None:
     return None if text is None else sys.intern(text)
 
 
-def _copied(calls: Sequence[Call], place: int, marks: ThinkingMarks) -> bool | None:
-    drafts = drafts_behind(calls, place)
+def _copied(rollout: Rollout, place: int, marks: ThinkingMarks) -> bool | None:
+    calls, drafts = rollout.calls, rollout.drafts_behind(place)
     if not drafts:
         return None
     own = _solution(calls[place], marks)

@@ -208,6 +208,16 @@ class Rollout:
     counts: Mapping[str, int] = field(default_factory=dict)
     """How often something worth counting happened: labels of solutions, cut workspaces, fallbacks."""
 
+    def drafts_behind(self, place: int) -> list[int]:
+        """The attempts that a call's workspace was made from, be it pasted or summarised."""
+        drafts: list[int] = []
+        for parent in self.calls[place].parents:
+            if self.calls[parent].role in ATTEMPTS:
+                drafts.append(parent)
+            elif self.calls[parent].role == DISTIL:
+                drafts += self.drafts_behind(parent)
+        return drafts
+
 
 def context_key(prompt_ids: tuple[int, ...]) -> str:
     """A short, stable name of a context, for group keys and logs."""
