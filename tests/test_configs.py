@@ -183,6 +183,12 @@ def test_what_is_no_override_is_a_config_error(override: str):
         ("rewards.num_workers=0", r"rewards\.num_workers must be at least 1, got 0\."),
         ("rewards.limit_seconds=0", r"rewards\.limit_seconds must be at least 0\.1, got 0"),
         ("algo.loss_type=ppo2", r"algo\.loss_type is 'ppo2'; choose one of "),
+        ("algo.advantage_estimator=gae", r"algo\.advantage_estimator is 'gae'; choose one of group_mean, "),
+        ("algo.pass_k=0", r"algo\.pass_k must be at least 1, got 0\."),
+        (
+            "algo.advantage_estimator=pass_at_k algo.pass_k=8",
+            r"algo\.pass_k is 8 and algo\.num_generations 8: the baseline",
+        ),
         ("algo.scale_rewards=mean", r"algo\.scale_rewards is 'mean'; choose one of group, batch, none\."),
         ("algo.operator_fraction=1.5", r"algo\.operator_fraction must lie between 0 and 1, got 1\.5\."),
         ("algo.problems_per_step=0", r"algo\.problems_per_step must be at least 1, got 0\."),

@@ -20,14 +20,16 @@ from transformers.utils.logging import disable_progress_bar
 from configs.schema import TrainingConfig
 from rollout.collect import CollectedBatch
 from train.checkpoint import Checkpoints, TrainerState, config_fingerprint, find_checkpoint, read_state
+from train.collate import MicroBatch, collate
 from train.credit import credit, split_updates, weigh
 from train.distributed import from_rank_zero, sum_over_ranks
-from train.losses import imitation_nll, policy_loss
 from train.metrics import Stopwatch, TokenMetrics, group_metrics
+from train.objective import objective
 from train.optimizer import PolicyOptimizer, StepOutcome
-from train.packing import MicroBatch, Row, collate, make_plan, separate, share_prompts
+from train.packing import make_plan, separate, share_prompts
 from train.policy import PolicyModel, can_share_prompts, load_model, save_weights
 from train.report import Reporter
+from train.rows import Row
 
 MAX_REFUSED_STEPS = 3
 """So many refused optimizer steps in a row stop the run."""
@@ -86,7 +88,6 @@ class Trainer:
         self.config = config
         self.accelerator = accelerator
         self.outside = collaborators
-        self._loss = policy_loss(config.algo.loss_type, epsilon_high=config.algo.epsilon_high)
         self.model = load_model(config.model)
         self._shares_prompts = can_share_prompts(self.model)
         policy = PolicyModel(self.model, temperature=config.rollout.temperature)
@@ -159,7 +160,8 @@ class Trainer:
         learning_rate = self.optimizer.learning_rate
         outcomes: list[StepOutcome] = []
         for part in split_updates(batch.rows, self.config.algo.num_updates):
-            rows = weigh(part, self.config.algo)
+            longest = self.config.rollout.max_completion_length
+            rows = weigh(part, self.config.algo, max_completion_length=longest)
             # Nothing to learn from: a step would only follow the optimizer's momentum.
             if rows:
                 outcome = self._update(rows, roles, tokens)
@@ -197,17 +199,11 @@ class Trainer:
         return outcome
 
     def _micro_loss(self, batch: MicroBatch, tokens: TokenMetrics) -> torch.Tensor:
-        """This micro-batch's part of: policy loss + sft_coef * NLL of the positive samples."""
+        """This micro-batch's part of the loss of an update."""
         logprobs, entropies = self.optimizer.model(batch)
-        token_loss, clipped = self._loss.token_loss(
-            logprobs,
-            batch.sampler_logprobs,
-            batch.advantages,
-            epsilon=self.config.algo.epsilon,
-            epsilon_high=self.config.algo.epsilon_high,
-        )
-        tokens.add(batch, logprobs=logprobs, entropies=entropies, token_loss=token_loss, clipped=clipped)
-        return (batch.policy_weights * token_loss).sum() + imitation_nll(logprobs, batch.imitation_weights)
+        loss, terms = objective(batch, logprobs, self.config.algo)
+        tokens.add(batch, terms, entropies)
+        return loss
 
     def _guard(self, outcome: StepOutcome, rows: Sequence[Row]) -> None:
         """Counts refused steps in a row; the batch is kept for inspection.

@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 
 from rollout.records import TRACE, Group, Sample
-from train.packing import MicroBatch, Row
+from train.collate import MicroBatch
+from train.objective import TokenTerms
+from train.rows import Row
 
 TOKEN_SUMS = ("tokens", "loss", "entropy", "kl", "clip")
 
@@ -31,22 +33,19 @@ class TokenMetrics:
         self._roles = tuple(roles)
         self.sums = torch.zeros(len(self._roles), len(TOKEN_SUMS), dtype=torch.float64, device=device)
 
-    @torch.no_grad()
-    def add(
-        self, batch: MicroBatch, *, logprobs: Tensor, entropies: Tensor, token_loss: Tensor, clipped: Tensor
-    ) -> None:
+    def add(self, batch: MicroBatch, terms: TokenTerms, entropies: Tensor) -> None:
         """Adds one micro-batch. ``kl`` is the k3 estimate of KL(sampler || policy), at least 0.
 
         Tokens without weight, those of a filler row, are skipped.
         """
         counts = (batch.policy_weights != 0) | (batch.imitation_weights != 0)
-        log_ratio = logprobs - batch.sampler_logprobs
+        log_ratio = terms.logprobs - batch.sampler_logprobs
         columns = (
-            torch.ones_like(logprobs),
-            batch.policy_weights * token_loss,
+            torch.ones_like(log_ratio),
+            batch.policy_weights * terms.token_loss,
             entropies,
             log_ratio.exp() - 1 - log_ratio,
-            clipped.float(),
+            terms.is_clipped.float(),
         )
         values = torch.stack(columns, dim=-1).double()[counts]
         self.sums.index_add_(0, batch.roles[counts], values)

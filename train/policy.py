@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from configs.schema import ModelConfig
-from train.packing import MicroBatch
+from train.collate import MicroBatch
 
 
 def load_model(config: ModelConfig) -> PreTrainedModel:

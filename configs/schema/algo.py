@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from configs.schema.checks import at_least, choice, share
 
-LOSS_TYPES = ("cispo", "grpo", "dapo")
+LOSS_TYPES = ("cispo", "grpo", "bnpo", "dr_grpo", "dapo", "gspo", "reinforce")
+ADVANTAGE_ESTIMATORS = ("group_mean", "leave_one_out", "pass_at_k")
 
 
 @dataclass(kw_only=True)
@@ -12,7 +13,7 @@ class AlgoConfig:
     """What is optimised, and from which samples. Names are TRL's where TRL has the option."""
 
     loss_type: str = "cispo"
-    """Policy loss: cispo (the paper's), grpo or dapo."""
+    """Policy loss: cispo (the paper's), grpo, bnpo, dr_grpo, dapo, gspo or reinforce."""
 
     learning_rate: float = 1e-6
     """AdamW's peak learning rate."""
@@ -33,7 +34,14 @@ class AlgoConfig:
     """Lower clip of the ratio: 1 - epsilon."""
 
     epsilon_high: float = 5.0
-    """For cispo the largest ratio itself; for grpo and dapo the upper clip is 1 + epsilon_high. As in TRL."""
+    """For cispo the largest ratio itself; for the others the upper clip is 1 + epsilon_high. As in TRL."""
+
+    advantage_estimator: str = "group_mean"
+    """Baseline of a sample: its group's mean, the mean of the others (leave_one_out, RLOO), or what makes the
+    gradient that of the best of pass_k samples (pass_at_k)."""
+
+    pass_k: int = 4
+    """Samples of which the best counts, for advantage_estimator=pass_at_k. Below num_generations."""
 
     scale_rewards: str = "group"
     """Divide advantages by the standard deviation of the reward: group, batch or none."""
@@ -58,10 +66,12 @@ class AlgoConfig:
 
     def __post_init__(self) -> None:
         choice("algo.loss_type", self.loss_type, LOSS_TYPES)
+        choice("algo.advantage_estimator", self.advantage_estimator, ADVANTAGE_ESTIMATORS)
         choice("algo.scale_rewards", self.scale_rewards, ("group", "batch", "none"))
         share("algo.operator_fraction", self.operator_fraction)
         at_least("algo.problems_per_step", self.problems_per_step, 1)
         at_least("algo.num_updates", self.num_updates, 1)
+        at_least("algo.pass_k", self.pass_k, 1)
         if self.loss_type == "cispo" and self.epsilon_high < 1:
             raise ValueError(
                 f"algo.epsilon_high is {self.epsilon_high}, but for algo.loss_type=cispo it is the largest "
@@ -71,6 +81,11 @@ class AlgoConfig:
             raise ValueError(
                 f"algo.num_generations must be at least 2, got {self.num_generations}: a group's mean is "
                 "its own baseline, so a single sample always gets advantage 0."
+            )
+        if self.advantage_estimator == "pass_at_k" and self.pass_k >= self.num_generations:
+            raise ValueError(
+                f"algo.pass_k is {self.pass_k} and algo.num_generations {self.num_generations}: the baseline "
+                "of pass_at_k needs more samples than pass_k, or every advantage is 0."
             )
         if self.learning_rate <= 0:
             raise ValueError(f"algo.learning_rate must be above 0, got {self.learning_rate}.")

@@ -1,0 +1,160 @@
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from training_fakes import make_group
+from transformers import PreTrainedModel
+from trl_oracle import MAX_COMPLETION_LENGTH, Oracle, load_sharpened, ragged_groups
+
+from configs.schema import AlgoConfig
+from rollout.records import REFINE, TRACE
+from train.collate import collate
+from train.credit import credit, weigh
+from train.losses import LOSSES, imitation_nll
+from train.objective import objective
+from train.packing import make_plan, separate, share_prompts
+from train.policy import PolicyModel
+from train.rows import Row
+
+EPSILON = 0.2
+EPSILON_HIGH = {"cispo": 1.3}
+SHARED_WITH_TRL = [name for name in LOSSES if name != "reinforce"]
+
+
+@pytest.fixture
+def model(tiny_policy: Path) -> PreTrainedModel:
+    return load_sharpened(tiny_policy)
+
+
+def own_loss(model: PreTrainedModel, rows: list[Row], algo: AlgoConfig) -> torch.Tensor:
+    """Loss of rows in one micro-batch, as the loop adds it up."""
+    batch = collate(rows, roles=[TRACE, REFINE])
+    logprobs, _ = PolicyModel(model, temperature=1.0)(batch)
+    return objective(batch, logprobs, algo)[0]
+
+
+def trl_options(loss_type: str) -> dict[str, str]:
+    """What TRL calls this loss."""
+    if loss_type == "gspo":
+        return {"loss_type": "grpo", "importance_sampling_level": "sequence"}
+    return {"loss_type": loss_type}
+
+
+def assert_equal_loss_and_gradients(
+    loss: torch.Tensor, model: PreTrainedModel, expected: torch.Tensor, theirs: PreTrainedModel
+) -> None:
+    # Terms of about 1 cancel in the loss, so that its own size is no measure of rounding.
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5, abs=1e-6)
+    loss.backward()
+    expected.backward()
+    wanted = dict(theirs.named_parameters())
+    for name, parameter in model.named_parameters():
+        assert wanted[name].grad.abs().max() > 0
+        assert (parameter.grad - wanted[name].grad).norm() <= 1e-5 * wanted[name].grad.norm(), name
+
+
+@pytest.mark.parametrize("scale_rewards", ["group", "batch", "none"])
+@pytest.mark.parametrize("loss_type", SHARED_WITH_TRL)
+def test_loss_and_every_gradient_equal_trls(loss_type, scale_rewards, tiny_policy, model, tmp_path):
+    groups = ragged_groups(seed=7)
+    options = {
+        "scale_rewards": scale_rewards,
+        "epsilon": EPSILON,
+        "epsilon_high": EPSILON_HIGH.get(loss_type, 0.28),
+    }
+    oracle = Oracle(tiny_policy, groups, tmp_path, **trl_options(loss_type), **options)
+    algo = AlgoConfig(loss_type=loss_type, sft_coef=0.0, **options)
+    rows = separate(weigh(credit(groups, algo), algo, max_completion_length=MAX_COMPLETION_LENGTH))
+    loss = own_loss(model, rows, algo)
+    assert_equal_loss_and_gradients(loss, model, oracle.loss(), oracle.trainer.model)
+
+
+@pytest.fixture
+def rows(model: PreTrainedModel) -> Iterator[list[Row]]:
+    rng = random.Random(3)
+    groups = [
+        make_group(rng, role=TRACE, prompt=4, lengths=[5, 9, 2, 7], name="t"),
+        make_group(rng, role=REFINE, prompt=40, lengths=[6, 3, 11, 8], forced=True, name="r"),
+    ]
+    algo = AlgoConfig(epsilon_high=5.0, sft_coef=0.3)
+    rows = weigh(credit(groups, algo), algo, max_completion_length=MAX_COMPLETION_LENGTH)
+    assert len(rows) == 2
+    yield rows
+
+
+def gradient(model: PreTrainedModel, batches: list[list[Row]], algo: AlgoConfig) -> torch.Tensor:
+    """Flat gradient of a loss that is added up over micro-batches."""
+    model.zero_grad()
+    for rows in batches:
+        own_loss(model, rows, algo).backward()
+    return torch.cat([parameter.grad.flatten() for parameter in model.parameters()]).clone()
+
+
+@pytest.mark.parametrize("loss_type", LOSSES)
+def test_shared_prompts_padding_order_and_cutting_leave_the_gradient_as_it_is(loss_type, model, rows):
+    algo = AlgoConfig(loss_type=loss_type, epsilon_high=5.0)
+    apart = separate(rows)
+    reference = gradient(model, [[row] for row in apart], algo)
+    assert reference.norm() > 0
+    shared = share_prompts(rows, tokens_per_row=200)
+    assert max(len(row.branches) for row in shared) > 1
+    plan = make_plan(shared, tokens_per_micro_batch=60, world_size=2)
+    others = {
+        "padded together": [apart],
+        "in another order": [apart[::-1]],
+        "shared": [shared],
+        "planned": [list(part.rows) for step in plan for part in step],
+    }
+    for name, batches in others.items():
+        difference = (gradient(model, batches, algo) - reference).norm() / reference.norm()
+        assert difference < 1e-5, name
+
+
+def test_shared_prompts_leave_the_log_probs_as_they_are(model, rows):
+    policy = PolicyModel(model, temperature=0.7)
+    with torch.no_grad():
+        shared, _ = policy(collate(rows, roles=[TRACE, REFINE]))
+        apart, _ = policy(collate(separate(rows), roles=[TRACE, REFINE]))
+    torch.testing.assert_close(shared, apart, atol=2e-5, rtol=0)
+
+
+def test_prompt_and_forced_tokens_get_no_gradient(model):
+    group = make_group(random.Random(5), role=TRACE, prompt=6, lengths=[8], forced=True)
+    algo = AlgoConfig(epsilon_high=5.0)
+    (row,) = credit([group], algo)
+    batch = collate([row], roles=[TRACE])
+    kept = []
+    backbone = model.base_model
+    backbone.register_forward_hook(
+        lambda _m, _a, out: (out.last_hidden_state.retain_grad(), kept.append(out.last_hidden_state))[0]
+    )
+    logprobs, _ = PolicyModel(model, temperature=1.0)(batch)
+    logprobs.sum().backward()
+    moved = kept[0].grad[0].abs().sum(-1).nonzero().flatten().tolist()
+    # Position t predicts t + 1: the last prompt token (5) and on, but not those before forced 3 and 7.
+    assert moved == [5, 6, 7, 9, 10, 11]
+
+
+def test_imitation_makes_positive_samples_likelier_and_leaves_others_alone(model):
+    group = make_group(random.Random(11), role=TRACE, prompt=5, lengths=[4, 6, 3, 7])
+    assert 0 < sum(sample.is_correct for sample in group.samples) < 4
+    algo = AlgoConfig(epsilon_high=5.0, sft_coef=1.0)
+    rows = weigh(credit([group], algo), algo, max_completion_length=MAX_COMPLETION_LENGTH)
+    batch = collate(separate(rows), roles=[TRACE])
+    policy = PolicyModel(model, temperature=1.0)
+    before, _ = policy(batch)
+    positive = batch.imitation_weights > 0
+    assert positive.any() and not positive.all()
+    loss = imitation_nll(before, batch.imitation_weights)
+    lengths = [len(s.call.completion_ids) for s in group.samples if s.is_correct]
+    per_sample = before[positive].split(lengths)
+    assert loss.item() == pytest.approx(-np.mean([lp.mean().item() for lp in per_sample]), rel=1e-5)
+    loss.backward()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter -= 1e-3 * parameter.grad
+    after, _ = policy(batch)
+    assert after[positive].sum() > before[positive].sum()
