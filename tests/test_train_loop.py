@@ -66,8 +66,8 @@ def test_token_budget_and_prompt_sharing_do_not_change_the_result(tmp_path, tiny
             tmp_path / f"{budget}", tiny_policy, train={"max_steps": 1, "tokens_per_micro_batch": budget}
         )
         trainer = make_trainer(config, make_accelerator(config))
-        assert trainer._shares_prompts
-        trainer._shares_prompts = shares
+        assert trainer.learner._shares_prompts
+        trainer.learner._shares_prompts = shares
         trainer.run()
         finals.append(read_lines(tmp_path / f"{budget}")[0])
     for name in ("loss", "grad_norm", "trained_tokens/trace", "trained_tokens/refine", "kl/refine"):

@@ -1,17 +1,18 @@
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from training_fakes import make_group
-from transformers import PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 from trl_oracle import MAX_COMPLETION_LENGTH, Oracle, load_sharpened, ragged_groups
 
 from configs.schema import AlgoConfig
-from rollout.records import REFINE, TRACE
-from train.collate import collate
+from rollout.records import REFINE, TRACE, Group
+from train.collate import MicroBatch, collate
 from train.credit import credit, weigh
 from train.losses import LOSSES, imitation_nll
 from train.objective import objective
@@ -32,8 +33,26 @@ def model(tiny_policy: Path) -> PreTrainedModel:
 def own_loss(model: PreTrainedModel, rows: list[Row], algo: AlgoConfig) -> torch.Tensor:
     """Loss of rows in one micro-batch, as the loop adds it up."""
     batch = collate(rows, roles=[TRACE, REFINE])
-    logprobs, _ = PolicyModel(model, temperature=1.0)(batch)
-    return objective(batch, logprobs, algo)[0]
+    return loss_of(model, batch, algo)
+
+
+def loss_of(model: PreTrainedModel, batch: MicroBatch, algo: AlgoConfig) -> torch.Tensor:
+    logprobs, entropies = PolicyModel(model, temperature=1.0, entropy_has_gradient=True)(batch)
+    return objective(batch, logprobs, entropies, algo)[0]
+
+
+def scored(batch: MicroBatch, *, old: PreTrainedModel | None = None, ref: PreTrainedModel | None = None):
+    """The batch with the log-probs of other models."""
+    with torch.no_grad():
+        of = {
+            name: PolicyModel(model, temperature=1.0)(batch)[0] if model is not None else None
+            for name, model in (("old_logprobs", old), ("ref_logprobs", ref))
+        }
+    return replace(batch, **of)
+
+
+def trl_rows(groups: list[Group], algo: AlgoConfig) -> list[Row]:
+    return separate(weigh(credit(groups, algo), algo, max_completion_length=MAX_COMPLETION_LENGTH))
 
 
 def trl_options(loss_type: str) -> dict[str, str]:
@@ -67,9 +86,60 @@ def test_loss_and_every_gradient_equal_trls(loss_type, scale_rewards, tiny_polic
     }
     oracle = Oracle(tiny_policy, groups, tmp_path, **trl_options(loss_type), **options)
     algo = AlgoConfig(loss_type=loss_type, sft_coef=0.0, **options)
-    rows = separate(weigh(credit(groups, algo), algo, max_completion_length=MAX_COMPLETION_LENGTH))
-    loss = own_loss(model, rows, algo)
+    loss = own_loss(model, trl_rows(groups, algo), algo)
     assert_equal_loss_and_gradients(loss, model, oracle.loss(), oracle.trainer.model)
+
+
+@pytest.mark.parametrize("use_bias_correction_kl", [True, False])
+@pytest.mark.parametrize("loss_type", ["grpo", "dr_grpo", "cispo", "gspo"])
+def test_with_a_reference_and_an_entropy_bonus_the_loss_equals_trls(
+    loss_type, use_bias_correction_kl, tiny_policy, model, tmp_path
+):
+    groups = ragged_groups(seed=8)
+    options = {
+        "beta": 0.3,
+        "entropy_coef": 0.05,
+        "use_bias_correction_kl": use_bias_correction_kl,
+        "epsilon_high": EPSILON_HIGH.get(loss_type, 0.28),
+    }
+    # TRL loads its reference from the folder, so that it is the policy before it was sharpened.
+    oracle = Oracle(tiny_policy, groups, tmp_path, **trl_options(loss_type), **options)
+    algo = AlgoConfig(loss_type=loss_type, sft_coef=0.0, **options)
+    batch = collate(trl_rows(groups, algo), roles=[TRACE])
+    batch = scored(batch, ref=AutoModelForCausalLM.from_pretrained(tiny_policy, dtype=torch.float32))
+    loss = loss_of(model, batch, algo)
+    assert_equal_loss_and_gradients(loss, model, oracle.loss(), oracle.trainer.model)
+
+
+def shift(model: PreTrainedModel) -> None:
+    """Moves a model as some updates would."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.01 * torch.randn(parameter.shape, generator=generator)
+
+
+@pytest.mark.parametrize("loss_type", ["grpo", "cispo", "gspo"])
+def test_after_the_first_update_the_old_log_probs_are_the_trainers_as_in_trl(
+    loss_type, tiny_policy, model, tmp_path
+):
+    groups = ragged_groups(seed=9)
+    options = {"num_iterations": 2, "epsilon": 0.05, "epsilon_high": EPSILON_HIGH.get(loss_type, 0.05)}
+    oracle = Oracle(tiny_policy, groups, tmp_path, **trl_options(loss_type), **options)
+    expected = oracle.loss(sampler_as_old=False, before_loss=shift)
+    algo = AlgoConfig(loss_type=loss_type, sft_coef=0.0, **options)
+    batch = scored(collate(trl_rows(groups, algo), roles=[TRACE]), old=model)
+    shift(model)
+    assert_equal_loss_and_gradients(loss_of(model, batch, algo), model, expected, oracle.trainer.model)
+
+
+def test_in_the_first_of_several_updates_every_ratio_is_one(model):
+    algo = AlgoConfig(loss_type="grpo", num_updates=2, sft_coef=0.0)
+    batch = collate(trl_rows(ragged_groups(seed=3), algo), roles=[TRACE])
+    logprobs, entropies = PolicyModel(model, temperature=1.0)(batch)
+    _, terms = objective(batch, logprobs, entropies, algo)
+    torch.testing.assert_close(terms.token_loss, -batch.advantages)
+    assert not terms.is_clipped.any()
 
 
 @pytest.fixture

@@ -41,10 +41,15 @@ class MicroBatch:
     advantages: Tensor
     policy_weights: Tensor
     imitation_weights: Tensor
+    entropy_weights: Tensor
     num_sequences: int
     """Completions, those without a trained token included."""
     head_chunks: int
     """See ``train.packing.Bin``."""
+    old_logprobs: Tensor | None = None
+    """Of the policy before its first update on this batch; None where this is that update."""
+    ref_logprobs: Tensor | None = None
+    """Of the reference model; None without one."""
 
     def to(self, device: torch.device) -> MicroBatch:
         """A copy on ``device``."""
@@ -82,7 +87,7 @@ def collate(rows: Sequence[Row], *, roles: Sequence[str], head_chunks: int = 1) 
     if any(len(row.branches) > 1 for row in rows):
         mask = _tree_mask(segments)
     columns = [torch.from_numpy(np.concatenate(column)) for column in zip(*flat, strict=True)]
-    predictors, targets, sequences, role_ids, sampler, advantages, policy, imitation = columns
+    predictors, targets, sequences, role_ids, sampler, advantages, policy, imitation, entropy = columns
     return MicroBatch(
         input_ids=torch.from_numpy(ids),
         position_ids=torch.from_numpy(positions),
@@ -95,6 +100,7 @@ def collate(rows: Sequence[Row], *, roles: Sequence[str], head_chunks: int = 1) 
         advantages=advantages,
         policy_weights=policy,
         imitation_weights=imitation,
+        entropy_weights=entropy,
         num_sequences=len(flat),
         head_chunks=head_chunks,
     )
@@ -115,6 +121,7 @@ def _flatten(
         branch.advantages[trained].astype(np.float32),
         np.full(len(trained), branch.policy_weight, dtype=np.float32),
         np.full(len(trained), branch.imitation_weight, dtype=np.float32),
+        np.full(len(trained), branch.entropy_weight, dtype=np.float32),
     )
 
 

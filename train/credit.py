@@ -11,7 +11,7 @@ import numpy as np
 from configs.schema import AlgoConfig
 from rollout.records import Group, Sample
 from train.advantages import group_advantages, make_estimator
-from train.averaging import mean_over_sequences, role_weights
+from train.averaging import mean_over_sequences, mean_over_tokens, role_weights
 from train.losses import LOSSES
 from train.rows import Branch, Row
 
@@ -69,8 +69,9 @@ def weigh(rows: Sequence[Row], algo: AlgoConfig, *, max_completion_length: int) 
     """Gives every token its weight in the loss of one update.
 
     For each role on its own: policy weights as ``loss_type`` averages (``token_weights``), imitation
-    weights ``sft_coef / (positives * length)``; both times the role's share (``role_weights``). Samples
-    that cannot move the policy are counted in the averages, then left out: they would only cost time.
+    weights ``sft_coef / (positives * length)``, entropy weights ``entropy_coef / tokens``; all of them times
+    the role's share (``role_weights``). Samples that cannot move the policy are counted in the averages,
+    then left out: they would only cost time.
     """
     branches = [branch for row in rows for branch in row.branches]
     shares = role_weights((branch.role for branch in branches), operator_fraction=algo.operator_fraction)
@@ -81,16 +82,21 @@ def weigh(rows: Sequence[Row], algo: AlgoConfig, *, max_completion_length: int) 
         policy = LOSSES[algo.loss_type].token_weights(lengths, max_completion_length)
         positives = [branch for branch in of_role if branch.is_positive and branch.num_trained]
         each = mean_over_sequences([branch.num_trained for branch in positives])
+        entropy = algo.entropy_coef * mean_over_tokens(lengths)[0]
         imitation = {id(branch): weight for branch, weight in zip(positives, each, strict=True)}
         for branch, weight in zip(of_role, policy, strict=True):
             weighted[id(branch)] = replace(
                 branch,
                 policy_weight=share * weight,
                 imitation_weight=share * algo.sft_coef * imitation.get(id(branch), 0.0),
+                entropy_weight=share * entropy,
             )
+    # Every token is held to the reference and to its entropy, whatever its advantage.
+    keeps_all = bool(algo.beta or algo.entropy_coef)
     result = []
     for row in rows:
-        kept = tuple(w for b in row.branches if (w := weighted[id(b)]).has_gradient)
+        of_row = (weighted[id(branch)] for branch in row.branches)
+        kept = tuple(b for b in of_row if b.has_gradient or (keeps_all and b.num_trained))
         if kept:
             result.append(replace(row, branches=kept))
     return result

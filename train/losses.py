@@ -127,6 +127,17 @@ def sequence_sum(values: Tensor, sequences: Tensor, num_sequences: int) -> Tenso
     return sums[sequences]
 
 
+def k3(log_ratio: Tensor) -> Tensor:
+    """An unbiased estimate of a KL divergence from samples, at least 0: ``exp(x) - 1 - x``.
+
+    For samples of q, ``x = log p - log q`` estimates KL(q || p) per token, shape ``(N,)``.
+
+    References:
+        Schulman, http://joschu.net/blog/kl-approx.html.
+    """
+    return torch.exp(log_ratio) - 1 - log_ratio
+
+
 def imitation_nll(logprobs: Tensor, weights: Tensor) -> Tensor:
     """J_SFT as something to minimise: the length-normalised NLL, averaged over the positive samples.
 

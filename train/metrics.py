@@ -17,9 +17,10 @@ from torch import Tensor
 from rollout.records import TRACE, Group, Sample
 from train.collate import MicroBatch
 from train.objective import TokenTerms
+from train.optimizer import StepOutcome
 from train.rows import Row
 
-TOKEN_SUMS = ("tokens", "loss", "entropy", "kl", "clip")
+TOKEN_SUMS = ("tokens", "loss", "entropy", "kl", "clip", "ref_kl")
 
 
 class TokenMetrics:
@@ -33,19 +34,16 @@ class TokenMetrics:
         self._roles = tuple(roles)
         self.sums = torch.zeros(len(self._roles), len(TOKEN_SUMS), dtype=torch.float64, device=device)
 
-    def add(self, batch: MicroBatch, terms: TokenTerms, entropies: Tensor) -> None:
-        """Adds one micro-batch. ``kl`` is the k3 estimate of KL(sampler || policy), at least 0.
-
-        Tokens without weight, those of a filler row, are skipped.
-        """
+    def add(self, batch: MicroBatch, terms: TokenTerms) -> None:
+        """Adds one micro-batch. Tokens without weight, those of a filler row, are skipped."""
         counts = (batch.policy_weights != 0) | (batch.imitation_weights != 0)
-        log_ratio = terms.logprobs - batch.sampler_logprobs
         columns = (
-            torch.ones_like(log_ratio),
+            torch.ones_like(terms.entropies),
             batch.policy_weights * terms.token_loss,
-            entropies,
-            log_ratio.exp() - 1 - log_ratio,
+            terms.entropies,
+            terms.sampler_kl,
             terms.is_clipped.float(),
+            terms.ref_kl,
         )
         values = torch.stack(columns, dim=-1).double()[counts]
         self.sums.index_add_(0, batch.roles[counts], values)
@@ -99,6 +97,17 @@ def group_metrics(groups: Sequence[Group], rows: Sequence[Row]) -> dict[str, flo
     if operator:
         metrics["accuracy/operator"] = float(np.mean(operator))
     return metrics
+
+
+def update_metrics(outcomes: Sequence[StepOutcome], learning_rate: float) -> dict[str, float]:
+    """Metrics of the optimizer steps on one batch; ``learning_rate`` is that of the first."""
+    norms = [outcome.grad_norm for outcome in outcomes]
+    return {
+        "grad_norm": sum(norms) / len(norms) if norms else 0.0,
+        "learning_rate": learning_rate,
+        "updates": float(sum(outcome.applied for outcome in outcomes)),
+        "updates_refused": float(sum(not outcome.applied for outcome in outcomes)),
+    }
 
 
 class Stopwatch:

@@ -23,6 +23,7 @@ class Branch:
     advantages: np.ndarray
     policy_weight: float = 0.0
     imitation_weight: float = 0.0
+    entropy_weight: float = 0.0
 
     @property
     def num_trained(self) -> int:
@@ -37,7 +38,7 @@ class Branch:
 
     def without_weight(self) -> Branch:
         """The same tokens with no influence on the policy."""
-        return replace(self, policy_weight=0.0, imitation_weight=0.0)
+        return replace(self, policy_weight=0.0, imitation_weight=0.0, entropy_weight=0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -46,8 +46,20 @@ class AlgoConfig:
     scale_rewards: str = "group"
     """Divide advantages by the standard deviation of the reward: group, batch or none."""
 
+    beta: float = 0.0
+    """Weight of the KL divergence to the reference model (model.path, frozen; k3 estimate). 0 loads none."""
+
+    use_bias_correction_kl: bool = True
+    """Multiply the KL term by the ratio, so that its gradient is that of the reverse KL (DeepSeek-V3.2)."""
+
+    entropy_coef: float = 0.0
+    """Weight of the entropy bonus: the mean entropy of the policy on its tokens, in nats."""
+
     num_updates: int = 1
-    """Optimizer steps per collected batch, each on its own part of the groups."""
+    """Optimizer steps per pass over a collected batch, each on its own part of the groups."""
+
+    num_iterations: int = 1
+    """Passes over a collected batch."""
 
     max_grad_norm: float = 1.0
     """Gradient clipping, global norm."""
@@ -71,6 +83,9 @@ class AlgoConfig:
         share("algo.operator_fraction", self.operator_fraction)
         at_least("algo.problems_per_step", self.problems_per_step, 1)
         at_least("algo.num_updates", self.num_updates, 1)
+        at_least("algo.num_iterations", self.num_iterations, 1)
+        at_least("algo.beta", self.beta, 0)
+        at_least("algo.entropy_coef", self.entropy_coef, 0)
         at_least("algo.pass_k", self.pass_k, 1)
         if self.loss_type == "cispo" and self.epsilon_high < 1:
             raise ValueError(
@@ -89,3 +104,17 @@ class AlgoConfig:
             )
         if self.learning_rate <= 0:
             raise ValueError(f"algo.learning_rate must be above 0, got {self.learning_rate}.")
+
+    @property
+    def updates_per_batch(self) -> int:
+        """Optimizer steps per collected batch."""
+        return self.num_iterations * self.num_updates
+
+    @property
+    def sampler_is_old(self) -> bool:
+        """Whether ratios are against the sampler's log-probs, or the trainer's own of before the batch.
+
+        As in TRL they are the trainer's where a batch gets several updates. With one update the two differ
+        only by the mismatch between trainer and sampler, which the ratio then corrects for.
+        """
+        return self.updates_per_batch == 1
