@@ -196,6 +196,12 @@ def test_what_is_no_override_is_a_config_error(override: str):
         ("algo.num_iterations=0", r"algo\.num_iterations must be at least 1, got 0\."),
         ("algo.beta=-0.1", r"algo\.beta must be at least 0, got -0\.1\."),
         ("algo.entropy_coef=-1", r"algo\.entropy_coef must be at least 0, got -1"),
+        (
+            "algo.vllm_importance_sampling_mode=icepop",
+            r"algo\.vllm_importance_sampling_mode is 'icepop'; choose one of token_truncate, token_mask, ",
+        ),
+        ("algo.vllm_importance_sampling_clip_max=0.9", r"_clip_max are None and 0\.9; .* between them"),
+        ("algo.vllm_importance_sampling_clip_min=1.1", r"_clip_max are 1\.1 and 3\.0; .* between them"),
         ("algo.num_generations=1", r"algo\.num_generations must be at least 2, got 1: .*advantage 0\."),
         ("algo.learning_rate=0", r"algo\.learning_rate must be above 0, got 0"),
         ("rollout.max_completion_length=0", r"rollout\.max_completion_length must be at least 1, got 0\."),

@@ -8,9 +8,10 @@ import pytest
 import torch
 from training_fakes import make_group
 from transformers import AutoModelForCausalLM, PreTrainedModel
-from trl_oracle import MAX_COMPLETION_LENGTH, Oracle, load_sharpened, ragged_groups
+from trl_oracle import MAX_COMPLETION_LENGTH, Oracle, load_sharpened, ragged_groups, sampled_nearly_by
 
 from configs.schema import AlgoConfig
+from configs.schema.algo import IMPORTANCE_SAMPLING_MODES
 from rollout.records import REFINE, TRACE, Group
 from train.collate import MicroBatch, collate
 from train.credit import credit, weigh
@@ -140,6 +141,52 @@ def test_in_the_first_of_several_updates_every_ratio_is_one(model):
     _, terms = objective(batch, logprobs, entropies, algo)
     torch.testing.assert_close(terms.token_loss, -batch.advantages)
     assert not terms.is_clipped.any()
+
+
+@pytest.mark.parametrize("limits", [(None, 1.4), (0.7, 1.4)])
+@pytest.mark.parametrize("mode", IMPORTANCE_SAMPLING_MODES)
+@pytest.mark.parametrize("loss_type", ["grpo", "cispo"])
+def test_the_correction_of_the_mismatch_is_trls(loss_type, mode, limits, tiny_policy, model, tmp_path):
+    groups = sampled_nearly_by(model, ragged_groups(seed=5), noise=0.3)
+    options = {
+        "vllm_importance_sampling_correction": True,
+        "vllm_importance_sampling_mode": mode,
+        "vllm_importance_sampling_clip_min": limits[0],
+        "vllm_importance_sampling_clip_max": limits[1],
+        "epsilon_high": EPSILON_HIGH.get(loss_type, 0.28),
+        "beta": 0.1,
+    }
+    oracle = Oracle(tiny_policy, groups, tmp_path, **trl_options(loss_type), **options)
+    expected = oracle.loss(sampler_as_old=False, corrects_mismatch=True, before_loss=shift)
+    algo = AlgoConfig(loss_type=loss_type, sft_coef=0.0, num_iterations=2, **options)
+    reference = AutoModelForCausalLM.from_pretrained(tiny_policy, dtype=torch.float32)
+    batch = scored(collate(trl_rows(groups, algo), roles=[TRACE]), old=model, ref=reference)
+    _, terms = objective(batch, batch.old_logprobs, batch.old_logprobs, algo)
+    assert terms.is_outside.any() and not terms.is_outside.all()
+    shift(model)
+    assert_equal_loss_and_gradients(loss_of(model, batch, algo), model, expected, oracle.trainer.model)
+
+
+def test_with_one_update_the_correction_needs_no_old_log_probs(model):
+    groups = sampled_nearly_by(model, ragged_groups(seed=5), noise=0.3)
+    algo = AlgoConfig(
+        loss_type="grpo",
+        sft_coef=0.0,
+        vllm_importance_sampling_correction=True,
+        vllm_importance_sampling_mode="token_truncate",
+        vllm_importance_sampling_clip_max=None,
+    )
+    batch = collate(trl_rows(groups, algo), roles=[TRACE])
+    without = loss_of(model, batch, algo)
+    torch.testing.assert_close(without, loss_of(model, scored(batch, old=model), algo))
+    # Without limits it is the gradient of the ratio against the sampler, which an uncapped CISPO has.
+    slopes = []
+    for options in (algo, AlgoConfig(loss_type="cispo", epsilon_high=1e9, sft_coef=0.0)):
+        weighted = collate(trl_rows(groups, replace(algo, loss_type="dapo")), roles=[TRACE])
+        model.zero_grad()
+        loss_of(model, weighted, options).backward()
+        slopes.append(torch.cat([parameter.grad.flatten() for parameter in model.parameters()]))
+    assert (slopes[0] - slopes[1]).norm() < 1e-5 * slopes[1].norm()
 
 
 @pytest.fixture

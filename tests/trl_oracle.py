@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from training_fakes import make_group
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from trl import GRPOConfig, GRPOTrainer
 
-from rollout.records import TRACE, Group
+from rollout.records import TRACE, Group, Sample
 
 NUM_GENERATIONS = 4
 MAX_COMPLETION_LENGTH = 32
@@ -25,6 +26,26 @@ def load_sharpened(folder: Path) -> PreTrainedModel:
             if parameter.ndim > 1:
                 parameter.mul_(6)
     return model
+
+
+def sampled_nearly_by(model: PreTrainedModel, groups: list[Group], *, noise: float) -> list[Group]:
+    """The groups with sampler log-probs that differ from the model's by normal noise."""
+    rng = random.Random(1)
+    return [
+        replace(
+            group, samples=tuple(_sampled_nearly_by(model, sample, rng, noise) for sample in group.samples)
+        )
+        for group in groups
+    ]
+
+
+def _sampled_nearly_by(model: PreTrainedModel, sample: Sample, rng: random.Random, noise: float) -> Sample:
+    prompt, completion = sample.call.prompt_ids, sample.call.completion_ids
+    with torch.no_grad():
+        logits = model(torch.tensor([[*prompt, *completion]])).logits[0, len(prompt) - 1 : -1]
+    logprobs = logits.log_softmax(-1)[range(len(completion)), completion].tolist()
+    noisy = tuple(logprob + rng.gauss(0, noise) for logprob in logprobs)
+    return replace(sample, call=replace(sample.call, sampler_logprobs=noisy))
 
 
 def ragged_groups(seed: int) -> list[Group]:
@@ -77,15 +98,22 @@ class Oracle:
         }
 
     def loss(
-        self, *, sampler_as_old: bool = True, before_loss: Callable[[PreTrainedModel], None] | None = None
+        self,
+        *,
+        sampler_as_old: bool = True,
+        corrects_mismatch: bool = False,
+        before_loss: Callable[[PreTrainedModel], None] | None = None,
     ) -> torch.Tensor:
         """TRL's loss of the batch.
 
         Args:
             sampler_as_old: Use the sampler's log-probs as the old ones, where TRL would use its own.
+            corrects_mismatch: Let TRL take the samples for vLLM's, and weigh them by the mismatch.
             before_loss: Moves the model between TRL's old log-probs and its loss.
         """
         trainer = self.trainer
+        trainer.use_vllm = corrects_mismatch
+        trainer._last_loaded_step = trainer.state.global_step  # No engine whose weights to sync.
         inputs = trainer._generate_and_score_completions([{"prompt": "x"}] * len(self._samples))
         if sampler_as_old:
             sampler = [torch.tensor(sample.call.sampler_logprobs) for sample in self._samples]

@@ -11,7 +11,6 @@ from accelerate import Accelerator
 from configs.schema import TrainingConfig
 from train.collate import MicroBatch, collate
 from train.credit import split_updates, weigh
-from train.distributed import sum_over_ranks
 from train.metrics import TokenMetrics, update_metrics
 from train.objective import objective
 from train.optimizer import PolicyOptimizer, StepOutcome
@@ -77,8 +76,8 @@ class Learner:
                 outcome = self._update(part, roles, tokens)
                 self._guard.check(outcome, part.rows, step)
                 outcomes.append(outcome)
-        sums = sum_over_ranks(self._accelerator, tokens.sums)
-        return tokens.result(sums, num_updates=len(outcomes)) | update_metrics(outcomes, learning_rate)
+        metrics = tokens.result(self._accelerator, num_updates=len(outcomes))
+        return metrics | update_metrics(outcomes, learning_rate)
 
     def _weighted_parts(self, rows: Sequence[Row]) -> list[list[Row]]:
         """The rows of each update that can teach something; a step on none would only follow momentum."""

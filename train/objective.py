@@ -10,6 +10,7 @@ from torch import Tensor
 from configs.schema import AlgoConfig
 from train.collate import MicroBatch
 from train.losses import LOSSES, imitation_nll, k3, sequence_mean
+from train.mismatch import importance_weights
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,8 +22,14 @@ class TokenTerms:
     entropies: Tensor
     sampler_kl: Tensor
     """k3 estimate of KL(sampler || policy)."""
-    ref_kl: Tensor
-    """k3 estimate of KL(policy || reference); zero without a reference."""
+    mismatch: Tensor
+    """exp(trainer's old log-prob - sampler's)."""
+    mismatch_kl: Tensor
+    """k3 estimate of KL(sampler || trainer's old policy)."""
+    is_outside: Tensor
+    """Outside the limits of the importance weight, whether or not that is applied."""
+    ref_kl: Tensor | None
+    """k3 estimate of KL(policy || reference)."""
 
 
 def objective(
@@ -30,10 +37,11 @@ def objective(
 ) -> tuple[Tensor, TokenTerms]:
     """This micro-batch's part of the loss of an update: a sum, weighted token by token.
 
-        loss = sum_t policy_weight_t * (policy loss_t + beta * KL_t)
+        loss = sum_t policy_weight_t * (mismatch_t * policy loss_t + beta * KL_t)
                + sft_coef * NLL(positive samples) - entropy_coef * mean entropy
 
-    As in TRL, the entropy is averaged over tokens whatever the loss type.
+    As in TRL, the importance weight for the mismatch leaves the KL term alone, and the entropy is averaged
+    over tokens whatever the loss type.
 
     Args:
         batch: The micro-batch.
@@ -44,15 +52,28 @@ def objective(
     Returns:
         The loss, and its terms.
     """
+    # In the first update the policy is the old policy.
+    old_logprobs = logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs
+    log_mismatch = old_logprobs - batch.sampler_logprobs
+    weights, is_outside = importance_weights(
+        log_mismatch,
+        batch.sequences,
+        batch.num_sequences,
+        mode=algo.vllm_importance_sampling_mode,
+        clip_min=algo.vllm_importance_sampling_clip_min,
+        clip_max=algo.vllm_importance_sampling_clip_max,
+    )
     policy_loss = LOSSES[algo.loss_type]
-    log_ratio = logprobs - old_logprobs(batch, logprobs, algo)
+    log_ratio = logprobs - (batch.sampler_logprobs if algo.sampler_is_old else old_logprobs)
     if policy_loss.has_sequence_ratio:
         log_ratio = sequence_mean(log_ratio, batch.sequences, batch.num_sequences)
     ratio = torch.exp(log_ratio)
     token_loss, is_clipped = policy_loss.token_loss(
         ratio, logprobs, batch.advantages, epsilon=algo.epsilon, epsilon_high=algo.epsilon_high
     )
-    ref_kl = torch.zeros_like(logprobs)
+    if algo.vllm_importance_sampling_correction:
+        token_loss = token_loss * weights
+    ref_kl = None
     if batch.ref_logprobs is not None:
         ref_kl = k3(batch.ref_logprobs - logprobs)
         token_loss = token_loss + algo.beta * (ref_kl * ratio if algo.use_bias_correction_kl else ref_kl)
@@ -66,14 +87,9 @@ def objective(
         is_clipped=is_clipped,
         entropies=entropies.detach(),
         sampler_kl=k3(logprobs.detach() - batch.sampler_logprobs),
-        ref_kl=ref_kl.detach(),
+        mismatch=log_mismatch.exp(),
+        mismatch_kl=k3(log_mismatch),
+        is_outside=is_outside,
+        ref_kl=None if ref_kl is None else ref_kl.detach(),
     )
     return loss, terms
-
-
-def old_logprobs(batch: MicroBatch, logprobs: Tensor, algo: AlgoConfig) -> Tensor:
-    """The log-probs that ratios are taken against, shape ``(N,)``; see ``AlgoConfig.sampler_is_old``."""
-    if algo.sampler_is_old:
-        return batch.sampler_logprobs
-    # In the first update the policy is the old policy.
-    return logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs

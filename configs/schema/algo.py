@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from configs.schema.checks import at_least, choice, share
 
 LOSS_TYPES = ("cispo", "grpo", "bnpo", "dr_grpo", "dapo", "gspo", "reinforce")
+IMPORTANCE_SAMPLING_MODES = ("token_truncate", "token_mask", "sequence_truncate", "sequence_mask")
 ADVANTAGE_ESTIMATORS = ("group_mean", "leave_one_out", "pass_at_k")
 
 
@@ -61,6 +62,19 @@ class AlgoConfig:
     num_iterations: int = 1
     """Passes over a collected batch."""
 
+    vllm_importance_sampling_correction: bool = False
+    """Multiply token losses by exp(trainer's old log-prob - sampler's), limited as the next three say. Off,
+    one update a batch takes its ratio against the sampler's log-probs; several leave the difference alone."""
+
+    vllm_importance_sampling_mode: str = "sequence_mask"
+    """token_truncate (TIS), token_mask (IcePop); sequence_truncate, sequence_mask: one product a sequence."""
+
+    vllm_importance_sampling_clip_min: float | None = None
+    """Lower limit of that factor: below it, it is raised to the limit (truncate) or set to 0 (mask)."""
+
+    vllm_importance_sampling_clip_max: float | None = 3.0
+    """Upper limit: above it, the factor is cut to the limit (truncate) or set to 0 (mask)."""
+
     max_grad_norm: float = 1.0
     """Gradient clipping, global norm."""
 
@@ -80,6 +94,9 @@ class AlgoConfig:
         choice("algo.loss_type", self.loss_type, LOSS_TYPES)
         choice("algo.advantage_estimator", self.advantage_estimator, ADVANTAGE_ESTIMATORS)
         choice("algo.scale_rewards", self.scale_rewards, ("group", "batch", "none"))
+        mode, modes = self.vllm_importance_sampling_mode, IMPORTANCE_SAMPLING_MODES
+        choice("algo.vllm_importance_sampling_mode", mode, modes)
+        self._check_importance_limits()
         share("algo.operator_fraction", self.operator_fraction)
         at_least("algo.problems_per_step", self.problems_per_step, 1)
         at_least("algo.num_updates", self.num_updates, 1)
@@ -105,6 +122,14 @@ class AlgoConfig:
         if self.learning_rate <= 0:
             raise ValueError(f"algo.learning_rate must be above 0, got {self.learning_rate}.")
 
+    def _check_importance_limits(self) -> None:
+        least, most = self.vllm_importance_sampling_clip_min, self.vllm_importance_sampling_clip_max
+        if (least is not None and not 0 <= least <= 1) or (most is not None and most < 1):
+            raise ValueError(
+                f"algo.vllm_importance_sampling_clip_min and _clip_max are {least} and {most}; where trainer "
+                "and sampler agree the factor is 1, so it must lie between them (null: no limit)."
+            )
+
     @property
     def updates_per_batch(self) -> int:
         """Optimizer steps per collected batch."""
@@ -114,7 +139,7 @@ class AlgoConfig:
     def sampler_is_old(self) -> bool:
         """Whether ratios are against the sampler's log-probs, or the trainer's own of before the batch.
 
-        As in TRL they are the trainer's where a batch gets several updates. With one update the two differ
-        only by the mismatch between trainer and sampler, which the ratio then corrects for.
+        As in TRL they are the trainer's where a batch gets several updates, or a factor of its own corrects
+        for the mismatch. Otherwise the two differ by the mismatch alone, which the ratio then corrects for.
         """
-        return self.updates_per_batch == 1
+        return self.updates_per_batch == 1 and not self.vllm_importance_sampling_correction
