@@ -22,6 +22,8 @@ pytestmark = pytest.mark.integration
 REPO = Path(__file__).parents[1]
 LAUNCH_SECONDS = 300
 STAGES = (2, 3)
+SEVERAL_PASSES = {"algo": {"beta": 0.1, "entropy_coef": 0.01, "num_iterations": 2}}
+"""With a frozen reference model, and old log-probs that are the trainer's own."""
 ONE_STEP = {"train": {"max_steps": 1}}
 
 
@@ -70,12 +72,12 @@ def runs(tiny_policy: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[in
     folders = {}
     for stage in STAGES:
         folder = tmp_path_factory.mktemp(f"zero{stage}")
-        run = {"output_dir": str(folder), "model": str(tiny_policy), "changes": {}}
+        run = {"output_dir": str(folder), "model": str(tiny_policy), "changes": SEVERAL_PASSES}
         killed = launch(stage, run | {"collector": {"kill_at": 3}})
         assert killed.returncode != 0
         names = [path.name for path in finished_checkpoints(folder / "checkpoints")]
         assert names == ["step_000001", "step_000002"], killed.stdout[-4000:]
-        resumed = launch(stage, run | {"changes": {"resume": "auto"}})
+        resumed = launch(stage, run | {"changes": {"resume": "auto", **SEVERAL_PASSES}})
         assert resumed.returncode == 0, resumed.stdout[-4000:]
         folders[stage] = folder
     return folders
@@ -85,7 +87,7 @@ def runs(tiny_policy: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[in
 def alone(tiny_policy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same three steps by one process, never killed."""
     folder = tmp_path_factory.mktemp("alone")
-    config = make_config(folder, tiny_policy)
+    config = make_config(folder, tiny_policy, **SEVERAL_PASSES)
     make_trainer(config, make_accelerator(config)).run()
     return folder
 
@@ -172,7 +174,7 @@ def test_no_rank_steps_on_what_is_not_finite_and_the_third_time_stops_the_run(st
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_bfloat16_follows_float32_and_keeps_its_moments_in_float32(stage, runs, tiny_policy, tmp_path):
-    changes = {"dtype": "bfloat16"}
+    changes = {"dtype": "bfloat16", **SEVERAL_PASSES}
     run = {"output_dir": str(tmp_path), "model": str(tiny_policy), "changes": changes}
     done = launch(stage, run)
     assert done.returncode == 0, done.stdout[-4000:]

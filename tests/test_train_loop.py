@@ -37,6 +37,10 @@ def test_a_run_updates_publishes_reports_evaluates_and_checkpoints(tmp_path, tin
     for line in lines:
         assert line["updates"] == 1 and line["updates_refused"] == 0
         assert line["kl/trace"] >= 0 and line["kl/refine"] >= 0
+        for role in ("trace", "refine"):
+            assert 0 < line[f"mismatch/{role}"] <= line[f"mismatch_max/{role}"]
+            assert line[f"mismatch_kl/{role}"] == pytest.approx(line[f"kl/{role}"])
+            assert 0 <= line[f"mismatch_outside/{role}"] <= 1
         assert 0 < line["entropy/trace"] < math.log(261) + 1e-6
         assert line["loss"] == pytest.approx(line["loss/trace"] + line["loss/refine"])
         assert line["reward_parts/outcome/trace"] == line["reward/trace"]
@@ -66,8 +70,8 @@ def test_token_budget_and_prompt_sharing_do_not_change_the_result(tmp_path, tiny
             tmp_path / f"{budget}", tiny_policy, train={"max_steps": 1, "tokens_per_micro_batch": budget}
         )
         trainer = make_trainer(config, make_accelerator(config))
-        assert trainer._shares_prompts
-        trainer._shares_prompts = shares
+        assert trainer.learner._shares_prompts
+        trainer.learner._shares_prompts = shares
         trainer.run()
         finals.append(read_lines(tmp_path / f"{budget}")[0])
     for name in ("loss", "grad_norm", "trained_tokens/trace", "trained_tokens/refine", "kl/refine"):

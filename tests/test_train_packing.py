@@ -11,11 +11,15 @@ from training_fakes import make_group, make_groups
 
 from configs.schema import AlgoConfig
 from rollout.records import REFINE, TRACE
+from train.collate import collate
 from train.credit import credit, split_updates, weigh
-from train.packing import HEAD_CHUNK, Bin, Branch, Row, collate, make_plan, separate, share_prompts
+from train.packing import HEAD_CHUNK, Bin, make_plan, separate, share_prompts
+from train.rows import Branch, Row
 
 ALGO = AlgoConfig(epsilon_high=5.0)
 ROLES = [REFINE, TRACE]
+LONGEST = 16
+"""Tokens of the longest completion that ``make_groups`` makes."""
 
 
 def completions(rows) -> Counter:
@@ -26,7 +30,7 @@ def completions(rows) -> Counter:
 
 def weighted_rows(plan: list[list[Bin]]) -> list[Row]:
     rows = [row for step in plan for part in step for row in part.rows]
-    return [row for row in rows if any(branch.policy_weights.any() for branch in row.branches)]
+    return [row for row in rows if any(branch.policy_weight for branch in row.branches)]
 
 
 @settings(deadline=None, max_examples=40)
@@ -34,7 +38,7 @@ def weighted_rows(plan: list[list[Bin]]) -> list[Row]:
 def test_every_completion_is_trained_exactly_once_and_ranks_have_equal_micro_steps(
     seed, budget, world, share
 ):
-    rows = weigh(credit(make_groups(seed), ALGO), ALGO)
+    rows = weigh(credit(make_groups(seed), ALGO), ALGO, max_completion_length=LONGEST)
     if not rows:
         return
     packed = share_prompts(rows, tokens_per_row=budget) if share else separate(rows)
@@ -120,15 +124,15 @@ def test_updates_get_whole_groups_of_both_kinds():
     assert all({part[0].branches[0].role, part[-1].branches[0].role} == set(ROLES) for part in parts)
 
 
-@pytest.mark.parametrize("loss_type", ["grpo", "dapo", "cispo"])
+@pytest.mark.parametrize("loss_type", ["grpo", "bnpo", "dapo", "gspo", "cispo", "reinforce"])
 def test_policy_weights_of_a_role_sum_to_its_share_when_every_sample_can_learn(loss_type):
     algo = AlgoConfig(loss_type=loss_type, epsilon_high=5.0, operator_fraction=0.25, sft_coef=0.1)
     groups = [g for g in make_groups(8) if len({s.reward for s in g.samples}) > 1]
     assert {group.key.role for group in groups} == set(ROLES)
     sums: Counter = Counter()
-    for row in weigh(credit(groups, algo), algo):
+    for row in weigh(credit(groups, algo), algo, max_completion_length=LONGEST):
         for branch in row.branches:
-            sums[branch.role] += branch.policy_weights[branch.train_mask].sum()
+            sums[branch.role] += branch.policy_weight * branch.num_trained
     assert sums[TRACE] == pytest.approx(0.75)
     assert sums[REFINE] == pytest.approx(0.25)
 
@@ -141,9 +145,9 @@ def test_samples_that_cannot_move_the_policy_are_left_out_but_counted():
         prompt_ids=row.prompt_ids,
         branches=tuple(_without_advantage(branch) for branch in row.branches),
     )
-    (kept,) = weigh([row, flat], ALGO)
+    (kept,) = weigh([row, flat], ALGO, max_completion_length=LONGEST)
     assert len(kept.branches) == 6
-    assert kept.branches[0].policy_weights[0] == pytest.approx(1 / 48)
+    assert kept.branches[0].policy_weight == pytest.approx(1 / 48)
 
 
 def _without_advantage(branch: Branch) -> Branch:

@@ -9,8 +9,9 @@ from transformers import AutoModelForCausalLM, Qwen3ForCausalLM
 
 from configs.schema import AlgoConfig, ModelConfig
 from rollout.records import REFINE, TRACE
+from train.collate import collate
 from train.credit import credit
-from train.packing import collate, separate
+from train.packing import separate
 from train.policy import PolicyModel, can_share_prompts, load_model, save_weights
 
 ALGO = AlgoConfig(epsilon_high=5.0)

@@ -186,7 +186,7 @@ def first_moments(trainer: Trainer) -> dict[str, torch.Tensor]:
         if trainer.accelerator.distributed_type == "DEEPSPEED":
             moment = safe_get_full_optimizer_state(parameter, "exp_avg")
         else:
-            moment = trainer.optimizer._optimizer.state[parameter]["exp_avg"]
+            moment = trainer.learner.optimizer._optimizer.state[parameter]["exp_avg"]
         result[name] = moment.detach().clone().cpu()
     return result
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -11,16 +13,87 @@ STD_EPSILON = 1e-4
 
 SCALE_REWARDS = ("group", "batch", "none")
 
+Estimator = Callable[[np.ndarray], np.ndarray]
+"""Rewards of one group, shape ``(n,)`` -> each reward less its baseline, shape ``(n,)``."""
 
-def group_advantages(rewards: Sequence[Sequence[float]], *, scale_rewards: str = "group") -> list[np.ndarray]:
-    """Centers each reward on the mean of its group, then scales.
+
+def group_mean(rewards: np.ndarray) -> np.ndarray:
+    """The baseline of a sample is the mean of its group, itself included (GRPO): ``A_i = r_i - mean(r)``.
+
+    References:
+        Shao et al., DeepSeekMath, https://arxiv.org/abs/2402.03300.
+    """
+    return rewards - rewards.mean()
+
+
+def leave_one_out(rewards: np.ndarray) -> np.ndarray:
+    """The baseline of a sample is the mean of the *others* (RLOO): ``A_i = r_i - mean(r_j, j != i)``.
+
+    Unbiased, where the group's mean shrinks the gradient by ``(n - 1) / n``.
+
+    References:
+        Ahmadian et al., Back to Basics, https://arxiv.org/abs/2402.14740.
+    """
+    return rewards - (rewards.sum() - rewards) / (rewards.size - 1)
+
+
+def pass_at_k(rewards: np.ndarray, *, k: int) -> np.ndarray:
+    """Gradient weights of the best of ``k`` samples: of pass@k, if a reward says right or wrong.
+
+    With ``n`` samples in a group, and ``best`` the largest reward of a subset,
+
+        A_i = k * ( E[best of k that include i] - E[best of k that do not] )
+
+    over all such subsets, so that ``mean_i(A_i * grad logprob_i)`` is an unbiased estimate of the gradient
+    of ``E[best of k]``. The second term is the leave-one-out baseline; it does not depend on sample i.
+    ``k = 1`` is ``leave_one_out``. A group of at most ``k`` samples has no such baseline and gets zero.
+
+    Args:
+        rewards: Shape ``(n,)``, any real numbers.
+        k: Samples of which only the best counts.
+
+    References:
+        Walder and Karkhanis, Pass@K Policy Optimization, https://arxiv.org/abs/2505.15201: their estimator
+        of the gradient of max_g@k, with a leave-one-out baseline.
+    """
+    if rewards.size <= k:
+        return np.zeros_like(rewards)
+    advantages = np.empty_like(rewards)
+    for i, reward in enumerate(rewards):
+        others = np.delete(rewards, i)
+        best_with = _expected_best(np.maximum(others, reward), k - 1) if k > 1 else reward
+        advantages[i] = k * (best_with - _expected_best(others, k))
+    return advantages
+
+
+def _expected_best(values: np.ndarray, size: int) -> float:
+    """Mean, over all subsets of ``size`` of these values, of the largest in the subset."""
+    # The value of rank j is the largest of the subsets whose other members rank below it.
+    share = [math.comb(below, size - 1) / math.comb(values.size, size) for below in range(values.size)]
+    return float(np.sort(values) @ share)
+
+
+def make_estimator(name: str, *, k: int) -> Estimator:
+    """The estimator named by ``algo.advantage_estimator``; ``k`` is for ``pass_at_k``."""
+    estimators: Mapping[str, Estimator] = {
+        "group_mean": group_mean,
+        "leave_one_out": leave_one_out,
+        "pass_at_k": partial(pass_at_k, k=k),
+    }
+    return estimators[name]
+
+
+def group_advantages(
+    rewards: Sequence[Sequence[float]], *, scale_rewards: str = "group", center: Estimator = group_mean
+) -> list[np.ndarray]:
+    """Takes a baseline from each reward, within its group, then scales.
 
     A group is the set of samples drawn from one context: the same problem and, for refinements, the
     same workspace. For groups ``g`` with rewards ``r_g1 .. r_gn`` (sizes may differ),
 
-        A_gi = r_gi - mean(r_g)                                  (``none``, Dr. GRPO)
-        A_gi = (r_gi - mean(r_g)) / (std(r_g) + STD_EPSILON)     (``group``, GRPO)
-        A_gi = (r_gi - mean(r_g)) / (std(all r) + STD_EPSILON)   (``batch``)
+        A_gi = center(r_g)_i                                  (``none``, Dr. GRPO)
+        A_gi = center(r_g)_i / (std(r_g) + STD_EPSILON)       (``group``, GRPO)
+        A_gi = center(r_g)_i / (std(all r) + STD_EPSILON)     (``batch``)
 
     with the sample standard deviation (``n - 1``). A group whose rewards are all equal, or that has
     one sample, gets exactly zero.
@@ -28,6 +101,7 @@ def group_advantages(rewards: Sequence[Sequence[float]], *, scale_rewards: str =
     Args:
         rewards: One sequence of rewards per group.
         scale_rewards: ``group``, ``batch`` or ``none``.
+        center: ``group_mean``, ``leave_one_out`` or ``pass_at_k`` for some k.
 
     Returns:
         One float64 array of advantages per group, in the order given.
@@ -40,7 +114,6 @@ def group_advantages(rewards: Sequence[Sequence[float]], *, scale_rewards: str =
         [array([ 1.5, -0.5, -0.5, -0.5]), array([0., 0.])]
 
     References:
-        Shao et al., DeepSeekMath, https://arxiv.org/abs/2402.03300.
         Liu et al., Understanding R1-Zero-Like Training, https://arxiv.org/abs/2503.20783.
     """
     if scale_rewards not in SCALE_REWARDS:
@@ -52,14 +125,14 @@ def group_advantages(rewards: Sequence[Sequence[float]], *, scale_rewards: str =
         if not np.isfinite(group).all():
             raise ValueError(f"group {position} has a reward that is not finite: {group.tolist()}")
     batch_std = _std(np.concatenate(groups)) if groups else 0.0
-    return [_group(group, scale_rewards, batch_std) for group in groups]
+    return [_group(group, scale_rewards, batch_std, center) for group in groups]
 
 
-def _group(rewards: np.ndarray, scale_rewards: str, batch_std: float) -> np.ndarray:
+def _group(rewards: np.ndarray, scale_rewards: str, batch_std: float, center: Estimator) -> np.ndarray:
     # Equal rewards are zero by decision, not by rounding: mean([0.1] * 3) is not 0.1.
     if rewards.size < 2 or np.ptp(rewards) == 0:
         return np.zeros_like(rewards)
-    centered = rewards - rewards.mean()
+    centered = center(rewards)
     if scale_rewards == "none":
         return centered
     std = _std(rewards) if scale_rewards == "group" else batch_std

@@ -10,9 +10,10 @@ import numpy as np
 
 from configs.schema import AlgoConfig
 from rollout.records import Group, Sample
-from train.advantages import group_advantages
-from train.losses import mean_over_sequences, policy_loss, role_weights
-from train.packing import Branch, Row
+from train.advantages import group_advantages, make_estimator
+from train.averaging import mean_over_sequences, mean_over_tokens, role_weights
+from train.losses import LOSSES
+from train.rows import Branch, Row
 
 
 def credit(groups: Sequence[Group], algo: AlgoConfig) -> list[Row]:
@@ -22,7 +23,11 @@ def credit(groups: Sequence[Group], algo: AlgoConfig) -> list[Row]:
     ``mask_truncated_completions`` leaves out still count in their group's baseline.
     """
     rewards = [[sample.reward for sample in group.samples] for group in groups]
-    advantages = group_advantages(rewards, scale_rewards=algo.scale_rewards)
+    advantages = group_advantages(
+        rewards,
+        scale_rewards=algo.scale_rewards,
+        center=make_estimator(algo.advantage_estimator, k=algo.pass_k),
+    )
     return [
         Row(
             prompt_ids=np.asarray(group.prompt_ids, dtype=np.int64),
@@ -40,7 +45,6 @@ def _branch(sample: Sample, role: str, advantage: float, *, mask_truncated: bool
     trained = np.asarray(call.train_mask, dtype=bool)
     if mask_truncated and call.finish == "length":
         trained = np.zeros_like(trained)
-    zeros = np.zeros(len(trained), dtype=np.float64)
     return Branch(
         role=role,
         is_positive=sample.is_correct,
@@ -48,8 +52,6 @@ def _branch(sample: Sample, role: str, advantage: float, *, mask_truncated: bool
         sampler_logprobs=np.asarray(call.sampler_logprobs, dtype=np.float32),
         train_mask=trained,
         advantages=np.full(len(trained), advantage),
-        policy_weights=zeros,
-        imitation_weights=zeros,
     )
 
 
@@ -63,33 +65,38 @@ def split_updates(rows: Sequence[Row], num_updates: int) -> list[list[Row]]:
     return [part for part in parts if part]
 
 
-def weigh(rows: Sequence[Row], algo: AlgoConfig) -> list[Row]:
+def weigh(rows: Sequence[Row], algo: AlgoConfig, *, max_completion_length: int) -> list[Row]:
     """Gives every token its weight in the loss of one update.
 
     For each role on its own: policy weights as ``loss_type`` averages (``token_weights``), imitation
-    weights ``sft_coef / (positives * length)``; both times the role's share (``role_weights``). Samples
-    that cannot move the policy are counted in the averages, then left out: they would only cost time.
+    weights ``sft_coef / (positives * length)``, entropy weights ``entropy_coef / tokens``; all of them times
+    the role's share (``role_weights``). Samples that cannot move the policy are counted in the averages,
+    then left out: they would only cost time.
     """
-    loss = policy_loss(algo.loss_type, epsilon_high=algo.epsilon_high)
     branches = [branch for row in rows for branch in row.branches]
     shares = role_weights((branch.role for branch in branches), operator_fraction=algo.operator_fraction)
     weighted: dict[int, Branch] = {}
     for role, share in shares.items():
         of_role = [branch for branch in branches if branch.role == role]
-        policy = loss.token_weights([branch.num_trained for branch in of_role])
+        lengths = [branch.num_trained for branch in of_role]
+        policy = LOSSES[algo.loss_type].token_weights(lengths, max_completion_length)
         positives = [branch for branch in of_role if branch.is_positive and branch.num_trained]
         each = mean_over_sequences([branch.num_trained for branch in positives])
+        entropy = algo.entropy_coef * mean_over_tokens(lengths)[0]
         imitation = {id(branch): weight for branch, weight in zip(positives, each, strict=True)}
         for branch, weight in zip(of_role, policy, strict=True):
-            ones = np.ones(len(branch.completion_ids))
             weighted[id(branch)] = replace(
                 branch,
-                policy_weights=ones * (share * weight),
-                imitation_weights=ones * (share * algo.sft_coef * imitation.get(id(branch), 0.0)),
+                policy_weight=share * weight,
+                imitation_weight=share * algo.sft_coef * imitation.get(id(branch), 0.0),
+                entropy_weight=share * entropy,
             )
+    # Every token is held to the reference and to its entropy, whatever its advantage.
+    keeps_all = bool(algo.beta or algo.entropy_coef)
     result = []
     for row in rows:
-        kept = tuple(w for b in row.branches if (w := weighted[id(b)]).has_gradient)
+        of_row = (weighted[id(branch)] for branch in row.branches)
+        kept = tuple(b for b in of_row if b.has_gradient or (keeps_all and b.num_trained))
         if kept:
             result.append(replace(row, branches=kept))
     return result

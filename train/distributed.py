@@ -123,3 +123,10 @@ def sum_over_ranks(accelerator: Accelerator, values: torch.Tensor) -> torch.Tens
     if accelerator.num_processes == 1:
         return values
     return cast(torch.Tensor, accelerator.reduce(values, reduction="sum"))
+
+
+def max_over_ranks(accelerator: Accelerator, values: torch.Tensor) -> torch.Tensor:
+    """The largest of each of ``values`` over ranks, on every rank."""
+    if accelerator.num_processes > 1:
+        torch.distributed.all_reduce(values, op=torch.distributed.ReduceOp.MAX)
+    return values

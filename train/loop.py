@@ -7,12 +7,11 @@ log-probs of their sampler. Rank 0 alone talks to the outside (``Collaborators``
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
 from accelerate import Accelerator
 from transformers import AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
@@ -20,17 +19,14 @@ from transformers.utils.logging import disable_progress_bar
 from configs.schema import TrainingConfig
 from rollout.collect import CollectedBatch
 from train.checkpoint import Checkpoints, TrainerState, config_fingerprint, find_checkpoint, read_state
-from train.credit import credit, split_updates, weigh
-from train.distributed import from_rank_zero, sum_over_ranks
-from train.losses import imitation_nll, policy_loss
-from train.metrics import Stopwatch, TokenMetrics, group_metrics
-from train.optimizer import PolicyOptimizer, StepOutcome
-from train.packing import MicroBatch, Row, collate, make_plan, separate, share_prompts
-from train.policy import PolicyModel, can_share_prompts, load_model, save_weights
+from train.credit import credit
+from train.distributed import from_rank_zero
+from train.learner import Learner
+from train.metrics import Stopwatch, group_metrics
+from train.policy import save_weights
+from train.refusal import RefusalGuard
 from train.report import Reporter
-
-MAX_REFUSED_STEPS = 3
-"""So many refused optimizer steps in a row stop the run."""
+from train.rows import Row
 
 ROLLOUTS_SHOWN = 2
 """Rollouts written as text at each checkpoint."""
@@ -86,13 +82,11 @@ class Trainer:
         self.config = config
         self.accelerator = accelerator
         self.outside = collaborators
-        self._loss = policy_loss(config.algo.loss_type, epsilon_high=config.algo.epsilon_high)
-        self.model = load_model(config.model)
-        self._shares_prompts = can_share_prompts(self.model)
-        policy = PolicyModel(self.model, temperature=config.rollout.temperature)
-        self.optimizer = PolicyOptimizer(
-            accelerator, policy, config.algo, num_steps=config.train.max_steps * config.algo.num_updates
+        guard = RefusalGuard(
+            Path(config.output_dir) / "debug", collaborators.reporter.note if collaborators else None
         )
+        self.learner = Learner(config, accelerator, guard)
+        self.model = self.learner.model
         tokenizer = AutoTokenizer.from_pretrained(
             config.model.path, trust_remote_code=config.model.trust_remote_code
         )
@@ -100,7 +94,6 @@ class Trainer:
         self.step = 0
         """Finished steps."""
         self.policy_version = 0
-        self._refused_in_a_row = 0
 
     def run(self) -> None:
         """Trains until ``train.max_steps``."""
@@ -112,7 +105,7 @@ class Trainer:
             with clock("collect"):
                 batch = self._collect()
             with clock("update"):
-                metrics = self._update_policy(batch)
+                metrics = self.learner.learn(batch.rows, self.step + 1)
             self.step += 1
             with clock("publish"):
                 self._publish()
@@ -151,87 +144,6 @@ class Trainer:
             if (self.step + 1) % self.config.train.save_steps == 0 or self.step == 0:
                 self.outside.reporter.write_rollouts(self.step + 1, collected.rollouts[:ROLLOUTS_SHOWN])
         return from_rank_zero(self.accelerator, batch, what=f"the groups of step {self.step + 1}")
-
-    def _update_policy(self, batch: Batch) -> dict[str, float]:
-        """``num_updates`` optimizer steps, each on its own part of the groups."""
-        roles = sorted({branch.role for row in batch.rows for branch in row.branches})
-        tokens = TokenMetrics(roles, self.accelerator.device)
-        learning_rate = self.optimizer.learning_rate
-        outcomes: list[StepOutcome] = []
-        for part in split_updates(batch.rows, self.config.algo.num_updates):
-            rows = weigh(part, self.config.algo)
-            # Nothing to learn from: a step would only follow the optimizer's momentum.
-            if rows:
-                outcome = self._update(rows, roles, tokens)
-                self._guard(outcome, rows)
-                outcomes.append(outcome)
-        sums = sum_over_ranks(self.accelerator, tokens.sums)
-        metrics = tokens.result(sums, num_updates=len(outcomes))
-        norms = [outcome.grad_norm for outcome in outcomes]
-        return metrics | {
-            "grad_norm": sum(norms) / len(norms) if norms else 0.0,
-            "learning_rate": learning_rate,
-            "updates": float(sum(outcome.applied for outcome in outcomes)),
-            "updates_refused": float(sum(not outcome.applied for outcome in outcomes)),
-        }
-
-    def _update(self, rows: Sequence[Row], roles: Sequence[str], tokens: TokenMetrics) -> StepOutcome:
-        """One optimizer step on the rows of all ranks."""
-        train = self.config.train
-        if self._shares_prompts:
-            rows = share_prompts(rows, tokens_per_row=train.tokens_per_micro_batch)
-        else:
-            rows = separate(rows)
-        plan = make_plan(
-            rows,
-            tokens_per_micro_batch=train.tokens_per_micro_batch,
-            world_size=self.accelerator.num_processes,
-        )
-        outcome = None
-        for number, bins in enumerate(plan, start=1):
-            mine = bins[self.accelerator.process_index]
-            micro = collate(mine.rows, roles=roles, head_chunks=mine.head_chunks)
-            loss = self._micro_loss(micro.to(self.accelerator.device), tokens)
-            outcome = self.optimizer.backward(loss, is_last=number == len(plan))
-        assert outcome is not None
-        return outcome
-
-    def _micro_loss(self, batch: MicroBatch, tokens: TokenMetrics) -> torch.Tensor:
-        """This micro-batch's part of: policy loss + sft_coef * NLL of the positive samples."""
-        logprobs, entropies = self.optimizer.model(batch)
-        token_loss, clipped = self._loss.token_loss(
-            logprobs,
-            batch.sampler_logprobs,
-            batch.advantages,
-            epsilon=self.config.algo.epsilon,
-            epsilon_high=self.config.algo.epsilon_high,
-        )
-        tokens.add(batch, logprobs=logprobs, entropies=entropies, token_loss=token_loss, clipped=clipped)
-        return (batch.policy_weights * token_loss).sum() + imitation_nll(logprobs, batch.imitation_weights)
-
-    def _guard(self, outcome: StepOutcome, rows: Sequence[Row]) -> None:
-        """Counts refused steps in a row; the batch is kept for inspection.
-
-        Raises:
-            RuntimeError: At the third in a row.
-        """
-        if outcome.applied:
-            self._refused_in_a_row = 0
-            return
-        self._refused_in_a_row += 1
-        saved = Path(self.config.output_dir) / "debug" / f"step_{self.step + 1:06d}.pt"
-        if self.outside:
-            saved.parent.mkdir(parents=True, exist_ok=True)
-            torch.save(list(rows), saved)
-            self.outside.reporter.note(
-                f"Loss or gradient is not finite in step {self.step + 1}; no update was made. Batch: {saved}"
-            )
-        if self._refused_in_a_row >= MAX_REFUSED_STEPS:
-            raise RuntimeError(
-                f"Loss or gradient was not finite {self._refused_in_a_row} times in a row, at last in step "
-                f"{self.step + 1}. None of these updates was made; the batches are in {saved.parent}. "
-                "Lower algo.learning_rate, or look for sampler_logprobs that are far from the policy's."
-            )
 
     def _publish(self) -> None:
         self.policy_version += 1

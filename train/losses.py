@@ -1,43 +1,33 @@
 """Policy losses on flat token tensors. Pure: one equation each, option names and formulas as in TRL 1.16.
 
-A loss is a sum over tokens, ``sum_t weight_t * loss_t``. The weights already hold every normalisation
-(tokens, sequences, roles, the global batch), so that a batch may be cut into rows, micro-batches and ranks
-in any way without changing its gradient.
+``N`` trained tokens; ``ratio`` is exp(logprob - old_logprob), per token or per sequence. What a batch makes
+of the loss of its tokens is ``train.averaging``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from rollout.records import TRACE
+from train.averaging import TokenWeights, mean_over_longest, mean_over_sequences, mean_over_tokens
 
 TokenLoss = Callable[..., tuple[Tensor, Tensor]]
-"""``(logprobs, sampler_logprobs, advantages, epsilon=, epsilon_high=) -> (loss, is_clipped)``."""
-
-TokenWeights = Callable[[Sequence[int]], list[float]]
-"""Trained tokens of each sequence -> weight of each of its tokens."""
+"""``(ratio, logprobs, advantages, epsilon=, epsilon_high=) -> (loss, is_clipped)``."""
 
 
 def clipped_surrogate(
-    logprobs: Tensor,
-    sampler_logprobs: Tensor,
-    advantages: Tensor,
-    *,
-    epsilon: float,
-    epsilon_high: float,
+    ratio: Tensor, logprobs: Tensor, advantages: Tensor, *, epsilon: float, epsilon_high: float
 ) -> tuple[Tensor, Tensor]:
     """PPO's pessimistic clipped surrogate, per token.
 
-        ratio = exp(logprob - sampler_logprob)
-        loss  = -min(ratio * A, clip(ratio, 1 - epsilon, 1 + epsilon_high) * A)
+        loss = -min(ratio * A, clip(ratio, 1 - epsilon, 1 + epsilon_high) * A)
 
     Args:
-        logprobs: Shape ``(N,)``, of the policy, with gradient.
-        sampler_logprobs: Shape ``(N,)``, as the worker reported them.
+        ratio: Shape ``(N,)``, with gradient.
+        logprobs: Shape ``(N,)``, of the policy; unused here.
         advantages: Shape ``(N,)``.
         epsilon: Lower clip distance from 1.
         epsilon_high: Upper clip distance from 1.
@@ -45,7 +35,7 @@ def clipped_surrogate(
     Returns:
         The loss per token, and where the clip stopped the gradient.
     """
-    ratio = torch.exp(logprobs - sampler_logprobs)
+    del logprobs
     clipped = torch.clamp(ratio, 1 - epsilon, 1 + epsilon_high)
     loss = -torch.min(ratio * advantages, clipped * advantages)
     too_low = (ratio < 1 - epsilon) & (advantages < 0)
@@ -54,12 +44,7 @@ def clipped_surrogate(
 
 
 def truncated_reinforce(
-    logprobs: Tensor,
-    sampler_logprobs: Tensor,
-    advantages: Tensor,
-    *,
-    epsilon: float,
-    epsilon_high: float,
+    ratio: Tensor, logprobs: Tensor, advantages: Tensor, *, epsilon: float, epsilon_high: float
 ) -> tuple[Tensor, Tensor]:
     """CISPO, per token: the importance weight is clipped and detached, so no token loses its gradient.
 
@@ -74,50 +59,83 @@ def truncated_reinforce(
         MiniMax-M1, https://arxiv.org/abs/2506.13585; ScaleRL, https://arxiv.org/abs/2510.13786.
     """
     del epsilon
-    ratio = torch.exp(logprobs.detach() - sampler_logprobs)
+    ratio = ratio.detach()
     loss = -torch.clamp(ratio, max=epsilon_high) * advantages * logprobs
     return loss, (ratio > epsilon_high) & (advantages > 0)
 
 
-def mean_over_tokens(lengths: Sequence[int]) -> list[float]:
-    """Every trained token counts alike: ``1 / sum(lengths)``."""
-    return [1.0 / max(sum(lengths), 1)] * len(lengths)
+def reinforce(
+    ratio: Tensor, logprobs: Tensor, advantages: Tensor, *, epsilon: float, epsilon_high: float
+) -> tuple[Tensor, Tensor]:
+    """The plain policy gradient, per token: ``loss = -A * logprob``, whatever the ratio; never clipped.
 
-
-def mean_over_sequences(lengths: Sequence[int]) -> list[float]:
-    """Every sequence counts alike: ``1 / (len(lengths) * length)``."""
-    return [1.0 / (len(lengths) * max(length, 1)) for length in lengths]
+    Args and returns: see ``clipped_surrogate``.
+    """
+    del epsilon, epsilon_high
+    return -advantages * logprobs, torch.zeros_like(ratio, dtype=torch.bool)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyLoss:
-    """A loss of one token and how tokens are averaged over a sub-batch."""
+    """A loss of one token, the level of its ratio, and how tokens are averaged over a sub-batch."""
 
     token_loss: TokenLoss
     token_weights: TokenWeights
+    has_sequence_ratio: bool = False
+    """One ratio for each sequence, the geometric mean of its tokens' (``sequence_mean``)."""
 
 
 LOSSES: Mapping[str, PolicyLoss] = {
     "grpo": PolicyLoss(token_loss=clipped_surrogate, token_weights=mean_over_sequences),
+    # TRL averages bnpo over each micro-batch. Here no gradient depends on where a batch is cut, so the
+    # local batch is the whole sub-batch, and bnpo is dapo.
+    "bnpo": PolicyLoss(token_loss=clipped_surrogate, token_weights=mean_over_tokens),
+    "dr_grpo": PolicyLoss(token_loss=clipped_surrogate, token_weights=mean_over_longest),
     "dapo": PolicyLoss(token_loss=clipped_surrogate, token_weights=mean_over_tokens),
     "cispo": PolicyLoss(token_loss=truncated_reinforce, token_weights=mean_over_tokens),
+    # In TRL: loss_type=grpo with importance_sampling_level=sequence.
+    "gspo": PolicyLoss(
+        token_loss=clipped_surrogate, token_weights=mean_over_sequences, has_sequence_ratio=True
+    ),
+    "reinforce": PolicyLoss(token_loss=reinforce, token_weights=mean_over_tokens),
 }
 
 
-def policy_loss(loss_type: str, *, epsilon_high: float) -> PolicyLoss:
-    """The loss named by ``algo.loss_type``.
+def sequence_mean(values: Tensor, sequences: Tensor, num_sequences: int) -> Tensor:
+    """Each token's value replaced by the mean of its sequence.
 
-    Raises:
-        ValueError: If there is no such loss, or its clip would scale down tokens that are on-policy.
+    GSPO's ratio is the exponential of this mean of the tokens' log-ratios.
+
+    Args:
+        values: Shape ``(N,)``.
+        sequences: Shape ``(N,)``: number of each token's sequence, below ``num_sequences``.
+        num_sequences: How many there are; some may be without a token.
+
+    Returns:
+        Shape ``(N,)``.
+
+    References:
+        Zheng et al., Group Sequence Policy Optimization, https://arxiv.org/abs/2507.18071.
     """
-    if loss_type not in LOSSES:
-        raise ValueError(f"algo.loss_type is {loss_type!r}; choose one of {', '.join(LOSSES)}.")
-    if loss_type == "cispo" and epsilon_high < 1:
-        raise ValueError(
-            f"algo.epsilon_high is {epsilon_high}, but for algo.loss_type=cispo it is the largest ratio "
-            "itself (as in TRL), so it must be at least 1; 5.0 is a usual value."
-        )
-    return LOSSES[loss_type]
+    counts = torch.bincount(sequences, minlength=num_sequences).clamp(min=1)
+    return (sequence_sum(values, sequences, num_sequences) / counts[sequences]).to(values.dtype)
+
+
+def sequence_sum(values: Tensor, sequences: Tensor, num_sequences: int) -> Tensor:
+    """Each token's value replaced by the sum over its sequence; arguments as ``sequence_mean``."""
+    sums = values.new_zeros(num_sequences).index_add(0, sequences, values)
+    return sums[sequences]
+
+
+def k3(log_ratio: Tensor) -> Tensor:
+    """An unbiased estimate of a KL divergence from samples, at least 0: ``exp(x) - 1 - x``.
+
+    For samples of q, ``x = log p - log q`` estimates KL(q || p) per token, shape ``(N,)``.
+
+    References:
+        Schulman, http://joschu.net/blog/kl-approx.html.
+    """
+    return torch.exp(log_ratio) - 1 - log_ratio
 
 
 def imitation_nll(logprobs: Tensor, weights: Tensor) -> Tensor:
@@ -133,27 +151,3 @@ def imitation_nll(logprobs: Tensor, weights: Tensor) -> Tensor:
         weights: Shape ``(N,)``: ``mean_over_sequences`` of the positive samples, zero for all others.
     """
     return -(weights * logprobs).sum()
-
-
-def role_weights(roles: Iterable[str], *, operator_fraction: float) -> dict[str, float]:
-    """The share of each sub-batch in the loss (Eq. 11 of the paper with ``operator_fraction`` 1/2).
-
-    ``trace`` weighs ``1 - operator_fraction``; the operator's roles share ``operator_fraction`` evenly. Roles
-    that are absent give their weight to those present, so the weights always sum to 1.
-
-    Raises:
-        ValueError: If only roles of weight zero are present.
-    """
-    present = sorted(set(roles))
-    num_operator = sum(role != TRACE for role in present)
-    raw = {
-        role: 1 - operator_fraction if role == TRACE else operator_fraction / num_operator for role in present
-    }
-    total = sum(raw.values())
-    if present and total <= 0:
-        raise ValueError(
-            f"algo.operator_fraction is {operator_fraction}, but the batch holds only {', '.join(present)} "
-            "groups, whose weight is then zero. Collect groups of the other kind "
-            "or change algo.operator_fraction."
-        )
-    return {role: weight / total for role, weight in raw.items()}

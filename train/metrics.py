@@ -12,16 +12,19 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 
 from rollout.records import TRACE, Group, Sample
-from train.packing import MicroBatch, Row
-
-TOKEN_SUMS = ("tokens", "loss", "entropy", "kl", "clip")
+from train.collate import MicroBatch
+from train.distributed import max_over_ranks, sum_over_ranks
+from train.objective import TokenTerms
+from train.optimizer import StepOutcome
+from train.rows import Row
 
 
 class TokenMetrics:
-    """Sums over trained tokens, per role; added over micro-batches and ranks, then averaged.
+    """Sums and maxima over trained tokens, per role, added up over micro-batches and ranks.
 
     Tokens that cannot move the policy (all samples of their group got the same reward, and none is to be
     imitated) never reach the model and are not in these averages.
@@ -29,38 +32,49 @@ class TokenMetrics:
 
     def __init__(self, roles: Sequence[str], device: torch.device) -> None:
         self._roles = tuple(roles)
-        self.sums = torch.zeros(len(self._roles), len(TOKEN_SUMS), dtype=torch.float64, device=device)
+        self._zeros = torch.zeros(len(self._roles), dtype=torch.float64, device=device)
+        self._sums: dict[str, Tensor] = {}
+        self._maxima: dict[str, Tensor] = {}
 
-    @torch.no_grad()
-    def add(
-        self, batch: MicroBatch, *, logprobs: Tensor, entropies: Tensor, token_loss: Tensor, clipped: Tensor
-    ) -> None:
-        """Adds one micro-batch. ``kl`` is the k3 estimate of KL(sampler || policy), at least 0.
-
-        Tokens without weight, those of a filler row, are skipped.
-        """
+    def add(self, batch: MicroBatch, terms: TokenTerms) -> None:
+        """Adds one micro-batch. Tokens without weight, those of a filler row, are skipped."""
         counts = (batch.policy_weights != 0) | (batch.imitation_weights != 0)
-        log_ratio = logprobs - batch.sampler_logprobs
-        columns = (
-            torch.ones_like(logprobs),
-            batch.policy_weights * token_loss,
-            entropies,
-            log_ratio.exp() - 1 - log_ratio,
-            clipped.float(),
-        )
-        values = torch.stack(columns, dim=-1).double()[counts]
-        self.sums.index_add_(0, batch.roles[counts], values)
+        roles = batch.roles[counts]
+        summed = {
+            "tokens": torch.ones_like(terms.token_loss),
+            "loss": batch.policy_weights * terms.token_loss,
+            "entropy": terms.entropies,
+            "kl": terms.sampler_kl,
+            "clip": terms.is_clipped,
+            "mismatch": terms.mismatch,
+            "mismatch_kl": terms.mismatch_kl,
+            "mismatch_outside": terms.is_outside,
+        }
+        if terms.ref_kl is not None:
+            summed["ref_kl"] = terms.ref_kl
+        for name, values in summed.items():
+            total = self._sums.get(name, self._zeros)
+            self._sums[name] = total.index_add(0, roles, values[counts].double())
+        for name, values in {"mismatch_max": terms.mismatch}.items():
+            largest = self._maxima.get(name, self._zeros)
+            self._maxima[name] = largest.scatter_reduce(0, roles, values[counts].double(), "amax")
 
-    def result(self, sums: Tensor, *, num_updates: int) -> dict[str, float]:
-        """Metrics from ``sums`` that were added over ranks; ``loss`` is the mean over updates."""
-        metrics: dict[str, float] = {"loss": float(sums[:, 1].sum()) / max(num_updates, 1)}
-        for role, row in zip(self._roles, sums.tolist(), strict=True):
-            tokens, loss, *means = row
-            metrics[f"trained_tokens/{role}"] = tokens
-            metrics[f"loss/{role}"] = loss / max(num_updates, 1)
-            for name, total in zip(TOKEN_SUMS[2:], means, strict=True):
-                if tokens:
-                    metrics[f"{name}/{role}"] = total / tokens
+    def result(self, accelerator: Accelerator, *, num_updates: int) -> dict[str, float]:
+        """Metrics over all ranks, which must all call it; losses are means over updates."""
+        if not num_updates:
+            return {"loss": 0.0, **{f"trained_tokens/{role}": 0.0 for role in self._roles}}
+        sums = sum_over_ranks(accelerator, torch.stack(list(self._sums.values()))).tolist()
+        maxima = max_over_ranks(accelerator, torch.stack(list(self._maxima.values()))).tolist()
+        metrics: dict[str, float] = {}
+        for place, role in enumerate(self._roles):
+            of_role = {name: of_roles[place] for name, of_roles in zip(self._sums, sums, strict=True)}
+            tokens, loss = of_role.pop("tokens"), of_role.pop("loss")
+            metrics |= {f"trained_tokens/{role}": tokens, f"loss/{role}": loss / num_updates}
+            if tokens:
+                largest = {name: of_roles[place] for name, of_roles in zip(self._maxima, maxima, strict=True)}
+                means = {name: total / tokens for name, total in of_role.items()}
+                metrics |= {f"{name}/{role}": value for name, value in (means | largest).items()}
+        metrics["loss"] = sum(metrics[f"loss/{role}"] for role in self._roles)
         return metrics
 
 
@@ -100,6 +114,17 @@ def group_metrics(groups: Sequence[Group], rows: Sequence[Row]) -> dict[str, flo
     if operator:
         metrics["accuracy/operator"] = float(np.mean(operator))
     return metrics
+
+
+def update_metrics(outcomes: Sequence[StepOutcome], learning_rate: float) -> dict[str, float]:
+    """Metrics of the optimizer steps on one batch; ``learning_rate`` is that of the first."""
+    norms = [outcome.grad_norm for outcome in outcomes]
+    return {
+        "grad_norm": sum(norms) / len(norms) if norms else 0.0,
+        "learning_rate": learning_rate,
+        "updates": float(sum(outcome.applied for outcome in outcomes)),
+        "updates_refused": float(sum(not outcome.applied for outcome in outcomes)),
+    }
 
 
 class Stopwatch:

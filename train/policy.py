@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from configs.schema import ModelConfig
-from train.packing import MicroBatch
+from train.collate import MicroBatch
 
 
 def load_model(config: ModelConfig) -> PreTrainedModel:
@@ -55,14 +55,17 @@ class PolicyModel(nn.Module):
     LM head, in chunks whose logits are recomputed in the backward pass rather than kept.
     """
 
-    def __init__(self, model: PreTrainedModel, *, temperature: float) -> None:
+    def __init__(
+        self, model: PreTrainedModel, *, temperature: float, entropy_has_gradient: bool = False
+    ) -> None:
         """``temperature`` is the sampler's: log-probs describe the distribution that was sampled from."""
         super().__init__()
         self.model = model
         self.temperature = temperature
+        self._entropy_has_gradient = entropy_has_gradient
 
     def forward(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
-        """Returns log-probs (with gradient) and entropies (without), fp32, shape ``(N,)`` each."""
+        """Returns log-probs and entropies (with gradient if asked for), fp32, shape ``(N,)`` each."""
         outputs = self.model.base_model(
             input_ids=batch.input_ids,
             position_ids=batch.position_ids,
@@ -81,7 +84,7 @@ class PolicyModel(nn.Module):
         head = cast(nn.Module, self.model.get_output_embeddings())
         logits = head(hidden).float() / self.temperature
         all_logprobs = logits.log_softmax(-1)
-        with torch.no_grad():
+        with torch.set_grad_enabled(self._entropy_has_gradient and torch.is_grad_enabled()):
             entropies = -(all_logprobs.exp() * all_logprobs).sum(-1)
         return all_logprobs.gather(-1, targets[:, None]).squeeze(-1), entropies
 

@@ -1,0 +1,59 @@
+"""How the loss of single tokens becomes the loss of a batch: weights of tokens, shares of sub-batches. Pure.
+
+The weights hold every normalisation (tokens, sequences, roles, the whole batch of one update), so that a
+batch may be cut into rows, micro-batches and ranks in any way without changing its gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from rollout.records import TRACE
+
+TokenWeights = Callable[[Sequence[int], int], list[float]]
+"""``(lengths, max_completion_length) -> weights``: trained tokens of each sequence of a sub-batch, the
+longest completion that may be sampled -> weight of each token of each sequence."""
+
+
+def mean_over_tokens(lengths: Sequence[int], max_completion_length: int = 0) -> list[float]:
+    """Every trained token counts alike: ``1 / sum(lengths)`` (DAPO)."""
+    del max_completion_length
+    return [1.0 / max(sum(lengths), 1)] * len(lengths)
+
+
+def mean_over_sequences(lengths: Sequence[int], max_completion_length: int = 0) -> list[float]:
+    """Every sequence counts alike: ``1 / (len(lengths) * length)`` (GRPO)."""
+    del max_completion_length
+    return [1.0 / (len(lengths) * max(length, 1)) for length in lengths]
+
+
+def mean_over_longest(lengths: Sequence[int], max_completion_length: int) -> list[float]:
+    """As if every sequence had the greatest length: ``1 / (len(lengths) * max_completion_length)``.
+
+    A constant, so that length does not change what a token counts (Dr. GRPO).
+    """
+    return [1.0 / (len(lengths) * max_completion_length)] * len(lengths)
+
+
+def role_weights(roles: Iterable[str], *, operator_fraction: float) -> dict[str, float]:
+    """The share of each sub-batch in the loss (Eq. 11 of the paper with ``operator_fraction`` 1/2).
+
+    ``trace`` weighs ``1 - operator_fraction``; the operator's roles share ``operator_fraction`` evenly. Roles
+    that are absent give their weight to those present, so the weights always sum to 1.
+
+    Raises:
+        ValueError: If only roles of weight zero are present.
+    """
+    present = sorted(set(roles))
+    num_operator = sum(role != TRACE for role in present)
+    raw = {
+        role: 1 - operator_fraction if role == TRACE else operator_fraction / num_operator for role in present
+    }
+    total = sum(raw.values())
+    if present and total <= 0:
+        raise ValueError(
+            f"algo.operator_fraction is {operator_fraction}, but the batch holds only {', '.join(present)} "
+            "groups, whose weight is then zero. Collect groups of the other kind "
+            "or change algo.operator_fraction."
+        )
+    return {role: weight / total for role, weight in raw.items()}

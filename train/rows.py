@@ -1,0 +1,59 @@
+"""What is trained on: one prompt and the completions that share it, with what the loss needs of each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Branch:
+    """One completion; each array has one entry per completion token.
+
+    The weights are those of each trained token and hold every normalisation (see ``train.averaging``).
+    """
+
+    role: str
+    is_positive: bool
+    """A correct sample, which imitation learns from."""
+    completion_ids: np.ndarray
+    sampler_logprobs: np.ndarray
+    train_mask: np.ndarray
+    advantages: np.ndarray
+    policy_weight: float = 0.0
+    imitation_weight: float = 0.0
+    entropy_weight: float = 0.0
+
+    @property
+    def num_trained(self) -> int:
+        """Tokens in the loss."""
+        return int(self.train_mask.sum())
+
+    @property
+    def has_gradient(self) -> bool:
+        """Whether any token of it can move the policy: by its advantage or by imitation."""
+        has_advantage = bool(self.policy_weight and self.advantages[self.train_mask].any())
+        return has_advantage or bool(self.imitation_weight and self.num_trained)
+
+    def without_weight(self) -> Branch:
+        """The same tokens with no influence on the policy."""
+        return replace(self, policy_weight=0.0, imitation_weight=0.0, entropy_weight=0.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Row:
+    """A prompt and the completions that share it."""
+
+    prompt_ids: np.ndarray
+    branches: tuple[Branch, ...]
+
+    @property
+    def num_tokens(self) -> int:
+        """Length of the row in the model."""
+        return len(self.prompt_ids) + sum(len(branch.completion_ids) for branch in self.branches)
+
+    @property
+    def num_trained(self) -> int:
+        """Tokens in the loss."""
+        return sum(branch.num_trained for branch in self.branches)
