@@ -152,3 +152,10 @@ def test_one_rank_needs_no_broadcast(tmp_path, tiny_policy):
 def test_bfloat16_without_master_weights_is_refused(tmp_path, tiny_policy):
     with pytest.raises(ValueError, match=r"model\.dtype is bfloat16, which needs DeepSpeed"):
         make_accelerator(make_config(tmp_path, tiny_policy, dtype="bfloat16"))
+
+
+def test_a_step_without_groups_changes_nothing_and_the_run_goes_on(tmp_path, tiny_policy):
+    trainer = run(make_config(tmp_path, tiny_policy), empty=True)
+    assert [line["updates"] for line in read_lines(tmp_path)] == [0, 0, 0]
+    start = weights(tiny_policy)
+    assert all(torch.equal(start[name], p.detach()) for name, p in trainer.model.named_parameters())

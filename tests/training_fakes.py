@@ -84,19 +84,25 @@ class SyntheticCollector:
     """Groups that depend on the data position alone, which is all there is to resume."""
 
     def __init__(
-        self, *, kill_at: int | None = None, poison: bool = False, delay_seconds: float = 0.0
+        self,
+        *,
+        kill_at: int | None = None,
+        poison: bool = False,
+        delay_seconds: float = 0.0,
+        empty: bool = False,
     ) -> None:
         self.position = 0
         self._delay_seconds = delay_seconds
         self._kill_at = kill_at
         self._poison = poison
+        self._empty = empty
 
     def next(self, step: int) -> CollectedBatch:
         if step == self._kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(self._delay_seconds)
         self.position += 1
-        groups = make_groups(self.position)
+        groups = () if self._empty else make_groups(self.position)
         if self._poison:
             groups = tuple(_poisoned(group) for group in groups)
         return CollectedBatch(groups=groups, rollouts=(), metrics={"position": float(self.position)})

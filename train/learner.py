@@ -82,7 +82,7 @@ class Learner:
     def _weighted_parts(self, rows: Sequence[Row]) -> list[list[Row]]:
         """The rows of each update that can teach something; a step on none would only follow momentum."""
         algo = self._config.algo
-        longest = self._config.rollout.max_completion_length
+        longest = self._config.rollout.call_tokens
         parts = split_updates(rows, algo.num_updates)
         weighted = [weigh(part, algo, max_completion_length=longest) for part in parts]
         return [part for part in weighted if part]
