@@ -111,7 +111,10 @@ class ChatEndpoint:
             RuntimeError: If nothing answers within ``timeout`` seconds, or the key is refused.
         """
         url = self._config.chat_url.rstrip("/") + "/models"
-        status = await self._client.status(url, timeout)
+        try:
+            status = await self._client.status(url, timeout)
+        except RuntimeError as error:
+            raise RuntimeError(f"The endpoint at rollout.chat_url does not answer: {error}") from None
         if status in (401, 403):
             raise RuntimeError(f"{url} answered {status}: set OPENAI_API_KEY to a key that it accepts.")
 

@@ -64,7 +64,7 @@ class Client:
         try:
             status, answer, _ = await self._request(method, url, sent, timeout_seconds)
         except Unavailable as error:
-            raise RuntimeError(str(error)) from error
+            raise RuntimeError(str(error)) from None
         if status != 200:
             hint = f" Set {self._key_variable}." if status in (401, 403) else ""
             raise RuntimeError(f"{url} answered {status}: {self._shown(answer)}{hint}")
@@ -79,7 +79,7 @@ class Client:
         try:
             return (await self._request("GET", url, None, timeout_seconds))[0]
         except Unavailable as error:
-            raise RuntimeError(str(error)) from error
+            raise RuntimeError(str(error)) from None
 
     async def _request(
         self, method: str, url: str, body: bytes | None, timeout_seconds: float
@@ -99,8 +99,8 @@ class Client:
             raise Unavailable(f"{url} failed: {self._redacted(f'{type(error).__name__}: {error}')}") from None
 
     def _shown(self, answer: bytes) -> str:
-        # Redacted before it is cut, which could leave part of a key.
-        return self._redacted(answer.decode(errors="replace"))[:SHOWN_CHARACTERS]
+        # Redacted before it is cut, which could leave part of a key; on one line.
+        return " ".join(self._redacted(answer.decode(errors="replace")).split())[:SHOWN_CHARACTERS]
 
     def _redacted(self, text: str) -> str:
         return text.replace(self._key, f"[{self._key_variable}]") if self._key else text

@@ -138,4 +138,4 @@ async def _reach_worker(pool: WorkerPool, endpoint: Endpoint) -> None:
         raise RuntimeError(
             f"The rollout worker {endpoint.url} does not answer: {error} It must run with "
             "VLLM_SERVER_DEV_MODE=1 and --enable-scale-out; leave rollout.urls empty to start one here."
-        ) from error
+        ) from None

@@ -78,8 +78,8 @@ class Reviver:
                 if self.after_restart is not None:
                     await self.after_restart(endpoint)
             except (RuntimeError, ValueError, OSError) as error:
-                logger.exception("The rollout worker %s did not come back.", endpoint.url)
-                cause = str(error)
+                logger.warning("The rollout worker %s did not come back: %s", endpoint.url, error)
+                cause = str(error).partition("\n")[0]
                 continue
             self.restarts += 1
             endpoint.avoid_until = 0.0

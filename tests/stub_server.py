@@ -102,16 +102,20 @@ class StubServer:
 
     async def __aenter__(self) -> "StubServer":
         app = web.Application(client_max_size=2**26, middlewares=[self._guard])
-        app.router.add_post("/inference/v1/generate", self._generate)
-        app.router.add_post("/inference/v1/abort_requests", self._abort)
-        app.router.add_get("/weight_info", self._weight_info)
-        app.router.add_get("/health", self._health)
-        app.router.add_get("/v1/models", self._health)
+        self.add_routes(app)
         self._runner = web.AppRunner(app, shutdown_timeout=0.1, access_log=None)
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", 0, backlog=1024).start()
         self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
         return self
+
+    def add_routes(self, app: web.Application) -> None:
+        """What the server answers to."""
+        app.router.add_post("/inference/v1/generate", self._generate)
+        app.router.add_post("/inference/v1/abort_requests", self._abort)
+        app.router.add_get("/weight_info", self._weight_info)
+        app.router.add_get("/health", self._health)
+        app.router.add_get("/v1/models", self._health)
 
     async def __aexit__(self, *_: object) -> None:
         await self._runner.cleanup()

@@ -79,3 +79,9 @@ def test_an_endpoint_that_chats_needs_no_worker_and_has_none(tmp_path: Path, mon
                 _ = engine.pool
         assert KEY not in yaml.safe_dump(asdict(config)) + repr(config)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_endpoint_that_chats_and_is_not_there_is_named_by_its_option(tmp_path: Path):
+    config = RolloutConfig(chat_url=f"http://127.0.0.1:{free_port()}/v1", chat_model="gpt")
+    with pytest.raises(RuntimeError, match=r"rollout\.chat_url does not answer: http://127"):
+        _sampled(config, tmp_path)

@@ -33,6 +33,7 @@ class Stub(StubServer):
         self.aborted: list[str] = []
         self.loses_aborts = 0
         self.dies_on_abort = False
+        self.transports: list[asyncio.Transport] = []
 
     async def _abort(self, request: web.Request) -> web.Response:
         self.aborted += (await request.json())["request_ids"]
@@ -49,10 +50,6 @@ class Stub(StubServer):
         assert request.transport is not None
         self.transports.append(request.transport)
         return await super()._generate(request)
-
-    @property
-    def transports(self) -> list[asyncio.Transport]:
-        return self.__dict__.setdefault("_transports", [])
 
 
 def _with_pool(test: Test, *options: StubOptions, **config: Any) -> Any:

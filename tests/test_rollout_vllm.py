@@ -16,9 +16,11 @@ from configs.compose import load
 from configs.schema import RolloutConfig
 from rollout.budget import budget
 from rollout.build import build_operator, policy_settings
+from rollout.chat import ChatEndpoint
 from rollout.engine import RolloutEngine
 from rollout.evaluate import Job, evaluate
 from rollout.operators import Operator
+from rollout.prompts import Codec
 from rollout.records import Completion, Problem, Sampling
 from rollout.run import run_operator
 from rollout.sampler import RequestRefused
@@ -153,6 +155,29 @@ def test_a_completion_that_goes_on_finds_its_beginning_in_the_prefix_cache(engin
     cached = engine.pool.counts.cached_tokens - before
     # All but the last block of what went in and came out before.
     assert len(start.ids) + len(written.token_ids) - 128 <= cached <= len(following.ids)
+
+
+def test_a_worker_asked_as_an_endpoint_that_chats_says_as_much(engine: RolloutEngine):
+    config = RolloutConfig(chat_url=f"{engine.pool.endpoints[0].url}/v1", chat_model="policy")
+    prompt = Codec(tokenizer=byte_tokenizer()).prompt("1 + 1 =")
+
+    async def chat(sampling: Sampling, n: int) -> tuple[list[Completion], ChatEndpoint]:
+        async with ChatEndpoint(config) as endpoint:
+            await endpoint.check()
+            return await endpoint.generate(prompt, sampling, n), endpoint
+
+    many = engine.run(engine.pool.generate(prompt, SAMPLING, 3), 60)
+    said, endpoint = engine.run(chat(SAMPLING, 3), 60)
+    assert [completion.finish for completion in said] == [completion.finish for completion in many]
+    assert all(completion.usage.prompt_tokens == len(prompt.ids) for completion in said)
+    assert endpoint.counts.completion_tokens == sum(len(completion.token_ids) for completion in many)
+    assert endpoint.counts.requests == 1
+    # vLLM refuses n > 1 when greedy.
+    (one,) = engine.run(engine.pool.generate(prompt, GREEDY), 60)
+    greedy, endpoint = engine.run(chat(GREEDY, 3), 60)
+    assert len({completion.text for completion in greedy}) == 1
+    assert [c.usage.completion_tokens for c in greedy] == [len(one.token_ids)] * 3
+    assert endpoint.counts.requests == 4
 
 
 @pytest.mark.parametrize("distiller", ["global_summary", "shared_topk", "per_sample_topk", "random_k"])

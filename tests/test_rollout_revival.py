@@ -1,0 +1,182 @@
+"""Local workers that break: restarted in the background, brought up to date, given up at last."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+from fakes import prompt_of
+from stub_server import StubOptions, StubServer
+
+from configs.schema import RolloutConfig
+from rollout.pool import WorkerPool
+from rollout.publish import DirectoryPublisher
+from rollout.records import Sampling
+from rollout.revival import RESTART_ATTEMPTS
+from rollout.routing import Endpoint
+from rollout.sampler import CallFailed
+from rollout.worker import free_port
+
+SAMPLING = Sampling(temperature=1.0, top_p=1.0, max_tokens=8, seed=1)
+LIMIT_SECONDS = 20
+
+
+class Stub(StubServer):
+    """A worker that can be published to; remembers where its weights came from."""
+
+    def __init__(self) -> None:
+        super().__init__(StubOptions(median_tokens=5))
+        self.loaded: list[str] = []
+        self.load_status = 200
+
+    def add_routes(self, app: web.Application) -> None:
+        super().add_routes(app)
+        for path in ("/pause", "/resume", "/reset_prefix_cache"):
+            app.router.add_post(path, self._health)
+        app.router.add_post("/collective_rpc", self._load)
+        app.router.add_post("/update_weight_version", self._relabel)
+
+    async def _load(self, request: web.Request) -> web.Response:
+        self.loaded.append((await request.json())["kwargs"]["weights_path"])
+        return web.Response(status=self.load_status)
+
+    async def _relabel(self, request: web.Request) -> web.Response:
+        self.version = (await request.json())["new_version"]
+        return web.Response()
+
+
+Test = Callable[[WorkerPool, Stub], Coroutine[Any, Any, Any]]
+
+
+def _with_pool(test: Test, **options: Any) -> Any:
+    async def run() -> Any:
+        async with AsyncExitStack() as stack:
+            stub = Stub()
+            await stack.enter_async_context(stub)
+            endpoints = [Endpoint(url=stub.url)]
+            pool = await stack.enter_async_context(WorkerPool(endpoints, RolloutConfig(**options)))
+            return await asyncio.wait_for(test(pool, stub), timeout=LIMIT_SECONDS)
+
+    return asyncio.run(run())
+
+
+def _dead(restart: Callable[[], Coroutine[Any, Any, str]]) -> Endpoint:
+    return Endpoint(url=f"http://127.0.0.1:{free_port()}", restart=restart)
+
+
+def test_while_one_worker_is_restarted_the_other_serves():
+    async def test(pool: WorkerPool, stub: Stub) -> None:
+        release = asyncio.Event()
+
+        async def restart() -> str:
+            await release.wait()
+            return stub.url
+
+        dead = _dead(restart)
+        pool.endpoints.insert(0, dead)
+        done = await asyncio.gather(*(pool.generate(prompt_of(i), SAMPLING) for i in range(6)))
+        assert len(done) == stub.requests == 6
+        assert dead.is_down
+        release.set()
+        await pool.reviver.settled(dead)
+        assert (dead.is_down, dead.url, pool.reviver.restarts) == (False, stub.url, 1)
+
+    _with_pool(test)
+
+
+def test_a_worker_that_does_not_come_back_is_given_up_and_calls_say_why():
+    async def test(pool: WorkerPool, stub: Stub) -> None:
+        attempts = 0
+
+        async def restart() -> str:
+            nonlocal attempts
+            attempts += 1
+            raise RuntimeError("no memory left\nand thirty lines of its log")
+
+        pool.endpoints = [_dead(restart)]
+        for _ in range(2):
+            with pytest.raises(CallFailed, match=r"No rollout worker is left: .* at last: no memory left$"):
+                await pool.generate(prompt_of(1), SAMPLING)
+        assert attempts == RESTART_ATTEMPTS
+
+    _with_pool(test)
+
+
+def test_a_restart_that_fails_once_is_tried_again():
+    async def test(pool: WorkerPool, stub: Stub) -> None:
+        attempts = 0
+
+        async def restart() -> str:
+            nonlocal attempts
+            attempts += 1
+            if attempts == 1:
+                raise RuntimeError("not yet")
+            return stub.url
+
+        pool.endpoints = [_dead(restart)]
+        assert len(await pool.generate(prompt_of(1), SAMPLING)) == 1
+        assert (attempts, pool.reviver.restarts) == (2, 1)
+
+    _with_pool(test)
+
+
+def test_a_pool_that_closes_does_not_wait_for_a_restart():
+    started = asyncio.Event()
+
+    async def test(pool: WorkerPool, stub: Stub) -> None:
+        async def restart() -> str:
+            started.set()
+            await asyncio.sleep(LIMIT_SECONDS)
+            return stub.url
+
+        dead = _dead(restart)
+        pool.endpoints = [dead]
+        pool.reviver.begin(dead)
+        await started.wait()
+
+    _with_pool(test)  # leaving it closes it
+    assert started.is_set()
+
+
+def test_a_restarted_worker_serves_the_weights_that_were_published_last(tmp_path: Path):
+    async def test(pool: WorkerPool, stub: Stub) -> None:
+        publisher = DirectoryPublisher(pool, 5.0)
+        await publisher.publish(tmp_path / "7", 7)
+        stub.version, stub.loaded = "default", []  # as after a restart
+
+        async def restart() -> str:
+            return stub.url
+
+        pool.endpoints = [_dead(restart)]
+        (completion,) = await pool.generate(prompt_of(1), SAMPLING)
+        assert completion.versions[0].version == 7
+        assert stub.loaded == [str(tmp_path / "7")]
+
+    _with_pool(test)
+
+
+def test_a_worker_that_broke_before_a_publish_is_restarted_with_the_new_weights(tmp_path: Path):
+    async def test(pool: WorkerPool, stub: Stub) -> None:
+        async def restart() -> str:
+            return stub.url
+
+        pool.endpoints = [_dead(restart)]
+        publisher = DirectoryPublisher(pool, 5.0)
+        await publisher.publish(tmp_path / "8", 8)
+        assert (stub.version, stub.loaded) == ("8", [str(tmp_path / "8")])
+        assert pool.reviver.restarts == 1
+
+    _with_pool(test)
+
+
+def test_a_worker_that_does_not_take_weights_fails_the_publish_by_name(tmp_path: Path):
+    async def test(pool: WorkerPool, stub: Stub) -> None:
+        stub.load_status = 500
+        with pytest.raises(RuntimeError, match=rf"{stub.url}/collective_rpc answered 500"):
+            await DirectoryPublisher(pool, 5.0).publish(tmp_path, 9)
+        assert pool.reviver.restarts == 0
+
+    _with_pool(test)
