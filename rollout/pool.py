@@ -159,10 +159,11 @@ class WorkerPool:
                 return endpoint, await self._attempt(flight, endpoint, body, n)
             except Unavailable as error:
                 cause = str(error)
-                logger.warning("Attempt %d of a request failed: %s", attempt + 1, cause)
                 if flight.is_aborted:
                     raise CallFailed(f"A worker broke while it aborted a request: {cause}") from error
                 now = asyncio.get_running_loop().time()
+                if now >= endpoint.avoid_until:  # once for all requests that a broken worker had
+                    logger.warning("A request failed and is sent again: %s", cause)
                 ready_at[endpoint] = now + backoff_seconds(failures[endpoint], self._rng)
                 failures[endpoint] += 1
                 endpoint.failed(now, error.retry_after)
