@@ -35,7 +35,7 @@ def _accuracy(rows: Sequence[Row]) -> str:
         line = [name(row), *([row.phase] if with_phase else []), f"{row.problems} x {row.samples}"]
         line.append(_interval(row.accuracy, row.ci_low, row.ci_high))
         line += [_last(row.maj_at), _last(row.pass_at), f"{row.b_seq:.0f}", f"{row.b_total:.0f}"]
-        line.append("" if row.whole is None or row.whole.seconds is None else f"{row.whole.seconds:.1f}")
+        line.append("" if row.whole is None or row.whole.seconds is None else f"{row.whole.seconds:.2f}")
         lines.append(line)
     note = (
         "accuracy: mean over problems and samples, with a bootstrap interval over problems. maj@n, pass@n: "

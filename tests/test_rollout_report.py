@@ -2,16 +2,21 @@
 
 import asyncio
 import json
+import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from conftest import REPO
 from evaluation_fakes import OPERATORS, comparison, outcome, run_comparison
 from fakes import EvenIsCorrect, operator
 
 from rollout.matching import Match, matches, vote_row
 from rollout.outcome import Failure, Outcome
 from rollout.pareto import draw_pareto
-from rollout.report import Report, busy_seconds, compare, require_outcomes, write_report
+from rollout.report import Report, Run, busy_seconds, compare, require_outcomes, write_report
+from rollout.rows import Difference, Row, Vote, Whole
+from rollout.transitions import Transition
 
 DEMO_FIELDS = {
     "operator",
@@ -177,3 +182,9 @@ def test_a_pareto_picture_is_drawn_from_any_rows(tmp_path: Path):
     draw_pareto(report.rows[:1], tmp_path / "one.png")
     for name in ("pareto.png", "one.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_every_field_of_the_report_is_defined_in_the_docs():
+    documented = set(re.findall(r"`(\w+)`", (REPO / "docs" / "metrics.md").read_text()))
+    written = {f.name for record in (Row, Transition, Whole, Vote, Run, Difference) for f in fields(record)}
+    assert written - {"by_problem", "transition", "whole", "vote"} <= documented

@@ -24,11 +24,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from evaluation_fakes import Kept
 from fakes import CODEC, END, EvenIsCorrect, operator, problem, settings
 from stub_server import StubOptions, stub_process
 
 from configs.schema import RolloutConfig
-from rollout.evaluate import evaluate
+from rollout.evaluate import Job, evaluate
 from rollout.operators import Operator
 from rollout.pool import WorkerPool
 from rollout.records import Completion, Prompt, Rollout, Sampling
@@ -73,22 +74,16 @@ class ByStages:
 
 async def run(url: str, num_problems: int, pdr: Operator, *, by_stages: bool) -> tuple[float, list[Rollout]]:
     """Seconds that the evaluation takes, and its rollouts."""
-    rollouts: list[Rollout] = []
+    sink = Kept()
     config = RolloutConfig(max_concurrency=4 * num_problems, request_timeout_seconds=LIMIT_SECONDS)
     async with WorkerPool([Endpoint(url=url)], config) as pool:
         sampler = ByStages(pool, asyncio.Barrier(num_problems)) if by_stages else pool
         started = time.monotonic()
-        work = evaluate(
-            [problem(f"p{i}") for i in range(num_problems)],
-            [pdr],
-            replace(settings(sampler), sampling=SAMPLING),
-            EvenIsCorrect(),
-            samples=1,
-            seed=0,
-            on_rollout=lambda _, rollout: rollouts.append(rollout),
-        )
+        jobs = [Job(problem=problem(f"p{i}"), operator=pdr, sample=0) for i in range(num_problems)]
+        ours = replace(settings(sampler), sampling=SAMPLING)
+        work = evaluate(jobs, ours, EvenIsCorrect(), sink, seed=0)
         await asyncio.wait_for(work, LIMIT_SECONDS)
-        return time.monotonic() - started, rollouts
+        return time.monotonic() - started, sink.rollouts
 
 
 def lower_bound(rollouts: Sequence[Rollout], slots: int) -> float:

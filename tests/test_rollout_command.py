@@ -1,0 +1,115 @@
+"""``python -m rollout`` from config to files, over HTTP to a stand-in for a worker."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import byte_tokenizer
+from stub_server import StubOptions, stub_process
+
+from configs.compose import load
+from rollout.__main__ import main
+
+ANSWERS = [7, 7, 7, 3, 5]
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    """A worker that boxes 7 three times in five."""
+    tokenizer = byte_tokenizer()
+    tails = [[*tokenizer(f" \\boxed{{{answer}}}").input_ids, 1] for answer in ANSWERS]
+    with stub_process(StubOptions(median_tokens=30, sigma=0.5, tails=tails)) as found:
+        yield found
+
+
+@pytest.fixture
+def needed(tmp_path: Path) -> list[str]:
+    """Four problems whose answer is 7, and a tokenizer."""
+    data = tmp_path / "problems.jsonl"
+    lines = [{"id": f"p{i}", "question": f"{i} + {7 - i} =", "answer": "7"} for i in range(4)]
+    data.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    byte_tokenizer().save_pretrained(tmp_path / "policy")
+    return [
+        f"model.path={tmp_path / 'policy'}",
+        f"data.path={data}",
+        f"output_dir={tmp_path / 'out'}",
+        "rollout.max_retries=0",
+        "samples=3",
+    ]
+
+
+def _run(*overrides: str) -> None:
+    main(load("evaluation", list(overrides)), [])
+
+
+def _report(tmp_path: Path) -> dict:
+    return json.loads((tmp_path / "out" / "report.json").read_text())
+
+
+def test_a_comparison_writes_its_files_and_started_again_asks_for_nothing(
+    url: str, needed: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    compared = [*needed, "operators=[trace,sr,pdr,majority,best_of_n]"]
+    _run(*compared, f"rollout.urls=[{url}]")
+    out = tmp_path / "out"
+    names = {path.name for path in out.iterdir()}
+    assert names >= {"rollouts.jsonl", "report.json", "report.md", "pareto.png", "config.yaml"}
+    first = _report(tmp_path)
+    final = [row["operator"] for row in first["rows"] if row["final"]]
+    assert final[:5] == ["trace", "sr", "pdr", "majority", "best_of_n"]
+    assert final[5:] and all(name.startswith("majority@") for name in final[5:])
+    assert {row["problems"] for row in first["rows"]} == {4}
+    by_name = {row["operator"]: row for row in first["rows"] if row["final"]}
+    assert by_name["majority"]["accuracy"] >= by_name["trace"]["accuracy"] > 0
+    assert by_name["majority"]["majority_follow_rate"] == 1.0
+    before = (out / "rollouts.jsonl").read_bytes()
+    # No endpoint is there any more: it is all on disk.
+    _run(*compared, "rollout.urls=[http://127.0.0.1:9]")
+    assert _report(tmp_path) == first
+    assert (out / "rollouts.jsonl").read_bytes() == before
+    assert capsys.readouterr().out.strip().endswith((out / "report.md").read_text().strip()[-40:])
+
+
+def test_usage_and_budgets_in_the_file_add_up(url: str, needed: list[str], tmp_path: Path):
+    _run(*needed, "operator.schedule=[3,1]", f"rollout.urls=[{url}]")
+    lines = [json.loads(line) for line in (tmp_path / "out" / "rollouts.jsonl").read_text().splitlines()]
+    for line in lines:
+        total = sum(sum(call["usage"].values()) for call in line["calls"])
+        assert line["budgets"]["b_total"] == line["outcome"]["rounds"][-1]["b_total"] == total
+        for call in line["calls"]:
+            assert call["usage"]["prompt_tokens"] == len(call["prompt_ids"])
+            assert call["usage"]["completion_tokens"] == len(call["completion_ids"])
+    pdr = [line for line in lines if line["outcome"]["operator"] == "pdr"]
+    assert len(pdr) == 12
+    (row,) = [row for row in _report(tmp_path)["rows"] if row["operator"] == "pdr" and row["final"]]
+    assert row["b_total"] == pytest.approx(sum(line["budgets"]["b_total"] for line in pdr) / 12)
+    assert row["b_seq"] == pytest.approx(sum(line["budgets"]["b_seq"] for line in pdr) / 12)
+
+
+def test_a_folder_with_another_evaluation_is_refused_but_another_endpoint_is_not(
+    url: str, needed: list[str], tmp_path: Path
+):
+    _run(*needed, "operator=trace", f"rollout.urls=[{url}]")
+    with pytest.raises(SystemExit, match=r"another rollout\.temperature, seed; set output_dir to a new"):
+        _run(*needed, "operator=trace", f"rollout.urls=[{url}]", "seed=1", "rollout.temperature=0.5")
+    _run(*needed, "operator=trace", "rollout.urls=[http://127.0.0.1:9]", "rollout.max_concurrency=3")
+
+
+def test_an_endpoint_that_is_not_there_ends_the_command(needed: list[str], tmp_path: Path):
+    with pytest.raises(SystemExit, match=r"rollout: .*127\.0\.0\.1:9"):
+        _run(*needed, "operator=trace", "rollout.urls=[http://127.0.0.1:9]")
+    assert not (tmp_path / "out" / "report.json").exists()
+
+
+def test_a_run_without_one_answer_ends_with_the_reason_and_can_be_gone_on_with(
+    url: str, needed: list[str], tmp_path: Path
+):
+    options = StubOptions(seconds_per_token=10.0)
+    with stub_process(options) as slow, pytest.raises(SystemExit, match=r"Not one of 12 rollouts got an"):
+        _run(*needed, "operator=trace", f"rollout.urls=[{slow}]", "rollout.request_timeout_seconds=0.2")
+    assert not (tmp_path / "out" / "report.json").exists()
+    lines = (tmp_path / "out" / "rollouts.jsonl").read_text().splitlines()
+    assert len(lines) == 12 and all(json.loads(line)["failure"]["reason"] for line in lines)
+    _run(*needed, "operator=trace", f"rollout.urls=[{url}]")
+    assert _report(tmp_path)["run"]["failed"] == 0
