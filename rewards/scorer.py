@@ -2,7 +2,6 @@
 
 import asyncio
 import collections
-import logging
 import threading
 import time
 from concurrent.futures import Future
@@ -13,23 +12,22 @@ from rewards.algebra import NeedsAlgebraError, NoAlgebra
 from rewards.equivalence import equivalent
 from rewards.extract import FORMS, Extraction, Rules, extract
 from rewards.gate import Gate
-from rewards.gold import ParsedGold, read_gold
+from rewards.gold import read_gold
+from rewards.nursery import import_path
 from rewards.pool import Pool
 from rewards.shapes import UnreadableError
-from rewards.verdict import STATUSES, Verdict
-
-logger = logging.getLogger(__name__)
+from rewards.tally import Tally
+from rewards.verdict import Verdict
 
 _Result = dict[str, Any]
-MIN_CHECKS_FOR_ALARM = 100
-"""The share of failures is judged after so many checks, and again after each as many."""
+_Key = tuple[str, str]
 
 
 class Scorer:
     """Checks completions against gold answers.
 
     What can be decided by text or exact rational arithmetic is decided in the calling thread; all
-    else in killable processes, which are started when first needed.
+    else in killable processes.
 
     Example:
         with Scorer(forms=()) as scorer:
@@ -51,10 +49,10 @@ class Scorer:
         max_cached: int = 100_000,
         max_failure_share: float = 0.02,
     ) -> None:
-        """Starts nothing.
+        """Returns at once: the process that workers are forked from warms up meanwhile.
 
         Args:
-            num_workers: Processes for symbolic work.
+            num_workers: Processes for symbolic work, forked when first needed.
             limit_seconds: Wall time per answer, after which its process is killed.
             memory_limit_mb: Address space per process, in MiB; at least 256.
             forms: Where an answer may stand outside a box (`extract.FORMS`); empty: box only.
@@ -77,70 +75,70 @@ class Scorer:
             raise ValueError(f"`max_pending` must be at least 1, got {max_pending}.")
         if custom_path is not None and not all(custom_path.partition(":")):
             raise ValueError(f"`custom_path` is {custom_path!r}; write it as package.module:function.")
+        self._custom_path = custom_path
         self._pool = Pool(
             num_workers=num_workers, limit_seconds=limit_seconds, memory_limit_mb=memory_limit_mb
         )
         self._gate = Gate(max_pending)
-        self._custom_path = custom_path
+        self._tally = Tally(max_failure_share)
         self._max_cached = max_cached
-        self._max_failure_share = max_failure_share
         self._lock = threading.Lock()
-        self._cache: collections.OrderedDict[tuple[str, str], Future[_Result]] = collections.OrderedDict()
-        self._counts: collections.Counter[str] = collections.Counter()
+        self._cache: collections.OrderedDict[_Key, Future[_Result]] = collections.OrderedDict()
 
     # --- public ------------------------------------------------------------------------------
 
     async def score(self, *, gold: str, completion: str) -> Verdict:
         """Checks a whole completion, thinking included. Never raises for any text."""
         start = time.perf_counter()
-        found, request = self._prepare_completion(gold, completion)
-        if isinstance(request, Verdict):
-            return self._counted(request, start)
-        return self._verdict(found, await self._solve(request), start)
+        found, todo = self._prepare_completion(gold, completion)
+        if not isinstance(todo, Verdict):
+            todo = _verdict(found, *await self._solve(todo), start)
+        return self._counted(todo, start)
 
     def score_sync(self, *, gold: str, completion: str) -> Verdict:
         """As `score`, for callers without an event loop."""
         start = time.perf_counter()
-        found, request = self._prepare_completion(gold, completion)
-        if isinstance(request, Verdict):
-            return self._counted(request, start)
-        return self._verdict(found, self._solve_sync(request), start)
+        found, todo = self._prepare_completion(gold, completion)
+        if not isinstance(todo, Verdict):
+            todo = _verdict(found, *self._solve_sync(todo), start)
+        return self._counted(todo, start)
 
     def extract_answer(self, completion: str) -> str | None:
-        """The answer of a completion, as `score` would judge it; None if it gives none."""
+        """The answer of a completion, as `score` would judge it; None if it gives none.
+
+        Without a gold, a letter is no choice: the form `choice` is not tried.
+        """
         return extract(completion, self._rules).answer
 
     async def equivalent(self, *, gold: str, answer: str) -> Verdict:
-        """Checks an answer that has been extracted already, e.g. for voting by equivalence."""
+        """Compares two answers that have been extracted already, e.g. for voting.
+
+        Unlike `score` it is not counted, and a `gold` that does not parse is `unparsable`: it may be
+        an answer as good as the other.
+        """
         start = time.perf_counter()
-        found, request = self._prepare_answer(gold, answer)
-        if isinstance(request, Verdict):
-            return self._counted(request, start)
-        return self._verdict(found, await self._solve(request), start)
+        found, todo = self._prepare_answer(gold, answer)
+        if not isinstance(todo, Verdict):
+            return _verdict(found, *await self._solve(todo), start)
+        return _timed(todo, start)
 
     def equivalent_sync(self, *, gold: str, answer: str) -> Verdict:
         """As `equivalent`, for callers without an event loop."""
         start = time.perf_counter()
-        found, request = self._prepare_answer(gold, answer)
-        if isinstance(request, Verdict):
-            return self._counted(request, start)
-        return self._verdict(found, self._solve_sync(request), start)
-
-    def extract(self, *, completion: str) -> Extraction:
-        """The answer that would be checked, by this scorer's rules."""
-        return extract(completion, self._rules)
+        found, todo = self._prepare_answer(gold, answer)
+        if not isinstance(todo, Verdict):
+            return _verdict(found, *self._solve_sync(todo), start)
+        return _timed(todo, start)
 
     @property
     def counts(self) -> dict[str, int]:
-        """Verdicts given so far, by status."""
-        with self._lock:
-            return {status: self._counts[status] for status in STATUSES}
+        """Verdicts given by `score` so far, by status."""
+        return self._tally.counts
 
     @property
     def failure_share(self) -> float:
         """Share of `timeout` and `error` among all verdicts given so far; 0 if there are none."""
-        counts = self.counts
-        return (counts["timeout"] + counts["error"]) / max(1, sum(counts.values()))
+        return self._tally.failure_share
 
     @property
     def num_replaced_workers(self) -> int:
@@ -153,6 +151,7 @@ class Scorer:
 
     def close(self) -> None:
         """Kills the worker processes; checks under way end with status `error`."""
+        self._tally.judge()
         self._pool.close()
 
     async def aclose(self) -> None:
@@ -176,42 +175,29 @@ class Scorer:
     def _prepare_completion(self, gold: str, completion: str) -> tuple[Extraction, _Result | Verdict]:
         """The extracted answer and either the verdict or the request for a worker."""
         if self._custom_path is not None:
-            found = extract(completion, self._rules)
-            request = {"task": "custom", "path": self._custom_path}
-            return found, {**request, "gold": gold, "completion": completion}
-        parsed = _read(gold)
-        if isinstance(parsed, Verdict):
-            return Extraction(answer=None), parsed
+            request = {"task": "custom", "path": self._custom_path, "import_path": import_path()}
+            return extract(completion, self._rules), {**request, "gold": gold, "completion": completion}
+        try:
+            parsed = read_gold(gold)
+        except ValueError as error:
+            return Extraction(answer=None), Verdict(status="error", reason=str(error))
         found = extract(completion, self._rules, gold_is_choice=parsed.is_choice)
         if found.answer is None:
             return found, Verdict(status="unparsable", reason=found.reason)
-        return found, self._decide(parsed, found)
+        return found, _decide(parsed.answer, found)
 
     def _prepare_answer(self, gold: str, answer: str) -> tuple[Extraction, _Result | Verdict]:
         found = Extraction(answer=answer, found_by="given")
-        parsed = _read(gold)
-        return found, parsed if isinstance(parsed, Verdict) else self._decide(parsed, found)
-
-    def _decide(self, gold: ParsedGold, found: Extraction) -> _Result | Verdict:
-        """The verdict, if exact tests on the text suffice; else the request for a worker."""
-        assert found.answer is not None
         try:
-            right = equivalent(gold=gold.answer, answer=found.answer, algebra=NoAlgebra())
-        except NeedsAlgebraError:
-            return {"task": "check", "gold": gold.answer, "answer": found.answer}
-        except UnreadableError as error:
-            status, reason = "unparsable", str(error)
-        except RecursionError:
-            status, reason = "unparsable", "It is nested too deeply."
-        else:
-            status, reason = ("correct" if right else "wrong"), ""
-        return Verdict(status=status, answer=found.answer, found_by=found.found_by, reason=reason)
+            return found, _decide(read_gold(gold).answer, found)
+        except ValueError as error:
+            return found, Verdict(status="unparsable", answer=answer, found_by="given", reason=str(error))
 
     # --- what needs one ----------------------------------------------------------------------
 
     def _cached(self, request: _Result) -> tuple[Future[_Result], bool]:
         """The future of this pair's result, and whether the caller has to make it."""
-        key = (request["gold"], request.get("answer") or request["completion"])
+        key = _key(request)
         with self._lock:
             if key in self._cache:
                 self._cache.move_to_end(key)
@@ -224,30 +210,24 @@ class Scorer:
     def _start(self, request: _Result, future: Future[_Result]) -> None:
         """Hands the request to the pool; always resolves the future and frees the gate."""
 
-        def finish(done: Future[_Result]) -> None:
+        def resolve(result: _Result) -> None:
             self._gate.leave()
-            failure = done.exception() if not done.cancelled() else None
-            if done.cancelled() or failure is not None:
-                reason = str(failure) if failure else "The scorer was closed."
-                result: _Result = {"status": "error", "reason": reason, "seconds": 0.0}
-            else:
-                result = done.result()
-            if result["status"] == "error":
-                self._forget(future)
+            if result["status"] == "error":  # our own failures are not cached
+                with self._lock:
+                    self._cache.pop(_key(request), None)
             future.set_result(result)
+
+        def finish(done: Future[_Result]) -> None:
+            failure = None if done.cancelled() else done.exception()
+            if done.cancelled() or failure is not None:
+                resolve(_error(str(failure) if failure else "The scorer was closed."))
+            else:
+                resolve(done.result())
 
         try:
             self._pool.submit(request).add_done_callback(finish)
         except RuntimeError as error:  # closed
-            self._gate.leave()
-            self._forget(future)
-            future.set_result({"status": "error", "reason": str(error), "seconds": 0.0})
-
-    def _forget(self, future: Future[_Result]) -> None:
-        """Our own failures are not cached."""
-        with self._lock:
-            for key in [key for key, value in self._cache.items() if value is future]:
-                del self._cache[key]
+            resolve(_error(str(error)))
 
     async def _solve(self, request: _Result) -> tuple[_Result, bool]:
         future, is_new = self._cached(request)
@@ -264,38 +244,46 @@ class Scorer:
             self._start(request, future)
         return future.result(), is_new
 
-    # --- verdicts ----------------------------------------------------------------------------
-
-    def _verdict(self, found: Extraction, solved: tuple[_Result, bool], start: float) -> Verdict:
-        result, is_new = solved
-        verdict = Verdict(
-            status=result["status"],
-            answer=found.answer,
-            found_by=found.found_by,
-            seconds=result["seconds"] if is_new else time.perf_counter() - start,
-            reason=result["reason"],
-            value=result.get("value"),
-        )
-        return self._counted(verdict, None)
-
-    def _counted(self, verdict: Verdict, start: float | None) -> Verdict:
-        with self._lock:
-            self._counts[verdict.status] += 1
-            total = sum(self._counts.values())
-            failures = self._counts["timeout"] + self._counts["error"]
-        if total % MIN_CHECKS_FOR_ALARM == 0 and failures > self._max_failure_share * total:
-            logger.error(
-                "The verifier failed on %d of %d answers (%.1f%%, limit %.1f%%): %d timeouts, %d "
-                "errors; the last reason: %s Rewards of this run may be wrong. Look at the verdicts' "
-                "reasons; raise rewards.limit_seconds or rewards.memory_limit_mb if answers need it.",
-                failures, total, 100 * failures / total, 100 * self._max_failure_share,
-                self._counts["timeout"], self._counts["error"], verdict.reason or "none.",
-            )  # fmt: skip
-        return verdict if start is None else replace(verdict, seconds=time.perf_counter() - start)
+    def _counted(self, verdict: Verdict, start: float) -> Verdict:
+        self._tally.add(verdict)
+        return _timed(verdict, start)
 
 
-def _read(gold: str) -> ParsedGold | Verdict:
+def _decide(gold: str, found: Extraction) -> _Result | Verdict:
+    """The verdict, if exact tests on the text suffice; else the request for a worker."""
+    assert found.answer is not None
     try:
-        return read_gold(gold)
-    except ValueError as error:
-        return Verdict(status="error", reason=str(error))
+        right = equivalent(gold=gold, answer=found.answer, algebra=NoAlgebra())
+    except NeedsAlgebraError:
+        return {"task": "check", "gold": gold, "answer": found.answer}
+    except UnreadableError as error:
+        status, reason = "unparsable", str(error)
+    except RecursionError:
+        status, reason = "unparsable", "It is nested too deeply."
+    else:
+        status, reason = ("correct" if right else "wrong"), ""
+    return Verdict(status=status, answer=found.answer, found_by=found.found_by, reason=reason)
+
+
+def _key(request: _Result) -> _Key:
+    return request["gold"], request["answer"] if request["task"] == "check" else request["completion"]
+
+
+def _error(reason: str) -> _Result:
+    return {"status": "error", "reason": reason, "seconds": 0.0}
+
+
+def _verdict(found: Extraction, result: _Result, is_new: bool, start: float) -> Verdict:
+    return Verdict(
+        status=result["status"],
+        answer=found.answer,
+        found_by=found.found_by,
+        seconds=result["seconds"] if is_new else time.perf_counter() - start,
+        reason=result["reason"],
+        value=result.get("value"),
+    )
+
+
+def _timed(verdict: Verdict, start: float) -> Verdict:
+    """With the time since `start`, unless a worker has told how long it took."""
+    return verdict if verdict.seconds else replace(verdict, seconds=time.perf_counter() - start)

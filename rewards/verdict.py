@@ -41,3 +41,8 @@ class Verdict:
     def is_correct(self) -> bool:
         """Whether the answer earned the reward."""
         return self.status == "correct"
+
+    @property
+    def is_failure(self) -> bool:
+        """Whether the verifier failed, so that the status says nothing about the answer."""
+        return self.status in ("timeout", "error")

@@ -1,4 +1,4 @@
-"""The process that does the algebra: `python -m rewards.worker FD`, started by `rewards.pool`.
+"""The process that does the algebra: `python -m rewards.worker FD`, started by `rewards.nursery`.
 
 One *nursery* process imports SymPy and parses a few expressions once. It does no work itself: for
 each request on its control socket it forks a worker that is warm at birth, so that replacing a killed
@@ -91,6 +91,7 @@ def _parse(request: dict[str, Any]) -> dict[str, Any]:
 
 def _custom(request: dict[str, Any]) -> dict[str, Any]:
     module, _, name = request["path"].partition(":")
+    sys.path[:] = request["import_path"]
     function = getattr(importlib.import_module(module), name)
     with contextlib.redirect_stdout(sys.stderr):
         value = function(gold=request["gold"], completion=request["completion"])

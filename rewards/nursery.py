@@ -1,0 +1,127 @@
+"""The warm process that workers are forked from: one for all pools of a program.
+
+It is started with the first pool, imports SymPy while the caller does other things, and lives until
+the program ends, however that happens (`rewards.worker`). If it dies, the next fork starts another.
+"""
+
+import atexit
+import os
+import select
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+from typing import IO
+
+START_SECONDS = 60.0
+"""Limit for starting the process (imports) and for each fork."""
+MAX_ATTEMPTS = 3
+"""Starts that are tried before giving up."""
+
+
+class Nursery:
+    """Starts worker processes; safe to call from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._control: socket.socket | None = None
+        self._stderr: IO[bytes] | None = None
+        self._last_words = ""
+
+    def begin(self) -> None:
+        """Starts the process if there is none, without waiting until it is warm."""
+        with self._lock:
+            if self._process is None:
+                self._start()
+
+    def fork_worker(self, memory_limit_mb: int) -> tuple[int, socket.socket]:
+        """A new worker's process id and socket.
+
+        Args:
+            memory_limit_mb: The worker's address space, in MiB.
+
+        Raises:
+            RuntimeError: No worker could be started within `START_SECONDS`.
+        """
+        with self._lock:
+            for _ in range(MAX_ATTEMPTS):
+                try:
+                    return self._fork(memory_limit_mb * 1024 * 1024)
+                except (OSError, EOFError):
+                    self._stop()
+        raise RuntimeError(
+            f"No verifier process could be started in {MAX_ATTEMPTS} attempts of at most "
+            f"{START_SECONDS:g} s; the last one wrote: {self._last_words or 'nothing'}"
+        )
+
+    def stop(self) -> None:
+        """Kills the process; its workers die with it."""
+        with self._lock:
+            self._stop()
+
+    def _fork(self, memory_bytes: int) -> tuple[int, socket.socket]:
+        if self._process is None or self._process.poll() is not None:
+            self._start()
+        assert self._control is not None
+        ours, theirs = socket.socketpair()
+        with theirs:
+            socket.send_fds(self._control, [struct.pack(">Q", memory_bytes)], [theirs.fileno()])
+        ready, _, _ = select.select([self._control], [], [], START_SECONDS)
+        reply = self._control.recv(8) if ready else b""
+        if len(reply) != 8:
+            ours.close()
+            raise EOFError
+        return struct.unpack(">Q", reply)[0], ours
+
+    def _start(self) -> None:
+        self._stop()
+        ours, theirs = socket.socketpair()
+        # Not multiprocessing: the caller's __main__ and its imports must not run again.
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 (open as long as the process lives)
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "rewards.worker", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=self._stderr,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(import_path()), "OMP_NUM_THREADS": "1"},
+            )
+        self._control = ours
+
+    def _stop(self) -> None:
+        if self._control is not None:
+            self._control.close()
+            self._control = None
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(timeout=START_SECONDS)
+            self._process = None
+        if self._stderr is not None:
+            self._stderr.seek(0)
+            self._last_words = self._stderr.read()[-500:].decode(errors="replace")
+            self._stderr.close()
+            self._stderr = None
+
+
+def import_path() -> list[str]:
+    """The folders that this program imports from, for a process that was started elsewhere."""
+    return [entry or os.getcwd() for entry in sys.path]
+
+
+_lock = threading.Lock()
+_nursery: Nursery | None = None
+_owner = 0
+
+
+def shared_nursery() -> Nursery:
+    """The nursery of this process; a forked child gets its own, not its parent's socket."""
+    global _nursery, _owner
+    with _lock:
+        if _nursery is None or _owner != os.getpid():
+            _nursery, _owner = Nursery(), os.getpid()
+            atexit.register(_nursery.stop)
+        return _nursery

@@ -1,0 +1,61 @@
+"""Counts of verdicts, and the alarm when too many checks failed."""
+
+import logging
+import threading
+from collections import Counter
+
+from rewards.verdict import STATUSES, Verdict
+
+logger = logging.getLogger(__name__)
+
+CHECKS_PER_JUDGEMENT = 100
+"""The share of failures is judged after each so many checks, and at the end."""
+
+
+class Tally:
+    """Counts by status, safe to add to from any thread."""
+
+    def __init__(self, max_failure_share: float) -> None:
+        """Args: max_failure_share: of `timeout` and `error`, above which an error is logged."""
+        self._max_failure_share = max_failure_share
+        self._lock = threading.Lock()
+        self._counts: Counter[str] = Counter()
+        self._last_failure = ""
+        self._num_judged = 0
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Verdicts so far, by status."""
+        with self._lock:
+            return {status: self._counts[status] for status in STATUSES}
+
+    @property
+    def failure_share(self) -> float:
+        """Share of `timeout` and `error` among all verdicts so far; 0 if there are none."""
+        counts = self.counts
+        return (counts["timeout"] + counts["error"]) / max(1, sum(counts.values()))
+
+    def add(self, verdict: Verdict) -> None:
+        """Counts a verdict; now and then says so if too many failed."""
+        with self._lock:
+            self._counts[verdict.status] += 1
+            if verdict.is_failure:
+                self._last_failure = verdict.reason
+            is_due = sum(self._counts.values()) % CHECKS_PER_JUDGEMENT == 0
+        if is_due:
+            self.judge()
+
+    def judge(self) -> None:
+        """Logs an error if too many of the checks failed, once for each number of them."""
+        counts, share = self.counts, self.failure_share
+        total = sum(counts.values())
+        if total == self._num_judged or share <= self._max_failure_share:
+            return
+        self._num_judged = total
+        logger.error(
+            "The verifier failed on %d of %d answers (%.1f%%, limit %.1f%%): %d timeouts, %d errors; the "
+            "last reason: %s Rewards of this run may be wrong. Look at the verdicts' reasons; raise "
+            "rewards.limit_seconds or rewards.memory_limit_mb if answers need it.",
+            counts["timeout"] + counts["error"], total, 100 * share, 100 * self._max_failure_share,
+            counts["timeout"], counts["error"], self._last_failure,
+        )  # fmt: skip
