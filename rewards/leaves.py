@@ -5,7 +5,7 @@ import re
 from fractions import Fraction
 
 from rewards.algebra import Algebra, squash
-from rewards.quantity import Quantity, same_quantity
+from rewards.quantity import Quantity, other_unit, same_quantity
 from rewards.shapes import Expression, Number, Text
 from rewards.structure import CLOCK, parse_shape
 
@@ -16,6 +16,8 @@ def same_leaf(
     """Whether two numbers, expressions or words are the same answer."""
     if isinstance(gold, Number) and isinstance(answer, Number):
         return same_quantity(gold=gold.quantity, answer=answer.quantity)
+    if other_unit(_unit_of(gold), _unit_of(answer)):
+        return False
     if squash(gold.text).casefold() == squash(answer.text).casefold() and (
         isinstance(gold, Text) or squash(gold.text) == squash(answer.text)
     ):
@@ -37,6 +39,16 @@ def same_leaf(
         bare = _expression_of(answer.quantity)
         return bare is not None and algebra.same_expression(gold=_degrees(gold.text), answer=bare)
     return algebra.same_expression(gold=_degrees(gold.text), answer=_degrees(answer.text))
+
+
+def _unit_of(leaf: Number | Expression | Text) -> str:
+    match leaf:
+        case Number():
+            return leaf.quantity.unit
+        case Expression():
+            return leaf.unit
+        case Text():
+            return ""
 
 
 def _expression_of(quantity: Quantity) -> str | None:

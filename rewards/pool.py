@@ -139,8 +139,8 @@ class Pool:
             request = {**request, "number": self._number}
         start = time.monotonic()
         worker = self._worker()
-        # A cold start counts too, so that callers can rely on the limit; but for half of it at most.
-        deadline = max(start + self.limit_seconds, time.monotonic() + self.limit_seconds / 2)
+        # A cold start counts too, so that callers can rely on the limit; but a third of it is left.
+        deadline = max(start + self.limit_seconds, time.monotonic() + self.limit_seconds / 3)
         for _ in range(MAX_ATTEMPTS):
             try:
                 result = worker.ask(request, deadline - time.monotonic())

@@ -5,8 +5,10 @@ in the calling process: it can neither hang nor use memory.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
+
+from rewards.units import is_currency, split_currency, split_scale, unit_suffix
 
 MAX_DIGITS = 1000
 """Numbers of more digits, or larger exponents, are compared digit by digit, never computed with."""
@@ -37,27 +39,6 @@ _PATTERNS = {
     ),
     "plain": re.compile(_PLAIN),
 }
-_NOT_UNITS_TEXT = """
-not no wrong incorrect or is isnt if but unless false true to through between and pi sin cos
-tan cot sec csc log ln exp sqrt mod bmod than least most minus plus times over maybe either
-infty infinity undefined
-"""
-_NOT_UNITS = frozenset(_NOT_UNITS_TEXT.split())
-_SYMBOLS_TEXT = """
-m cm mm km nm ft in yd mi kg g mg lb lbs oz s sec ms min h hr hrs l ml dl j kj w kw v a k n pa
-hz mph kmh kph rad deg usd eur gm rs mol m2 m3 cm2 cm3 ft2 ft3 am pm a.m p.m sq cu
-"""
-_SYMBOLS = frozenset(_SYMBOLS_TEXT.split())
-_ALIASES = {
-    "meter": "m", "metre": "m", "centimeter": "cm", "centimetre": "cm", "millimeter": "mm",
-    "kilometer": "km", "kilometre": "km", "foot": "ft", "feet": "ft", "inch": "in", "inche": "in",
-    "yard": "yd", "mile": "mi", "kilogram": "kg", "gram": "g", "gm": "g", "pound": "lb",
-    "lbs": "lb", "ounce": "oz", "second": "s", "sec": "s", "minute": "min", "hour": "h", "hr": "h",
-    "liter": "l", "litre": "l", "milliliter": "ml", "degree": "deg", "dollar": "usd", "radian": "rad",
-    "euro": "eur", "kmh": "km/h", "kph": "km/h", "mph": "mi/h",
-}  # fmt: skip
-_GENERIC = frozenset({"unit", "total", "of", "the"})
-_SUFFIX_WORD = re.compile(r"[A-Za-z]+(?:\.[A-Za-z]+)*\.?|[\u20ac\u00a3\u00a5\u00b5\u3040-\u9fff]+")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,6 +55,8 @@ class Quantity:
     percent: bool = False
     degree: bool = False
     unit: str = ""
+    currency: str = ""
+    """Apart from the unit: `\\$20 per hour` has both."""
     base: int | None = None
     digits: str = ""
     places: int = 0
@@ -158,64 +141,6 @@ def _number(text: str) -> tuple[Quantity, int] | None:
     return None
 
 
-def canonical_unit(text: str) -> str | None:
-    """The unit that a suffix names, `""` for a generic one, None if it is not a unit.
-
-    `square centimeters`, `cm^2` and `cm^{2}` are one unit; `apples` and `apple` too.
-    """
-    text = re.sub(r"\^?\{?\(?([23])\)?\}?", r"\1", re.sub(r"\s*\^\s*", "^", text))
-    text = re.sub(r"(?<=[a-z])\s+per\s+", "/", text.lower()).replace("\\", "")
-    power, names = "", []
-    for token in re.split(r"(\s+|/|\*|cdot)", text):
-        token = token.strip().rstrip(".")
-        if not token or token in ("*", "cdot"):
-            continue
-        if token == "/":
-            names.append("/")
-            continue
-        if token.startswith("square") or token == "sq":
-            power = "2"
-            continue
-        if token.startswith("cubic") or token == "cu":
-            power = "3"
-            continue
-        match = re.fullmatch(r"([^\d]+)([23]?)", token)
-        if match is None or match[1] in _NOT_UNITS:
-            return None
-        power = match[2] or power
-        name = match[1].replace(".", "")
-        singular = name[:-1] if len(name) > 3 and name.endswith("s") else name
-        singular = _ALIASES.get(singular, _ALIASES.get(name, singular))
-        if singular not in _GENERIC:
-            names.append(singular)
-    return "".join(names) + (power if names else "")
-
-
-def _unit_suffix(text: str, is_gold: bool) -> str | None:
-    """Canonical unit of what follows the number; None if it is part of an expression."""
-    body = text.strip()
-    if not body:
-        return ""
-    if len(body) > 80:
-        return None
-    words = _SUFFIX_WORD.findall(body)
-    rest = re.sub(r"\^\s*\{?\s*[23]\s*\}?", " ", _SUFFIX_WORD.sub(" ", body))
-    if not words or not re.fullmatch(r"[\s/()'*,\-]*(?:\\cdot)?[\s/()'*,\-]*", rest):
-        return None
-    spaced = text[0] == " "
-    for word in words:
-        lowered = word.lower().rstrip(".")
-        if lowered in _NOT_UNITS:
-            return None
-        known = lowered in _SYMBOLS or lowered in _ALIASES or not word.isascii()
-        if known and (len(lowered) > 1 or not is_gold or spaced):
-            continue
-        # `12 apples` has a unit; `2ab` and `2 xy` are products.
-        if not (len(lowered) >= 3 and (spaced or len(lowered) >= 5) and re.search("[aeiouy]", lowered)):
-            return None
-    return canonical_unit(body)
-
-
 def parse_quantity(text: str, *, is_gold: bool = False) -> Quantity | None:
     """The number that a normalised text is, with its unit; None if it is anything else.
 
@@ -223,31 +148,39 @@ def parse_quantity(text: str, *, is_gold: bool = False) -> Quantity | None:
         text: An answer as `latex.normalise` returns it.
         is_gold: A single letter right behind a gold number is a variable, not a unit.
     """
-    text = re.sub(r"^(?:rs|usd|[\u20ac\u00a3\u00a5])\.?\s*(?=[\d.])", "", text, flags=re.I)
     sign_length = len(text) - len(text.lstrip("+- "))
-    sign, body = text[:sign_length], text[sign_length:]
-    sign_flips = sign.count("-")
+    currency, body = split_currency(text[sign_length:])
+    sign = text[:sign_length]
+    if currency:  # `-\$5` and `\$-5`
+        sign += body[: len(body) - len(body.lstrip("+- "))]
+        body = body.lstrip("+- ")
     found = _number(body)
     if found is None:
         return None
     quantity, end = found
-    suffix = body[end:]
-    fields = {name: getattr(quantity, name) for name in ("base", "digits", "places")}
-    if re.fullmatch(r"\s*(?:%|percent(?:age)?(?: points?)?|pct\.?)\s*", suffix, re.I):
-        fields["percent"] = True
-    elif re.fullmatch(r"\s*(?:\^\\circ|degrees?)(?:\s*C)?\s*", suffix):
-        fields["degree"] = True
-    elif suffix[:1].isdigit():
-        return None
-    else:
-        unit = _unit_suffix(suffix, is_gold)
+    factor, suffix = split_scale(body[end:])
+    percent = bool(re.fullmatch(r"\s*(?:%|percent(?:age)?(?: points?)?|pct\.?)\s*", suffix, re.I))
+    degree = bool(re.fullmatch(r"\s*(?:\^\\circ|degrees?)(?:\s*C)?\s*", suffix))
+    unit: str | None = ""
+    if not percent and not degree:
+        unit = None if suffix[:1].isdigit() else unit_suffix(suffix, is_gold=is_gold)
         if unit is None:
             return None
-        fields["unit"] = unit
+        if is_currency(unit):
+            currency, unit = unit, ""
     value = quantity.value
-    if sign_flips % 2 and value != 0:
+    if factor != 1:
+        if not isinstance(value, Fraction):
+            return None
+        value *= factor
+    if sign.count("-") % 2 and value != 0:
         value = _negated(value)
-    return Quantity(value=value, **fields)
+    return replace(quantity, value=value, percent=percent, degree=degree, unit=unit, currency=currency)
+
+
+def other_unit(one: str, other: str) -> bool:
+    """Whether two units contradict each other; a unit on one side only does not."""
+    return bool(one and other and one != other)
 
 
 def _hundredth(value: Fraction | tuple[str, str, int]) -> Fraction | None:
@@ -256,7 +189,7 @@ def _hundredth(value: Fraction | tuple[str, str, int]) -> Fraction | None:
 
 def same_quantity(*, gold: Quantity, answer: Quantity) -> bool:
     """Whether two numbers are the same answer; the rules are in the table of docs/rewards.md."""
-    if gold.unit and answer.unit and gold.unit != answer.unit:
+    if other_unit(gold.unit, answer.unit) or other_unit(gold.currency, answer.currency):
         return False
     if gold.base is not None or answer.base is not None:
         if gold.base is not None and answer.base is None:

@@ -15,9 +15,10 @@ class Number:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Expression:
-    """Mathematics that needs a computer algebra system, e.g. `3\\sqrt{2}`."""
+    """Mathematics that needs a computer algebra system, e.g. `3\\sqrt{2}`; perhaps with a unit."""
 
     text: str
+    unit: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -20,6 +20,7 @@ from rewards.shapes import (
     Text,
     UnreadableError,
 )
+from rewards.units import split_unit
 
 MAX_RAW_CHARS = 60_000
 MAX_CHARS = 5_000
@@ -32,7 +33,13 @@ _FUNCTIONS = (
     r"|(?<![a-zA-Z\\])(?:log|ln|exp|gcd|lcm|max|min|sqrt|frac|det|lim)(?![a-z])"
 )
 _BARE_FUNCTION = re.compile(_FUNCTIONS)
-_WORD = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]{4,}(?![a-zA-Z])|[^\x00-\x7f]")
+_WORD = re.compile(
+    r"(?<![\\a-zA-Z])(?:[a-zA-Z]{4,}|(?i:yes|no|odd|not|none|all|any))(?![a-zA-Z])|[^\x00-\x7f]"
+)
+_FIGURE = re.compile(
+    r"(\\(?:angle|measuredangle|triangle|square|widehat|over(?:line|arc|rightarrow|leftrightarrow)))"
+    r"\s*\{?\s*([A-Z]{2,4})\s*\}?"
+)
 _NAME = re.compile(
     r"""(?x)
     (?:[a-zA-Z]|\\(?!frac|sqrt|sin|cos|tan|sec|csc|cot|log|ln)[a-zA-Z]+)(?:_\{?\w+\}?)?'*   # x, x_1, \theta
@@ -223,6 +230,8 @@ def _read_brackets(text: str, is_gold: bool, depth: int) -> Shape | None:
         matched = opening + closing in ("[]", "()")
         return _parse(strip_outer(inside), is_gold=is_gold, depth=depth) if matched else None
     shapes = _parse_all(items, is_gold, depth)
+    if len(shapes) > 2 and opening + closing in ("[)", "(]"):
+        raise UnreadableError("Its brackets do not match.")
     if len(shapes) == 2 and "langle" not in opening and opening + closing != "()":
         return Interval(
             low=shapes[0],
@@ -234,8 +243,9 @@ def _read_brackets(text: str, is_gold: bool, depth: int) -> Shape | None:
 
 
 def _items(inside: str) -> list[str]:
-    separator = ";" if len(split_top(inside, ";")) > 1 else ","
-    return split_top(inside, separator)
+    if len(groups := split_top(inside, ";")) > 1:
+        return groups
+    return [item for part in _split_connectives(inside) for item in split_top(part, ",")]
 
 
 def _read_matrix(text: str, is_gold: bool, depth: int) -> Shape | None:
@@ -267,6 +277,10 @@ CLOCK = re.compile(r"(\d{1,2}) ?: ?(\d{2}(?: ?: ?\d{2})?)(?:\s*([ap])\.?\s?m\.?)
 def _read_atom(text: str, is_gold: bool, depth: int) -> Shape:
     if (clock := CLOCK.fullmatch(text)) and clock[3]:
         return Text(text=text)
+    if figure := _FIGURE.fullmatch(text):
+        # Named by its points, which no algebra may take for a product; all but rays read either way.
+        points = figure[2] if "rightarrow" in figure[1] else min(figure[2], figure[2][::-1])
+        return Text(text=f"{figure[1]} {points}")
     if _DIVISION_BY_ZERO.search(text):
         raise UnreadableError("It divides by zero.")
     if r"\pm" in text or r"\mp" in text:
@@ -278,7 +292,8 @@ def _read_atom(text: str, is_gold: bool, depth: int) -> Shape:
         return Group(kind="list", items=tuple(both))
     if re.fullmatch(r"\(?\s*[A-Za-z]\s*\)?", text):
         return Expression(text=text.strip("() "))
+    text, unit = split_unit(text)
     bare = _BARE_FUNCTION.sub(" ", text)
     if _WORD.search(re.sub(r"\\(?:begin|end)\{\w+\}|_\{[a-zA-Z]+\}", " ", bare)):
         return Text(text=text)
-    return Expression(text=_BARE_FUNCTION.sub(lambda match: "\\" + match.group(), text))
+    return Expression(text=_BARE_FUNCTION.sub(lambda match: "\\" + match.group(), text), unit=unit)

@@ -18,10 +18,12 @@ from sympy.core.function import AppliedUndef
 from rewards.algebra import squash
 from rewards.shapes import Relation, UnreadableError
 
-DIGITS = 50
+DIGITS = 120
 """Decimal digits of numeric comparisons."""
-TOLERANCE = sympy.Float(10) ** -35
+TOLERANCE = sympy.Float(10) ** -100
 """Relative difference below which two numbers of `DIGITS` digits are the same."""
+TINY = sympy.Float(10) ** -100
+"""Absolute difference below which two numbers next to zero are the same."""
 PROOF_DIGITS = 1000
 """Digits to which constants must agree that are not equal by simplification."""
 MAX_PROOF_DIGITS = 6000
@@ -40,6 +42,7 @@ _MISREAD = (
     ),
     (re.compile(r"\\[lcdv]?dots|\.\."), "It has an ellipsis."),
 )
+_CURRENCY = re.compile(r"(?<![A-Za-z])usd (?=[+\-]?\s*[\d.])")  # how `latex.normalise` writes a dollar sign
 _ROUNDED = re.compile(r"rounded:(\d+):(.*)", re.S)
 
 for _name in ("latex2sympy2_extended", "math_verify"):
@@ -57,7 +60,7 @@ def parse_expression(text: str) -> Any:
         raise UnreadableError(f"It is longer than {MAX_CHARS} characters.")
     if reason := next((reason for pattern, reason in _MISREAD if pattern.search(text)), ""):
         raise UnreadableError(reason)
-    text = text.replace("%", r" \cdot \frac{1}{100}")
+    text = _CURRENCY.sub("", text).replace("%", r" \cdot \frac{1}{100}")
     parts = re.split(r"\\(?:bmod|mod)(?![a-zA-Z])", text)
     if len(parts) == 2:
         return sympy.Mod(parse_expression(parts[0]).doit(), parse_expression(parts[1]))
@@ -84,7 +87,7 @@ class SymPyAlgebra:
     """The `equivalence.Algebra` of the worker processes."""
 
     def same_expression(self, *, gold: str, answer: str) -> bool:
-        """Equal for all values of the variables; decided by exact or 50-digit arithmetic."""
+        """Equal for all values of the variables; decided by exact or 120-digit arithmetic."""
         if squash(gold) == squash(answer):
             return True
         rounded = _ROUNDED.fullmatch(gold)
@@ -195,9 +198,9 @@ def _same_constant(gold: sympy.Expr, answer: sympy.Expr) -> bool:
     left, right = _number_at(gold, {}), _number_at(answer, {})
     if left is None or right is None:
         return False
-    if not _close(left, right) and abs(left - right) > sympy.Float(10) ** -40:
+    if not _close(left, right) and abs(left - right) > TINY:
         return False
-    # Equal to 50 digits, or both next to zero: now exactly, or to every digit of the integer part
+    # Equal to `DIGITS` digits, or both next to zero: now exactly, or to every digit of the integer part
     # and a thousand more (2^{1/2^{1000}} is not 1).
     exact_gold, exact_answer = gold.doit(), answer.doit()
     if exact_gold == exact_answer:
@@ -218,8 +221,7 @@ def _same_at_points(gold: sympy.Expr, answer: sympy.Expr, symbols: set[Any], cou
         left, right = _number_at(gold, point), _number_at(answer, point)
         if left is None or right is None:
             continue
-        tiny = sympy.Float(10) ** -40
-        if not _close(left, right) and not (abs(left) < tiny and abs(right) < tiny):
+        if not _close(left, right) and not (abs(left) < TINY and abs(right) < TINY):
             return False
         agreed += 1
     return agreed >= 3

@@ -67,6 +67,8 @@ def answer_request(request: dict[str, Any]) -> dict[str, Any]:
         return {"status": "unparsable", "reason": str(error)}
     except RecursionError:
         return {"status": "unparsable", "reason": "It is nested too deeply."}
+    except OverflowError:
+        return {"status": "unparsable", "reason": "It has a number that is too large."}
     except MemoryError:
         return {"status": "error", "reason": "The check needed more than the memory limit."}
     # The border of STYLE 4.8: model output meets a computer algebra system (or a user's function).
