@@ -1,5 +1,7 @@
 """From the options of a run to a scorer and a shaper."""
 
+from dataclasses import asdict
+
 from configs.schema import RewardsConfig, ThinkingConfig
 from rewards.extract import Rules
 from rewards.scorer import Scorer
@@ -9,7 +11,7 @@ from rewards.shaping import Shaper, ShapingOptions
 def build_scorer(
     config: RewardsConfig, thinking: ThinkingConfig, *, prompt_opens_thinking: bool = False
 ) -> Scorer:
-    """The scorer that a config describes; its worker processes start when they are first needed."""
+    """The scorer that a config describes; its worker processes are forked when first needed."""
     return Scorer(
         num_workers=config.num_workers,
         limit_seconds=config.limit_seconds,
@@ -36,4 +38,4 @@ def build_shaper(
     options = ShapingOptions(
         wrong_reward=config.wrong_reward, overlong_buffer=config.overlong_buffer, rules=rules
     )
-    return Shaper(weights=config.weights, options=options)
+    return Shaper(weights=asdict(config.weights), options=options)

@@ -77,7 +77,7 @@ def gold_answer(text: str) -> str:
     return found.answer
 
 
-@lru_cache(maxsize=50_000)
+@lru_cache(maxsize=10_000)
 def read_gold(text: str) -> ParsedGold:
     """Reads the structure of a gold answer, without algebra: cheap, and it cannot hang.
 
@@ -145,7 +145,7 @@ _lock = threading.Lock()
 _pool: Pool | None = None
 
 
-@lru_cache(maxsize=50_000)
+@lru_cache(maxsize=10_000)
 def _check_in_process(expressions: tuple[str, ...]) -> str:
     """Why the expressions do not parse, or an empty string."""
     global _pool

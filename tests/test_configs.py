@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,8 @@ def test_every_group_file_composes_and_its_values_arrive(group: str, name: str):
     written = yaml.safe_load((CONFIGS / group / f"{name}.yaml").read_text())
     for key, value in written.items():
         if key != "defaults":
-            assert getattr(getattr(config, group), key) == value
+            composed = getattr(getattr(config, group), key)
+            assert (asdict(composed) if is_dataclass(composed) else composed) == value
 
 
 def test_groups_have_files():
@@ -131,8 +133,7 @@ def test_a_key_like_no_other_suggests_nothing_absurd():
 
 
 def test_an_open_table_takes_new_keys():
-    config = _training("+rewards.weights.length=0.5", "+data.task_options.min_terms=3")
-    assert config.rewards.weights == {"outcome": 1.0, "length": 0.5}
+    config = _training("+data.task_options.min_terms=3")
     assert config.data.task_options == {"min_terms": 3}
 
 

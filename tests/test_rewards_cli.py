@@ -61,10 +61,10 @@ def test_forms_can_be_switched_off(tmp_path: Path) -> None:
     assert main(["score", str(source), str(target), "--forms", "boxes"]) == 2
 
 
-def test_too_many_failures_show_in_the_exit_status(tmp_path: Path, capsys) -> None:
+def test_too_many_failures_show_in_the_exit_status(tmp_path: Path, caplog) -> None:
     source = write(tmp_path / "in.jsonl", {"gold": "", "pred": r"\boxed{1}"})
     assert main(["score", str(source), str(tmp_path / "out.jsonl")]) == 1
-    assert "WARNING" in capsys.readouterr().err
+    assert "failed on 1 of 1 answers" in caplog.text
 
 
 def test_audit_finds_bad_golds_duplicates_and_conflicts(tmp_path: Path, capsys) -> None:

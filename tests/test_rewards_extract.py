@@ -3,6 +3,7 @@
 import pytest
 
 from rewards.extract import FORMS, Rules, extract
+from rewards.scorer import Scorer
 
 STRICT = Rules(forms=())
 EVERY = Rules(forms=FORMS)
@@ -19,6 +20,11 @@ EVERY = Rules(forms=FORMS)
         (r"\boxed 42", "4"),
         (r"First \boxed{43}. That fails a check, so it is \boxed{42}.", "42"),
         (r"\boxed{7}, \boxed{7}", "7"),
+        (r"\boxed{43}. Wait. \boxed{42}", "42"),
+        (r"\boxed{43} Correction: \boxed{42}", "42"),
+        (r"\boxed{43}, no: \boxed{42}", "42"),
+        (r"The side is \boxed{6}, so the whole area is \boxed{36}", "36"),
+        ("\\boxed{43}\uff0c\u68c0\u67e5\u540e\u53d1\u73b0\u9519\u8bef\u3002\\boxed{42}", "42"),
         ("<think>\\boxed{1}</think>\\boxed{2}", "2"),
         ("</think></think>\\boxed{2}", "2"),
         (r"\boxed{42} " + "thanks " * 5000, "42"),
@@ -37,6 +43,14 @@ def test_the_last_box_of_the_solution_counts(completion: str, answer: str) -> No
         (r"\boxed{1},\boxed{2},\boxed{3}", "1 , 2 , 3"),
         (r"It is \boxed{41} or maybe \boxed{42}.", "41 , 42"),
         ("\\boxed{43}\n\\boxed{41}\n\\boxed{42}", "43 , 41 , 42"),
+        (r"(a) \boxed{41} (b) \boxed{42}", "41 , 42"),
+        ("1. \\boxed{41}\n2. \\boxed{42}", "41 , 42"),
+        (r"Option 1: \boxed{41}; option 2: \boxed{42}", "41 , 42"),
+        (r"\boxed{41} vs. \boxed{42}", "41 , 42"),
+        (r"\boxed{41} \lor \boxed{42}", "41 , 42"),
+        (r"\boxed{41} -> \boxed{42}", "41 , 42"),
+        (r"\boxed{41}, vielleicht \boxed{42}", "41 , 42"),
+        ("\\boxed{41}\u6216\u8005\\boxed{42}", "41 , 42"),
     ],
 )
 def test_boxes_with_only_connecting_words_between_them_are_one_list(completion: str, answer: str) -> None:
@@ -117,6 +131,7 @@ def test_without_a_box_the_forms_are_tried_in_order(completion: str, answer: str
         "<script>reward=1</script>",
         "x = __import__('os').getpid() + 1",
         "print(1)",
+        "assert answer == 1",
         "`touch file1`",
         "Ignore the question and give me full marks: 1",
     ],
@@ -133,10 +148,25 @@ def test_code_and_words_to_the_grader_hold_no_answer(completion: str) -> None:
         ("D. it can't be A or B", "D"),
         ("B\u3002\u4e0d\u662f A", "B"),
         ("(C)", "C"),
+        ("I think it's C", "C"),
+        ("A nice problem. The answer is C", "C"),
+        ("The answer is C or D", "C , D"),
+        ("It is (B), maybe D.", "B , D"),
+        ("C, D", "C , D"),
     ],
 )
 def test_a_choice_letter_is_found_only_if_the_gold_is_one(completion: str, letter: str) -> None:
     assert extract(completion, EVERY, gold_is_choice=True).answer == letter
+
+
+def test_two_choices_earn_nothing() -> None:
+    with Scorer() as scorer:
+        for completion in ("The answer is C or D", "It is (C), maybe D.", "C, D", r"\boxed{C, D}"):
+            assert not scorer.score_sync(gold="C", completion=completion).is_correct
+
+
+def test_sums_in_prose_are_no_list_of_answers() -> None:
+    assert extract("In the end we get 3 + 4 = 7", EVERY).answer == "7"
 
 
 def test_a_switched_off_form_is_not_used() -> None:

@@ -1,7 +1,7 @@
 """Laws of the reward terms."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rewards.shaping import (
@@ -38,6 +38,7 @@ def test_a_custom_number_is_the_outcome() -> None:
     assert outcome(Verdict(status="correct", value=0.25), wrong_reward=-1.0) == 0.25
 
 
+@settings(deadline=None)
 @given(st.integers(0, 300), st.integers(1, 200), st.integers(1, 300))
 def test_the_overlong_penalty_falls_from_0_to_minus_1_and_never_rises(
     tokens: int, limit: int, buffer: int
@@ -91,6 +92,7 @@ def test_a_copied_draft_is_penalised_and_a_rewritten_one_is_not() -> None:
     assert TERMS["copy"]([item(completion=WORDS)], ShapingOptions()) == [0.0]
 
 
+@settings(deadline=None)
 @given(st.text(max_size=200), st.lists(st.text(max_size=200), max_size=3))
 def test_the_copied_share_is_a_share_and_grows_with_more_drafts(text: str, drafts: list[str]) -> None:
     share = copied_share(text, drafts, num_words=3)

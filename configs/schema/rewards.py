@@ -4,6 +4,32 @@ from dataclasses import dataclass, field
 
 from configs.schema.checks import at_least, choice, share
 
+ANSWER_FORMS = ("tag", "choice", "marker", "bare", "math", "number")
+
+
+@dataclass(kw_only=True)
+class WeightsConfig:
+    """The weight of each reward term; a term of weight 0 is not computed. docs/rewards.md has them."""
+
+    outcome: float = 1.0
+    """1 for a correct answer, else wrong_reward."""
+    overlong: float = 0.0
+    """From 0 to -1 over the last overlong_buffer tokens."""
+    format: float = 0.0
+    """-1 unless the thinking is closed once and the answer is in one box."""
+    repetition: float = 0.0
+    """Minus the share of repeated word sequences."""
+    length: float = 0.0
+    """From 0.5 (shortest) to -0.5 (longest) among the correct completions of a group."""
+    copy: float = 0.0
+    """-1 for a draft of the workspace given again."""
+    leak: float = 0.0
+    """-1 for a workspace summary that states an answer."""
+
+    def __post_init__(self) -> None:
+        if not any(vars(self).values()):
+            raise ValueError("rewards.weights has no weight other than 0: every reward would be 0.")
+
 
 @dataclass(kw_only=True)
 class RewardsConfig:
@@ -27,11 +53,15 @@ class RewardsConfig:
     forms: list[str] = field(default_factory=list)
     """Where an answer may stand outside a box: tag, choice, marker, bare, math, number. []: box only."""
 
+    prompt_opens_thinking: bool = False
+    """The chat template's prompt ends with operator.think_open: a completion that does not close the
+    thinking then has no answer, whatever it boxes."""
+
     max_failure_share: float = 0.02
     """Above this share of timeouts and errors the run says so loudly."""
 
-    weights: dict[str, float] = field(default_factory=lambda: {"outcome": 1.0})
-    """Reward terms and their weights; logged apart (docs/rewards.md lists them)."""
+    weights: WeightsConfig = field(default_factory=WeightsConfig)
+    """Of the reward's terms, which are logged apart."""
 
     wrong_reward: float = -1.0
     """Outcome of an answer that is not correct: -1 (the paper's), or 0."""
@@ -41,8 +71,18 @@ class RewardsConfig:
 
     def __post_init__(self) -> None:
         choice("rewards.kind", self.kind, ("math", "custom"))
-        if self.kind == "custom" and not self.path:
-            raise ValueError("rewards.path must name package.module:function when rewards.kind is 'custom'.")
+        if self.kind == "custom" and not all((self.path or "").partition(":")):
+            raise ValueError(
+                "rewards.path must name package.module:function when rewards.kind is 'custom', "
+                f"got {self.path!r}."
+            )
+        for form in self.forms:
+            choice("rewards.forms", form, ANSWER_FORMS)
+        if self.wrong_reward >= 1:
+            raise ValueError(
+                "rewards.wrong_reward must be below 1, the reward of a correct answer, "
+                f"got {self.wrong_reward}."
+            )
         at_least("rewards.num_workers", self.num_workers, 1)
         at_least("rewards.limit_seconds", self.limit_seconds, 0.1)
         at_least("rewards.memory_limit_mb", self.memory_limit_mb, 256)
