@@ -25,6 +25,8 @@ from rewards.shapes import (
 from rewards.structure import CLOCK, parse_shape
 
 MAX_GOLD_CHARS = 20_000
+LIMIT_SECONDS = 10.0
+"""For parsing one gold; generous, since a gold refused on a busy machine ends a run."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -151,7 +153,7 @@ def _check_in_process(expressions: tuple[str, ...]) -> str:
     global _pool
     with _lock:
         if _pool is None:
-            _pool = Pool(num_workers=1)
+            _pool = Pool(num_workers=1, limit_seconds=LIMIT_SECONDS)
             atexit.register(_pool.close)
     result = _pool.run({"task": "parse", "expressions": list(expressions)})
     if result["status"] == "parsed":

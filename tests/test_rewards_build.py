@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from conftest import REPO
 
-from configs.compose import ConfigError, load
+from configs.compose import load
 from configs.schema import OperatorConfig, RewardsConfig
 from configs.schema.rewards import ANSWER_FORMS, WeightsConfig
 from rewards.build import build_scorer, build_shaper
@@ -48,18 +48,22 @@ def test_terms_composed_in_yaml_are_weighted_and_kept_apart() -> None:
 
 
 @pytest.mark.parametrize(
-    ("override", "message"),
+    ("options", "message"),
     [
-        ("rewards.forms=[box]", "rewards.forms is 'box'; choose one of tag"),
-        ("rewards.weights.lenght=1.0", "is not an option. Did you mean 'rewards.weights.length'?"),
-        ("rewards.weights.outcome=0.0", "every reward would be 0"),
-        ("rewards.wrong_reward=1.0", "rewards.wrong_reward must be below 1"),
-        ("rewards=custom", "rewards.path must name package.module:function"),
+        ({"forms": ["box"]}, "rewards.forms is 'box'; choose one of tag"),
+        ({"wrong_reward": 1.0}, "rewards.wrong_reward must be below 1"),
+        ({"kind": "custom"}, "rewards.path must name package.module:function"),
+        ({"kind": "custom", "path": "module.function"}, "got 'module.function'"),
     ],
 )
-def test_a_reward_that_cannot_work_is_refused_before_anything_starts(override: str, message: str) -> None:
-    with pytest.raises(ConfigError, match=re.escape(message)):
-        composed(override)
+def test_a_reward_that_cannot_work_is_refused_before_anything_starts(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        RewardsConfig(**options)
+
+
+def test_a_reward_without_a_weight_is_refused() -> None:
+    with pytest.raises(ValueError, match="every reward would be 0"):
+        WeightsConfig(outcome=0.0)
 
 
 def test_the_custom_reward_of_the_page_runs_in_a_worker(

@@ -5,8 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from rewards.__main__ import main
 
 
@@ -95,7 +93,10 @@ def test_a_missing_file_exits_with_2(tmp_path: Path, capsys) -> None:
     assert "none.jsonl" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("module", ["torch", "sympy", "numpy", "transformers"])
-def test_the_caller_imports_no_heavy_module(module: str) -> None:
-    code = f"import sys, rewards.__main__, rewards.shaping; sys.exit({module!r} in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+def test_the_caller_imports_no_heavy_module() -> None:
+    code = (
+        "import sys, rewards.__main__, rewards.shaping\n"
+        "sys.exit(str({'torch', 'sympy', 'numpy', 'transformers'} & set(sys.modules) or ''))"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert ended.stderr == "" or ended.stderr == "\n"

@@ -20,7 +20,7 @@ def rows_of(name: str) -> list[dict]:
 def disagreements(name: str, every: int = 1) -> tuple[int, list[tuple[str, bool]]]:
     """Number of judged rows, and id and wanted label of those that are judged otherwise."""
     judged, wrong = 0, []
-    with Scorer() as scorer:
+    with Scorer(limit_seconds=60.0) as scorer:
         for row in rows_of(name)[::every]:
             wanted = row.get("truth", row["label"])
             if wanted is None:
@@ -45,7 +45,7 @@ def test_natural_outputs_are_judged_as_labelled(every: int) -> None:
 
 @pytest.mark.slow
 def test_every_hard_hostile_case_gets_its_reward() -> None:
-    _hostile(categories=None)
+    _hostile(categories=None, limit_seconds=3.0)
 
 
 def test_the_cheap_hard_hostile_cases_get_their_reward() -> None:
@@ -63,13 +63,14 @@ def test_the_cheap_hard_hostile_cases_get_their_reward() -> None:
             "braces",
             "format",
             "long",
-        }
+        },
+        limit_seconds=60.0,
     )
 
 
-def _hostile(categories: set[str] | None) -> None:
+def _hostile(categories: set[str] | None, limit_seconds: float) -> None:
     missed = []
-    with Scorer(max_failure_share=1.0) as scorer:
+    with Scorer(limit_seconds=limit_seconds, max_failure_share=1.0) as scorer:
         for row in rows_of("adversarial.jsonl"):
             if row["severity"] != "hard" or (categories is not None and row["category"] not in categories):
                 continue
@@ -118,7 +119,7 @@ def test_golds_survive_respelling_and_never_a_change_of_value(count: int) -> Non
     ]
     golds = [gold for gold in golds if not re.fullmatch(r"-?\d+", gold)]
     generator = random.Random(3)
-    with Scorer(forms=()) as scorer:
+    with Scorer(forms=(), limit_seconds=60.0) as scorer:
         for gold in generator.sample(golds, min(count, len(golds))):
             for answer in _changed(gold, generator):
                 verdict = scorer.score_sync(gold=gold, completion=rf"\boxed{{{answer}}}")

@@ -2,7 +2,9 @@
 
 import pytest
 
+from rewards import gold
 from rewards.gold import check_gold, choice_letter, gold_answer, parse_gold
+from rewards.pool import Pool
 
 
 @pytest.mark.parametrize(
@@ -58,9 +60,12 @@ def test_what_is_no_value_is_refused_with_a_sentence(answer: str) -> None:
         check_gold(answer)
 
 
-def test_a_gold_that_would_hang_the_algebra_is_refused_within_the_limit() -> None:
-    with pytest.raises(ValueError, match="longer than 3 s"):
+def test_a_gold_that_would_hang_the_algebra_is_refused_at_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = Pool(num_workers=1, limit_seconds=1.0)
+    monkeypatch.setattr(gold, "_pool", pool)
+    with pytest.raises(ValueError, match="longer than 1 s"):
         check_gold(r"\sin(10^{10^{10}})")
+    pool.close()
 
 
 def test_a_gold_that_is_a_whole_solution_gives_its_box() -> None:

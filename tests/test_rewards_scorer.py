@@ -98,14 +98,14 @@ def test_a_cold_start_counts_against_the_limit(monkeypatch: pytest.MonkeyPatch) 
 
 def test_scorers_share_the_process_that_workers_are_forked_from() -> None:
     assert shared_nursery() is shared_nursery()
-    with Scorer(num_workers=1) as one, Scorer(num_workers=1) as other:
+    with Scorer(limit_seconds=60.0) as one, Scorer(limit_seconds=60.0) as other:
         for fresh in (one, other):
             assert fresh.score_sync(gold=r"\sqrt{8}", completion=r"\boxed{2\sqrt{2}}").is_correct
         assert parent_of(one.worker_pids()[0]) == parent_of(other.worker_pids()[0])
 
 
 def test_a_nursery_that_died_is_started_again() -> None:
-    with Scorer(num_workers=1) as fresh:
+    with Scorer(num_workers=1, limit_seconds=60.0) as fresh:
         assert fresh.score_sync(gold=r"\sqrt{8}", completion=r"\boxed{2\sqrt{2}}").is_correct
         (worker,) = fresh.worker_pids()
         os.kill(parent_of(worker), signal.SIGKILL)
@@ -203,7 +203,7 @@ def test_it_serves_threads_and_event_loops_at_the_same_time(scorer: Scorer) -> N
 
 def test_one_result_is_computed_for_equal_pairs_even_if_asked_at_once() -> None:
     async def run() -> int:
-        async with Scorer(num_workers=2) as fresh:
+        async with Scorer(num_workers=2, limit_seconds=60.0) as fresh:
             pair = {"gold": r"\sqrt{12}", "completion": r"\boxed{2\sqrt{3}}"}
             verdicts = await asyncio.gather(*(fresh.score(**pair) for _ in range(50)))
             assert all(verdict.is_correct for verdict in verdicts)
@@ -214,7 +214,7 @@ def test_one_result_is_computed_for_equal_pairs_even_if_asked_at_once() -> None:
 
 def test_a_cancelled_caller_does_not_spoil_the_result_of_another() -> None:
     async def run() -> bool:
-        async with Scorer(num_workers=1) as fresh:
+        async with Scorer(num_workers=1, limit_seconds=60.0) as fresh:
             pair = {"gold": r"\sqrt{12}", "completion": r"\boxed{2\sqrt{3}}"}
             first = asyncio.create_task(fresh.score(**pair))
             second = asyncio.create_task(fresh.score(**pair))
