@@ -8,7 +8,7 @@ import pytest
 from conftest import REPO
 
 from configs.compose import load
-from configs.schema import OperatorConfig, RewardsConfig
+from configs.schema import RewardsConfig, ThinkingConfig
 from configs.schema.rewards import ANSWER_FORMS, WeightsConfig
 from rewards.build import build_scorer, build_shaper
 from rewards.extract import FORMS
@@ -28,17 +28,17 @@ def test_the_schema_knows_every_form_and_term() -> None:
 
 
 def test_the_options_of_a_run_reach_the_scorer() -> None:
-    operator = OperatorConfig(think_open="[[", think_close="]]")
-    config = composed("rewards.forms=[marker]", "rewards.prompt_opens_thinking=true")
-    with build_scorer(config, operator) as scorer:
+    config = composed("rewards.forms=[marker]")
+    thinking = ThinkingConfig(open="[[", close="]]", force=" ]] ")
+    with build_scorer(config, thinking, prompt_opens_thinking=True) as scorer:
         assert scorer.score_sync(gold="42", completion="a ]] The answer is 42").found_by == "marker"
         assert scorer.score_sync(gold="42", completion=r"thinking \boxed{42}").status == "unparsable"
 
 
 def test_terms_composed_in_yaml_are_weighted_and_kept_apart() -> None:
     config = composed("rewards=shaped", "rewards.weights.overlong=2.0", "rewards.overlong_buffer=20")
-    assert build_shaper(composed("rewards.weights.copy=0.5"), OperatorConfig()).weights["copy"] == 0.5
-    shaper = build_shaper(config, OperatorConfig())
+    assert build_shaper(composed("rewards.weights.copy=0.5"), ThinkingConfig()).weights["copy"] == 0.5
+    shaper = build_shaper(config, ThinkingConfig())
     correct = Verdict(status="correct", answer="1", found_by="box")
     item = RewardInput(verdict=correct, completion=r"\boxed{1}", num_tokens=90, max_tokens=100)
     (reward,) = shaper([item])
@@ -76,7 +76,7 @@ def test_the_custom_reward_of_the_page_runs_in_a_worker(
     (tmp_path / "my_project" / "rewards.py").write_text(example[1])
     monkeypatch.syspath_prepend(str(tmp_path))
     config = composed("rewards=custom", "rewards.path=my_project.rewards:even_number")
-    with build_scorer(config, OperatorConfig()) as scorer:
+    with build_scorer(config, ThinkingConfig()) as scorer:
         verdict = scorer.score_sync(gold="", completion="so 14")
         assert (verdict.status, verdict.value) == ("correct", 1.0)
         assert scorer.score_sync(gold="", completion="so 15").status == "wrong"

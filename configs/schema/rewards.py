@@ -53,10 +53,6 @@ class RewardsConfig:
     forms: list[str] = field(default_factory=list)
     """Where an answer may stand outside a box: tag, choice, marker, bare, math, number. []: box only."""
 
-    prompt_opens_thinking: bool = False
-    """The chat template's prompt ends with operator.think_open: a completion that does not close the
-    thinking then has no answer, whatever it boxes."""
-
     max_failure_share: float = 0.02
     """Above this share of timeouts and errors the run says so loudly."""
 
