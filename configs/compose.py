@@ -14,13 +14,14 @@ import hydra
 from hydra import compose, initialize_config_module
 from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from configs.schema import EvaluationConfig, OperatorConfig, TrainingConfig, register
+from configs.schema import EvaluationConfig, JobConfig, OperatorConfig, TrainingConfig, register
 
-Config = TypeVar("Config", TrainingConfig, EvaluationConfig)
+Config = TypeVar("Config", TrainingConfig, EvaluationConfig, JobConfig)
 
 
 class ConfigError(ValueError):
@@ -155,10 +156,11 @@ def load_operator(name: str, base: OperatorConfig) -> OperatorConfig:
     return resolve(merged)
 
 
-def run(config_name: str, main: Callable[[Any, list[str]], None]) -> None:
+def run(config_name: str, main: Callable[[Any, list[str]], float | None]) -> None:
     """Entry point of a command: checks the command line, then hands over to Hydra.
 
-    ``main(config, overrides)`` gets the checked dataclass. Hydra's own flags (``--cfg job``, ``--help``,
+    ``main(config, overrides)`` gets the checked dataclass and the overrides that made it, in a sweep those of
+    one job; what it returns is a sweeper's objective. Hydra's own flags (``--cfg job``, ``--help``,
     ``--multirun``, ``--config-dir``) work as usual. A config error ends the program with status 2.
     """
     register()
@@ -178,7 +180,7 @@ def run(config_name: str, main: Callable[[Any, list[str]], None]) -> None:
     GlobalHydra.instance().clear()
 
     @hydra.main(version_base="1.3", config_path="pkg://configs", config_name=config_name)
-    def start(config: DictConfig) -> None:
-        main(resolve(config), overrides)
+    def start(config: DictConfig) -> float | None:
+        return main(resolve(config), list(HydraConfig.get().overrides.task))
 
     start()

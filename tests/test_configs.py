@@ -18,7 +18,7 @@ from configs.schema.operator import KINDS
 
 CONFIGS = REPO / "configs"
 NEEDED = ["model.path=x", "data.path=x"]
-COMMANDS = ("training", "evaluation")
+COMMANDS = ("training", "evaluation", "job")
 GROUPS = {
     group: sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
     for group in ("data", "operator", "algo", "rewards", "model", "rollout", "train", "experiment")

@@ -45,14 +45,16 @@ def _python(unpacked: Path, folder: Path, *arguments: str) -> str:
     return done.stdout.strip()
 
 
-def test_every_module_and_every_yaml_file_is_in_the_wheel(unpacked: Path):
+def test_every_module_and_every_data_file_is_in_the_wheel(unpacked: Path):
     expected = {
         path.relative_to(REPO)
         for name in PACKAGES
-        for pattern in ("*.py", "*.yaml")
+        for pattern in ("*.py", "*.yaml", "*.json")
         for path in (REPO / name).rglob(pattern)
     }
-    held = {path.relative_to(unpacked) for path in unpacked.rglob("*") if path.suffix in (".py", ".yaml")}
+    held = {
+        path.relative_to(unpacked) for path in unpacked.rglob("*") if path.suffix in (".py", ".yaml", ".json")
+    }
     assert len(expected) > 40
     assert held == expected
 

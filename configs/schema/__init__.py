@@ -7,8 +7,9 @@ values; they read no file and open no socket.
 from configs.schema.algo import AlgoConfig
 from configs.schema.coldstart import ColdStartConfig
 from configs.schema.collect import CollectConfig
-from configs.schema.commands import EvaluationConfig, TrainingConfig, register
+from configs.schema.commands import EvaluationConfig, JobConfig, TrainingConfig, register
 from configs.schema.data import DataConfig
+from configs.schema.launch import HardwareConfig, LaunchConfig, PlanConfig
 from configs.schema.model import ModelConfig
 from configs.schema.operator import OperatorConfig, PromptsConfig, ThinkingConfig
 from configs.schema.rewards import RewardsConfig
@@ -21,8 +22,12 @@ __all__ = [
     "CollectConfig",
     "DataConfig",
     "EvaluationConfig",
+    "HardwareConfig",
+    "JobConfig",
+    "LaunchConfig",
     "ModelConfig",
     "OperatorConfig",
+    "PlanConfig",
     "PromptsConfig",
     "RewardsConfig",
     "RolloutConfig",

@@ -10,6 +10,7 @@ from configs.schema.checks import at_least
 from configs.schema.coldstart import ColdStartConfig
 from configs.schema.collect import CollectConfig
 from configs.schema.data import DataConfig
+from configs.schema.launch import HardwareConfig, LaunchConfig, PlanConfig
 from configs.schema.model import ModelConfig
 from configs.schema.operator import EVALUATION_ONLY, OperatorConfig
 from configs.schema.rewards import RewardsConfig
@@ -96,8 +97,29 @@ class EvaluationConfig:
             raise ValueError(f"operators names one twice: {self.operators}.")
 
 
+@dataclass(kw_only=True)
+class JobConfig(TrainingConfig):
+    """``python -m launch``, ``launch.plan``, ``launch.workers``, ``launch.slurm``: a run and its machines."""
+
+    nodes: int = 1
+    """Machines of the job."""
+
+    gpus: int = 0
+    """GPUs of each machine; 0: the CPU."""
+
+    launch: LaunchConfig = field(default_factory=LaunchConfig)
+    plan: PlanConfig = field(default_factory=PlanConfig)
+    hardware: HardwareConfig = field(default_factory=HardwareConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least("nodes", self.nodes, 1)
+        at_least("gpus", self.gpus, 0)
+
+
 def register() -> None:
     """Makes the schemas known to Hydra; safe to call more than once."""
     store = ConfigStore.instance()
     store.store(group="schema", name="training", node=TrainingConfig)
     store.store(group="schema", name="evaluation", node=EvaluationConfig)
+    store.store(group="schema", name="job", node=JobConfig)

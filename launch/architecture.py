@@ -1,0 +1,109 @@
+"""What a plan must know of a model, from its ``config.json``: plain JSON, no torch."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+KNOWN = Path(__file__).parent / "architectures"
+"""The config.json of models known by their name on the hub; ``owner/name`` is ``owner--name.json``."""
+
+MODEL_TYPES = ("llama", "qwen2", "qwen3")
+"""Dense decoders of one shape: attention with grouped heads, a gated MLP, RMSNorm."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Architecture:
+    """The sizes of a dense decoder."""
+
+    hidden: int
+    intermediate: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocab: int
+    tied: bool
+    """Whether the LM head is the embedding."""
+    qkv_bias: bool
+    qk_norm: bool
+    """Whether queries and keys are normalised (Qwen3)."""
+
+    @property
+    def query(self) -> int:
+        """Width of all queries of a token."""
+        return self.heads * self.head_dim
+
+    @property
+    def key(self) -> int:
+        """Width of all keys of a token."""
+        return self.kv_heads * self.head_dim
+
+    @property
+    def layer_matrices(self) -> int:
+        """Parameters of one layer that tokens are multiplied by."""
+        attention = 2 * self.hidden * self.query + 2 * self.hidden * self.key
+        return attention + 3 * self.hidden * self.intermediate
+
+    @property
+    def embedding(self) -> int:
+        """Parameters of the embedding, and of the head."""
+        return self.vocab * self.hidden
+
+    @property
+    def parameters(self) -> int:
+        """All parameters."""
+        biases = self.query + 2 * self.key if self.qkv_bias else 0
+        norms = 2 * self.hidden + (2 * self.head_dim if self.qk_norm else 0)
+        layers = self.layers * (self.layer_matrices + biases + norms)
+        return layers + self.hidden + self.embedding * (1 if self.tied else 2)
+
+    def kv_bytes(self, bytes_per_value: int) -> int:
+        """Bytes of the KV cache for one token."""
+        return 2 * self.layers * self.key * bytes_per_value
+
+
+def architecture_of(model_path: str) -> Architecture:
+    """The sizes of the model in the folder ``model_path``, or of a known one on the hub.
+
+    Raises:
+        ValueError: If neither is there, or the model is not of a shape that the plan knows.
+    """
+    folder, known = Path(model_path), KNOWN / f"{model_path.replace('/', '--')}.json"
+    for path in (folder / "config.json", known):
+        if path.is_file():
+            return parse_architecture(json.loads(path.read_text(encoding="utf-8")), str(path))
+    names = sorted(path.stem.replace("--", "/") for path in KNOWN.glob("*.json"))
+    raise ValueError(
+        f"model.path is {model_path!r}: there is no {folder / 'config.json'}, and the models known by name "
+        f"are {', '.join(names)}. Put the model's config.json into a folder and give that."
+    )
+
+
+def parse_architecture(config: dict[str, Any], source: str) -> Architecture:
+    """The sizes in the content of a ``config.json``.
+
+    Raises:
+        ValueError: If the model is of another shape, or a size is missing.
+    """
+    kind = config.get("model_type")
+    if kind not in MODEL_TYPES:
+        raise ValueError(
+            f"{source}: model_type is {kind!r}; a plan can be made for {', '.join(MODEL_TYPES)}."
+        )
+    try:
+        heads = config["num_attention_heads"]
+        return Architecture(
+            hidden=config["hidden_size"],
+            intermediate=config["intermediate_size"],
+            layers=config["num_hidden_layers"],
+            heads=heads,
+            kv_heads=config.get("num_key_value_heads") or heads,
+            head_dim=config.get("head_dim") or config["hidden_size"] // heads,
+            vocab=config["vocab_size"],
+            tied=config.get("tie_word_embeddings", False),
+            qkv_bias=kind == "qwen2" or bool(config.get("attention_bias")),
+            qk_norm=kind == "qwen3",
+        )
+    except KeyError as error:
+        raise ValueError(f"{source} has no {error}, which a plan needs.") from error

@@ -1,0 +1,204 @@
+"""Memory of one trainer rank and of one worker, part by part.
+
+Counted are the tensors that live at the peak of a step, as torch, transformers and DeepSpeed allocate them
+for a dense decoder with scaled dot product attention. ``tests/bench/plan_memory.py`` measures the same.
+Left out: the interpreter with its libraries, the CUDA context and what the allocator cannot use
+(``plan.runtime_gib`` stands for them), NCCL, and rank 0's copy of the weights in host memory at publishing.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from launch.architecture import Architecture
+
+HEAD_CHUNK = 1024
+"""Trained tokens that go through the LM head at once (train/packing.py)."""
+LOGIT_COPIES = 4
+"""fp32 arrays of the size of a chunk's logits that live at once, in either pass."""
+ZERO_BUCKET = 500_000_000
+"""Elements of DeepSpeed's bucket for reduced gradients; its default."""
+ZERO3_LIVE = 1_000_000_000
+"""Elements that ZeRO-3 keeps gathered for reuse; its default."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sharding:
+    """How a trainer's state is spread. ``zero_stage`` 0 is one process without DeepSpeed."""
+
+    zero_stage: int
+    ranks: int
+    offloads_optimizer: bool = False
+    offloads_weights: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MicroBatch:
+    """One forward pass of one rank."""
+
+    tokens: int
+    """With padding."""
+    length: int
+    """Tokens of its longest row."""
+    masked: bool
+    """Whether a mask is built: for rows that branch, and for padding."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainerMemory:
+    """Bytes of one rank on its device. Fields of one line live at different times."""
+
+    weights: float
+    gradients: float
+    optimizer: float
+    """fp32 master weights and two moments."""
+    gathered: float
+    """Weights that ZeRO-3 holds whole."""
+    mask: float
+    activations: float
+    """Kept for the backward pass."""
+    logits: float
+    """One chunk through the LM head."""
+    recompute: float
+    """One layer in the backward pass."""
+    step: float
+    """Temporaries of the optimizer step, when the activations are gone."""
+
+    @property
+    def static(self) -> float:
+        """Held all the time."""
+        return self.weights + self.gradients + self.optimizer
+
+    @property
+    def passing(self) -> float:
+        """The most that a forward and backward pass adds."""
+        return self.gathered + self.mask + self.activations + max(self.logits, self.recompute)
+
+    @property
+    def peak(self) -> float:
+        """At the worst moment of a step."""
+        return self.static + max(self.passing, self.step)
+
+
+def trainer_memory(
+    model: Architecture,
+    sharding: Sharding,
+    micro: MicroBatch,
+    *,
+    bytes_per_value: int,
+    checkpointing: bool,
+) -> TrainerMemory:
+    """Memory of one rank.
+
+    Args:
+        model: The policy.
+        sharding: ZeRO stage, ranks, offload.
+        micro: The largest micro-batch.
+        bytes_per_value: 2 for bfloat16, 4 for float32.
+        checkpointing: Whether a layer's activations are recomputed.
+    """
+    size = bytes_per_value
+    layer = _layer_bytes(model, size, masked=micro.masked)
+    residual = model.hidden * size
+    kept = model.layers * (residual if checkpointing else layer) + _final_bytes(model, size)
+    working = _backward_bytes(model, size) + (layer if checkpointing else 0)
+    # Without a fused mask each layer's attention keeps its own copy in the dtype of the queries.
+    copies = 1 if checkpointing else model.layers
+    mask = micro.tokens * micro.length * (1 + size * copies) if micro.masked else 0
+    return TrainerMemory(
+        **_state(model, sharding, size),
+        mask=mask,
+        activations=micro.tokens * kept,
+        logits=LOGIT_COPIES * 4 * min(HEAD_CHUNK, micro.tokens) * model.vocab,
+        recompute=micro.tokens * working,
+    )
+
+
+def _state(model: Architecture, sharding: Sharding, size: int) -> dict[str, float]:
+    """Weights, gradients, optimizer and the step's temporaries, by ZeRO stage.
+
+    ZeRO (Rajbhandari et al., 2020): stage 2 splits gradients and optimizer over ranks, stage 3 the weights,
+    too. The optimizer holds an fp32 master copy whatever the dtype of the weights.
+    """
+    total, ranks, stage = model.parameters, sharding.ranks, sharding.zero_stage
+    if stage == 0:
+        # AdamW goes parameter by parameter: its temporaries are those of the largest one.
+        return {
+            "weights": size * total,
+            "gradients": size * total,
+            "optimizer": 8 * total,
+            "gathered": 0.0,
+            "step": 2 * 4 * model.embedding,
+        }
+    part = total / ranks
+    gathered = min(total, ZERO3_LIVE) * size if stage == 3 else 0.0
+    gradients = part * size + min(total, ZERO_BUCKET) * size
+    return {
+        "weights": 0.0 if sharding.offloads_weights else size * (part if stage == 3 else total),
+        "gradients": min(total, ZERO_BUCKET) * size if sharding.offloads_optimizer else gradients,
+        "optimizer": 0.0 if sharding.offloads_optimizer else 12 * part,
+        "gathered": gathered,
+        # The gradient in fp32, and two temporaries of AdamW, each of the rank's whole part.
+        "step": 0.0 if sharding.offloads_optimizer else 3 * 4 * part,
+    }
+
+
+def _layer_bytes(model: Architecture, size: int, *, masked: bool) -> float:
+    """Bytes per token that one layer keeps for its backward pass."""
+    norms = 2 * _norm_bytes(model.hidden, size) + 2 * size * model.hidden  # and what each reads out
+    queries = 2 * size * model.query  # rotated queries, attention's output
+    if model.qk_norm:
+        queries += _norm_bytes(model.query, size) + _norm_bytes(model.key, size)
+    # With a mask, keys and values are repeated for every query head.
+    keys = 2 * size * (model.query if masked else model.key)
+    mlp = 4 * size * model.intermediate  # gate, its activation, up, their product
+    return norms + queries + keys + mlp
+
+
+def _norm_bytes(width: int, size: int) -> int:
+    """RMSNorm keeps its input in fp32 and the normalised values in the weights' dtype."""
+    return (4 + size) * width
+
+
+def _final_bytes(model: Architecture, size: int) -> int:
+    """After the last layer: the norm and its output, taken at the trained positions."""
+    return _norm_bytes(model.hidden, size) + 2 * size * model.hidden
+
+
+def _backward_bytes(model: Architecture, size: int) -> int:
+    """Gradients in flight within one layer: of the MLP's three inner arrays and the residual stream."""
+    return 3 * size * model.intermediate + 2 * size * model.hidden
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerMemory:
+    """Bytes of one GPU of a vLLM worker."""
+
+    weights: float
+    activations: float
+    cache: float
+    """What is left for the KV cache; below 0 if nothing is."""
+    cache_per_token: int
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that the KV cache holds."""
+        return max(0, math.floor(self.cache / self.cache_per_token))
+
+
+def worker_memory(
+    model: Architecture, *, available: float, activations: float, bytes_per_value: int
+) -> WorkerMemory:
+    """Memory of one worker that may take ``available`` bytes."""
+    weights = model.parameters * bytes_per_value
+    return WorkerMemory(
+        weights=weights,
+        activations=activations,
+        cache=available - weights - activations,
+        cache_per_token=model.kv_bytes(bytes_per_value),
+    )
+
+
+def largest(parts: Iterable[TrainerMemory]) -> TrainerMemory:
+    """The one with the highest peak."""
+    return max(parts, key=lambda memory: memory.peak)

@@ -1,0 +1,248 @@
+"""``python -m launch.plan experiment=X nodes=4 gpus=8``: what a run needs and takes. No GPU needed.
+
+Memory per GPU by part, tokens and FLOPs of a step, expected seconds under stated assumptions, the best split
+of the GPUs between trainer and workers, and, where something does not fit, the options that make it fit.
+"""
+
+import copy
+import math
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import combinations
+
+from configs.compose import run
+from configs.schema import JobConfig
+from launch.accelerate_file import AccelerateFile, accelerate_file
+from launch.architecture import Architecture, architecture_of
+from launch.memory import Sharding, TrainerMemory, WorkerMemory, largest, trainer_memory, worker_memory
+from launch.plan_text import plan_text
+from launch.shapes import largest_micro_batches
+from launch.timing import StepSeconds, step_seconds
+from launch.workload import Workload, longest_row, training_flops, workload_of
+
+GIB = 2**30
+BYTES = {"float32": 4, "bfloat16": 2}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Split:
+    """GPUs of the trainer and of the workers, with what comes of it."""
+
+    trainer: int
+    workers: int
+    trainer_memory: TrainerMemory
+    worker_memory: WorkerMemory
+    trainer_limit: float
+    """Bytes that a rank may use."""
+    seconds: StepSeconds | None
+    """None where a worker cannot hold one sequence, or on CPU."""
+    longest_context: int
+    """Tokens of rollout.max_model_len, which a worker must be able to hold once."""
+
+    @property
+    def trainer_fits(self) -> bool:
+        """Whether a rank's peak is within its limit."""
+        return self.trainer_memory.peak <= self.trainer_limit
+
+    @property
+    def workers_fit(self) -> bool:
+        """Whether a worker holds one sequence of the longest kind."""
+        return self.worker_memory.tokens >= self.longest_context
+
+    @property
+    def fits(self) -> bool:
+        """Whether both do."""
+        return self.trainer_fits and self.workers_fit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A run before it is run."""
+
+    config: JobConfig
+    model: Architecture
+    file: AccelerateFile
+    work: Workload
+    flops: float
+    splits: tuple[Split, ...]
+    fixes: tuple[str, ...]
+    """Options that make it fit; empty where it fits."""
+
+    @property
+    def best(self) -> Split:
+        """The fastest split that fits, else the one whose trainer is nearest to fitting."""
+        fitting = [split for split in self.splits if split.fits and split.seconds is not None]
+        if fitting:
+            return min(fitting, key=lambda split: split.seconds.total if split.seconds else math.inf)
+        return min(self.splits, key=lambda split: split.trainer_memory.peak)
+
+
+def make_plan(config: JobConfig) -> Plan:
+    """Plans a run.
+
+    Raises:
+        ValueError: If the model's sizes or the accelerate file cannot be found, or one GPU is to do both.
+    """
+    model, file = architecture_of(config.model.path), accelerate_file(config)
+    work = workload_of(config)
+    splits = tuple(_splits(config, model, file, work))
+    needs_fix = config.gpus and not any(split.fits for split in splits)
+    fixes = tuple(_fixes(config)) if needs_fix else ()
+    return Plan(
+        config=config,
+        model=model,
+        file=file,
+        work=work,
+        flops=training_flops(model, work, recomputes=config.model.gradient_checkpointing),
+        splits=splits,
+        fixes=fixes,
+    )
+
+
+def possible_splits(config: JobConfig, file: AccelerateFile) -> list[tuple[int, int]]:
+    """(trainer GPUs, worker GPUs): whole machines when there are several.
+
+    Without a GPU: the ranks of the accelerate file beside ``launch.num_workers``.
+
+    Raises:
+        ValueError: If there is one GPU only.
+    """
+    if not config.gpus:
+        return [(file.num_processes, config.launch.num_workers)]
+    total = config.nodes * config.gpus
+    step = 1 if config.nodes == 1 else config.gpus
+    splits = [(trainer, total - trainer) for trainer in range(step, total, step)]
+    if not splits:
+        raise ValueError(
+            "gpus is 1: trainer and workers need a GPU each. Set gpus to at least 2, or nodes, or give "
+            "rollout.urls of workers elsewhere."
+        )
+    return splits
+
+
+def _splits(config: JobConfig, model: Architecture, file: AccelerateFile, work: Workload) -> Iterator[Split]:
+    size = BYTES[config.model.dtype]
+    limit = config.hardware.memory_gib * GIB
+    for trainer, workers in possible_splits(config, file):
+        sharding = Sharding(
+            zero_stage=file.zero_stage,
+            ranks=trainer,
+            offloads_optimizer=file.offloads_optimizer,
+            offloads_weights=file.offloads_weights,
+        )
+        memory = largest(
+            trainer_memory(
+                model,
+                sharding,
+                micro,
+                bytes_per_value=size,
+                checkpointing=config.model.gradient_checkpointing,
+            )
+            for micro in largest_micro_batches(config, work)
+        )
+        worker = _worker(config, model, limit)
+        holds_one = worker.tokens >= config.rollout.max_model_len
+        yield Split(
+            trainer=trainer,
+            workers=workers,
+            trainer_memory=memory,
+            worker_memory=worker,
+            trainer_limit=limit - (config.plan.runtime_gib * GIB if config.gpus else 0),
+            seconds=step_seconds(config, model, work, worker, trainer, workers)
+            if config.gpus and holds_one
+            else None,
+            longest_context=config.rollout.max_model_len,
+        )
+
+
+def _worker(config: JobConfig, model: Architecture, limit: float) -> WorkerMemory:
+    """A worker's memory: a share of a GPU, or on CPU the weights and ``rollout.kv_cache_gib``."""
+    size = BYTES[config.model.dtype if config.rollout.dtype == "auto" else config.rollout.dtype]
+    if config.gpus:
+        activations = config.plan.worker_activation_gib * GIB
+        available = config.plan.worker_memory_share * limit
+    else:
+        activations = 0.0
+        available = model.parameters * size + config.rollout.kv_cache_gib * GIB
+    return worker_memory(model, available=available, activations=activations, bytes_per_value=size)
+
+
+Change = Callable[[JobConfig], None]
+
+
+def _fixes(config: JobConfig) -> Iterator[str]:
+    """The single changes after which some split fits; where there is none, as few together as do."""
+    changes = list(_changes(config))
+    single = [text for text, change in changes if _fits_after(config, [change])]
+    yield from single
+    for count in range(2, len(changes) + 1) if not single else ():
+        for chosen in combinations(changes, count):
+            if _fits_after(config, [change for _, change in chosen]):
+                yield " ".join(text for text, _ in chosen)
+                return
+
+
+def _fits_after(config: JobConfig, changes: list[Change]) -> bool:
+    changed = copy.deepcopy(config)
+    for change in changes:
+        change(changed)
+    try:
+        model, file = architecture_of(changed.model.path), accelerate_file(changed)
+        return any(split.fits for split in _splits(changed, model, file, workload_of(changed)))
+    except ValueError:
+        return False
+
+
+def _changes(config: JobConfig) -> Iterator[tuple[str, Change]]:
+    """What a person would try, the cheapest first. Only for GPUs."""
+    work, file = workload_of(config), accelerate_file(config)
+    longest = longest_row(work)
+    if not config.model.gradient_checkpointing:
+        yield "model.gradient_checkpointing=true", _setter("model", "gradient_checkpointing", True)
+    if config.train.tokens_per_micro_batch > longest:
+        yield f"train.tokens_per_micro_batch={longest}", _setter("train", "tokens_per_micro_batch", longest)
+    if file.zero_stage < 3:
+        yield "launch.accelerate=auto", _setter("launch", "accelerate", "auto")
+    if config.nodes == 1 and not file.offloads_optimizer:
+        yield "launch.accelerate=gpu_zero3_offload", _setter("launch", "accelerate", "gpu_zero3_offload")
+    yield _shorter_calls(config, work)
+    nodes = [number for number in (2, 4, 8, 16) if number > config.nodes]
+    for number in nodes:
+        if _fits_after(config, [_setter("", "nodes", number)]) or number == nodes[-1]:
+            yield f"nodes={number}", _setter("", "nodes", number)
+            return
+
+
+def _shorter_calls(config: JobConfig, work: Workload) -> tuple[str, Change]:
+    """Half the tokens for a call, and no more room in workers and micro-batches than that needs."""
+    rollout = config.rollout
+    name = "thinking_tokens" if rollout.thinking_tokens else "max_completion_length"
+    half = max(1, getattr(rollout, name) // 2)
+    call = half + (rollout.answer_tokens if rollout.thinking_tokens else 0)
+    room = max(calls.longest_prompt for calls in work.calls) + call
+    bound = min(config.train.tokens_per_micro_batch, room)
+
+    def change(config: JobConfig) -> None:
+        setattr(config.rollout, name, half)
+        config.rollout.max_model_len = room
+        config.train.tokens_per_micro_batch = bound
+
+    options = (f"rollout.{name}={half}", f"rollout.max_model_len={room}")
+    return " ".join((*options, f"train.tokens_per_micro_batch={bound}")), change
+
+
+def _setter(part: str, name: str, value: object) -> Change:
+    return lambda config: setattr(getattr(config, part) if part else config, name, value)
+
+
+def main(config: JobConfig, overrides: list[str]) -> None:
+    """Prints the plan."""
+    try:
+        print(plan_text(make_plan(config)))
+    except ValueError as error:
+        sys.exit(f"launch.plan: {error}")
+
+
+if __name__ == "__main__":
+    run("job", main)

@@ -1,0 +1,155 @@
+"""A plan as text: memory, work, time, splits, and every assumption with its unit."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from launch.workload import longest_row
+
+if TYPE_CHECKING:
+    from launch.plan import Plan, Split
+
+GIB = 2**30
+
+UNITS = {
+    "mean_question_tokens": "tokens",
+    "max_question_tokens": "tokens",
+    "completion_share": "of the call's limit",
+    "solution_share": "of the solution's limit",
+    "train_mfu": "of bf16_tflops",
+    "prefill_mfu": "of bf16_tflops",
+    "decode_bandwidth_share": "of bandwidth_gbps",
+    "worker_memory_share": "of memory_gib",
+    "worker_activation_gib": "GiB",
+    "runtime_gib": "GiB",
+    "publish_gbps": "GB/s",
+    "memory_gib": "GiB a GPU",
+    "bf16_tflops": "TFLOP/s a GPU",
+    "bandwidth_gbps": "GB/s a GPU",
+}
+
+PARTS = {
+    "weights": "weights",
+    "gradients": "gradients",
+    "optimizer": "optimizer (fp32 master and moments)",
+    "gathered": "weights gathered by ZeRO-3",
+    "activations": "activations",
+    "mask": "attention mask",
+    "logits": "logits (one chunk)",
+    "recompute": "one layer's backward",
+    "step": "temporaries of the step",
+}
+
+
+def plan_text(plan: Plan) -> str:
+    """The whole plan."""
+    blocks = [_head(plan), _memory(plan), _work(plan), _time(plan), _verdict(plan), _assumptions(plan)]
+    return "\n\n".join("\n".join(block) for block in blocks if block)
+
+
+def _head(plan: Plan) -> list[str]:
+    config, best = plan.config, plan.best
+    if config.gpus:
+        where = f"{config.nodes} x {config.gpus} {config.hardware.name}"
+        split = f"{best.trainer} GPUs train, {best.workers} sample"
+    else:
+        where = "one machine without a GPU"
+        split = f"{best.trainer} ranks train, {best.workers} workers sample"
+    parameters = f"{plan.model.parameters / 1e6:,.1f} M parameters"
+    return [
+        f"model      {config.model.path}, {parameters}, {config.model.dtype}",
+        f"machines   {where}: {split}",
+        f"trainer    {plan.file.path.name}: ZeRO-{plan.file.zero_stage}, gradient checkpointing "
+        f"{'on' if config.model.gradient_checkpointing else 'off'}",
+    ]
+
+
+def _memory(plan: Plan) -> list[str]:
+    best = plan.best
+    memory, worker = best.trainer_memory, best.worker_memory
+    device = "GPU" if plan.config.gpus else "rank"
+    longest = longest_row(plan.work)
+    lines = [f"memory of a trainer {device}, GiB (longest row {longest} tokens)"]
+    lines += [f"  {label:38}{getattr(memory, name) / GIB:8.2f}" for name, label in PARTS.items()]
+    limit = f" of {best.trainer_limit / GIB:.1f}" if plan.config.gpus else ""
+    lines.append(f"  {'peak':38}{memory.peak / GIB:8.2f}{limit}{_mark(best.trainer_fits, plan)}")
+    lines.append("  peak = weights + gradients + optimizer + max(gathered + activations + mask")
+    lines.append("         + max(logits, one layer's backward), temporaries of the step)")
+    lines.append(f"memory of a worker{' GPU' if plan.config.gpus else ''}, GiB")
+    lines.append(f"  {'weights':38}{worker.weights / GIB:8.2f}")
+    if plan.config.gpus:
+        lines.append(f"  {'activations, CUDA graphs':38}{worker.activations / GIB:8.2f}")
+    lines.append(f"  {'KV cache':38}{worker.cache / GIB:8.2f}{_mark(best.workers_fit, plan)}")
+    held = worker.tokens / best.longest_context
+    lines.append(
+        f"    {worker.tokens} tokens of {worker.cache_per_token} bytes: "
+        f"{held:.1f} sequences of rollout.max_model_len"
+    )
+    return lines
+
+
+def _mark(fits: bool, plan: Plan) -> str:
+    return "" if fits or not plan.config.gpus else "  DOES NOT FIT"
+
+
+def _work(plan: Plan) -> list[str]:
+    lines = ["work of a step            calls   prompt+completion, mean tokens"]
+    for calls in plan.work.calls:
+        trained = ", trained" if calls.trained else ""
+        shared = ", prompt shared" if calls.trained and calls.shares_prompt else ""
+        lines.append(
+            f"  {calls.role:22}{calls.number:8}   {calls.prompt}+{calls.completion}{trained}{shared}"
+        )
+    work = plan.work
+    lines.append(f"  read by workers       {work.prefilled / 1e6:8.2f} M tokens")
+    lines.append(f"  written by workers    {work.decoded / 1e6:8.2f} M tokens")
+    lines.append(
+        f"  through the trainer   {work.forwarded / 1e6:8.2f} M tokens, {plan.flops / 1e15:.4g} PFLOP"
+    )
+    return lines
+
+
+def _time(plan: Plan) -> list[str]:
+    if not plan.config.gpus:
+        return ["seconds of a step: not estimated on CPU"]
+    lines = ["trainer:workers   prefill   decode   update  publish     step  s"]
+    for split in plan.splits:
+        lines.append(_time_line(split) + ("   <- best" if split is plan.best and split.fits else ""))
+    best = plan.best.seconds
+    if best is not None:
+        lines.append(
+            f"  decode is bound by the {best.bound}; {best.concurrency} sequences at once on a worker. "
+            "Stages follow one another."
+        )
+    return lines
+
+
+def _time_line(split: Split) -> str:
+    name = f"  {split.trainer}:{split.workers}"
+    if not split.fits:
+        who = "trainer" if not split.trainer_fits else "workers"
+        return f"{name:16}  {who} out of memory"
+    seconds = split.seconds
+    assert seconds is not None, "workers that fit can be timed"
+    parts = (seconds.prefill, seconds.decode, seconds.update, seconds.publish, seconds.total)
+    return f"{name:16}" + "".join(f"{value:9.1f}" for value in parts)
+
+
+def _verdict(plan: Plan) -> list[str]:
+    if not plan.config.gpus:
+        return []
+    if plan.best.fits:
+        return ["It fits."]
+    if not plan.fixes:
+        return ["It does not fit, and none of the changes that were tried makes it fit."]
+    return ["It does not fit. Each of these lines makes it fit:", *(f"  {fix}" for fix in plan.fixes)]
+
+
+def _assumptions(plan: Plan) -> list[str]:
+    lines = ["assumptions (change them as options; none is a measurement of this run)"]
+    for part in ("plan", "hardware"):
+        for name, value in asdict(getattr(plan.config, part)).items():
+            if name in UNITS and (plan.config.gpus or name.endswith(("tokens", "_share"))):
+                lines.append(f"  {f'{part}.{name}={value:g}':42}{UNITS[name]}")
+    return lines

@@ -1,0 +1,25 @@
+"""The largest micro-batches of a run, as the trainer's packing makes them."""
+
+from configs.schema import JobConfig
+from launch.memory import MicroBatch
+from launch.workload import Calls, Workload
+
+
+def largest_micro_batches(config: JobConfig, work: Workload) -> list[MicroBatch]:
+    """For each kind of trained call the micro-batch that needs the most memory.
+
+    ``train.tokens_per_micro_batch`` bounds the padded tokens, but a row that is longer gets a micro-batch of
+    its own; a group that shares its prompt is one row as long as the bound allows.
+    """
+    bound = config.train.tokens_per_micro_batch
+    return [_largest(calls, work.call_limit, bound) for calls in work.trained]
+
+
+def _largest(calls: Calls, limit: int, bound: int) -> MicroBatch:
+    single = calls.longest_prompt + limit
+    length = single
+    if calls.shares_prompt:
+        whole = calls.longest_prompt + calls.per_context * limit
+        length = max(single, min(bound, whole))
+    tokens = max(bound, length)
+    return MicroBatch(tokens=tokens, length=length, masked=calls.shares_prompt or tokens >= 2 * single)

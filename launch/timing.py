@@ -1,0 +1,76 @@
+"""Expected seconds of one step, from a device's data sheet and the shares of it that a plan assumes.
+
+Decoding is bound by memory: a token for each of B sequences reads all weights and B contexts once
+(``plan.decode_bandwidth_share`` of the bandwidth), or by products once B is large. Collection, update and
+publishing follow one another, as in ``train/loop.py``.
+"""
+
+from dataclasses import dataclass
+
+from configs.schema import JobConfig
+from launch.architecture import Architecture
+from launch.memory import WorkerMemory
+from launch.workload import Workload, training_flops
+
+TERA, GIGA = 1e12, 1e9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepSeconds:
+    """Seconds of the stages of a step, and what bounds decoding."""
+
+    prefill: float
+    decode: float
+    update: float
+    publish: float
+    concurrency: int
+    """Sequences that one worker decodes at once."""
+    bound: str
+    """``throughput`` of all workers, or ``longest path``: calls of full length that wait for one another."""
+
+    @property
+    def total(self) -> float:
+        """Of one step."""
+        return self.prefill + self.decode + self.update + self.publish
+
+
+def step_seconds(
+    config: JobConfig, model: Architecture, work: Workload, worker: WorkerMemory, trainer: int, workers: int
+) -> StepSeconds:
+    """Seconds of one step on ``trainer`` GPUs and as many ``workers`` of one GPU each."""
+    plan, hardware = config.plan, config.hardware
+    peak = hardware.bf16_tflops * TERA
+    concurrency = _concurrency(config, work, worker, workers)
+    per_token = token_seconds(config, model, worker, concurrency, work.mean_context)
+    throughput = work.decoded / (workers * concurrency) * per_token
+    path = work.rounds * work.call_limit * token_seconds(config, model, worker, 1, work.mean_context)
+    matrices = model.layers * model.layer_matrices
+    return StepSeconds(
+        prefill=2 * matrices * work.prefilled / (workers * peak * plan.prefill_mfu),
+        decode=max(throughput, path),
+        update=training_flops(model, work, recomputes=config.model.gradient_checkpointing)
+        / (trainer * peak * plan.train_mfu),
+        publish=worker.weights / (plan.publish_gbps * GIGA),
+        concurrency=concurrency,
+        bound="throughput" if throughput >= path else "longest path",
+    )
+
+
+def token_seconds(
+    config: JobConfig, model: Architecture, worker: WorkerMemory, concurrency: int, context: float
+) -> float:
+    """Seconds in which a worker writes one token for each of ``concurrency`` sequences."""
+    hardware, plan = config.hardware, config.plan
+    read = worker.weights + concurrency * context * worker.cache_per_token
+    by_memory = read / (hardware.bandwidth_gbps * GIGA * plan.decode_bandwidth_share)
+    products = 2 * (model.layers * model.layer_matrices + model.embedding) * concurrency
+    by_products = products / (hardware.bf16_tflops * TERA * plan.prefill_mfu)
+    return max(by_memory, by_products)
+
+
+def _concurrency(config: JobConfig, work: Workload, worker: WorkerMemory, workers: int) -> int:
+    """The least of what the options allow, the KV cache holds and the step offers to one worker."""
+    rollout = config.rollout
+    held = int(worker.tokens / work.mean_context)
+    offered = -(-work.number // workers)
+    return max(1, min(rollout.max_num_seqs, rollout.max_concurrency // workers, held, offered))

@@ -1,0 +1,139 @@
+"""The memory model against tensors that torch really keeps, and against the laws of ZeRO."""
+
+from dataclasses import fields, replace
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, Qwen3Config
+
+from launch.architecture import parse_architecture
+from launch.memory import MicroBatch, Sharding, trainer_memory, worker_memory
+
+MODEL = parse_architecture(
+    {
+        "model_type": "qwen3",
+        "vocab_size": 1000,
+        "hidden_size": 64,
+        "intermediate_size": 160,
+        "num_hidden_layers": 5,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+    },
+    "test",
+)
+MICRO = MicroBatch(tokens=2048, length=512, masked=True)
+
+
+def _memory(stage: int = 2, ranks: int = 2, *, size: int = 4, checkpointing: bool = False, micro=MICRO):
+    sharding = Sharding(zero_stage=stage, ranks=ranks)
+    return trainer_memory(MODEL, sharding, micro, bytes_per_value=size, checkpointing=checkpointing)
+
+
+def _kept_bytes(config: PreTrainedConfig, rows: int, length: int, *, masked: bool) -> int:
+    """Bytes of all tensors but parameters that a forward pass keeps for its backward pass."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").base_model
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage  # held, so that no address is used twice
+        return tensor
+
+    causal = torch.ones(length, length, dtype=torch.bool).tril()[None, None].repeat(rows, 1, 1, 1)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model(
+            input_ids=torch.zeros(rows, length, dtype=torch.long),
+            attention_mask=causal if masked else None,
+            use_cache=False,
+        )
+    return sum(storage.nbytes() for storage in kept.values())
+
+
+@pytest.mark.parametrize("kind", [LlamaConfig, Qwen3Config])
+@pytest.mark.parametrize("masked", [False, True])
+def test_activations_and_mask_are_what_a_forward_pass_keeps(kind: type[PreTrainedConfig], masked: bool):
+    sizes = {
+        "vocab_size": 300,
+        "hidden_size": 192,
+        "intermediate_size": 512,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 2,
+        "head_dim": 32,
+    }
+    config = kind(**sizes)
+    model = parse_architecture(config.to_dict(), "test")
+    micro = MicroBatch(tokens=3 * 256, length=256, masked=masked)
+    memory = trainer_memory(
+        model, Sharding(zero_stage=0, ranks=1), micro, bytes_per_value=4, checkpointing=False
+    )
+    kept = _kept_bytes(config, 3, 256, masked=masked)
+    # The bool mask itself is an input and no layer keeps it.
+    mask = memory.mask * 4 * model.layers / (1 + 4 * model.layers)
+    assert memory.activations + mask == pytest.approx(kept, rel=0.1)
+
+
+@pytest.mark.parametrize(("stage", "weights"), [(2, 1.0), (3, 0.125)])
+def test_zero_spreads_optimizer_and_by_stage_weights_over_ranks(stage: int, weights: float):
+    memory = _memory(stage, 8)
+    assert memory.optimizer * 8 == 12 * MODEL.parameters
+    assert memory.weights == 4 * MODEL.parameters * weights
+
+
+def test_only_zero_3_gathers_weights_and_no_more_than_its_limit():
+    assert _memory(2).gathered == 0
+    assert _memory(3).gathered == 4 * MODEL.parameters
+    large = replace(MODEL, layers=10**6)
+    memory = trainer_memory(
+        large, Sharding(zero_stage=3, ranks=8), MICRO, bytes_per_value=2, checkpointing=True
+    )
+    assert memory.gathered == 2 * 10**9
+
+
+def test_half_the_bytes_halve_weights_but_not_the_optimizer():
+    whole, half = _memory(size=4), _memory(size=2)
+    assert half.weights * 2 == whole.weights
+    assert half.optimizer == whole.optimizer
+
+
+def test_checkpointing_keeps_one_array_a_layer_and_recomputes_one_layer():
+    plain, saving = _memory(), _memory(checkpointing=True)
+    assert saving.activations < plain.activations / 5
+    assert saving.recompute > plain.recompute
+    assert saving.peak < plain.peak
+
+
+def test_activations_grow_with_tokens_and_the_mask_with_their_square():
+    doubled = _memory(micro=MicroBatch(tokens=4096, length=1024, masked=True))
+    assert doubled.activations == 2 * _memory().activations
+    assert doubled.mask == 4 * _memory().mask
+
+
+def test_without_a_mask_none_is_counted():
+    assert _memory(micro=replace(MICRO, masked=False)).mask == 0
+
+
+def test_offloaded_state_takes_no_memory_of_the_device():
+    sharding = Sharding(zero_stage=3, ranks=8, offloads_optimizer=True, offloads_weights=True)
+    memory = trainer_memory(MODEL, sharding, MICRO, bytes_per_value=2, checkpointing=True)
+    assert memory.optimizer == memory.weights == memory.step == 0
+
+
+def test_the_peak_is_the_worse_of_passing_and_stepping():
+    memory = _memory()
+    parts = {item.name: getattr(memory, item.name) for item in fields(memory)}
+    assert memory.peak == memory.static + memory.passing
+    stepping = replace(memory, step=10 * sum(parts.values()))
+    assert stepping.peak == stepping.static + stepping.step
+
+
+def test_a_worker_that_has_no_room_beside_its_weights_holds_no_token():
+    small = worker_memory(MODEL, available=1000, activations=0, bytes_per_value=2)
+    assert small.tokens == 0
+    room = 10 * MODEL.kv_bytes(2)
+    fits = worker_memory(MODEL, available=2 * MODEL.parameters + 7 + room, activations=7, bytes_per_value=2)
+    assert fits.tokens == 10

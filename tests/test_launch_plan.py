@@ -1,0 +1,168 @@
+"""Plans: what fits, what is fastest, what would make it fit, and that every assumption is shown."""
+
+import subprocess
+import sys
+from dataclasses import fields
+
+import pytest
+from conftest import REPO
+
+from configs.compose import ConfigError, load
+from configs.schema import HardwareConfig, PlanConfig
+from launch.plan import Plan, make_plan
+from launch.plan_text import UNITS, plan_text
+
+REAL = ["experiment=qwen3_8b_pdr"]
+
+
+def _plan(*overrides: str) -> Plan:
+    return make_plan(load("job", [*REAL, *overrides]))
+
+
+@pytest.fixture(scope="module")
+def four_nodes() -> Plan:
+    return _plan("nodes=4", "gpus=8")
+
+
+def test_an_8b_run_fits_on_four_nodes_and_the_best_split_is_the_fastest(four_nodes: Plan):
+    assert [(split.trainer, split.workers) for split in four_nodes.splits] == [(8, 24), (16, 16), (24, 8)]
+    assert four_nodes.best.fits
+    seconds = [split.seconds.total for split in four_nodes.splits if split.fits and split.seconds]
+    assert four_nodes.best.seconds is not None
+    assert four_nodes.best.seconds.total == min(seconds)
+    assert four_nodes.fixes == ()
+
+
+def test_more_trainer_gpus_update_faster_and_hold_less(four_nodes: Plan):
+    first, *_, last = four_nodes.splits
+    assert first.seconds is not None and last.seconds is not None
+    assert last.seconds.update < first.seconds.update
+    assert last.seconds.decode > first.seconds.decode
+    assert last.trainer_memory.peak < first.trainer_memory.peak
+
+
+def test_one_machine_is_split_gpu_by_gpu():
+    assert [split.trainer for split in _plan("gpus=4").splits] == [1, 2, 3]
+
+
+def test_faster_memory_decodes_faster_and_nothing_else():
+    slow, fast = (_plan("gpus=8", f"hardware.bandwidth_gbps={x}").splits[3].seconds for x in (1000, 4000))
+    assert slow is not None and fast is not None
+    assert fast.decode < slow.decode
+    assert (fast.update, fast.publish) == (slow.update, slow.publish)
+
+
+def test_decoding_takes_at_least_the_longest_path():
+    few = _plan("gpus=8", "algo.problems_per_step=2", "algo.num_generations=2").splits[0].seconds
+    assert few is not None
+    assert few.bound == "longest path"
+    many = _plan("gpus=8", "algo.problems_per_step=512").splits[0].seconds
+    assert many is not None
+    assert many.bound == "throughput"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "fix"),
+    [
+        (["gpus=8", "model.gradient_checkpointing=false"], "model.gradient_checkpointing=true"),
+        (["gpus=8", "train.tokens_per_micro_batch=300000"], "train.tokens_per_micro_batch=28672"),
+        (["gpus=2"], "launch.accelerate=gpu_zero3_offload"),
+        (["gpus=2"], "nodes=4"),
+        (["gpus=8", "hardware.memory_gib=50", "launch.accelerate=gpu_zero2"], "launch.accelerate=auto"),
+    ],
+)
+def test_what_does_not_fit_names_an_option_that_does(overrides: list[str], fix: str):
+    plan = _plan(*overrides)
+    assert not plan.best.fits
+    assert fix in plan.fixes
+    assert f"  {fix}" in plan_text(plan)
+
+
+def test_every_fix_that_is_named_really_makes_it_fit():
+    plan = _plan("gpus=8", "hardware.memory_gib=24")
+    assert plan.fixes
+    for fix in plan.fixes:
+        assert _plan("gpus=8", "hardware.memory_gib=24", *fix.split()).best.fits, fix
+
+
+def test_a_worker_without_room_for_one_sequence_does_not_fit():
+    plan = _plan("gpus=8", "plan.worker_activation_gib=70")
+    assert not any(split.workers_fit for split in plan.splits)
+    assert "workers out of memory" in plan_text(plan)
+
+
+def test_one_gpu_cannot_do_both():
+    with pytest.raises(ValueError, match=r"gpus is 1: trainer and workers need a GPU each"):
+        _plan("gpus=1")
+
+
+def test_the_text_shows_every_part_and_every_assumption_with_its_unit(four_nodes: Plan):
+    text = plan_text(four_nodes)
+    for part in ("weights", "gradients", "optimizer", "activations", "logits", "KV cache", "PFLOP"):
+        assert part in text
+    names = [f"plan.{item.name}" for item in fields(PlanConfig)]
+    names += [f"hardware.{item.name}" for item in fields(HardwareConfig) if item.name != "name"]
+    for name in names:
+        line = next(line for line in text.splitlines() if f"  {name}=" in line)
+        assert line.endswith(UNITS[name.split(".")[1]])
+    assert "<- best" in text and "It fits." in text
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("plan.train_mfu=1.5", r"plan\.train_mfu must lie between 0 and 1, got 1\.5\."),
+        ("plan.prefill_mfu=0", r"plan\.prefill_mfu must be above 0\."),
+        ("plan.completion_share=0", r"plan\.completion_share must be above 0\."),
+        ("plan.solution_share=2", r"plan\.solution_share must lie between 0 and 1"),
+        ("plan.decode_bandwidth_share=-1", r"plan\.decode_bandwidth_share must lie between"),
+        ("plan.worker_memory_share=0", r"plan\.worker_memory_share must be above 0\."),
+        ("plan.worker_activation_gib=-1", r"plan\.worker_activation_gib must be at least 0"),
+        ("plan.runtime_gib=-1", r"plan\.runtime_gib must be at least 0"),
+        ("plan.publish_gbps=0", r"plan\.publish_gbps must be above 0, got 0"),
+        ("plan.mean_question_tokens=0", r"plan\.mean_question_tokens must be at least 1"),
+        ("plan.max_question_tokens=8", r"plan\.max_question_tokens is 8, which is below"),
+        ("hardware.memory_gib=0", r"hardware\.memory_gib must be above 0"),
+        ("hardware.bf16_tflops=0", r"hardware\.bf16_tflops must be above 0"),
+        ("hardware.bandwidth_gbps=-1", r"hardware\.bandwidth_gbps must be above 0"),
+        ("launch.num_workers=0", r"launch\.num_workers must be at least 1"),
+        ("nodes=0", r"nodes must be at least 1, got 0\."),
+        ("gpus=-1", r"gpus must be at least 0, got -1\."),
+    ],
+)
+def test_an_assumption_that_makes_no_sense_is_refused(override: str, message: str):
+    with pytest.raises(ConfigError, match=message):
+        load("job", [*REAL, override])
+
+
+@pytest.mark.parametrize("name", ["a100", "h100", "h200"])
+def test_every_hardware_file_composes(name: str):
+    assert load("job", [*REAL, f"hardware={name}"]).hardware.name == name
+
+
+def _command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "launch.plan", *arguments],
+        cwd=REPO,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_the_command_prints_a_plan_without_importing_torch():
+    done = _command("experiment=llama31_8b_pdr", "nodes=4", "gpus=8", "hardware=h200")
+    assert done.returncode == 0, done.stderr
+    assert "4 x 8 h200" in done.stdout and "It fits." in done.stdout
+    code = "import sys, launch.plan; print('torch' in sys.modules)"
+    checked = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, timeout=60
+    )
+    assert checked.stdout.strip() == "False"
+
+
+def test_what_cannot_be_planned_ends_the_command_with_one_line():
+    done = _command("experiment=qwen3_8b_pdr", "model.path=owner/unknown", "gpus=8")
+    assert done.returncode == 1
+    assert done.stderr.startswith("launch.plan: model.path is 'owner/unknown'")
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,155 @@
+"""Calls, tokens and FLOPs of a step."""
+
+import pytest
+import torch
+from torch.utils.checkpoint import checkpoint
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoModelForCausalLM, Qwen3Config
+
+from configs.compose import load
+from configs.schema import JobConfig
+from launch.architecture import parse_architecture
+from launch.shapes import largest_micro_batches
+from launch.workload import Workload, longest_row, training_flops, workload_of
+
+BASE = [
+    "model.path=x",
+    "data.path=x",
+    "algo.problems_per_step=6",
+    "algo.num_generations=8",
+    "rollout.max_completion_length=1000",
+    "rollout.max_model_len=20000",
+    "plan.completion_share=0.5",
+    "plan.solution_share=0.2",
+    "plan.mean_question_tokens=100",
+    "plan.max_question_tokens=300",
+]
+
+
+def _config(*overrides: str) -> JobConfig:
+    return load("job", [*BASE, *overrides])
+
+
+def _work(*overrides: str) -> Workload:
+    return workload_of(_config(*overrides))
+
+
+def test_a_step_of_traces_and_pdr_has_the_calls_that_the_operator_makes():
+    work = _work("operator.schedule=[4,1]", "operator.top_k=4")
+    calls = {calls.role: calls for calls in work.calls}
+    assert list(calls) == ["trace", "draft", "refine"]
+    assert (calls["trace"].number, calls["draft"].number, calls["refine"].number) == (24, 12, 24)
+    assert calls["refine"].prompt == 100 + 4 * 200
+    assert work.decoded == 500 * (24 + 12 + 24)
+    assert work.prefilled == 3 * 100 + 3 * 100 + 3 * 900
+    assert work.trained_tokens == 500 * 48
+    assert work.rounds == 2
+
+
+def test_ranking_drafts_takes_a_verification_of_each():
+    work = _work("operator.schedule=[4,1]", "operator.top_k=2")
+    verify = next(calls for calls in work.calls if calls.role == "verify")
+    assert (verify.number, verify.prompt, verify.trained) == (12, 300, False)
+    each = _work("operator.schedule=[4,1]", "operator.top_k=2", "operator.distiller=per_sample_topk")
+    assert next(calls for calls in each.calls if calls.role == "verify").number == 12 * 8
+    refine = each.calls[-1]
+    assert (refine.contexts, refine.per_context) == (24, 1)
+
+
+def test_a_summary_is_one_more_call_on_the_longest_path():
+    work = _work("operator.distiller=global_summary")
+    distil = next(calls for calls in work.calls if calls.role == "distil")
+    assert (distil.number, distil.prompt) == (3, 100 + 4 * 200)
+    assert work.rounds == 3
+
+
+def test_the_workspace_bounds_the_prompt_of_a_refinement():
+    work = _work("operator.workspace_tokens=64")
+    assert work.calls[-1].prompt == 164
+    assert work.calls[-1].longest_prompt == 364
+
+
+def test_no_prompt_is_longer_than_workers_accept():
+    work = _work("rollout.max_model_len=1200")
+    assert all(calls.longest_prompt <= 200 and calls.prompt <= 200 for calls in work.calls)
+    assert longest_row(work) == 1200
+
+
+@pytest.mark.parametrize(("fraction", "roles"), [(0.0, {"trace"}), (1.0, {"draft", "refine"})])
+def test_one_half_alone_has_only_its_calls(fraction: float, roles: set[str]):
+    assert {calls.role for calls in _work(f"algo.operator_fraction={fraction}").calls} == roles
+
+
+def test_long_prompts_are_shared_and_short_ones_are_not():
+    work = _work("plan.completion_share=1.0")
+    trace, refine = work.trained
+    assert not trace.shares_prompt
+    assert trace.forwarded == 24 * (100 + 1000)
+    assert refine.shares_prompt
+    assert refine.forwarded == 3 * 900 + 24 * 1000
+
+
+def test_a_row_longer_than_the_bound_is_the_largest_micro_batch():
+    config = _config("train.tokens_per_micro_batch=512")
+    trace, refine = largest_micro_batches(config, workload_of(config))
+    assert (trace.tokens, trace.length, trace.masked) == (1300, 1300, False)
+    assert refine.length == refine.tokens and refine.masked
+
+
+def test_many_short_rows_fill_the_bound_and_need_a_mask():
+    config = _config("train.tokens_per_micro_batch=65536", "plan.completion_share=1.0")
+    trace, _ = largest_micro_batches(config, workload_of(config))
+    assert (trace.tokens, trace.length, trace.masked) == (65536, 1300, True)
+
+
+def test_flops_are_those_that_torch_counts():
+    sizes = {
+        "vocab_size": 512,
+        "hidden_size": 128,
+        "intermediate_size": 256,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 32,
+    }
+    work = _work(
+        "algo.operator_fraction=0",
+        "algo.problems_per_step=1",
+        "algo.num_generations=2",
+        "plan.mean_question_tokens=8",
+        "plan.max_question_tokens=8",
+        "rollout.max_completion_length=496",
+    )
+    assert work.forwarded == 2 * 256
+    config = Qwen3Config(**sizes)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+
+    def head(hidden: torch.Tensor) -> torch.Tensor:
+        return model.lm_head(hidden).log_softmax(-1)
+
+    with FlopCounterMode(display=False) as counter:
+        hidden = model.base_model(input_ids=torch.zeros(2, 256, dtype=torch.long)).last_hidden_state
+        checkpoint(head, hidden[:, 8:], use_reentrant=False).sum().backward()
+    # The eager implementation also computes the half of the scores that the causal mask throws away.
+    passes, products, rows, layers, width = 3, 2, 2, 3, 128
+    thrown_away = passes * products * 2 * rows * layers * width * 256 * 256 / 2
+    expected = training_flops(parse_architecture(config.to_dict(), "test"), work, recomputes=False)
+    assert expected == pytest.approx(counter.get_total_flops() - thrown_away, rel=0.01)
+    assert thrown_away > 0.1 * expected
+
+
+def test_recomputing_costs_a_third_more_but_for_the_head():
+    work = _work()
+    model = parse_architecture(
+        {
+            "model_type": "qwen3",
+            "vocab_size": 1,
+            "hidden_size": 64,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+        },
+        "test",
+    )
+    plain, again = (training_flops(model, work, recomputes=value) for value in (False, True))
+    assert again / plain == pytest.approx(4 / 3, rel=0.01)
