@@ -1,8 +1,8 @@
 """The process that does the algebra: `python -m rewards.worker FD`, started by `rewards.nursery`.
 
-One *nursery* process imports SymPy and parses a few expressions once. It does no work itself: for
-each request on its control socket it forks a worker that is warm at birth, so that replacing a killed
-worker costs milliseconds. A worker answers one request at a time on a socket of its own. It dies with
+One *nursery* process imports SymPy and compares a few expressions. It does no work itself: for each
+request on its control socket it forks a worker that is as warm, so that replacing a killed worker
+costs milliseconds. A worker answers one request at a time on a socket of its own. It dies with
 the nursery (kernel signal), and the nursery with its parent (end of file, or a change of parent).
 """
 
@@ -30,7 +30,7 @@ _WARM_UP = (
     r"\frac{1}{2}", r"\frac{\sqrt{3}}{2}", r"10^{\frac{-5+\sqrt{13}}{6}}", "x^2+2x+1", "2ab-c_1",
     r"\sin(90-x)", r"2\sin b\cos a", r"f(x)", r"(x+1)^{30}", r"\binom{5}{2}", r"|3-5|", r"e^{i\pi}",
     r"11z^{7}(5+11z^{7})", r"\log_2 8", r"5!", r"\sqrt[3]{2}", r"3 \cdot 2", r"\ln 2", r"-\infty",
-    r"\frac{x+2}{7}-3\pi", r"\sqrt{x^2+y^2}",
+    r"\frac{x+2}{7}-3\pi", r"\sqrt{x^2+y^2}", "2x(x+1)", r"\sqrt{8}",
 )  # fmt: skip
 
 
@@ -145,23 +145,24 @@ def _receive_request(control: socket.socket) -> tuple[int, int] | None:
 
 
 def run_nursery(control: socket.socket) -> None:
-    """Forks one worker per request and answers with its process id."""
-    from rewards.symbolic import SymPyAlgebra, parse_expression  # SymPy only in workers
+    """Forks one worker per request and answers with its process id; warms up while it waits."""
+    from rewards.symbolic import SymPyAlgebra  # SymPy only in workers
 
-    for text in _WARM_UP:
-        parse_expression(text)
     algebra = SymPyAlgebra()
-    algebra.same_expression(gold="2x(x+1)", answer="2x^2+2x")
-    algebra.same_expression(gold=r"\sqrt{8}", answer=r"2\sqrt{2}+\frac{1}{10}")
-    gc.collect()
-    gc.freeze()
+    to_warm_up = list(_WARM_UP)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps
     parent, own = os.getppid(), os.getpid()
     while True:
-        ready, _, _ = select.select([control], [], [], 1.0)
+        ready, _, _ = select.select([control], [], [], 0 if to_warm_up else 1.0)
         if os.getppid() != parent:
             return
         if not ready:
+            if to_warm_up:
+                text = to_warm_up.pop()
+                algebra.same_expression(gold=text, answer=f"{text}+1")
+                if not to_warm_up:
+                    gc.collect()
+                    gc.freeze()
             continue
         request = _receive_request(control)
         if request is None:
