@@ -26,7 +26,7 @@ def batch_of(lengths: list[int], *, head_chunks: int = 1):
 def test_log_probs_are_those_of_the_tempered_softmax(temperature):
     model = tiny_model()
     batch, group = batch_of([5, 9, 2])
-    logprobs, entropies = PolicyModel(model, temperature=temperature)(batch)
+    logprobs, entropies, _ = PolicyModel(model, temperature=temperature)(batch)
     expected, entropy = [], []
     for sample in group.samples:
         ids = torch.tensor([[*group.prompt_ids, *sample.call.completion_ids]])

@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from configs.schema import ModelConfig
 from train.collate import MicroBatch
+from train.critic import ValueHead
 
 
 def load_model(config: ModelConfig) -> PreTrainedModel:
@@ -49,23 +50,41 @@ def can_share_prompts(model: PreTrainedModel) -> bool:
 
 
 class PolicyModel(nn.Module):
-    """Log-probs (and entropies) of the trained tokens of a micro-batch.
+    """Log-probs, entropies and, with a head for them, values of the trained tokens of a micro-batch.
 
     A module, so that DeepSpeed sees one forward: backbone, then only the trained positions through the
     LM head, in chunks whose logits are recomputed in the backward pass rather than kept.
     """
 
     def __init__(
-        self, model: PreTrainedModel, *, temperature: float, entropy_has_gradient: bool = False
+        self,
+        model: PreTrainedModel,
+        *,
+        temperature: float,
+        entropy_has_gradient: bool = False,
+        has_value_head: bool = False,
     ) -> None:
-        """``temperature`` is the sampler's: log-probs describe the distribution that was sampled from."""
+        """Wraps ``model``.
+
+        Args:
+            model: The policy.
+            temperature: The sampler's: log-probs describe the distribution that was sampled from.
+            entropy_has_gradient: For an entropy bonus.
+            has_value_head: Let the trunk also carry a critic.
+        """
         super().__init__()
         self.model = model
         self.temperature = temperature
         self._entropy_has_gradient = entropy_has_gradient
+        self.value_head = ValueHead(model) if has_value_head else None
 
-    def forward(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
-        """Returns log-probs and entropies (with gradient if asked for), fp32, shape ``(N,)`` each."""
+    def forward(
+        self, batch: MicroBatch, *, only_values_learn: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Log-probs, entropies (with gradient if asked for) and, with a head, values.
+
+        All fp32, shape ``(N,)``. With ``only_values_learn`` values have no gradient in the trunk.
+        """
         outputs = self.model.base_model(
             input_ids=batch.input_ids,
             position_ids=batch.position_ids,
@@ -78,7 +97,10 @@ class PolicyModel(nn.Module):
         )
         results = [checkpoint(self._head, part, targets, use_reentrant=False) for part, targets in chunks]
         logprobs, entropies = zip(*results, strict=True)
-        return torch.cat(logprobs), torch.cat(entropies)
+        values = None
+        if self.value_head is not None:
+            values = self.value_head(hidden.detach() if only_values_learn else hidden)
+        return torch.cat(logprobs), torch.cat(entropies), values
 
     def _head(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         head = cast(nn.Module, self.model.get_output_embeddings())
