@@ -214,6 +214,8 @@ def test_what_is_no_override_is_a_config_error(override: str):
             "algo.loss_type=ppo algo.critic=policy_trunk algo.critic_warmup_steps=5 algo.weight_decay=0.1",
             r"algo\.weight_decay is 0\.1, which would change the policy",
         ),
+        ("model.lora_r=-1", r"model\.lora_r must be at least 0, got -1\."),
+        ("model.lora_alpha=0", r"model\.lora_alpha must be at least 1, got 0\."),
         ("algo.num_generations=1", r"algo\.num_generations must be at least 2, got 1: .*advantage 0\."),
         ("algo.learning_rate=0", r"algo\.learning_rate must be above 0, got 0"),
         ("rollout.max_completion_length=0", r"rollout\.max_completion_length must be at least 1, got 0\."),

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from training_fakes import first_moments, make_config, make_trainer, read_metric
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, set_seed
 
 from rollout.guard import end_tree
 from train.checkpoint import finished_checkpoints
@@ -34,6 +34,9 @@ EVERYTHING = {
     }
 }
 """A critic of its own, a frozen reference model, and old log-probs that are the trainer's."""
+
+
+LORA = {"lora_r": 4}
 
 
 def stale_lock(folder: Path) -> Path:
@@ -195,3 +198,40 @@ def test_bfloat16_follows_float32_and_keeps_its_moments_in_float32(stage, runs, 
         assert loss == pytest.approx(losses[step], rel=0.05, abs=0.03)
     moments = torch.load(tmp_path / "moments.pt")
     assert all(moment.dtype == torch.float32 and moment.any() for moment in moments.values())
+
+
+@pytest.fixture(scope="module")
+def adapted_alone(tiny_policy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three steps on LoRA adapters by one process in float32."""
+    folder = tmp_path_factory.mktemp("adapted")
+    config = make_config(folder, tiny_policy, model=LORA, **EVERYTHING)
+    set_seed(config.seed)
+    make_trainer(config, make_accelerator(config)).run()
+    return folder
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_adapters_in_bfloat16_with_recomputed_activations_follow_those_of_one_process(
+    stage, adapted_alone, tiny_policy, tmp_path
+):
+    model = {**LORA, "dtype": "bfloat16", "gradient_checkpointing": True, "cast_lm_head_to_fp32": True}
+    run = {"output_dir": str(tmp_path), "model": str(tiny_policy), "changes": {"model": model, **EVERYTHING}}
+    done = launch(stage, run)
+    assert done.returncode == 0, done.stdout[-4000:]
+    for name, least in (("loss", 0.03), ("ref_kl/trace", 1e-3)):
+        found, expected = read_metric(tmp_path, name), read_metric(adapted_alone, name)
+        assert found == pytest.approx(expected, rel=0.1, abs=least), name
+    moments = torch.load(tmp_path / "moments.pt")
+    trained = {name for name in moments if name.startswith("policy.")}
+    assert trained and all("lora_" in name for name in trained)
+    assert all(moment.dtype == torch.float32 for moment in moments.values())
+    # What was published is the plain model, moved as far as that of the one process.
+    (published,), (other,) = (list((folder / "weights").iterdir()) for folder in (tmp_path, adapted_alone))
+    start, ours, theirs = (
+        AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).state_dict()
+        for folder in (tiny_policy, published, other)
+    )
+    name = "model.layers.0.mlp.down_proj.weight"
+    moved, expected = ours[name] - start[name], theirs[name] - start[name]
+    assert ours.keys() == start.keys()
+    assert (moved - expected).norm() < 0.3 * expected.norm()

@@ -11,11 +11,12 @@ from configs.schema import TrainingConfig
 from train.annotate import Annotator, Part
 from train.collate import MicroBatch
 from train.critic import CriticModel
+from train.lora import add_adapters
 from train.metrics import TokenMetrics, update_metrics
 from train.objective import objective, value_objective
 from train.optimizer import StepOutcome, TrainedModel
 from train.policy import PolicyModel, can_share_prompts, load_model
-from train.reference import Reference
+from train.reference import FrozenReference, Reference, WithoutAdapters
 from train.refusal import RefusalGuard
 from train.rows import Row
 
@@ -29,13 +30,15 @@ class Learner:
         self._accelerator = accelerator
         self._guard = guard
         self.model = load_model(config.model)
+        if config.model.lora_r:
+            add_adapters(self.model, config.model)
         self.policy = self._make_policy()
         self.critic = self._make_critic()
         self._annotator = Annotator(
             config,
             accelerator,
             policy=self.policy,
-            reference=Reference(config, accelerator) if config.algo.beta else None,
+            reference=self._make_reference(),
             critic=self.critic,
             shares_prompts=can_share_prompts(self.model),
         )
@@ -80,6 +83,13 @@ class Learner:
         return self._trained_model(
             CriticModel(load_model(self._config.model)), {"": algo.critic_learning_rate}
         )
+
+    def _make_reference(self) -> Reference | None:
+        if not self._config.algo.beta:
+            return None
+        if self._config.model.lora_r:
+            return WithoutAdapters(self.policy.model)
+        return FrozenReference(self._config, self._accelerator)
 
     def _trained_model(self, module: PolicyModel | CriticModel, rates: dict[str, float]) -> TrainedModel:
         algo = self._config.algo

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
@@ -14,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from configs.schema import ModelConfig
 from train.collate import MicroBatch
 from train.critic import ValueHead
+from train.lora import merged_weights
 
 
 def load_model(config: ModelConfig) -> PreTrainedModel:
@@ -38,9 +40,25 @@ def load_model(config: ModelConfig) -> PreTrainedModel:
             "It must be an HF folder (config.json, *.safetensors) or the name of a model on the hub."
         ) from error
     model.config.use_cache = False
+    if config.cast_lm_head_to_fp32:
+        model.set_output_embeddings(Float32Head(cast(nn.Linear, model.get_output_embeddings())))
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return model
+
+
+class Float32Head(nn.Linear):
+    """An LM head that multiplies in fp32, on the same weights as ``head``, tied or not."""
+
+    def __init__(self, head: nn.Linear) -> None:
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = head.in_features, head.out_features
+        self.weight, self.bias = head.weight, head.bias
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Hidden states of any precision -> fp32 logits."""
+        bias = None if self.bias is None else self.bias.float()
+        return nn.functional.linear(input.float(), self.weight.float(), bias)
 
 
 def can_share_prompts(model: PreTrainedModel) -> bool:
@@ -114,15 +132,14 @@ class PolicyModel(nn.Module):
 def save_weights(model: PreTrainedModel, directory: Path, *, is_main: bool) -> None:
     """Writes weights and config as a plain HF folder on rank 0. Every rank must call it.
 
-    Under ZeRO-3 parameters are gathered one by one, so no rank ever holds more than rank 0's copy plus one
-    parameter. Tied embeddings are written once, as HF and vLLM expect.
+    Under ZeRO-3 weights are gathered one by one, so no rank ever holds more than rank 0's copy plus one.
+    Tied embeddings are written once, as HF and vLLM expect; LoRA adapters are merged.
     """
     state: dict[str, Tensor] = {}
-    # Tied parameters appear once here, under their first name.
-    for name, parameter in model.named_parameters():
-        with _gathered(parameter):
+    for weight in merged_weights(model):
+        with _gathered(weight.parameters):
             if is_main:
-                state[name] = parameter.detach().to("cpu", copy=True)
+                state[weight.name] = weight.value().to("cpu", copy=True)
     if not is_main:
         return
     persistent = model.state_dict().keys()
@@ -131,9 +148,9 @@ def save_weights(model: PreTrainedModel, directory: Path, *, is_main: bool) -> N
     model.save_pretrained(directory, state_dict=state)
 
 
-def _gathered(parameter: nn.Parameter) -> contextlib.AbstractContextManager[None]:
-    if not hasattr(parameter, "ds_id"):
+def _gathered(parameters: Sequence[nn.Parameter]) -> contextlib.AbstractContextManager[None]:
+    if not hasattr(parameters[0], "ds_id"):
         return contextlib.nullcontext()
     import deepspeed
 
-    return deepspeed.zero.GatheredParameters([parameter])
+    return deepspeed.zero.GatheredParameters(list(parameters))
