@@ -11,6 +11,7 @@ from configs.schema import TrainingConfig
 from rollout.records import TRACE, Group
 from train.collate import collate
 from train.credit import credit, split_updates, weigh
+from train.critic import CriticModel
 from train.distributed import make_accelerator
 from train.learner import Learner
 from train.packing import separate
@@ -113,3 +114,116 @@ def test_an_entropy_bonus_makes_the_policy_less_certain(tmp_path, tiny_policy):
     for step in range(2, 6):
         after = learner.learn(rows, step=step)["entropy/trace"]
     assert after > before + 0.1
+
+
+PPO = {"loss_type": "ppo", "epsilon_high": 0.2, "sft_coef": 0.0, "critic_learning_rate": 1e-3}
+CRITICS = ("own_backbone", "policy_trunk")
+
+
+def parameters(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+def critic_of(learner: Learner) -> torch.nn.Module:
+    return learner.policy.model.value_head if learner.critic is None else learner.critic.model
+
+
+@pytest.mark.parametrize("critic", CRITICS)
+def test_while_the_critic_warms_up_the_policy_stays_exactly_as_it_is(critic, tmp_path, tiny_policy):
+    algo = {**PPO, "critic": critic, "critic_warmup_steps": 2, "num_iterations": 2, "entropy_coef": 0.1}
+    config = make_config(tmp_path, tiny_policy, algo=algo)
+    learner = make_learner(config)
+    policy, values = parameters(learner.model), parameters(critic_of(learner))
+    rows = credit(make_groups(4), config.algo)
+    for step in (1, 2):
+        metrics = learner.learn(rows, step=step)
+        assert metrics["value_loss/trace"] > 0
+    assert all(torch.equal(p, policy[name]) for name, p in learner.model.named_parameters())
+    assert all(not torch.equal(p, values[name]) for name, p in critic_of(learner).named_parameters())
+    learner.learn(rows, step=3)
+    assert all(not torch.equal(p, policy[name]) for name, p in learner.model.named_parameters())
+
+
+@pytest.mark.parametrize("critic", CRITICS)
+def test_a_critic_learns_what_the_groups_are_worth(critic, tmp_path, tiny_policy):
+    algo = {**PPO, "critic": critic, "critic_warmup_steps": 99, "cliprange_value": 9.0}
+    config = make_config(tmp_path, tiny_policy, algo={**algo, "critic_learning_rate": 5e-3})
+    learner = make_learner(config)
+    rows = credit(make_groups(4), config.algo)
+    history = [learner.learn(rows, step=step) for step in range(1, 13)]
+    for role in ("trace", "refine"):
+        # Without discount, the return of every token is the reward; at first all values are 0.
+        assert history[0][f"value/{role}"] == 0
+        assert history[0][f"explained_variance/{role}"] == pytest.approx(0, abs=1e-6)
+        assert history[-1][f"value_loss/{role}"] < history[0][f"value_loss/{role}"]
+        assert history[-1][f"explained_variance/{role}"] > 0.02
+
+
+def test_a_ppo_step_is_that_of_a_plain_actor_and_critic(tmp_path, tiny_policy):
+    """Two steps with a critic of its own; the second has values that are not 0."""
+    algo = {**PPO, "gamma": 0.98, "lam": 0.9, "num_iterations": 2}
+    config = make_config(tmp_path, tiny_policy, algo=algo)
+    groups = make_groups(4)
+    learner = make_learner(config)
+    rows = credit(groups, config.algo)
+    for step in (1, 2):
+        learner.learn(rows, step=step)
+    policy = AutoModelForCausalLM.from_pretrained(tiny_policy, dtype=torch.float32)
+    critic = CriticModel(AutoModelForCausalLM.from_pretrained(tiny_policy, dtype=torch.float32))
+    batch = collate(separate(weigh(rows, config.algo, max_completion_length=16)), roles=["refine", TRACE])
+    optimizers = [
+        torch.optim.AdamW(policy.parameters(), lr=config.algo.learning_rate, weight_decay=0.0),
+        torch.optim.AdamW(critic.parameters(), lr=1e-3, weight_decay=0.0),
+    ]
+    for _ in range(2):
+        plain_ppo_passes(batch, policy, critic, optimizers)
+    for found, wanted in ((learner.model, policy), (learner.critic.model, critic)):
+        for (name, parameter), other in zip(found.named_parameters(), wanted.parameters(), strict=True):
+            assert (parameter - other).norm() < 2e-3 * other.norm() + 1e-6, name
+
+
+def plain_ppo_passes(batch, policy, critic, optimizers) -> None:
+    """GAE(0.98, 0.9), whitening by role, and two passes of PPO, with nothing of the code under test."""
+    with torch.no_grad():
+        old = PolicyModel(policy, temperature=1.0)(batch)[0]
+        old_values = critic(batch)
+    advantages = torch.zeros_like(old)
+    for sequence, reward in enumerate(batch.rewards.tolist()):
+        places = (batch.sequences == sequence).nonzero().flatten().tolist()
+        later_value = later_advantage = 0.0
+        for number, place in enumerate(reversed(places)):
+            value = old_values[place].item()
+            delta = (reward if number == 0 else 0.0) + 0.98 * later_value - value
+            later_advantage = delta + 0.98 * 0.9 * later_advantage
+            advantages[place], later_value = later_advantage, value
+    returns = advantages + old_values
+    for role in (0, 1):
+        of_role = advantages[batch.roles == role]
+        advantages[batch.roles == role] = (of_role - of_role.mean()) / of_role.std(correction=0)
+    tokens = torch.bincount(batch.roles)[batch.roles]
+    for _ in range(2):
+        ratio = (PolicyModel(policy, temperature=1.0)(batch)[0] - old).exp()
+        surrogate = torch.minimum(ratio * advantages, ratio.clamp(0.8, 1.2) * advantages)
+        values = critic(batch)
+        near = old_values + (values - old_values).clamp(-0.2, 0.2)
+        error = torch.maximum((values - returns) ** 2, (near - returns) ** 2)
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        (0.5 * -surrogate / tokens).sum().backward()
+        (0.5 * 0.5 * error / tokens).sum().backward()
+        for optimizer in optimizers:
+            optimizer.step()
+
+
+def test_the_head_on_the_trunk_has_its_own_learning_rate(tmp_path, tiny_policy):
+    algo = {**PPO, "critic": "policy_trunk", "critic_learning_rate": 0.5, "learning_rate": 1e-6}
+    config = make_config(tmp_path, tiny_policy, algo=algo)
+    learner, _ = learn(config, make_groups(4))
+    # Adam's first step has the size of the learning rate.
+    assert learner.policy.model.value_head.bias.abs().item() == pytest.approx(0.5, rel=1e-3)
+    start = AutoModelForCausalLM.from_pretrained(tiny_policy, dtype=torch.float32)
+    moved = max(
+        (a - b).abs().max().item()
+        for a, b in zip(learner.model.parameters(), start.parameters(), strict=True)
+    )
+    assert moved < 1e-5

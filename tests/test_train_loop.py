@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from training_fakes import make_config, make_groups, make_trainer, read_losses
+from training_fakes import make_config, make_groups, make_trainer, read_metric
 from transformers import AutoModelForCausalLM
 
 from train.distributed import from_rank_zero, make_accelerator
@@ -70,8 +70,8 @@ def test_token_budget_and_prompt_sharing_do_not_change_the_result(tmp_path, tiny
             tmp_path / f"{budget}", tiny_policy, train={"max_steps": 1, "tokens_per_micro_batch": budget}
         )
         trainer = make_trainer(config, make_accelerator(config))
-        assert trainer.learner._shares_prompts
-        trainer.learner._shares_prompts = shares
+        assert trainer.learner._annotator._shares_prompts
+        trainer.learner._annotator._shares_prompts = shares
         trainer.run()
         finals.append(read_lines(tmp_path / f"{budget}")[0])
     for name in ("loss", "grad_norm", "trained_tokens/trace", "trained_tokens/refine", "kl/refine"):
@@ -87,13 +87,16 @@ def test_several_updates_per_batch_each_take_a_step(tmp_path, tiny_policy):
     assert [line["learning_rate"] for line in lines] == pytest.approx([0, 2e-3 / 8, 4e-3 / 8])
 
 
+@pytest.mark.parametrize(
+    "algo", [{"loss_type": "grpo"}, {"loss_type": "ppo"}, {"loss_type": "ppo", "critic": "policy_trunk"}]
+)
 def test_a_batch_that_is_not_finite_changes_nothing_and_the_third_in_a_row_stops_the_run(
-    tmp_path, tiny_policy
+    algo, tmp_path, tiny_policy
 ):
-    config = make_config(tmp_path, tiny_policy, algo={"loss_type": "grpo", "epsilon_high": 0.28})
+    config = make_config(tmp_path, tiny_policy, algo={"epsilon_high": 0.28, **algo})
     trainer = make_trainer(config, make_accelerator(config), poison=True)
     before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
-    with pytest.raises(RuntimeError, match="not finite 3 times in a row, at last in step 3"):
+    with pytest.raises(RuntimeError, match=r"of the policy was not finite 3 times in a row, .* step 3\."):
         trainer.run()
     for name, parameter in trainer.model.named_parameters():
         assert torch.equal(parameter, before[name])
@@ -102,6 +105,21 @@ def test_a_batch_that_is_not_finite_changes_nothing_and_the_third_in_a_row_stops
     rows = torch.load(saved[0], weights_only=False)
     assert any(not math.isfinite(row.branches[0].sampler_logprobs[0]) for row in rows)
     assert [line["updates_refused"] for line in read_lines(tmp_path)] == [1, 1]
+
+
+def test_a_critic_that_is_not_finite_is_refused_with_the_policy_that_it_would_mislead(tmp_path, tiny_policy):
+    config = make_config(tmp_path, tiny_policy, algo={"loss_type": "ppo", "epsilon_high": 0.2})
+    trainer = make_trainer(config, make_accelerator(config))
+    critic = trainer.learner.critic.model
+    with torch.no_grad():
+        critic.value_head.weight.fill_(math.inf)
+    models = (trainer.model, critic.backbone)
+    before = [{name: p.detach().clone() for name, p in model.named_parameters()} for model in models]
+    with pytest.raises(RuntimeError, match="of the policy and the critic was not finite 3 times in a row"):
+        trainer.run()
+    for model, kept in zip(models, before, strict=True):
+        assert all(torch.equal(p, kept[name]) for name, p in model.named_parameters())
+    assert [line["critic_updates_refused"] for line in read_lines(tmp_path)] == [1, 1]
 
 
 def test_a_step_without_signal_leaves_the_policy_alone(tmp_path, tiny_policy):
@@ -124,16 +142,31 @@ def test_a_step_without_signal_leaves_the_policy_alone(tmp_path, tiny_policy):
     assert [line["updates"] for line in read_lines(tmp_path)] == [1, 0]
 
 
-def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(tmp_path, tiny_policy):
-    run(make_config(tmp_path / "whole", tiny_policy, train={"max_steps": 4}))
-    run(make_config(tmp_path / "cut", tiny_policy, train={"max_steps": 2}))
-    resumed = run(make_config(tmp_path / "cut", tiny_policy, resume="auto", train={"max_steps": 4}))
+@pytest.mark.parametrize(
+    "algo",
+    [
+        {},
+        {"loss_type": "ppo", "num_iterations": 2},
+        {"loss_type": "ppo", "critic": "policy_trunk", "critic_warmup_steps": 3, "beta": 0.1},
+    ],
+)
+def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(algo, tmp_path, tiny_policy):
+    def config(name: str, max_steps: int, resume: str = "none"):
+        return make_config(
+            tmp_path / name, tiny_policy, resume=resume, algo=algo, train={"max_steps": max_steps}
+        )
+
+    whole = run(config("whole", 4))
+    run(config("cut", 2))
+    resumed = run(config("cut", 4, resume="auto"))
     # The workers first get the weights that the checkpoint holds.
     assert resumed.outside.publisher.versions == [2, 3, 4]
-    assert read_losses(tmp_path / "cut") == read_losses(tmp_path / "whole")
+    assert read_metric(tmp_path / "cut") == read_metric(tmp_path / "whole")
     final = "checkpoints/step_000004/policy"
-    whole, cut = weights(tmp_path / "whole" / final), weights(tmp_path / "cut" / final)
-    assert all(torch.equal(whole[name], cut[name]) for name in whole)
+    expected, found = weights(tmp_path / "whole" / final), weights(tmp_path / "cut" / final)
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    for model, other in zip(whole.accelerator._models, resumed.accelerator._models, strict=True):
+        assert all(torch.equal(p, q) for p, q in zip(model.parameters(), other.parameters(), strict=True))
 
 
 def test_a_finished_run_is_known_before_anything_is_started(tmp_path, tiny_policy):
@@ -151,7 +184,7 @@ def test_one_rank_needs_no_broadcast(tmp_path, tiny_policy):
 
 def test_bfloat16_without_master_weights_is_refused(tmp_path, tiny_policy):
     with pytest.raises(ValueError, match=r"model\.dtype is bfloat16, which needs DeepSpeed"):
-        make_accelerator(make_config(tmp_path, tiny_policy, dtype="bfloat16"))
+        make_accelerator(make_config(tmp_path, tiny_policy, model={"dtype": "bfloat16"}))
 
 
 def test_a_step_without_groups_changes_nothing_and_the_run_goes_on(tmp_path, tiny_policy):

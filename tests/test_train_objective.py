@@ -23,7 +23,7 @@ from train.rows import Row
 
 EPSILON = 0.2
 EPSILON_HIGH = {"cispo": 1.3}
-SHARED_WITH_TRL = [name for name in LOSSES if name != "reinforce"]
+SHARED_WITH_TRL = [name for name in LOSSES if name not in ("reinforce", "ppo")]
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def own_loss(model: PreTrainedModel, rows: list[Row], algo: AlgoConfig) -> torch
 
 
 def loss_of(model: PreTrainedModel, batch: MicroBatch, algo: AlgoConfig) -> torch.Tensor:
-    logprobs, entropies = PolicyModel(model, temperature=1.0, entropy_has_gradient=True)(batch)
+    logprobs, entropies, _ = PolicyModel(model, temperature=1.0, entropy_has_gradient=True)(batch)
     return objective(batch, logprobs, entropies, algo)[0]
 
 
@@ -137,10 +137,10 @@ def test_after_the_first_update_the_old_log_probs_are_the_trainers_as_in_trl(
 def test_in_the_first_of_several_updates_every_ratio_is_one(model):
     algo = AlgoConfig(loss_type="grpo", num_updates=2, sft_coef=0.0)
     batch = collate(trl_rows(ragged_groups(seed=3), algo), roles=[TRACE])
-    logprobs, entropies = PolicyModel(model, temperature=1.0)(batch)
+    logprobs, entropies, _ = PolicyModel(model, temperature=1.0)(batch)
     _, terms = objective(batch, logprobs, entropies, algo)
-    torch.testing.assert_close(terms.token_loss, -batch.advantages)
-    assert not terms.is_clipped.any()
+    torch.testing.assert_close(terms.losses["loss"], -batch.advantages)
+    assert not terms.means["clip"].any()
 
 
 @pytest.mark.parametrize("limits", [(None, 1.4), (0.7, 1.4)])
@@ -162,7 +162,7 @@ def test_the_correction_of_the_mismatch_is_trls(loss_type, mode, limits, tiny_po
     reference = AutoModelForCausalLM.from_pretrained(tiny_policy, dtype=torch.float32)
     batch = scored(collate(trl_rows(groups, algo), roles=[TRACE]), old=model, ref=reference)
     _, terms = objective(batch, batch.old_logprobs, batch.old_logprobs, algo)
-    assert terms.is_outside.any() and not terms.is_outside.all()
+    assert terms.means["mismatch_outside"].any() and not terms.means["mismatch_outside"].all()
     shift(model)
     assert_equal_loss_and_gradients(loss_of(model, batch, algo), model, expected, oracle.trainer.model)
 
@@ -233,8 +233,8 @@ def test_shared_prompts_padding_order_and_cutting_leave_the_gradient_as_it_is(lo
 def test_shared_prompts_leave_the_log_probs_as_they_are(model, rows):
     policy = PolicyModel(model, temperature=0.7)
     with torch.no_grad():
-        shared, _ = policy(collate(rows, roles=[TRACE, REFINE]))
-        apart, _ = policy(collate(separate(rows), roles=[TRACE, REFINE]))
+        shared, _, _ = policy(collate(rows, roles=[TRACE, REFINE]))
+        apart, _, _ = policy(collate(separate(rows), roles=[TRACE, REFINE]))
     torch.testing.assert_close(shared, apart, atol=2e-5, rtol=0)
 
 
@@ -248,7 +248,7 @@ def test_prompt_and_forced_tokens_get_no_gradient(model):
     backbone.register_forward_hook(
         lambda _m, _a, out: (out.last_hidden_state.retain_grad(), kept.append(out.last_hidden_state))[0]
     )
-    logprobs, _ = PolicyModel(model, temperature=1.0)(batch)
+    logprobs, _, _ = PolicyModel(model, temperature=1.0)(batch)
     logprobs.sum().backward()
     moved = kept[0].grad[0].abs().sum(-1).nonzero().flatten().tolist()
     # Position t predicts t + 1: the last prompt token (5) and on, but not those before forced 3 and 7.
@@ -262,7 +262,7 @@ def test_imitation_makes_positive_samples_likelier_and_leaves_others_alone(model
     rows = weigh(credit([group], algo), algo, max_completion_length=MAX_COMPLETION_LENGTH)
     batch = collate(separate(rows), roles=[TRACE])
     policy = PolicyModel(model, temperature=1.0)
-    before, _ = policy(batch)
+    before, _, _ = policy(batch)
     positive = batch.imitation_weights > 0
     assert positive.any() and not positive.all()
     loss = imitation_nll(before, batch.imitation_weights)
@@ -273,5 +273,5 @@ def test_imitation_makes_positive_samples_likelier_and_leaves_others_alone(model
     with torch.no_grad():
         for parameter in model.parameters():
             parameter -= 1e-3 * parameter.grad
-    after, _ = policy(batch)
+    after, _, _ = policy(batch)
     assert after[positive].sum() > before[positive].sum()

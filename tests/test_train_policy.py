@@ -1,4 +1,5 @@
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,7 @@ def batch_of(lengths: list[int], *, head_chunks: int = 1):
 def test_log_probs_are_those_of_the_tempered_softmax(temperature):
     model = tiny_model()
     batch, group = batch_of([5, 9, 2])
-    logprobs, entropies = PolicyModel(model, temperature=temperature)(batch)
+    logprobs, entropies, _ = PolicyModel(model, temperature=temperature)(batch)
     expected, entropy = [], []
     for sample in group.samples:
         ids = torch.tensor([[*group.prompt_ids, *sample.call.completion_ids]])
@@ -93,3 +94,18 @@ def test_a_folder_that_is_no_model_is_named(tmp_path: Path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ValueError, match=r"model\.path is"):
         load_model(ModelConfig(path=str(tmp_path)))
+
+
+def test_a_float32_head_rounds_no_logit_and_shares_its_weights(tiny_policy, tmp_path):
+    config = ModelConfig(path=str(tiny_policy), dtype="bfloat16", cast_lm_head_to_fp32=True)
+    model, plain = load_model(config), load_model(replace(config, cast_lm_head_to_fp32=False))
+    head = model.get_output_embeddings()
+    assert head.weight is model.get_input_embeddings().weight
+    assert model.state_dict().keys() == plain.state_dict().keys()
+    hidden = torch.randn(3, 64, generator=torch.Generator().manual_seed(0)).bfloat16()
+    exact = hidden.float() @ head.weight.float().T
+    assert torch.equal(head(hidden), exact)
+    assert not torch.equal(plain.get_output_embeddings()(hidden).float(), exact)
+    save_weights(model, tmp_path / "policy", is_main=True)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "policy", dtype=torch.bfloat16)
+    assert torch.equal(loaded.get_output_embeddings().weight, head.weight)

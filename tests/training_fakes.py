@@ -149,14 +149,14 @@ class CountingEvaluator:
         return {"eval/steps_asked": float(len(self.steps))}
 
 
-def make_config(output_dir: Path, model: Path, **changes: Any) -> TrainingConfig:
-    """A small float32 run; ``changes`` may be ``algo``, ``train``, ``resume``, ``dtype``."""
+def make_config(output_dir: Path, model: Path, /, **changes: Any) -> TrainingConfig:
+    """A small float32 run; ``changes`` may be ``algo``, ``train``, ``resume``, ``model``."""
     algo = {"learning_rate": 1e-3, "epsilon_high": 5.0, "max_grad_norm": 1e9, **changes.get("algo", {})}
     train = {"max_steps": 3, "save_steps": 1, "keep_last": 3, "tokens_per_micro_batch": 160}
     return TrainingConfig(
         output_dir=str(output_dir),
         resume=changes.get("resume", "none"),
-        model=ModelConfig(path=str(model), dtype=changes.get("dtype", "float32")),
+        model=ModelConfig(path=str(model), **{"dtype": "float32", **changes.get("model", {})}),
         data=DataConfig(path="unused.jsonl"),
         algo=AlgoConfig(**algo),
         rollout=RolloutConfig(),
@@ -184,20 +184,33 @@ def make_trainer(config: TrainingConfig, accelerator: Accelerator, **collector: 
 
 
 def first_moments(trainer: Trainer) -> dict[str, torch.Tensor]:
-    """Adam's first moments in full, by parameter name; after one step 0.1 times the gradient."""
+    """Adam's first moments in full, by model and parameter; after one step 0.1 times the gradient."""
     from deepspeed.utils import safe_get_full_optimizer_state
 
-    result = {}
-    for name, parameter in trainer.model.named_parameters():
-        if trainer.accelerator.distributed_type == "DEEPSPEED":
-            moment = safe_get_full_optimizer_state(parameter, "exp_avg")
-        else:
-            moment = trainer.learner.optimizer._optimizer.state[parameter]["exp_avg"]
-        result[name] = moment.detach().clone().cpu()
+    learner, result = trainer.learner, {}
+    for trained in (learner.policy, learner.critic):
+        if trained is None:
+            continue
+        zero = trained._optimizer.optimizer
+        if hasattr(zero, "_hp_optimizer_states_linked"):
+            # DeepSpeed 0.19's ZeRO-2 links moments for reading when the first parameter group has stepped,
+            # and so misses those of later groups.
+            zero._hp_optimizer_states_linked = False
+            zero._lazy_init_hp_params_optimizer_state()
+        for name, parameter in trained.model.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            if trainer.accelerator.distributed_type == "DEEPSPEED":
+                name = name.removeprefix("module.")
+                moment = safe_get_full_optimizer_state(parameter, "exp_avg")
+            else:
+                moment = trained._optimizer.state[parameter]["exp_avg"]
+            owner = "policy" if trained is learner.policy else "critic"
+            result[f"{owner}.{name}"] = moment.detach().clone().cpu()
     return result
 
 
-def read_losses(output_dir: Path) -> dict[int, float]:
-    """Loss by step."""
+def read_metric(output_dir: Path, name: str = "loss") -> dict[int, float]:
+    """A metric by step, where it was logged."""
     lines = (output_dir / "metrics.jsonl").read_text().splitlines()
-    return {line["step"]: line["loss"] for line in map(json.loads, lines)}
+    return {line["step"]: line[name] for line in map(json.loads, lines) if name in line}

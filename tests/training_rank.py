@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from training_fakes import first_moments, make_collaborators, make_config
+from transformers import set_seed
 
 from train.distributed import leave, make_accelerator
 from train.loop import Trainer
@@ -24,6 +25,7 @@ class MomentKeeper(Trainer):
 def main() -> None:
     run = json.loads(Path(sys.argv[1]).read_text())
     config = make_config(Path(run["output_dir"]), Path(run["model"]), **run["changes"])
+    set_seed(config.seed)
     accelerator = make_accelerator(config)
     assert accelerator.num_processes == 2
     outside = make_collaborators(config, accelerator, **run.get("collector", {}))

@@ -42,6 +42,8 @@ class MicroBatch:
     policy_weights: Tensor
     imitation_weights: Tensor
     entropy_weights: Tensor
+    rewards: Tensor
+    """Of each completion, shape ``(num_sequences,)``."""
     num_sequences: int
     """Completions, those without a trained token included."""
     head_chunks: int
@@ -50,6 +52,10 @@ class MicroBatch:
     """Of the policy before its first update on this batch; None where this is that update."""
     ref_logprobs: Tensor | None = None
     """Of the reference model; None without one."""
+    old_values: Tensor | None = None
+    """Of the critic before its first update on this batch; None without one."""
+    returns: Tensor | None = None
+    """What values should predict; None without a critic."""
 
     def to(self, device: torch.device) -> MicroBatch:
         """A copy on ``device``."""
@@ -101,6 +107,7 @@ def collate(rows: Sequence[Row], *, roles: Sequence[str], head_chunks: int = 1) 
         policy_weights=policy,
         imitation_weights=imitation,
         entropy_weights=entropy,
+        rewards=torch.tensor([branch.reward for row in rows for branch in row.branches]),
         num_sequences=len(flat),
         head_chunks=head_chunks,
     )

@@ -48,6 +48,7 @@ def _branch(sample: Sample, role: str, advantage: float, *, mask_truncated: bool
     return Branch(
         role=role,
         is_positive=sample.is_correct,
+        reward=sample.reward,
         completion_ids=np.asarray(call.completion_ids, dtype=np.int64),
         sampler_logprobs=np.asarray(call.sampler_logprobs, dtype=np.float32),
         train_mask=trained,
@@ -91,8 +92,8 @@ def weigh(rows: Sequence[Row], algo: AlgoConfig, *, max_completion_length: int) 
                 imitation_weight=share * algo.sft_coef * imitation.get(id(branch), 0.0),
                 entropy_weight=share * entropy,
             )
-    # Every token is held to the reference and to its entropy, whatever its advantage.
-    keeps_all = bool(algo.beta or algo.entropy_coef)
+    # The reference, the entropy and the critic take every token, whatever the advantage of its group.
+    keeps_all = bool(algo.beta or algo.entropy_coef or algo.has_critic)
     result = []
     for row in rows:
         of_row = (weighted[id(branch)] for branch in row.branches)

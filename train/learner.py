@@ -3,45 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 
-import torch
 from accelerate import Accelerator
+from torch import Tensor
 
 from configs.schema import TrainingConfig
-from train.collate import MicroBatch, collate
-from train.credit import split_updates, weigh
+from train.annotate import Annotator, Part
+from train.collate import MicroBatch
+from train.critic import CriticModel
+from train.lora import add_adapters
 from train.metrics import TokenMetrics, update_metrics
-from train.objective import objective
-from train.optimizer import PolicyOptimizer, StepOutcome
-from train.packing import Bin, make_plan, separate, share_prompts
+from train.objective import objective, value_objective
+from train.optimizer import StepOutcome, TrainedModel
 from train.policy import PolicyModel, can_share_prompts, load_model
-from train.reference import Reference
+from train.reference import FrozenReference, Reference, WithoutAdapters
 from train.refusal import RefusalGuard
 from train.rows import Row
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scores:
-    """What models that stand still during the updates say of the tokens of one micro-batch."""
-
-    old_logprobs: torch.Tensor | None = None
-    """Shape ``(N,)``, of the policy before its first update on this batch."""
-    ref_logprobs: torch.Tensor | None = None
-    """Shape ``(N,)``, of the reference model."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
-    """What one optimizer step is made on: all rows, and this rank's micro-batches of them."""
-
-    rows: list[Row]
-    bins: list[Bin]
-    scores: list[Scores]
-
-
 class Learner:
-    """The policy, its optimizer, and the frozen models that its loss needs."""
+    """The policy, the critic of PPO, their optimizers, and the frozen models that their losses need."""
 
     def __init__(self, config: TrainingConfig, accelerator: Accelerator, guard: RefusalGuard) -> None:
         """Loads the models. ``guard`` sees the outcome of every optimizer step."""
@@ -49,15 +30,18 @@ class Learner:
         self._accelerator = accelerator
         self._guard = guard
         self.model = load_model(config.model)
-        self._shares_prompts = can_share_prompts(self.model)
-        policy = PolicyModel(
-            self.model,
-            temperature=config.rollout.temperature,
-            entropy_has_gradient=config.algo.entropy_coef != 0,
+        if config.model.lora_r:
+            add_adapters(self.model, config.model)
+        self.policy = self._make_policy()
+        self.critic = self._make_critic()
+        self._annotator = Annotator(
+            config,
+            accelerator,
+            policy=self.policy,
+            reference=self._make_reference(),
+            critic=self.critic,
+            shares_prompts=can_share_prompts(self.model),
         )
-        num_steps = config.train.max_steps * config.algo.updates_per_batch
-        self.optimizer = PolicyOptimizer(accelerator, policy, config.algo, num_steps=num_steps)
-        self._reference = Reference(config, accelerator) if config.algo.beta else None
 
     def learn(self, rows: Sequence[Row], step: int) -> dict[str, float]:
         """``num_iterations`` passes over the rows, ``num_updates`` optimizer steps each; their metrics.
@@ -68,56 +52,83 @@ class Learner:
         algo = self._config.algo
         roles = sorted({branch.role for row in rows for branch in row.branches})
         tokens = TokenMetrics(roles, self._accelerator.device)
-        learning_rate = self.optimizer.learning_rate
-        parts = [self._prepare(part, roles) for part in self._weighted_parts(rows)]
-        outcomes: list[StepOutcome] = []
+        rates = {name: model.learning_rate for name, model in self._trained().items()}
+        parts, metrics = self._annotator.parts(rows, roles)
+        outcomes: dict[str, list[StepOutcome]] = {name: [] for name in rates}
         for _ in range(algo.num_iterations):
             for part in parts:
-                outcome = self._update(part, roles, tokens)
-                self._guard.check(outcome, part.rows, step)
-                outcomes.append(outcome)
-        metrics = tokens.result(self._accelerator, num_updates=len(outcomes))
-        return metrics | update_metrics(outcomes, learning_rate)
+                of_models = self._update(part, roles, tokens, warms_up=step <= algo.critic_warmup_steps)
+                self._guard.check(of_models, part.rows, step)
+                for name, outcome in of_models.items():
+                    outcomes[name].append(outcome)
+        metrics |= tokens.result(self._accelerator, num_updates=len(parts) * algo.num_iterations)
+        return metrics | update_metrics(outcomes, rates)
 
-    def _weighted_parts(self, rows: Sequence[Row]) -> list[list[Row]]:
-        """The rows of each update that can teach something; a step on none would only follow momentum."""
+    def _make_policy(self) -> TrainedModel:
         algo = self._config.algo
-        longest = self._config.rollout.call_tokens
-        parts = split_updates(rows, algo.num_updates)
-        weighted = [weigh(part, algo, max_completion_length=longest) for part in parts]
-        return [part for part in weighted if part]
+        has_head = algo.has_critic and algo.critic == "policy_trunk"
+        module = PolicyModel(
+            self.model,
+            temperature=self._config.rollout.temperature,
+            entropy_has_gradient=algo.entropy_coef != 0,
+            has_value_head=has_head,
+        )
+        rates = {"value_head": algo.critic_learning_rate} if has_head else {}
+        return self._trained_model(module, rates | {"": algo.learning_rate})
 
-    def _prepare(self, rows: list[Row], roles: Sequence[str]) -> Part:
-        """Packs the rows of one update and scores this rank's part of them, before anything is updated."""
-        budget = self._config.train.tokens_per_micro_batch
-        packed = share_prompts(rows, tokens_per_row=budget) if self._shares_prompts else separate(rows)
-        plan = make_plan(packed, tokens_per_micro_batch=budget, world_size=self._accelerator.num_processes)
-        bins = [step[self._accelerator.process_index] for step in plan]
-        return Part(rows=rows, bins=bins, scores=[self._score(part, roles) for part in bins])
-
-    @torch.no_grad()
-    def _score(self, part: Bin, roles: Sequence[str]) -> Scores:
-        needs_old = self._config.algo.updates_per_batch > 1
-        if not needs_old and self._reference is None:
-            return Scores()
-        batch = self._collate(part, Scores(), roles)
-        return Scores(
-            old_logprobs=self.optimizer.model(batch)[0] if needs_old else None,
-            ref_logprobs=self._reference.logprobs(batch) if self._reference else None,
+    def _make_critic(self) -> TrainedModel | None:
+        algo = self._config.algo
+        if not algo.has_critic or algo.critic == "policy_trunk":
+            return None
+        return self._trained_model(
+            CriticModel(load_model(self._config.model)), {"": algo.critic_learning_rate}
         )
 
-    def _collate(self, part: Bin, scores: Scores, roles: Sequence[str]) -> MicroBatch:
-        batch = collate(part.rows, roles=roles, head_chunks=part.head_chunks).to(self._accelerator.device)
-        return replace(batch, old_logprobs=scores.old_logprobs, ref_logprobs=scores.ref_logprobs)
+    def _make_reference(self) -> Reference | None:
+        if not self._config.algo.beta:
+            return None
+        if self._config.model.lora_r:
+            return WithoutAdapters(self.policy.model)
+        return FrozenReference(self._config, self._accelerator)
 
-    def _update(self, part: Part, roles: Sequence[str], tokens: TokenMetrics) -> StepOutcome:
-        """One optimizer step on the rows of all ranks."""
-        outcome = None
-        for number, (rows, scores) in enumerate(zip(part.bins, part.scores, strict=True), start=1):
-            batch = self._collate(rows, scores, roles)
-            logprobs, entropies = self.optimizer.model(batch)
-            loss, terms = objective(batch, logprobs, entropies, self._config.algo)
-            tokens.add(batch, terms)
-            outcome = self.optimizer.backward(loss, is_last=number == len(part.bins))
-        assert outcome is not None
-        return outcome
+    def _trained_model(self, module: PolicyModel | CriticModel, rates: dict[str, float]) -> TrainedModel:
+        algo = self._config.algo
+        num_steps = self._config.train.max_steps * algo.updates_per_batch
+        return TrainedModel(self._accelerator, module, algo, learning_rates=rates, num_steps=num_steps)
+
+    def _trained(self) -> dict[str, TrainedModel]:
+        return {"policy": self.policy} | ({"critic": self.critic} if self.critic is not None else {})
+
+    def _update(
+        self, part: Part, roles: Sequence[str], tokens: TokenMetrics, *, warms_up: bool
+    ) -> dict[str, StepOutcome]:
+        """One optimizer step of each model on the rows of all ranks.
+
+        While the critic warms up the policy waits. Each model refuses its own step if that is not finite.
+        """
+        outcomes: dict[str, StepOutcome | None] = {}
+        for number, batch in enumerate(self._annotator.micro_batches(part, roles), start=1):
+            is_last = number == len(part.bins)
+            if self.critic is None or not warms_up:
+                loss = self._policy_loss(batch, tokens, warms_up=warms_up)
+                outcomes["policy"] = self.policy.backward(loss, is_last=is_last)
+            if self.critic is not None:
+                loss = self._value_loss(batch, self.critic.model(batch), tokens)
+                outcomes["critic"] = self.critic.backward(loss, is_last=is_last)
+        return {name: outcome for name, outcome in outcomes.items() if outcome is not None}
+
+    def _policy_loss(self, batch: MicroBatch, tokens: TokenMetrics, *, warms_up: bool) -> Tensor:
+        """This micro-batch's part of the policy's loss, and of the critic's if that is on its trunk."""
+        logprobs, entropies, values = self.policy.model(batch, only_values_learn=warms_up)
+        loss, terms = objective(batch, logprobs, entropies, self._config.algo)
+        tokens.add(batch, terms)
+        if values is None:
+            return loss
+        # Times 0 rather than left out: DeepSpeed expects a gradient of every parameter.
+        loss = loss * float(not warms_up)
+        return loss + self._config.algo.vf_coef * self._value_loss(batch, values, tokens)
+
+    def _value_loss(self, batch: MicroBatch, values: Tensor, tokens: TokenMetrics) -> Tensor:
+        loss, terms = value_objective(batch, values, self._config.algo)
+        tokens.add(batch, terms)
+        return loss

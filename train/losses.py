@@ -98,6 +98,8 @@ LOSSES: Mapping[str, PolicyLoss] = {
         token_loss=clipped_surrogate, token_weights=mean_over_sequences, has_sequence_ratio=True
     ),
     "reinforce": PolicyLoss(token_loss=reinforce, token_weights=mean_over_tokens),
+    # With advantages of a critic (train.gae) in the place of a group's.
+    "ppo": PolicyLoss(token_loss=clipped_surrogate, token_weights=mean_over_tokens),
 }
 
 

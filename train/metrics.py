@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import torch
@@ -33,49 +34,61 @@ class TokenMetrics:
     def __init__(self, roles: Sequence[str], device: torch.device) -> None:
         self._roles = tuple(roles)
         self._zeros = torch.zeros(len(self._roles), dtype=torch.float64, device=device)
+        self._losses: dict[str, Tensor] = {}
         self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, Tensor] = {}
         self._maxima: dict[str, Tensor] = {}
 
     def add(self, batch: MicroBatch, terms: TokenTerms) -> None:
         """Adds one micro-batch. Tokens without weight, those of a filler row, are skipped."""
         counts = (batch.policy_weights != 0) | (batch.imitation_weights != 0)
         roles = batch.roles[counts]
-        summed = {
-            "tokens": torch.ones_like(terms.token_loss),
-            "loss": batch.policy_weights * terms.token_loss,
-            "entropy": terms.entropies,
-            "kl": terms.sampler_kl,
-            "clip": terms.is_clipped,
-            "mismatch": terms.mismatch,
-            "mismatch_kl": terms.mismatch_kl,
-            "mismatch_outside": terms.is_outside,
-        }
-        if terms.ref_kl is not None:
-            summed["ref_kl"] = terms.ref_kl
-        for name, values in summed.items():
-            total = self._sums.get(name, self._zeros)
-            self._sums[name] = total.index_add(0, roles, values[counts].double())
-        for name, values in {"mismatch_max": terms.mismatch}.items():
+        for name, values in terms.losses.items():
+            self._add(self._losses, name, roles, (batch.policy_weights * values)[counts])
+        for name, values in terms.means.items():
+            self._add(self._sums, name, roles, values[counts])
+            self._add(self._counts, name, roles, torch.ones_like(roles))
+        for name, values in terms.maxima.items():
             largest = self._maxima.get(name, self._zeros)
             self._maxima[name] = largest.scatter_reduce(0, roles, values[counts].double(), "amax")
 
+    def _add(self, totals: dict[str, Tensor], name: str, roles: Tensor, values: Tensor) -> None:
+        totals[name] = totals.get(name, self._zeros).index_add(0, roles, values.double())
+
     def result(self, accelerator: Accelerator, *, num_updates: int) -> dict[str, float]:
         """Metrics over all ranks, which must all call it; losses are means over updates."""
+        metrics = {"loss": 0.0} | {f"trained_tokens/{role}": 0.0 for role in self._roles}
         if not num_updates:
-            return {"loss": 0.0, **{f"trained_tokens/{role}": 0.0 for role in self._roles}}
-        sums = sum_over_ranks(accelerator, torch.stack(list(self._sums.values()))).tolist()
-        maxima = max_over_ranks(accelerator, torch.stack(list(self._maxima.values()))).tolist()
-        metrics: dict[str, float] = {}
+            return metrics
+        add = partial(sum_over_ranks, accelerator)
+        losses, sums, counts = (_reduced(of, add) for of in (self._losses, self._sums, self._counts))
+        maxima = _reduced(self._maxima, partial(max_over_ranks, accelerator))
         for place, role in enumerate(self._roles):
-            of_role = {name: of_roles[place] for name, of_roles in zip(self._sums, sums, strict=True)}
-            tokens, loss = of_role.pop("tokens"), of_role.pop("loss")
-            metrics |= {f"trained_tokens/{role}": tokens, f"loss/{role}": loss / num_updates}
+            tokens = max(of_roles[place] for of_roles in counts.values())
+            metrics[f"trained_tokens/{role}"] = tokens
+            metrics |= {f"{name}/{role}": of[place] / num_updates for name, of in losses.items()}
             if tokens:
-                largest = {name: of_roles[place] for name, of_roles in zip(self._maxima, maxima, strict=True)}
-                means = {name: total / tokens for name, total in of_role.items()}
-                metrics |= {f"{name}/{role}": value for name, value in (means | largest).items()}
-        metrics["loss"] = sum(metrics[f"loss/{role}"] for role in self._roles)
+                means = {name: of[place] / counts[name][place] for name, of in sums.items()}
+                means = _with_explained_variance(means) | {name: of[place] for name, of in maxima.items()}
+                metrics |= {f"{name}/{role}": value for name, value in means.items()}
+        metrics["loss"] = sum(metrics.get(f"loss/{role}", 0.0) for role in self._roles)
         return metrics
+
+
+def _reduced(totals: Mapping[str, Tensor], reduce: Callable[[Tensor], Tensor]) -> dict[str, list[float]]:
+    """Each total over all ranks, by name, for each role."""
+    if not totals:
+        return {}
+    return dict(zip(totals, reduce(torch.stack(list(totals.values()))).tolist(), strict=True))
+
+
+def _with_explained_variance(means: dict[str, float]) -> dict[str, float]:
+    """First and second moments of returns and of the critic's errors -> 1 - Var(error) / Var(return)."""
+    if "return" not in means:
+        return means
+    variance = means.pop("return_squared") - means["return"] ** 2
+    unexplained = means.pop("value_error_squared") - means.pop("value_error") ** 2
+    return means | {"explained_variance": 1 - unexplained / variance if variance > 0 else 0.0}
 
 
 def group_metrics(groups: Sequence[Group], rows: Sequence[Row]) -> dict[str, float]:
@@ -116,15 +129,26 @@ def group_metrics(groups: Sequence[Group], rows: Sequence[Row]) -> dict[str, flo
     return metrics
 
 
-def update_metrics(outcomes: Sequence[StepOutcome], learning_rate: float) -> dict[str, float]:
-    """Metrics of the optimizer steps on one batch; ``learning_rate`` is that of the first."""
-    norms = [outcome.grad_norm for outcome in outcomes]
-    return {
-        "grad_norm": sum(norms) / len(norms) if norms else 0.0,
-        "learning_rate": learning_rate,
-        "updates": float(sum(outcome.applied for outcome in outcomes)),
-        "updates_refused": float(sum(not outcome.applied for outcome in outcomes)),
-    }
+def update_metrics(
+    outcomes: Mapping[str, Sequence[StepOutcome]], learning_rates: Mapping[str, float]
+) -> dict[str, float]:
+    """Metrics of the optimizer steps on one batch.
+
+    Args:
+        outcomes: The steps of each model; those of the critic are named so, the policy's have plain names.
+        learning_rates: Of the first step of each model.
+    """
+    metrics: dict[str, float] = {}
+    for model, steps in outcomes.items():
+        prefix = "" if model == "policy" else f"{model}_"
+        norms = [step.grad_norm for step in steps]
+        metrics |= {
+            f"{prefix}grad_norm": sum(norms) / len(norms) if norms else 0.0,
+            f"{prefix}learning_rate": learning_rates[model],
+            f"{prefix}updates": float(sum(step.applied for step in steps)),
+            f"{prefix}updates_refused": float(sum(not step.applied for step in steps)),
+        }
+    return metrics
 
 
 class Stopwatch:

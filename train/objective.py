@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -9,27 +10,21 @@ from torch import Tensor
 
 from configs.schema import AlgoConfig
 from train.collate import MicroBatch
+from train.critic import clipped_value_loss
 from train.losses import LOSSES, imitation_nll, k3, sequence_mean
 from train.mismatch import importance_weights
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenTerms:
-    """Per trained token, shape ``(N,)`` each, without gradient: for metrics."""
+    """What a loss is made of and metrics are made from: by name, per trained token, without gradient."""
 
-    token_loss: Tensor
-    is_clipped: Tensor
-    entropies: Tensor
-    sampler_kl: Tensor
-    """k3 estimate of KL(sampler || policy)."""
-    mismatch: Tensor
-    """exp(trainer's old log-prob - sampler's)."""
-    mismatch_kl: Tensor
-    """k3 estimate of KL(sampler || trainer's old policy)."""
-    is_outside: Tensor
-    """Outside the limits of the importance weight, whether or not that is applied."""
-    ref_kl: Tensor | None
-    """k3 estimate of KL(policy || reference)."""
+    losses: Mapping[str, Tensor]
+    """Weighted as in the loss, then added up."""
+    means: Mapping[str, Tensor]
+    """Averaged over tokens."""
+    maxima: Mapping[str, Tensor]
+    """Of which the largest counts."""
 
 
 def objective(
@@ -82,14 +77,41 @@ def objective(
         + imitation_nll(logprobs, batch.imitation_weights)
         - (batch.entropy_weights * entropies).sum()
     )
-    terms = TokenTerms(
-        token_loss=token_loss.detach(),
-        is_clipped=is_clipped,
-        entropies=entropies.detach(),
-        sampler_kl=k3(logprobs.detach() - batch.sampler_logprobs),
-        mismatch=log_mismatch.exp(),
-        mismatch_kl=k3(log_mismatch),
-        is_outside=is_outside,
-        ref_kl=None if ref_kl is None else ref_kl.detach(),
+    mismatch = log_mismatch.exp()
+    means = {
+        "entropy": entropies.detach(),
+        "kl": k3(logprobs.detach() - batch.sampler_logprobs),
+        "clip": is_clipped,
+        "mismatch": mismatch,
+        "mismatch_kl": k3(log_mismatch),
+        "mismatch_outside": is_outside,
+    }
+    if ref_kl is not None:
+        means["ref_kl"] = ref_kl.detach()
+    losses = {"loss": token_loss.detach()}
+    return loss, TokenTerms(losses=losses, means=means, maxima={"mismatch_max": mismatch})
+
+
+def value_objective(batch: MicroBatch, values: Tensor, algo: AlgoConfig) -> tuple[Tensor, TokenTerms]:
+    """This micro-batch's part of the critic's loss, weighted as the policy's: the mean over a role's tokens.
+
+    Args:
+        batch: The micro-batch, with ``old_values`` and ``returns``.
+        values: Shape ``(N,)``, of the critic, with gradient.
+        algo: Which losses.
+    """
+    assert batch.old_values is not None and batch.returns is not None, "a critic's batch has its estimates"
+    value_loss, is_clipped = clipped_value_loss(
+        values, batch.old_values, batch.returns, cliprange_value=algo.cliprange_value
     )
-    return loss, terms
+    error = batch.returns - batch.old_values
+    means = {
+        "value": values.detach(),
+        "value_clip": is_clipped,
+        "return": batch.returns,
+        "return_squared": batch.returns.square(),
+        "value_error": error,
+        "value_error_squared": error.square(),
+    }
+    losses = {"value_loss": value_loss.detach()}
+    return (batch.policy_weights * value_loss).sum(), TokenTerms(losses=losses, means=means, maxima={})

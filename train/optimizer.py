@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
+from accelerate.utils import DeepSpeedEngineWrapper, DistributedType
 from torch import Tensor, nn
 from transformers import get_scheduler
 
@@ -25,16 +26,30 @@ class StepOutcome:
     """False if loss or gradient were not finite: weights, moments and schedule are then untouched."""
 
 
-class PolicyOptimizer:
-    """The prepared model with its optimizer and schedule, the same under DeepSpeed and without it."""
+class TrainedModel:
+    """A prepared model with its optimizer and schedule, the same under DeepSpeed and without it."""
 
     def __init__(
-        self, accelerator: Accelerator, model: nn.Module, algo: AlgoConfig, *, num_steps: int
+        self,
+        accelerator: Accelerator,
+        model: nn.Module,
+        algo: AlgoConfig,
+        *,
+        learning_rates: Mapping[str, float],
+        num_steps: int,
     ) -> None:
-        """``num_steps``: optimizer steps of the whole run, for schedules that decay."""
+        """Parameters without gradient are left out.
+
+        Args:
+            accelerator: Prepares the model; it also saves and loads it with its checkpoints.
+            model: On any device.
+            algo: The optimizer's other settings.
+            learning_rates: Peak learning rate of the parameters whose name begins with a key; the first key
+                that fits counts. ``""`` fits all.
+            num_steps: Optimizer steps of the whole run, for schedules that decay.
+        """
         optimizer = torch.optim.AdamW(
-            [parameter for parameter in model.parameters() if parameter.requires_grad],
-            lr=algo.learning_rate,
+            _parameter_groups(model, learning_rates),
             betas=(algo.adam_beta1, algo.adam_beta2),
             weight_decay=algo.weight_decay,
         )
@@ -48,10 +63,15 @@ class PolicyOptimizer:
         # As in DeepSpeed, 0 means no clipping.
         self._max_grad_norm = algo.max_grad_norm or math.inf
         self.model, self._optimizer, self._scheduler = accelerator.prepare(model, optimizer, scheduler)
+        self._engine = (
+            DeepSpeedEngineWrapper(self.model)
+            if accelerator.distributed_type == DistributedType.DEEPSPEED
+            else None
+        )
 
     @property
     def learning_rate(self) -> float:
-        """Of the next step."""
+        """Of the next step; of the first parameters, if they differ."""
         return float(self._scheduler.get_last_lr()[0])
 
     def backward(self, loss: Tensor, *, is_last: bool) -> StepOutcome | None:
@@ -62,8 +82,8 @@ class PolicyOptimizer:
         if not torch.isfinite(loss.detach()):
             # The gradient of a non-finite loss may be finite; NaN makes every rank refuse the step.
             loss = loss * math.nan
-        if self._accelerator.distributed_type == DistributedType.DEEPSPEED:
-            outcome = self._backward_deepspeed(loss, is_last=is_last)
+        if self._engine is not None:
+            outcome = self._backward_deepspeed(self._engine, loss, is_last=is_last)
         else:
             loss.backward()
             outcome = self._step() if is_last else None
@@ -71,9 +91,9 @@ class PolicyOptimizer:
             self._scheduler.step()
         return outcome
 
-    def _backward_deepspeed(self, loss: Tensor, *, is_last: bool) -> StepOutcome | None:
-        engine = self._accelerator.deepspeed_engine_wrapped
-        assert engine is not None
+    def _backward_deepspeed(
+        self, engine: DeepSpeedEngineWrapper, loss: Tensor, *, is_last: bool
+    ) -> StepOutcome | None:
         # DeepSpeed averages over ranks. With is_last it also clips, steps and clears the gradient,
         # unless the norm is not finite.
         engine.backward(loss * self._accelerator.num_processes, sync_gradients=is_last, scale_wrt_gas=False)
@@ -91,3 +111,12 @@ class PolicyOptimizer:
             self._optimizer.step()
         self._optimizer.zero_grad()
         return StepOutcome(grad_norm=float(norm), applied=applied)
+
+
+def _parameter_groups(model: nn.Module, learning_rates: Mapping[str, float]) -> list[dict[str, Any]]:
+    groups: dict[str, list[nn.Parameter]] = {prefix: [] for prefix in learning_rates}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            prefix = next(prefix for prefix in learning_rates if name.startswith(prefix))
+            groups[prefix].append(parameter)
+    return [{"params": groups[prefix], "lr": rate} for prefix, rate in learning_rates.items()]

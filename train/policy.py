@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
@@ -13,6 +14,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from configs.schema import ModelConfig
 from train.collate import MicroBatch
+from train.critic import ValueHead
+from train.lora import merged_weights
 
 
 def load_model(config: ModelConfig) -> PreTrainedModel:
@@ -37,9 +40,25 @@ def load_model(config: ModelConfig) -> PreTrainedModel:
             "It must be an HF folder (config.json, *.safetensors) or the name of a model on the hub."
         ) from error
     model.config.use_cache = False
+    if config.cast_lm_head_to_fp32:
+        model.set_output_embeddings(Float32Head(cast(nn.Linear, model.get_output_embeddings())))
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return model
+
+
+class Float32Head(nn.Linear):
+    """An LM head that multiplies in fp32, on the same weights as ``head``, tied or not."""
+
+    def __init__(self, head: nn.Linear) -> None:
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = head.in_features, head.out_features
+        self.weight, self.bias = head.weight, head.bias
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Hidden states of any precision -> fp32 logits."""
+        bias = None if self.bias is None else self.bias.float()
+        return nn.functional.linear(input.float(), self.weight.float(), bias)
 
 
 def can_share_prompts(model: PreTrainedModel) -> bool:
@@ -49,23 +68,41 @@ def can_share_prompts(model: PreTrainedModel) -> bool:
 
 
 class PolicyModel(nn.Module):
-    """Log-probs (and entropies) of the trained tokens of a micro-batch.
+    """Log-probs, entropies and, with a head for them, values of the trained tokens of a micro-batch.
 
     A module, so that DeepSpeed sees one forward: backbone, then only the trained positions through the
     LM head, in chunks whose logits are recomputed in the backward pass rather than kept.
     """
 
     def __init__(
-        self, model: PreTrainedModel, *, temperature: float, entropy_has_gradient: bool = False
+        self,
+        model: PreTrainedModel,
+        *,
+        temperature: float,
+        entropy_has_gradient: bool = False,
+        has_value_head: bool = False,
     ) -> None:
-        """``temperature`` is the sampler's: log-probs describe the distribution that was sampled from."""
+        """Wraps ``model``.
+
+        Args:
+            model: The policy.
+            temperature: The sampler's: log-probs describe the distribution that was sampled from.
+            entropy_has_gradient: For an entropy bonus.
+            has_value_head: Let the trunk also carry a critic.
+        """
         super().__init__()
         self.model = model
         self.temperature = temperature
         self._entropy_has_gradient = entropy_has_gradient
+        self.value_head = ValueHead(model) if has_value_head else None
 
-    def forward(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
-        """Returns log-probs and entropies (with gradient if asked for), fp32, shape ``(N,)`` each."""
+    def forward(
+        self, batch: MicroBatch, *, only_values_learn: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Log-probs, entropies (with gradient if asked for) and, with a head, values.
+
+        All fp32, shape ``(N,)``. With ``only_values_learn`` values have no gradient in the trunk.
+        """
         outputs = self.model.base_model(
             input_ids=batch.input_ids,
             position_ids=batch.position_ids,
@@ -78,7 +115,10 @@ class PolicyModel(nn.Module):
         )
         results = [checkpoint(self._head, part, targets, use_reentrant=False) for part, targets in chunks]
         logprobs, entropies = zip(*results, strict=True)
-        return torch.cat(logprobs), torch.cat(entropies)
+        values = None
+        if self.value_head is not None:
+            values = self.value_head(hidden.detach() if only_values_learn else hidden)
+        return torch.cat(logprobs), torch.cat(entropies), values
 
     def _head(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         head = cast(nn.Module, self.model.get_output_embeddings())
@@ -92,15 +132,14 @@ class PolicyModel(nn.Module):
 def save_weights(model: PreTrainedModel, directory: Path, *, is_main: bool) -> None:
     """Writes weights and config as a plain HF folder on rank 0. Every rank must call it.
 
-    Under ZeRO-3 parameters are gathered one by one, so no rank ever holds more than rank 0's copy plus one
-    parameter. Tied embeddings are written once, as HF and vLLM expect.
+    Under ZeRO-3 weights are gathered one by one, so no rank ever holds more than rank 0's copy plus one.
+    Tied embeddings are written once, as HF and vLLM expect; LoRA adapters are merged.
     """
     state: dict[str, Tensor] = {}
-    # Tied parameters appear once here, under their first name.
-    for name, parameter in model.named_parameters():
-        with _gathered(parameter):
+    for weight in merged_weights(model):
+        with _gathered(weight.parameters):
             if is_main:
-                state[name] = parameter.detach().to("cpu", copy=True)
+                state[weight.name] = weight.value().to("cpu", copy=True)
     if not is_main:
         return
     persistent = model.state_dict().keys()
@@ -109,9 +148,9 @@ def save_weights(model: PreTrainedModel, directory: Path, *, is_main: bool) -> N
     model.save_pretrained(directory, state_dict=state)
 
 
-def _gathered(parameter: nn.Parameter) -> contextlib.AbstractContextManager[None]:
-    if not hasattr(parameter, "ds_id"):
+def _gathered(parameters: Sequence[nn.Parameter]) -> contextlib.AbstractContextManager[None]:
+    if not hasattr(parameters[0], "ds_id"):
         return contextlib.nullcontext()
     import deepspeed
 
-    return deepspeed.zero.GatheredParameters([parameter])
+    return deepspeed.zero.GatheredParameters(list(parameters))

@@ -1,8 +1,9 @@
-"""The reference model: the policy that the run started from, frozen."""
+"""The reference of the KL term: the policy that the run started from."""
 
 from __future__ import annotations
 
 from copy import deepcopy
+from typing import Protocol
 
 import torch
 from accelerate import Accelerator
@@ -10,11 +11,20 @@ from torch import Tensor, nn
 
 from configs.schema import TrainingConfig
 from train.collate import MicroBatch
+from train.lora import adapters_off
 from train.policy import PolicyModel, load_model
 
 
-class Reference:
-    """Log-probs under the model of ``model.path``, which is never updated."""
+class Reference(Protocol):
+    """A policy that is never updated."""
+
+    def logprobs(self, batch: MicroBatch) -> Tensor:
+        """Of the trained tokens, fp32, without gradient, shape ``(N,)``."""
+        ...
+
+
+class FrozenReference:
+    """A second copy of the model of ``model.path``."""
 
     def __init__(self, config: TrainingConfig, accelerator: Accelerator) -> None:
         """Loads the model; under ZeRO-3 sharded over the ranks, otherwise whole on each of them."""
@@ -23,8 +33,22 @@ class Reference:
 
     @torch.no_grad()
     def logprobs(self, batch: MicroBatch) -> Tensor:
-        """Of the trained tokens, fp32, shape ``(N,)``."""
+        """See ``Reference``."""
         return self._model(batch)[0]
+
+
+class WithoutAdapters:
+    """The policy itself with its LoRA adapters off: no second copy is needed."""
+
+    def __init__(self, policy: nn.Module) -> None:
+        """``policy`` is prepared and has adapters."""
+        self._policy = policy
+
+    @torch.no_grad()
+    def logprobs(self, batch: MicroBatch) -> Tensor:
+        """See ``Reference``."""
+        with adapters_off(self._policy):
+            return self._policy(batch)[0]
 
 
 def freeze(model: nn.Module, accelerator: Accelerator) -> nn.Module:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -23,24 +23,26 @@ class RefusalGuard:
         self._note = note
         self._in_a_row = 0
 
-    def check(self, outcome: StepOutcome, rows: Sequence[Row], step: int) -> None:
-        """Takes note of one optimizer step on ``rows``.
+    def check(self, outcomes: Mapping[str, StepOutcome], rows: Sequence[Row], step: int) -> None:
+        """Takes note of one optimizer step of each model on ``rows``.
 
         Raises:
             RuntimeError: At the third refused step in a row.
         """
-        if outcome.applied:
+        refused = [name for name, outcome in outcomes.items() if not outcome.applied]
+        if not refused:
             self._in_a_row = 0
             return
+        what = f"Loss or gradient of the {' and the '.join(refused)}"
         self._in_a_row += 1
         if self._note is not None:
             self._directory.mkdir(parents=True, exist_ok=True)
             saved = self._directory / f"step_{step:06d}.pt"
             torch.save(list(rows), saved)
-            self._note(f"Loss or gradient is not finite in step {step}; no update was made. Batch: {saved}")
+            self._note(f"{what} is not finite in step {step}; that update was not made. Batch: {saved}")
         if self._in_a_row >= MAX_REFUSED_STEPS:
             raise RuntimeError(
-                f"Loss or gradient was not finite {self._in_a_row} times in a row, at last in step {step}. "
+                f"{what} was not finite {self._in_a_row} times in a row, at last in step {step}. "
                 f"None of these updates was made; the batches are in {self._directory}. "
                 "Lower algo.learning_rate, or look for sampler_logprobs that are far from the policy's."
             )

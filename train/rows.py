@@ -17,10 +17,12 @@ class Branch:
     role: str
     is_positive: bool
     """A correct sample, which imitation learns from."""
+    reward: float
     completion_ids: np.ndarray
     sampler_logprobs: np.ndarray
     train_mask: np.ndarray
     advantages: np.ndarray
+    """Those of its group; a critic's take their place."""
     policy_weight: float = 0.0
     imitation_weight: float = 0.0
     entropy_weight: float = 0.0

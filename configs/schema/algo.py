@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from configs.schema.checks import at_least, choice, share
+from configs.schema.checks import above, at_least, choice, share
 
-LOSS_TYPES = ("cispo", "grpo", "bnpo", "dr_grpo", "dapo", "gspo", "reinforce")
+LOSS_TYPES = ("cispo", "grpo", "bnpo", "dr_grpo", "dapo", "gspo", "reinforce", "ppo")
 IMPORTANCE_SAMPLING_MODES = ("token_truncate", "token_mask", "sequence_truncate", "sequence_mask")
 ADVANTAGE_ESTIMATORS = ("group_mean", "leave_one_out", "pass_at_k")
 
@@ -14,7 +14,7 @@ class AlgoConfig:
     """What is optimised, and from which samples. Names are TRL's where TRL has the option."""
 
     loss_type: str = "cispo"
-    """Policy loss: cispo (the paper's), grpo, bnpo, dr_grpo, dapo, gspo or reinforce."""
+    """Policy loss: cispo (the paper's), grpo, bnpo, dr_grpo, dapo, gspo, reinforce or ppo (with a critic)."""
 
     learning_rate: float = 1e-6
     """AdamW's peak learning rate."""
@@ -75,8 +75,32 @@ class AlgoConfig:
     vllm_importance_sampling_clip_max: float | None = 3.0
     """Upper limit: above it, the factor is cut to the limit (truncate) or set to 0 (mask)."""
 
+    critic: str = "own_backbone"
+    """PPO's critic: own_backbone (starts as the policy's) or policy_trunk (a head beside the LM's)."""
+
+    critic_learning_rate: float = 1e-5
+    """AdamW's peak learning rate of the critic, or of its head on the policy's trunk."""
+
+    critic_warmup_steps: int = 0
+    """Steps at the start in which only the critic learns."""
+
+    gamma: float = 1.0
+    """Discount of a token in GAE."""
+
+    lam: float = 1.0
+    """Lambda of GAE: 1 compares with the whole return, 0 with the next value alone."""
+
+    whiten_advantages: bool = True
+    """Give the critic's advantages mean 0 and standard deviation 1 over a batch, each role by itself."""
+
+    cliprange_value: float = 0.2
+    """A value that moved further than this from its old value gains nothing by it."""
+
+    vf_coef: float = 0.1
+    """Weight of the value loss beside the policy loss, for critic=policy_trunk."""
+
     max_grad_norm: float = 1.0
-    """Gradient clipping, global norm."""
+    """Gradient clipping, global norm of each model."""
 
     weight_decay: float = 0.0
     adam_beta1: float = 0.9
@@ -104,6 +128,7 @@ class AlgoConfig:
         at_least("algo.beta", self.beta, 0)
         at_least("algo.entropy_coef", self.entropy_coef, 0)
         at_least("algo.pass_k", self.pass_k, 1)
+        self._check_critic()
         if self.loss_type == "cispo" and self.epsilon_high < 1:
             raise ValueError(
                 f"algo.epsilon_high is {self.epsilon_high}, but for algo.loss_type=cispo it is the largest "
@@ -119,8 +144,27 @@ class AlgoConfig:
                 f"algo.pass_k is {self.pass_k} and algo.num_generations {self.num_generations}: the baseline "
                 "of pass_at_k needs more samples than pass_k, or every advantage is 0."
             )
-        if self.learning_rate <= 0:
-            raise ValueError(f"algo.learning_rate must be above 0, got {self.learning_rate}.")
+        above("algo.learning_rate", self.learning_rate, 0)
+
+    def _check_critic(self) -> None:
+        choice("algo.critic", self.critic, ("own_backbone", "policy_trunk"))
+        share("algo.gamma", self.gamma)
+        share("algo.lam", self.lam)
+        at_least("algo.critic_warmup_steps", self.critic_warmup_steps, 0)
+        at_least("algo.vf_coef", self.vf_coef, 0)
+        above("algo.critic_learning_rate", self.critic_learning_rate, 0)
+        above("algo.cliprange_value", self.cliprange_value, 0)
+        if self.critic_warmup_steps and not self.has_critic:
+            raise ValueError(
+                f"algo.critic_warmup_steps is {self.critic_warmup_steps}, but algo.loss_type is "
+                f"{self.loss_type} and has no critic. Set it to 0, or algo.loss_type=ppo."
+            )
+        if self.critic_warmup_steps and self.weight_decay and self.critic == "policy_trunk":
+            raise ValueError(
+                f"algo.weight_decay is {self.weight_decay}, which would change the policy during the "
+                f"{self.critic_warmup_steps} algo.critic_warmup_steps: with algo.critic=policy_trunk one "
+                "optimizer serves both. Set one of the two to 0, or algo.critic=own_backbone."
+            )
 
     def _check_importance_limits(self) -> None:
         least, most = self.vllm_importance_sampling_clip_min, self.vllm_importance_sampling_clip_max
@@ -129,6 +173,11 @@ class AlgoConfig:
                 f"algo.vllm_importance_sampling_clip_min and _clip_max are {least} and {most}; where trainer "
                 "and sampler agree the factor is 1, so it must lie between them (null: no limit)."
             )
+
+    @property
+    def has_critic(self) -> bool:
+        """Whether advantages are a critic's, token by token."""
+        return self.loss_type == "ppo"
 
     @property
     def updates_per_batch(self) -> int:

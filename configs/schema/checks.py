@@ -13,11 +13,11 @@ def at_least(option: str, value: float, least: float) -> None:
         raise ValueError(f"{option} must be at least {least}, got {value}.")
 
 
+def above(option: str, value: float, limit: float) -> None:
+    if value <= limit:
+        raise ValueError(f"{option} must be above {limit}, got {value}.")
+
+
 def share(option: str, value: float) -> None:
     if not 0 <= value <= 1:
         raise ValueError(f"{option} must lie between 0 and 1, got {value}.")
-
-
-def above(option: str, value: float, bound: float) -> None:
-    if value <= bound:
-        raise ValueError(f"{option} must be above {bound}, got {value}.")

@@ -1,0 +1,140 @@
+"""Rows of one update -> this rank's micro-batches, with what models say of their tokens before any update.
+
+Each rank asks the models about its own micro-batches alone, and gets the same ones in every pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from configs.schema import TrainingConfig
+from train.collate import MicroBatch, collate
+from train.credit import split_updates, weigh
+from train.distributed import sum_over_ranks
+from train.gae import TokenCredit, advantage_moments, credit_tokens, mean_and_std, whiten
+from train.optimizer import TrainedModel
+from train.packing import Bin, make_plan, separate, share_prompts
+from train.reference import Reference
+from train.rows import Row
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Annotations:
+    """What models say of the trained tokens of one micro-batch; absent where the loss does not ask."""
+
+    old_logprobs: Tensor | None = None
+    """Shape ``(N,)``, of the policy before its first update on this batch."""
+    ref_logprobs: Tensor | None = None
+    """Shape ``(N,)``, of the reference model."""
+    credit: TokenCredit | None = None
+    """Of the critic before its first update on this batch."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """What one optimizer step is made on: all rows, and this rank's micro-batches of them."""
+
+    rows: list[Row]
+    bins: list[Bin]
+    annotations: list[Annotations]
+
+
+class Annotator:
+    """Packs rows for this rank and asks the models that stand still during the updates."""
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        accelerator: Accelerator,
+        *,
+        policy: TrainedModel,
+        reference: Reference | None,
+        critic: TrainedModel | None,
+        shares_prompts: bool,
+    ) -> None:
+        """``critic`` is that with a backbone of its own, if there is one."""
+        self._config = config
+        self._accelerator = accelerator
+        self._policy = policy
+        self._reference = reference
+        self._critic = critic
+        self._shares_prompts = shares_prompts
+
+    def parts(self, rows: Sequence[Row], roles: Sequence[str]) -> tuple[list[Part], dict[str, float]]:
+        """One part for each optimizer step of a pass, and metrics of the critic's advantages, if any.
+
+        Parts without a row that can teach something are left out: a step would only follow momentum.
+        """
+        algo = self._config.algo
+        longest = self._config.rollout.call_tokens
+        weighted = [
+            weigh(part, algo, max_completion_length=longest) for part in split_updates(rows, algo.num_updates)
+        ]
+        parts = [self._part(part, roles) for part in weighted if part]
+        return self._whitened(parts, roles) if algo.has_critic else (parts, {})
+
+    def micro_batches(self, part: Part, roles: Sequence[str]) -> Iterator[MicroBatch]:
+        """This rank's micro-batches, annotated, on its device."""
+        for bin, notes in zip(part.bins, part.annotations, strict=True):
+            yield self._collate(bin, notes, roles)
+
+    def _part(self, rows: list[Row], roles: Sequence[str]) -> Part:
+        budget = self._config.train.tokens_per_micro_batch
+        packed = share_prompts(rows, tokens_per_row=budget) if self._shares_prompts else separate(rows)
+        plan = make_plan(packed, tokens_per_micro_batch=budget, world_size=self._accelerator.num_processes)
+        bins = [step[self._accelerator.process_index] for step in plan]
+        return Part(rows=rows, bins=bins, annotations=[self._annotate(bin, roles) for bin in bins])
+
+    @torch.no_grad()
+    def _annotate(self, bin: Bin, roles: Sequence[str]) -> Annotations:
+        algo = self._config.algo
+        needs_old = algo.updates_per_batch > 1
+        needs_policy = needs_old or (algo.has_critic and self._critic is None)
+        if not (needs_policy or self._reference or self._critic):
+            return Annotations()
+        batch = self._collate(bin, Annotations(), roles)
+        logprobs, _, values = self._policy.model(batch) if needs_policy else (None, None, None)
+        if self._critic is not None:
+            values = self._critic.model(batch)
+        return Annotations(
+            old_logprobs=logprobs if needs_old else None,
+            ref_logprobs=self._reference.logprobs(batch) if self._reference else None,
+            credit=None if values is None else credit_tokens(batch, values, gamma=algo.gamma, lam=algo.lam),
+        )
+
+    def _whitened(self, parts: list[Part], roles: Sequence[str]) -> tuple[list[Part], dict[str, float]]:
+        """Whitens advantages over the batch of all ranks, each role by itself, if asked to."""
+        credits = [notes.credit for part in parts for notes in part.annotations if notes.credit is not None]
+        moments = advantage_moments(credits, len(roles)).to(self._accelerator.device)
+        mean, std = mean_and_std(sum_over_ranks(self._accelerator, moments))
+        metrics = {f"advantage_std/{role}": value for role, value in zip(roles, std.tolist(), strict=True)}
+        if not self._config.algo.whiten_advantages:
+            return parts, metrics
+        whitened = [
+            replace(
+                part,
+                annotations=[
+                    replace(notes, credit=whiten(notes.credit, mean, std)) if notes.credit else notes
+                    for notes in part.annotations
+                ],
+            )
+            for part in parts
+        ]
+        return whitened, metrics
+
+    def _collate(self, bin: Bin, notes: Annotations, roles: Sequence[str]) -> MicroBatch:
+        batch = collate(bin.rows, roles=roles, head_chunks=bin.head_chunks).to(self._accelerator.device)
+        batch = replace(batch, old_logprobs=notes.old_logprobs, ref_logprobs=notes.ref_logprobs)
+        if notes.credit is None:
+            return batch
+        return replace(
+            batch,
+            advantages=notes.credit.advantages,
+            old_values=notes.credit.values,
+            returns=notes.credit.returns,
+        )

@@ -1,0 +1,101 @@
+"""LoRA adapters on the policy: trained alone, merged into what is published, off for the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, cast
+
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from configs.schema import ModelConfig
+
+ADAPTER = "default"
+BASE = "base_layer."
+"""What peft puts into the name of a weight that has an adapter."""
+
+
+def add_adapters(model: PreTrainedModel, config: ModelConfig) -> None:
+    """Freezes the model and gives its linear layers adapters that start as no change at all.
+
+    Raises:
+        ValueError: If no layer has one of the names of ``model.lora_target_modules``.
+    """
+    adapters = LoraConfig(
+        r=config.lora_r,
+        lora_alpha=config.lora_alpha,
+        # No dropout: log-probs of the same policy must be the same twice.
+        lora_dropout=0.0,
+        target_modules=config.lora_target_modules or "all-linear",
+        task_type="CAUSAL_LM",
+    )
+    try:
+        inject_adapter_in_model(adapters, model, ADAPTER)
+    except ValueError as error:
+        raise ValueError(
+            f"model.lora_target_modules is {config.lora_target_modules}: {error} "
+            "Give names of linear layers such as q_proj, or leave it empty for all of them."
+        ) from error
+
+
+def lora_layers(model: nn.Module) -> dict[str, LoraLayer]:
+    """The layers with an adapter, by name."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
+
+
+@contextmanager
+def adapters_off(model: nn.Module) -> Iterator[None]:
+    """The model as it was before it had adapters."""
+    layers = lora_layers(model).values()
+    for layer in layers:
+        layer.enable_adapters(False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weight:
+    """One weight of the model as it would be without adapters, or with them merged."""
+
+    name: str
+    """Its name in a model that never had adapters."""
+    parameters: tuple[nn.Parameter, ...]
+    """What it is computed from; ``value`` needs all of them in full."""
+    layer: LoraLayer | None
+
+    def value(self) -> Tensor:
+        """The weight, detached; merged in fp32, then rounded to its own precision."""
+        base = self.parameters[0].detach()
+        if self.layer is None:
+            return base
+        # Of LoRA's layers for linear maps, the only ones that `lora_target_modules` can name.
+        delta = cast(Any, self.layer).get_delta_weight(ADAPTER)
+        return (base.float() + delta.detach().float()).to(base.dtype)
+
+
+def merged_weights(model: nn.Module) -> Iterator[Weight]:
+    """Every weight of a model, with its adapters merged where it has some. Tied ones appear once."""
+    layers = {f"{name}.{BASE}weight": layer for name, layer in lora_layers(model).items()}
+    adapters = {
+        id(parameter)
+        for layer in layers.values()
+        for part in (layer.lora_A, layer.lora_B)
+        for parameter in part.parameters()
+    }
+    for name, parameter in model.named_parameters():
+        if id(parameter) in adapters:
+            continue
+        layer = layers.get(name)
+        parts = () if layer is None else (_factor(layer.lora_A), _factor(layer.lora_B))
+        yield Weight(name=name.replace(BASE, ""), parameters=(parameter, *parts), layer=layer)
+
+
+def _factor(matrices: nn.ModuleDict) -> nn.Parameter:
+    return cast(nn.Parameter, matrices[ADAPTER].weight)
