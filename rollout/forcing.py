@@ -7,7 +7,7 @@ a closing phrase is put in between. Its tokens are forced, not sampled: they are
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass, replace
 
 from rollout.records import Completion, Prompt, Sampling, Usage, VersionSpan
@@ -43,6 +43,7 @@ async def sample(
     n: int,
     limit: ThinkingLimit | None,
     request_id: str | None = None,
+    aborted: Container[str] = (),
 ) -> list[Sampled]:
     """``n`` completions of one context, their thinking closed at ``limit``; in order.
 
@@ -53,6 +54,7 @@ async def sample(
         n: Completions wanted.
         limit: None for no limit on thinking.
         request_id: Names the call for ``Sampler.abort``; for one completion.
+        aborted: Names of calls that were aborted meanwhile: they do not go on to a second request.
     """
     if limit is None:
         completions = await sampler.generate(prompt, sampling, n, request_id)
@@ -64,6 +66,8 @@ async def sample(
         at_mark = first.finish == "stop" and first.token_ids[-1:] == limit.close_ids
         if first.finish == "abort" or (first.finish == "stop" and not at_mark):
             return _whole(first)
+        if request_id in aborted:
+            return _whole(replace(first, finish="abort"))
         forced = limit.force_ids if limit.is_open(first.token_ids) else ()
         so_far = replace(prompt, ids=prompt.ids + first.token_ids + forced)
         # Samples of one request share a seed; what goes on from them must not.

@@ -86,6 +86,7 @@ class Policy:
         self._verdicts: dict[int, asyncio.Task[Verdict]] = {}
         self._settings = settings
         self._seed = seed
+        self._aborted: set[str] = set()
         self._round = 0
 
     @property
@@ -190,6 +191,7 @@ class Policy:
                 await ended
             late = [name for task, name in zip(tasks, names, strict=True) if not task.done()]
             if late:
+                self._aborted.update(late)
                 await self._settings.sampler.abort(late)
             calls = await asyncio.gather(*tasks)
         finally:
@@ -208,7 +210,9 @@ class Policy:
         settings = self._settings
         sampling = replace(settings.sampling, seed=seed)
         started = time.monotonic()
-        samples = await sample(settings.sampler, prompt, sampling, num, settings.limit, request_id)
+        samples = await sample(
+            settings.sampler, prompt, sampling, num, settings.limit, request_id, self._aborted
+        )
         seconds = time.monotonic() - started
         for slot, sampled in enumerate(samples, start=first):
             self._slots[slot] = self._record(sampled, prompt, place, seconds)

@@ -153,6 +153,15 @@ def test_samples_of_one_context_are_asked_for_at_once_and_go_on_apart():
     ]
 
 
+def test_a_call_that_was_aborted_between_its_two_requests_does_not_go_on():
+    writer = Writer(["<think>a</think>\\boxed{1}"])
+    work = sample(writer, PROMPT, SAMPLING, 1, LIMIT, "late", aborted={"late"})
+    (sampled,) = asyncio.run(work)
+    assert len(writer.requests) == 1
+    assert sampled.completion.finish == "abort"
+    assert _text(sampled) == "<think>a</think>"
+
+
 @given(thinking=st.integers(0, 30), answer=st.integers(0, 20), thinks=st.booleans())
 def test_ids_log_probs_mask_versions_and_usage_agree(thinking: int, answer: int, thinks: bool):
     text = ("<think>" + "t" * thinking + "</think>" if thinks else "t" * thinking) + "a" * answer
