@@ -64,6 +64,54 @@ def test_equal_seeds_give_equal_samples_and_samples_of_one_request_differ(engine
     assert len({c.token_ids for c in first}) == 4
 
 
+def test_thinking_is_closed_by_force_and_only_what_was_sampled_is_trained(
+    engine: RolloutEngine, rollout_config: RolloutConfig, tiny_policy: Path
+):
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = f"{tokenizer.chat_template}<think>"  # the template opens the thinking
+    config = replace(rollout_config, thinking_tokens=8, answer_tokens=6)
+    operator = load("training", ["model.path=x", "data.path=x"]).operator
+    settings = policy_settings(operator, config, engine.pool, tokenizer)
+    problem = Problem(id="p", question="1 + 1 =", answer="2")
+    work = run_operator(problem, _operator("operator=trace"), settings, EvenIsCorrect(), 3, 16)
+    calls = engine.run(work, 120).calls
+    forced = tuple(tokenizer(operator.thinking.force, add_special_tokens=False).input_ids)
+    closed = [call for call in calls if not all(call.train_mask)]
+    assert closed
+    model = AutoModelForCausalLM.from_pretrained(tiny_policy, dtype=torch.float32)
+    for call in closed:
+        masked = [i for i, trained in enumerate(call.train_mask) if not trained]
+        assert tuple(call.completion_ids[i] for i in masked) == forced
+        assert masked[0] == 8
+        assert len(call.completion_ids) <= 8 + len(forced) + 6
+        assert call.usage.completion_tokens == len(call.completion_ids)
+        ids = torch.tensor([[*call.prompt_ids, *call.completion_ids]])
+        start = len(call.prompt_ids)
+        logprobs = model(ids).logits[0, start - 1 : -1].float().log_softmax(-1)
+        expected = logprobs.gather(1, ids[0, start:, None])[:, 0]
+        sampled = torch.tensor(call.train_mask)
+        found = torch.tensor(call.sampler_logprobs)
+        torch.testing.assert_close(found[sampled], expected[sampled], atol=1e-3, rtol=1e-3)
+
+
+def test_late_drafts_are_aborted_on_the_worker_and_paid_for(
+    engine: RolloutEngine, rollout_config: RolloutConfig
+):
+    config = replace(rollout_config, max_completion_length=600)
+    operator = _operator("operator.schedule=[8,1]", "operator.quorum=0.25")
+    problem = Problem(id="p", question="1 + 1 =", answer="2")
+    work = run_operator(problem, operator, _settings(engine, config), EvenIsCorrect(), 5)
+    before = engine.pool.counts.completion_tokens
+    rollout = engine.run(work, 120)
+    late = [call for call in rollout.calls if call.finish == "abort"]
+    assert 0 < len(late) <= 6 and rollout.counts["draft/aborted"] == len(late)
+    assert any(0 < len(call.completion_ids) < 600 for call in late)
+    written = sum(call.usage.completion_tokens for call in rollout.calls)
+    assert engine.pool.counts.completion_tokens - before == written
+    total = sum(len(call.prompt_ids) for call in rollout.calls) + written
+    assert budget(rollout, rollout.answers[0]).b_total == total
+
+
 LONG = replace(SAMPLING, max_tokens=600)
 
 
