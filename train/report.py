@@ -96,7 +96,7 @@ def draw_curves(metrics: Path, picture: Path) -> None:
     from matplotlib import pyplot
 
     lines = read_metrics(metrics)
-    panels = ("reward/", "accuracy/", "completion_tokens/", "entropy/", "kl/", "grad_norm", "eval/", "time/")
+    panels = ("reward/", "accuracy/", "completion_tokens/", "entropy/", "kl/", "grad_norm", "time/", "eval/")
     figure, axes = pyplot.subplots(2, 4, figsize=(20, 8), constrained_layout=True)
     for axis, prefix in zip(axes.flat, panels, strict=True):
         names = sorted({name for line in lines for name in line if name.startswith(prefix)})
