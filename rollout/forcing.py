@@ -66,7 +66,7 @@ async def sample(
         at_mark = first.finish == "stop" and first.token_ids[-1:] == limit.close_ids
         if first.finish == "abort" or (first.finish == "stop" and not at_mark):
             return _whole(first)
-        if request_id in aborted:
+        if request_id is not None and request_id in aborted:
             return _whole(replace(first, finish="abort"))
         forced = limit.force_ids if limit.is_open(first.token_ids) else ()
         so_far = replace(prompt, ids=prompt.ids + first.token_ids + forced)
