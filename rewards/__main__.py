@@ -1,6 +1,6 @@
 """`python -m rewards score IN.jsonl OUT.jsonl` and `python -m rewards audit DATA.jsonl`.
 
-Exit status: 0 if all is well; 1 if a line was broken, a gold did not parse, a question occurs twice, or
+Exit status: 0 if all is well; 1 if a line was broken, there was none, a gold did not parse, a question occurs twice, or
 too many checks ended in `timeout` or `error`; 2 if it could not run at all.
 """
 
@@ -54,7 +54,7 @@ def _score(options: argparse.Namespace) -> int:
         total = sum(counts.values())
         print(f"{total} scored, {num_broken} broken lines, {counts['correct'] / max(1, total):.2%} correct")
         print(", ".join(f"{status} {number}" for status, number in counts.items()))
-        return int(bool(num_broken) or failed)
+        return int(bool(num_broken) or failed or not total)
 
     return asyncio.run(run())
 

@@ -52,13 +52,29 @@ def parse_line(line: bytes, fields: tuple[str, ...]) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise BrokenLineError(f"It holds a {type(row).__name__}, not an object.")
     for field in fields:
-        if not isinstance(row.get(field), str):
-            raise BrokenLineError(f"Its field `{field}` must be a string, got {ascii(row.get(field))[:60]}.")
+        if field not in row:
+            raise BrokenLineError(f"It has no field `{field}`; it has {ascii(sorted(row))[:200]}.")
+        if not isinstance(row[field], str):
+            raise BrokenLineError(f"Its field `{field}` must be a string, got {ascii(row[field])[:60]}.")
     return row
 
 
 def _report(path: Path, number: int, problem: object) -> None:
     tqdm.write(f"{path} line {number}: {problem}", file=sys.stderr)
+
+
+def check_target(source: Path, target: Path) -> None:
+    """Refuses a target that could not be written, or must not be replaced, before anything is scored.
+
+    Raises:
+        ValueError: It is the source, or exists and is no plain file, or its folder does not exist.
+    """
+    if not target.parent.is_dir():
+        raise ValueError(f"{target}: the folder {target.parent} does not exist; make it first.")
+    if target.is_symlink() or (target.exists() and not target.is_file()):
+        raise ValueError(f"{target} is no plain file, and would be replaced by one; give another name.")
+    if target.exists() and target.samefile(source):
+        raise ValueError(f"{target} is the file to score; give another name for the result.")
 
 
 async def score_file(source: Path, target: Path, scorer: Scorer) -> tuple[Counter[str], int]:
@@ -67,9 +83,13 @@ async def score_file(source: Path, target: Path, scorer: Scorer) -> tuple[Counte
     The target appears under its name only when it is complete. Each line keeps its fields and gets
     `verdict`; broken lines are reported and left out.
 
+    Raises:
+        ValueError: See `check_target`.
+
     Returns:
         Counts by status, and the number of broken lines.
     """
+    check_target(source, target)
     counts: Counter[str] = Counter(dict.fromkeys(STATUSES, 0))
     num_broken = 0
     waiting: deque[tuple[dict[str, Any], asyncio.Task[Verdict]]] = deque()

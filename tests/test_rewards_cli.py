@@ -100,3 +100,34 @@ def test_the_caller_imports_no_heavy_module() -> None:
     )
     ended = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert ended.stderr == "" or ended.stderr == "\n"
+
+
+def test_a_target_that_must_not_be_replaced_is_refused_before_anything_is_scored(
+    tmp_path: Path, capsys
+) -> None:
+    source = write(tmp_path / "in.jsonl", {"gold": "1", "pred": r"\boxed{1}"})
+    before = source.read_text()
+    folder, link = tmp_path / "folder", tmp_path / "link.jsonl"
+    folder.mkdir()
+    link.symlink_to(source)
+    for target, message in (
+        (source, "is the file to score"),
+        (folder, "is no plain file"),
+        (link, "is no plain file"),
+        (Path("/dev/null"), "is no plain file"),
+        (tmp_path / "nowhere" / "out.jsonl", "does not exist; make it first"),
+    ):
+        assert main(["score", str(source), str(target)]) == 2
+        assert message in capsys.readouterr().err
+    assert source.read_text() == before
+    assert {path.name for path in tmp_path.iterdir()} == {"in.jsonl", "folder", "link.jsonl"}
+
+
+def test_a_missing_field_is_named_with_those_that_are_there(tmp_path: Path, capsys) -> None:
+    source = write(tmp_path / "in.jsonl", {"answer": "1", "pred": r"\boxed{1}"})
+    assert main(["score", str(source), str(tmp_path / "out.jsonl")]) == 1
+    assert "It has no field `gold`; it has ['answer', 'pred']." in capsys.readouterr().err
+
+
+def test_a_file_without_lines_is_not_all_well(tmp_path: Path) -> None:
+    assert main(["score", str(write(tmp_path / "in.jsonl")), str(tmp_path / "out.jsonl")]) == 1
