@@ -71,7 +71,7 @@ def answer_request(request: dict[str, Any]) -> dict[str, Any]:
         return {"status": "unparsable", "reason": "It has a number that is too large."}
     except MemoryError:
         return {"status": "error", "reason": "The check needed more than the memory limit."}
-    # The border where any error is one more verdict: model output meets a computer algebra system (or a user's function).
+    # Whatever is raised where model output meets computer algebra, or a user's function, is a verdict.
     except BaseException as error:
         return {"status": "error", "reason": f"{type(error).__name__}: {str(error)[:300]}"}
 
