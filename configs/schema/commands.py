@@ -99,7 +99,7 @@ class EvaluationConfig:
 
 @dataclass(kw_only=True)
 class JobConfig(TrainingConfig):
-    """``python -m launch``, ``launch.plan``, ``launch.workers``, ``launch.slurm``: a run and its machines."""
+    """``python -m launch.plan``: a run and its machines."""
 
     nodes: int = 1
     """Machines of the job."""

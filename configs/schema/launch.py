@@ -28,15 +28,14 @@ class HardwareConfig:
 
 @dataclass(kw_only=True)
 class LaunchConfig:
-    """``python -m launch``: workers and trainer as one job."""
+    """How a job shares its machines between trainer and workers, as ``python -m launch.plan`` assumes it."""
 
     accelerate: str = "auto"
     """File in launch/accelerate, without .yaml, or the path of one of your own. auto: cpu_zero2 without
     GPUs, gpu_zero3 on one node, multinode_zero3 on several."""
 
     num_workers: int = 1
-    """vLLM servers that the job starts as processes of their own, unless rollout.urls is set. On a machine
-    with GPUs each takes one, and the trainer the others."""
+    """vLLM servers of the job. On a machine with GPUs each takes one, and the trainer the others."""
 
     def __post_init__(self) -> None:
         at_least("launch.num_workers", self.num_workers, 1)
