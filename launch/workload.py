@@ -147,43 +147,55 @@ def _operator_calls(config: JobConfig, problems: int, completion: int) -> Iterab
     held = 0
     for round_, width in enumerate(widths):
         is_last = round_ == len(widths) - 1
-        shared = round_ == 0 or operator.distiller in ("shared_topk", "global_summary", "all")
+        num_workspaces = _num_workspaces(config, round_, width, is_last=is_last)
+        on_the_way = "draft" in config.algo.credit and (round_ == 0 or config.algo.credit_rounds == "all")
         yield Calls(
             role="refine" if round_ else "draft",
-            contexts=problems if shared else problems * width,
-            per_context=width if shared else 1,
+            contexts=problems * num_workspaces,
+            per_context=width // num_workspaces,
             prompt=question + held,
             completion=completion,
             longest_prompt=longest + (kappa if round_ else 0),
-            trained=is_last,
+            trained=is_last or on_the_way,
         )
         if is_last:
             return
+        reads_last = round_ == len(widths) - 2
+        num_read = _num_workspaces(config, round_ + 1, widths[round_ + 1], is_last=reads_last)
         if operator.distiller == "global_summary":
             drafts = question + width * solution
             most = longest + width * _solution_limit(config)
             yield Calls(
                 role="distil",
                 contexts=problems,
-                per_context=1,
+                per_context=num_read,
                 prompt=drafts,
                 completion=completion,
                 longest_prompt=most,
+                trained=reads_last and "distil" in config.algo.credit,
             )
             held = min(kappa, solution)
             continue
         kept = width if operator.distiller == "all" else min(width, operator.top_k)
         held = min(kappa, kept * solution)
         if operator.distiller in ("shared_topk", "per_sample_topk") and width > operator.top_k:
-            passes = 1 if operator.distiller == "shared_topk" else widths[round_ + 1]
             yield Calls(
                 role="verify",
-                contexts=problems * width * passes,
+                contexts=problems * width * num_read,
                 per_context=1,
                 prompt=question + solution,
                 completion=completion,
                 longest_prompt=longest + _solution_limit(config),
             )
+
+
+def _num_workspaces(config: JobConfig, round_: int, width: int, *, is_last: bool) -> int:
+    """Different contexts of a round's calls on one problem."""
+    if round_ == 0:
+        return 1
+    if is_last:
+        return config.algo.num_workspaces
+    return 1 if config.operator.distiller in ("shared_topk", "global_summary", "all") else width
 
 
 def _solution_limit(config: JobConfig) -> int:

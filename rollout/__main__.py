@@ -36,6 +36,7 @@ WITHOUT_EFFECT = (
     "request_timeout_seconds",
     "start_timeout_seconds",
     "publish_timeout_seconds",
+    "pause_mode",
     "max_num_seqs",
     "kv_cache_gib",
     "num_threads",

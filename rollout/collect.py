@@ -2,18 +2,21 @@
 
 import asyncio
 import logging
+import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from rollout.drafts import DraftCache
 from rollout.draw import ProblemStream
-from rollout.grouping import GroupFilter, RewardGroup, group_rollout
+from rollout.grouping import Credited, GroupFilter, RewardGroup, group_rollout
 from rollout.operators import Operator
 from rollout.policy import PolicySettings, derive_seed
-from rollout.records import DRAFT, Grader, Group, Rollout
+from rollout.records import DRAFT, Call, Grader, Group, Problem, Rollout
 from rollout.run import run_operator
 from rollout.sampler import RequestRefused
+from rollout.vary import Ranges
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +33,33 @@ class CollectedBatch:
     metrics: Mapping[str, float]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CollectOptions:
+    """What one step asks for."""
+
+    problems_per_step: int
+    """Groups of a step, operator and trace together."""
+    operator_fraction: float
+    num_generations: int
+    """Samples of a trace, and answers of an operator rollout."""
+    seed: int
+    num_workspaces: int = 1
+    """Workspaces that the answers of an operator rollout share evenly."""
+    max_refill: int = 0
+    reuse_traces: bool = False
+    """A problem's traces are also the drafts of its operator rollout."""
+    ranges: Ranges = field(default_factory=Ranges)
+    credited: Credited = field(default_factory=Credited)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What a drawn problem is for. With both, the operator drafts with the traces."""
+
+    trace: bool = False
+    operator: bool = False
+
+
 class Collector:
     """Runs trace and operator on the next problems, side by side; keeps the groups worth learning from."""
 
@@ -41,24 +71,21 @@ class Collector:
         settings: PolicySettings,
         grader: Grader,
         reward: RewardGroup,
+        options: CollectOptions,
         *,
-        problems_per_step: int,
-        operator_fraction: float,
-        num_generations: int,
-        seed: int,
         keep: GroupFilter | None = None,
-        max_refill: int = 0,
+        cache: DraftCache | None = None,
     ) -> None:
+        """With ``cache`` drafts come from there as far as they go, and are sampled beyond."""
         self._problems = problems
+        self._operator = type(operator)(replace(operator.options, num_workspaces=options.num_workspaces))
+        self._trace = trace
         self._settings = settings
         self._grader = grader
         self._reward = reward
-        num_operator = round(operator_fraction * problems_per_step)
-        self._wanted = [(operator, num_operator), (trace, problems_per_step - num_operator)]
-        self._num_generations = num_generations
-        self._seed = seed
+        self._options = options
         self._keep = keep or GroupFilter()
-        self._max_refill = max_refill
+        self._cache = cache
         self._steps_without_groups = 0
 
     def state_dict(self) -> dict[str, Any]:
@@ -78,25 +105,28 @@ class Collector:
             RuntimeError: If no worker answers, not one problem gave a rollout, or
                 ``MAX_STEPS_WITHOUT_GROUPS`` steps in a row kept no group.
         """
-        missing = [operator for operator, num in self._wanted for _ in range(num)]
+        missing = self._jobs()
         rollouts: list[Rollout] = []
         groups: list[Group] = []
         refused: list[RequestRefused] = []
         dropped: Counter[str] = Counter()
         refills = -1
-        while missing and refills < self._max_refill:
+        while missing and refills < self._options.max_refill:
             refills += 1
             unfilled = []
-            for operator, result in zip(missing, await self._run(step, refills, missing), strict=True):
+            for job, result in zip(missing, await self._run(step, refills, missing), strict=True):
                 if isinstance(result, RequestRefused):
                     refused.append(result)
-                    kept = []
-                else:
-                    rollouts.append(result)
-                    kept = self._kept(result, dropped)
-                groups += kept
-                if not kept:
-                    unfilled.append(operator)
+                    unfilled.append(job)
+                    continue
+                rollouts += result
+                kept = [self._kept(rollout, dropped) for rollout in result]
+                groups += [group for of_rollout in kept for group in of_rollout]
+                filled = [
+                    _has_answers(rollout, of_rollout)
+                    for rollout, of_rollout in zip(result, kept, strict=True)
+                ]
+                unfilled += self._unfilled(job, filled)
             missing = unfilled
         if not rollouts:
             raise RuntimeError(f"Not one of {len(refused)} problems gave a rollout: {refused[0]}")
@@ -108,36 +138,63 @@ class Collector:
             groups=tuple(groups), rollouts=tuple(rollouts), metrics=metrics | _metrics(rollouts)
         )
 
-    async def _run(
-        self, step: int, refill: int, operators: Sequence[Operator]
-    ) -> list[Rollout | RequestRefused]:
-        """Each operator on a problem of its own."""
-        problems = self._problems.draw(len(operators))
+    def _jobs(self) -> list[Job]:
+        num = self._options.problems_per_step
+        num_operator = round(self._options.operator_fraction * num)
+        if not self._options.reuse_traces:
+            return [Job(operator=True)] * num_operator + [Job(trace=True)] * (num - num_operator)
+        return [Job(trace=True, operator=True)] * num_operator + [Job(trace=True)] * (num - 2 * num_operator)
+
+    def _unfilled(self, job: Job, filled: Sequence[bool]) -> list[Job]:
+        """What is to be made again, on another problem; an operator that reuses traces needs new ones."""
+        trace = job.trace and not filled[0]
+        operator = job.operator and not filled[-1]
+        if operator and self._options.reuse_traces:
+            trace = True
+        return [Job(trace=trace, operator=operator)] if trace or operator else []
+
+    async def _run(self, step: int, refill: int, jobs: Sequence[Job]) -> list[list[Rollout] | RequestRefused]:
+        """Each job on a problem of its own."""
+        problems = self._problems.draw(len(jobs))
         # A problem may be drawn twice in one step, and is then sampled anew.
-        results = await asyncio.gather(
-            *(
-                run_operator(
-                    problem,
-                    operator,
-                    self._settings,
-                    self._grader,
-                    derive_seed(self._seed, step, refill, place),
-                    self._num_generations,
-                )
-                for place, (problem, operator) in enumerate(zip(problems, operators, strict=True))
-            ),
-            return_exceptions=True,
-        )
+        seeds = [derive_seed(self._options.seed, step, refill, place) for place in range(len(jobs))]
+        results = await asyncio.gather(*map(self._do, jobs, problems, seeds), return_exceptions=True)
         for result in results:
             if isinstance(result, RequestRefused):
                 logger.warning("A problem was left out: %s", result)
             elif isinstance(result, BaseException):
                 raise result
-        return [result for result in results if isinstance(result, Rollout | RequestRefused)]
+        return [result for result in results if isinstance(result, list | RequestRefused)]
+
+    async def _do(self, job: Job, problem: Problem, seed: int) -> list[Rollout]:
+        rollouts: list[Rollout] = []
+        if job.trace:
+            rollouts.append(await self._roll(problem, self._trace, seed))
+        if job.operator:
+            rng = random.Random(derive_seed(seed, problem.id, "operator"))
+            operator = self._options.ranges.draw(self._operator, rng)
+            drafts = self._given_drafts(problem, operator, rollouts, rng)
+            rollouts.append(await self._roll(problem, operator, seed, drafts))
+        return rollouts
+
+    def _given_drafts(
+        self, problem: Problem, operator: Operator, traces: Sequence[Rollout], rng: random.Random
+    ) -> list[Call]:
+        width = operator.options.schedule[0]
+        if traces:
+            calls = list(traces[0].calls)
+            return rng.sample(calls, min(width, len(calls)))
+        return self._cache.draw(problem.id, width, rng) if self._cache else []
+
+    async def _roll(
+        self, problem: Problem, operator: Operator, seed: int, drafts: Sequence[Call] = ()
+    ) -> Rollout:
+        num = self._options.num_generations
+        return await run_operator(problem, operator, self._settings, self._grader, seed, num, drafts)
 
     def _kept(self, rollout: Rollout, dropped: Counter[str]) -> list[Group]:
         kept = []
-        for group in group_rollout(rollout, self._reward):
+        for group in group_rollout(rollout, self._reward, self._options.credited):
             reason = self._keep.reason(group, rollout)
             if reason is None:
                 kept.append(group)
@@ -156,6 +213,11 @@ class Collector:
             )
 
 
+def _has_answers(rollout: Rollout, kept: Sequence[Group]) -> bool:
+    role = rollout.calls[rollout.answers[0]].role
+    return any(group.key.role == role for group in kept)
+
+
 def _metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
     """What the loss does not see: drafts, workspaces, verdicts."""
     counts: Counter[str] = Counter()
@@ -172,7 +234,8 @@ def _metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
     metrics: dict[str, float] = {f"collect/{name}": count for name, count in counts.items()}
     metrics |= {f"verdict/{status}": count for status, count in statuses.items()}
     calls = [call for rollout in rollouts for call in rollout.calls]
-    metrics["collect/tokens"] = sum(len(call.completion_ids) for call in calls)
+    metrics["collect/tokens"] = sum(len(call.completion_ids) for call in calls if not call.is_given)
+    metrics["collect/given_drafts"] = sum(call.is_given for call in calls)
     if drafts:
         metrics["draft/accuracy"] = sum(drafts) / len(drafts)
     return metrics

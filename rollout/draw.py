@@ -66,7 +66,8 @@ class ProblemStream:
         for rollout in rollouts:
             history = self._history.setdefault(rollout.problem.id, [0, 0])
             for place, verdict in rollout.verdicts.items():
-                if rollout.calls[place].role in (TRACE, DRAFT):
+                call = rollout.calls[place]
+                if call.role in (TRACE, DRAFT) and not call.is_given:
                     history[0] += verdict.is_correct
                     history[1] += 1
 

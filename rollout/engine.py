@@ -61,7 +61,7 @@ class RolloutEngine:
     @functools.cached_property
     def publisher(self) -> DirectoryPublisher:
         """Sends weights to the workers."""
-        return DirectoryPublisher(self.pool, self._config.publish_timeout_seconds)
+        return DirectoryPublisher(self.pool, self._config.publish_timeout_seconds, self._config.pause_mode)
 
     def __enter__(self) -> "RolloutEngine":
         with contextlib.ExitStack() as stack:

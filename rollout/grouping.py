@@ -1,11 +1,14 @@
 """From a rollout to groups: samples of one context, with their rewards; and why a group is left out."""
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean as mean
 from typing import Protocol
 
 from rollout.records import (
+    ATTEMPTS,
+    DISTIL,
     DRAFT,
     Call,
     Group,
@@ -30,39 +33,149 @@ RewardGroup = Callable[[Sequence[Call], Sequence[Verdict], Sequence[str]], Seque
 """Rewards of the calls of one context, from their verdicts and the texts of the drafts behind them."""
 
 
-def group_rollout(rollout: Rollout, reward: RewardGroup) -> list[Group]:
-    """The answers of a rollout as groups, one for each context.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Credited:
+    """Which calls of a rollout are trained on, beside its answers."""
+
+    distil: bool = False
+    """The calls that wrote the workspaces which the answers read."""
+    drafts: bool = False
+    """The drafts of the first round."""
+    intermediate: bool = False
+    """With ``drafts``: the attempts of every round before the last, too."""
+    contribution: bool = False
+    """Reward a draft by what the answers gained from reading it, and not by its own verdict."""
+
+
+def group_rollout(rollout: Rollout, reward: RewardGroup, credited: Credited | None = None) -> list[Group]:
+    """The answers of a rollout as groups, one for each context, then the other calls that are credited.
 
     Only calls with equal ``prompt_ids`` share a group: refinements of different workspaces never
     share a baseline.
     """
-    by_context: dict[tuple[int, ...], list[int]] = defaultdict(list)
-    for place in rollout.answers:
-        by_context[rollout.calls[place].prompt_ids].append(place)
-    groups = []
-    for prompt_ids, places in by_context.items():
-        calls = [rollout.calls[place] for place in places]
-        verdicts = [rollout.verdicts[place] for place in places]
-        drafts = [rollout.calls[draft].text for draft in rollout.drafts_behind(places[0])]
-        rewards = reward(calls, verdicts, drafts)
-        samples = tuple(
-            Sample(
-                call=call,
+    credited = credited or Credited()
+    samples = _scored(rollout, rollout.answers, reward)
+    groups = _by_context(rollout, samples)
+    if credited.distil:
+        groups += _by_context(rollout, _distillations(rollout, samples))
+    if credited.drafts:
+        drafts = _scored(rollout, _drafts(rollout, intermediate=credited.intermediate), reward)
+        if credited.contribution:
+            gained = contributions(rollout, {place: sample.reward for place, sample in samples.items()})
+            drafts = {
+                place: replace(draft, reward=gained.get(place, 0.0), reward_parts={})
+                for place, draft in drafts.items()
+            }
+        groups += _by_context(rollout, drafts)
+    return groups
+
+
+def contributions(rollout: Rollout, rewards: Mapping[int, float]) -> dict[int, float]:
+    """What each attempt gave to the answers: their mean reward with it behind them, less that without it.
+
+    An estimate from the answers at hand. It tells drafts apart only where workspaces differ in what they
+    hold (``random_k``, or several rankings); a draft that all of the answers read, or none, gets zero.
+
+    Args:
+        rollout: A rollout with several answers.
+        rewards: Of its answers, by their place.
+    """
+    behind = {answer: ancestors(rollout, answer) for answer in rewards}
+    gained: dict[int, float] = {}
+    for place in set().union(*behind.values()):
+        read = [reward for answer, reward in rewards.items() if place in behind[answer]]
+        unread = [reward for answer, reward in rewards.items() if place not in behind[answer]]
+        gained[place] = mean(read) - mean(unread) if read and unread else 0.0
+    return gained
+
+
+def ancestors(rollout: Rollout, place: int) -> set[int]:
+    """All calls that a call's prompt was built from, directly or by way of others."""
+    found: set[int] = set()
+    waiting = list(rollout.calls[place].parents)
+    while waiting:
+        parent = waiting.pop()
+        if parent not in found:
+            found.add(parent)
+            waiting += rollout.calls[parent].parents
+    return found
+
+
+def _scored(rollout: Rollout, places: Iterable[int], reward: RewardGroup) -> dict[int, Sample]:
+    """Attempts with the rewards of their own verdicts; a reward sees all calls of one context at once."""
+    samples: dict[int, Sample] = {}
+    for of_context in _contexts(rollout, places):
+        calls = [rollout.calls[place] for place in of_context]
+        verdicts = [rollout.verdicts[place] for place in of_context]
+        drafts = [rollout.calls[draft].text for draft in rollout.drafts_behind(of_context[0])]
+        for place, given in zip(of_context, reward(calls, verdicts, drafts), strict=True):
+            samples[place] = Sample(
+                call=rollout.calls[place],
                 reward=given.total,
-                is_correct=verdict.is_correct,
-                status=verdict.status,
+                is_correct=rollout.verdicts[place].is_correct,
+                status=rollout.verdicts[place].status,
                 reward_parts=given.parts,
             )
-            for call, verdict, given in zip(calls, verdicts, rewards, strict=True)
+    return samples
+
+
+def _distillations(rollout: Rollout, answers: Mapping[int, Sample]) -> dict[int, Sample]:
+    """Distil calls, each rewarded by the mean of the answers that read it: its Monte-Carlo value.
+
+    One counts as right if more than half of its readers are.
+    """
+    readers: dict[int, list[Sample]] = defaultdict(list)
+    for place, sample in answers.items():
+        for parent in rollout.calls[place].parents:
+            if rollout.calls[parent].role == DISTIL:
+                readers[parent].append(sample)
+    return {
+        place: Sample(
+            call=rollout.calls[place],
+            reward=mean(sample.reward for sample in of_place),
+            is_correct=mean(sample.is_correct for sample in of_place) > 0.5,
+            status=rollout.calls[place].label,
         )
+        for place, of_place in readers.items()
+    }
+
+
+def _drafts(rollout: Rollout, *, intermediate: bool) -> list[int]:
+    """Attempts before the answers that were sampled here and whole: one that was aborted had no chance."""
+    last = rollout.calls[rollout.answers[0]].round
+    return [
+        place
+        for place, call in enumerate(rollout.calls)
+        if call.role in ATTEMPTS
+        and call.round < last
+        and (intermediate or call.round == 0)
+        and call.finish != "abort"
+        and not call.is_given
+    ]
+
+
+def _by_context(rollout: Rollout, samples: Mapping[int, Sample]) -> list[Group]:
+    groups = []
+    for places in _contexts(rollout, samples):
+        first = rollout.calls[places[0]]
         key = GroupKey(
             problem_id=rollout.problem.id,
-            role=calls[0].role,
-            round=calls[0].round,
-            context=context_key(prompt_ids),
+            role=first.role,
+            round=first.round,
+            context=context_key(first.prompt_ids),
         )
-        groups.append(Group(key=key, prompt_ids=prompt_ids, samples=samples))
+        of_context = tuple(samples[place] for place in places)
+        groups.append(Group(key=key, prompt_ids=first.prompt_ids, samples=of_context))
     return groups
+
+
+def _contexts(rollout: Rollout, places: Iterable[int]) -> list[list[int]]:
+    """Calls that share a role, a round and a prompt."""
+    by_context: dict[tuple[str, int, tuple[int, ...]], list[int]] = defaultdict(list)
+    for place in places:
+        call = rollout.calls[place]
+        by_context[call.role, call.round, call.prompt_ids].append(place)
+    return list(by_context.values())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -33,6 +33,8 @@ class OperatorOptions:
     error_analysis: bool = False
     quorum: float = 1.0
     """Share of a round's drafts that its distil waits for."""
+    num_workspaces: int | None = None
+    """Workspaces that a group of answers shares evenly; None leaves it to the distiller."""
 
 
 class Operator(ABC):
@@ -84,7 +86,8 @@ class ParallelDistilRefine(Operator):
             drafts = await policy.solve(
                 workspaces, role=_role(round), round=round, quorum=self.options.quorum
             )
-            workspaces = await distil(policy, drafts, next_width, self.options.distil, rng)
+            shared = self.options.num_workspaces if round == len(widths) - 2 else None
+            workspaces = await distil(policy, drafts, next_width, self.options.distil, rng, shared)
         return Answers(calls=await policy.solve(workspaces, role=REFINE, round=len(widths) - 1))
 
 

@@ -17,6 +17,7 @@ from rollout.records import (
     ANALYSE,
     ATTEMPTS,
     DISTIL,
+    DRAFT,
     VERIFY,
     Call,
     Grader,
@@ -75,7 +76,15 @@ class _Place:
 class Policy:
     """One problem's view of the policy; it records every call."""
 
-    def __init__(self, problem: Problem, settings: PolicySettings, grader: Grader, seed: int) -> None:
+    def __init__(
+        self,
+        problem: Problem,
+        settings: PolicySettings,
+        grader: Grader,
+        seed: int,
+        given_drafts: Sequence[Call] = (),
+    ) -> None:
+        """``given_drafts`` are taken before any draft is sampled."""
         self.problem = problem
         self.codec = settings.codec
         self.prompts = settings.prompts
@@ -87,6 +96,7 @@ class Policy:
         self._settings = settings
         self._seed = seed
         self._aborted: set[str] = set()
+        self._given = list(given_drafts)
         self._round = 0
 
     @property
@@ -109,24 +119,26 @@ class Policy:
                 truncated.
         """
         self._round = round
-        contexts = Counter(workspaces)
+        given = self._take_given(len(workspaces)) if role == DRAFT else ()
+        contexts = Counter(workspaces[len(given) :])
         ordered = sorted(contexts, key=lambda workspace: (workspace.text, workspace.parents))
         attempts = [(self._attempt(w), _Place(role=role, round=round, parents=w.parents)) for w in ordered]
         if quorum < 1:
             singles = [each for each, w in zip(attempts, ordered, strict=True) for _ in range(contexts[w])]
-            return await self._first(singles, enough=math.ceil(quorum * len(singles)))
+            return (*given, *await self._first(singles, enough=math.ceil(quorum * len(singles))))
         calls = await asyncio.gather(
             *(
                 self._call(prompt, place, num=contexts[workspace])
                 for (prompt, place), workspace in zip(attempts, ordered, strict=True)
             )
         )
-        return tuple(call for some in calls for call in some)
+        return (*given, *(call for some in calls for call in some))
 
-    async def distil(self, drafts: Sequence[Solution], *, kappa: int) -> int:
-        """One call that writes a summary of the drafts."""
+    async def distil(self, drafts: Sequence[Solution], *, kappa: int, num: int = 1) -> list[int]:
+        """``num`` samples of a call that writes a summary of the drafts."""
         text = self.prompts.distil_text(self.problem.question, [d.text for d in drafts], kappa)
-        return await self._ask(text, DISTIL, tuple(draft.call for draft in drafts))
+        place = _Place(role=DISTIL, round=self._round, parents=tuple(draft.call for draft in drafts))
+        return await self._call(self.codec.prompt(text), place, num=num)
 
     async def verify(self, drafts: Sequence[Solution]) -> list[int]:
         """One call for each draft, that says whether it is correct."""
@@ -168,6 +180,12 @@ class Policy:
         recorded = self._slots[call]
         assert recorded is not None, "a call is read after it returned"
         return recorded
+
+    def _take_given(self, most: int) -> tuple[int, ...]:
+        first = len(self._slots)
+        taken, self._given = self._given[:most], self._given[most:]
+        self._slots += [replace(call, role=DRAFT, round=0, parents=(), is_given=True) for call in taken]
+        return tuple(range(first, len(self._slots)))
 
     def _attempt(self, workspace: Workspace) -> Prompt:
         question = self.problem.question

@@ -11,7 +11,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import reasoning_gym
 from datasets import Dataset, load_dataset, load_from_disk
 
 from configs.schema import DataConfig
@@ -111,6 +110,8 @@ def _generated(
     seed = random.Random(f"{config.task_seed} {part}").getrandbits(31)
     most = 2 * size + len(leave_out)
     try:
+        import reasoning_gym  # takes a second, for those who use it
+
         dataset = reasoning_gym.create_dataset(config.task, seed=seed, size=most, **config.task_options)
     except (ValueError, AssertionError, TypeError) as error:
         raise ValueError(

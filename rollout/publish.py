@@ -1,7 +1,7 @@
 """Sends new weights to the workers through a directory of safetensors; works on any device.
 
-In flight requests are frozen, not lost: they go on with the new weights, and their tokens carry
-both versions.
+Requests in flight are frozen, not lost: they go on with the new weights, and their tokens carry both
+versions. By option they are waited for instead.
 """
 
 import asyncio
@@ -14,8 +14,10 @@ from rollout.routing import Endpoint
 class DirectoryPublisher:
     """Publishes weights that lie in a directory which every worker can read."""
 
-    def __init__(self, pool: WorkerPool, timeout_seconds: float) -> None:
+    def __init__(self, pool: WorkerPool, timeout_seconds: float, pause_mode: str = "keep") -> None:
+        """``pause_mode`` is vLLM's: ``keep`` freezes requests in flight, ``wait`` lets them end first."""
         self._pool = pool
+        self._pause_mode = pause_mode
         self._timeout = timeout_seconds
         self._current: tuple[Path, int] | None = None
         pool.reviver.after_restart = self._bring_up_to_date
@@ -49,7 +51,7 @@ class DirectoryPublisher:
 
     async def _publish_to(self, endpoint: Endpoint, directory: Path, version: int) -> None:
         post = self._pool.post
-        await post(endpoint, "/pause?mode=keep", timeout=self._timeout)
+        await post(endpoint, f"/pause?mode={self._pause_mode}", timeout=self._timeout)
         try:
             load = {"method": "load_published", "kwargs": {"weights_path": str(directory)}}
             await post(endpoint, "/collective_rpc", load, timeout=self._timeout)

@@ -149,6 +149,8 @@ class Call:
     """What the split into thinking and solution found: ``ok``, or what is malformed (``thinking.LABELS``)."""
     usage: Usage
     seconds: float
+    is_given: bool = False
+    """Sampled for another rollout and handed to this one, as a draft: it costs nothing here."""
 
     @property
     def policy_version(self) -> int:

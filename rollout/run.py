@@ -2,10 +2,11 @@
 
 import asyncio
 import random
+from collections.abc import Sequence
 
 from rollout.operators import Operator
 from rollout.policy import Policy, PolicySettings, derive_seed
-from rollout.records import ATTEMPTS, Grader, Problem, Rollout
+from rollout.records import ATTEMPTS, Call, Grader, Problem, Rollout
 
 
 async def run_operator(
@@ -15,13 +16,16 @@ async def run_operator(
     grader: Grader,
     seed: int,
     num_answers: int = 1,
+    given_drafts: Sequence[Call] = (),
 ) -> Rollout:
     """The scored rollout of ``operator`` on ``problem``; equal seeds ask for equal samples.
+
+    Its first drafts are those given, as far as they go.
 
     Raises:
         CallFailed: If one of its calls got no answer.
     """
-    policy = Policy(problem, settings, grader, seed)
+    policy = Policy(problem, settings, grader, seed, given_drafts)
     rng = random.Random(derive_seed(seed, problem.id, operator.name))
     answers = await operator.answer(policy, rng, num_answers)
     calls = tuple(policy.calls)

@@ -1,8 +1,7 @@
 """The bounded workspace and the distillers that make it from drafts.
 
-A distiller maps the drafts of one round to the workspaces of the next round's calls, one for each
-call: equal for shared distillers, its own for per-sample ones. The workspace is rebuilt every round
-from that round's drafts only.
+A distiller maps the drafts of one round to the workspaces of the next round's calls: one that all calls
+share, or one for each call. The workspace is rebuilt every round from that round's drafts only.
 """
 
 import asyncio
@@ -29,25 +28,51 @@ class DistillerOptions:
     """Drafts that the oracle admits: ``only_correct`` or ``only_wrong``."""
 
 
-Distiller = Callable[
+Distil = Callable[
     [Policy, Sequence[Solution], int, DistillerOptions, random.Random], Awaitable[list[Workspace]]
 ]
-"""``await distiller(policy, drafts, width, options, rng)`` gives ``width`` workspaces."""
+"""``await distil(policy, drafts, num, options, rng)`` gives ``num`` workspaces of the same drafts, each drawn
+anew: by another sample of the summary, another ranking, another choice."""
+
+
+@dataclass(frozen=True, slots=True)
+class Distiller:
+    """A way to make workspaces, and whether the calls of a round share one or have one each."""
+
+    draw: Distil
+    one_each: bool = False
 
 
 async def distil(
-    policy: Policy, drafts: Sequence[int], width: int, options: DistillerOptions, rng: random.Random
+    policy: Policy,
+    drafts: Sequence[int],
+    width: int,
+    options: DistillerOptions,
+    rng: random.Random,
+    num_workspaces: int | None = None,
 ) -> list[Workspace]:
     """D(x, S): what each of the next round's ``width`` calls reads of this round's drafts.
 
     Drafts without a usable solution never enter a workspace. If none is left, the workspaces are empty:
     the next round falls back to the plain problem, which is counted.
+
+    Args:
+        policy: The policy on one problem.
+        drafts: The round's calls.
+        width: Calls of the next round.
+        options: Which distiller.
+        rng: For its choices.
+        num_workspaces: Workspaces that the calls share evenly (training); None leaves it to the distiller.
     """
+    distiller = DISTILLERS[options.name]
+    num = num_workspaces or (width if distiller.one_each else 1)
+    assert width % num == 0, "calls share workspaces evenly"
     usable = _usable(policy, drafts)
     if usable:
-        workspaces = await DISTILLERS[options.name](policy, usable, width, options, rng)
+        drawn = await distiller.draw(policy, usable, num, options, rng)
     else:
-        workspaces = [Workspace(text="", parents=tuple(drafts))] * width
+        drawn = [Workspace(text="", parents=tuple(drafts))] * num
+    workspaces = [workspace for workspace in drawn for _ in range(width // num)]
     _count(policy, workspaces)
     return workspaces
 
@@ -113,71 +138,64 @@ def _reviewed(policy: Policy, draft: Solution, analysis: int, kappa: int) -> Wor
 async def global_summary(
     policy: Policy,
     drafts: Sequence[Solution],
-    width: int,
+    num: int,
     options: DistillerOptions,
     rng: random.Random,
 ) -> list[Workspace]:
     """One text for all, written by the policy: agreements, contradictions, results, open goals."""
     shuffled = rng.sample(drafts, len(drafts))
-    call = await policy.distil(shuffled, kappa=options.kappa)
+    calls = await policy.distil(shuffled, kappa=options.kappa, num=num)
+    return [_summary(policy, call, options.kappa) for call in calls]
+
+
+def _summary(policy: Policy, call: int, kappa: int) -> Workspace:
     summary = policy.solution(call)
     if not summary.is_usable:
-        return [Workspace(text="", parents=(call,))] * width
-    text = policy.codec.cut(summary.text, options.kappa)
-    return [Workspace(text=text, parents=(call,), truncated=text != summary.text)] * width
+        return Workspace(text="", parents=(call,))
+    text = policy.codec.cut(summary.text, kappa)
+    return Workspace(text=text, parents=(call,), truncated=text != summary.text)
 
 
-async def shared_topk(
+async def most_trusted(
     policy: Policy,
     drafts: Sequence[Solution],
-    width: int,
+    num: int,
     options: DistillerOptions,
     rng: random.Random,
 ) -> list[Workspace]:
-    """The k drafts that the policy itself holds most likely right, the same for every next call."""
-    return [await _most_trusted(policy, drafts, options, rng)] * width
-
-
-async def per_sample_topk(
-    policy: Policy,
-    drafts: Sequence[Solution],
-    width: int,
-    options: DistillerOptions,
-    rng: random.Random,
-) -> list[Workspace]:
-    """Each next call ranks for itself: k drafts by a verification pass of its own."""
+    """The k drafts that the policy itself holds most likely right; a verification pass for each workspace."""
     # A generator for each: what is drawn must not depend on which ranking ends first.
-    own = [random.Random(rng.random()) for _ in range(width)]
+    own = [random.Random(rng.random()) for _ in range(num)]
     return await asyncio.gather(*(_most_trusted(policy, drafts, options, each) for each in own))
 
 
 async def random_k(
     policy: Policy,
     drafts: Sequence[Solution],
-    width: int,
+    num: int,
     options: DistillerOptions,
     rng: random.Random,
 ) -> list[Workspace]:
-    """k drafts drawn uniformly, anew for every next call."""
+    """k drafts drawn uniformly."""
     k = min(options.top_k, len(drafts))
-    return [paste(policy, rng.sample(drafts, k), options.kappa) for _ in range(width)]
+    return [paste(policy, rng.sample(drafts, k), options.kappa) for _ in range(num)]
 
 
 async def all_drafts(
     policy: Policy,
     drafts: Sequence[Solution],
-    width: int,
+    num: int,
     options: DistillerOptions,
     rng: random.Random,
 ) -> list[Workspace]:
-    """Every usable draft, in one order for all."""
-    return [paste(policy, rng.sample(drafts, len(drafts)), options.kappa)] * width
+    """Every usable draft, in random order."""
+    return [paste(policy, rng.sample(drafts, len(drafts)), options.kappa) for _ in range(num)]
 
 
 async def oracle(
     policy: Policy,
     drafts: Sequence[Solution],
-    width: int,
+    num: int,
     options: DistillerOptions,
     rng: random.Random,
 ) -> list[Workspace]:
@@ -186,18 +204,17 @@ async def oracle(
     wanted = options.oracle == "only_correct"
     admitted = [d for d, verdict in zip(drafts, verdicts, strict=True) if verdict.is_correct == wanted]
     if not admitted:
-        return [Workspace(text="", parents=tuple(draft.call for draft in drafts))] * width
-    k = min(options.top_k, len(admitted))
-    return [paste(policy, rng.sample(admitted, k), options.kappa)] * width
+        return [Workspace(text="", parents=tuple(draft.call for draft in drafts))] * num
+    return await random_k(policy, admitted, num, options, rng)
 
 
 DISTILLERS: dict[str, Distiller] = {
-    "global_summary": global_summary,
-    "shared_topk": shared_topk,
-    "per_sample_topk": per_sample_topk,
-    "random_k": random_k,
-    "all": all_drafts,
-    "oracle": oracle,
+    "global_summary": Distiller(global_summary),
+    "shared_topk": Distiller(most_trusted),
+    "per_sample_topk": Distiller(most_trusted, one_each=True),
+    "random_k": Distiller(random_k, one_each=True),
+    "all": Distiller(all_drafts),
+    "oracle": Distiller(oracle),
 }
 
 

@@ -1,64 +1,38 @@
 """Shared fixtures: a tiny random policy on disk, and one real vLLM worker for all integration tests."""
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
-import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from omegaconf import DictConfig, OmegaConf
 
+from configs.compose import load, resolve
 from configs.schema import RolloutConfig
-from rollout.engine import RolloutEngine
+
+if TYPE_CHECKING:  # every process of a parallel run loads this file: torch is left to those that need it
+    from rollout.engine import RolloutEngine
 
 REPO = Path(__file__).parents[1]
 SHARED_DATA = REPO.parent / "shared" / "data"
-SPECIAL = ["<pad>", "<|im_end|>", "<|im_start|>", "<think>", "</think>"]
-CHAT_TEMPLATE = (
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 
 
-def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """Every byte is a token: encodes any text, needs no training."""
-    vocab = {token: i for i, token in enumerate(SPECIAL + sorted(pre_tokenizers.ByteLevel.alphabet()))}
-    core = Tokenizer(models.BPE(vocab=vocab, merges=[]))
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    core.decoder = decoders.ByteLevel()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=core,
-        pad_token="<pad>",
-        eos_token="<|im_end|>",
-        additional_special_tokens=SPECIAL[2:],
-    )
-    tokenizer.chat_template = CHAT_TEMPLATE
-    return tokenizer
+@functools.cache
+def _composed(command: str, base: tuple[str, ...]) -> DictConfig:
+    return OmegaConf.structured(load(command, list(base)))
 
 
-def tiny_model(seed: int = 0) -> Qwen3ForCausalLM:
-    """A random two-layer Qwen3 that vLLM's CPU build can serve."""
-    torch.manual_seed(seed)
-    config = Qwen3Config(
-        vocab_size=261,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        head_dim=32,
-        max_position_embeddings=1024,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=1,
-        pad_token_id=0,
-    )
-    return Qwen3ForCausalLM(config)
+def config_with(command: str, base: Sequence[str], overrides: Sequence[str]) -> Any:
+    """As ``load``, for overrides that choose no group file: ``base`` is composed once, as that takes long."""
+    return resolve(OmegaConf.merge(_composed(command, tuple(base)), OmegaConf.from_dotlist(list(overrides))))
 
 
 @pytest.fixture(scope="session")
 def tiny_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An HF folder with a random policy and a byte tokenizer."""
+    from tiny import byte_tokenizer, tiny_model
+
     folder = tmp_path_factory.mktemp("policy")
     tiny_model().save_pretrained(folder)
     byte_tokenizer().save_pretrained(folder)
@@ -75,7 +49,9 @@ def rollout_config() -> RolloutConfig:
 @pytest.fixture(scope="session")
 def engine(
     tiny_policy: Path, rollout_config: RolloutConfig, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[RolloutEngine]:
+) -> Iterator["RolloutEngine"]:
     """One real vLLM worker, shared by the whole run; tests that kill it leave it restarted."""
+    from rollout.engine import RolloutEngine
+
     with RolloutEngine(rollout_config, str(tiny_policy), tmp_path_factory.mktemp("logs")) as engine:
         yield engine

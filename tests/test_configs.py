@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import REPO
+from conftest import REPO, config_with
 from omegaconf import DictConfig, OmegaConf
 
 from configs import schema
@@ -44,6 +44,7 @@ def _training(*overrides: str) -> Any:
 
 
 @pytest.mark.parametrize("name", GROUPS["experiment"])
+@pytest.mark.component
 def test_every_experiment_composes_and_passes_its_checks(name: str):
     if name in EVALUATIONS:
         config = load("evaluation", [*NEEDED, f"experiment={name}"])
@@ -56,6 +57,7 @@ def test_every_experiment_composes_and_passes_its_checks(name: str):
 @pytest.mark.parametrize("thinking", [8192, 16384, 24576])
 @pytest.mark.parametrize("schedule", ["[8,1]", "[16,8,1]", "[16,8,4,1]"])
 @pytest.mark.parametrize("top_k", [2, 4])
+@pytest.mark.component
 def test_the_papers_whole_protocol_fits_one_experiment(thinking: int, schedule: str, top_k: int):
     sweep = [
         f"rollout.thinking_tokens={thinking}",
@@ -74,6 +76,7 @@ def test_the_papers_whole_protocol_fits_one_experiment(thinking: int, schedule: 
     ("group", "name"),
     [(group, name) for group, names in GROUPS.items() if group != "experiment" for name in names],
 )
+@pytest.mark.component
 def test_every_group_file_composes_and_its_values_arrive(group: str, name: str):
     command = "evaluation" if group == "operator" else "training"
     config = load(command, [*NEEDED, f"{group}={name}", *ALSO_NEEDED.get((group, name), [])])
@@ -91,6 +94,7 @@ def test_groups_have_files():
 
 
 @pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.component
 def test_yaml_holds_no_key_that_the_schema_lacks(command: str):
     config = load(command, NEEDED)
     assert config == OmegaConf.to_object(OmegaConf.structured(config))
@@ -122,11 +126,13 @@ def test_a_command_line_wins_over_an_experiment_and_an_experiment_over_a_group()
         ("++trian.max_steps=1", "train"),
     ],
 )
+@pytest.mark.component
 def test_an_unknown_key_names_the_nearest_valid_one(override: str, nearest: str):
     with pytest.raises(ConfigError, match=rf"is not an option\. Did you mean '{nearest}(\.\w+)?'\?"):
         _training(override)
 
 
+@pytest.mark.component
 def test_a_key_like_no_other_suggests_nothing_absurd():
     with pytest.raises(ConfigError, match=r"^'qqqqqqqq' is not an option\.$"):
         _training("qqqqqqqq=1")
@@ -155,6 +161,7 @@ def test_a_value_of_the_wrong_type_names_its_option(override: str, option: str):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.component
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_missing_mandatory_value_is_named(command: str):
     with pytest.raises(ConfigError, match=r"^model\.path must be set\.$"):
@@ -206,7 +213,7 @@ def test_what_is_no_override_is_a_config_error(override: str):
             "operator.kind=best_of_n operator.schedule=[4]",
             r"operator\.kind is best_of_n, .*nothing to train\.",
         ),
-        ("operator.distiller=oracle", r"operator\.distiller is oracle, which knows the gold answers"),
+        ("operator.distiller=oracle", r"operator\.distiller \(or distillers\) is oracle, which knows"),
         ("operator.kind=majority operator.schedule=[4,1]", r"of majority must be \[n\].*got \[4, 1\]\."),
         (
             "rollout.thinking_tokens=4000 rollout.answer_tokens=100",
@@ -258,6 +265,46 @@ def test_what_is_no_override_is_a_config_error(override: str):
             "algo.loss_type=ppo algo.critic=policy_trunk algo.critic_warmup_steps=5 algo.weight_decay=0.1",
             r"algo\.weight_decay is 0\.1, which would change the policy",
         ),
+        ("algo.credit=[refine,verify]", r"algo\.credit is 'verify'; choose one of refine, distil, draft\."),
+        ("algo.credit=[draft]", r"algo\.credit must hold refine, the answers; got \['draft'\]\."),
+        ("algo.draft_credit=best", r"algo\.draft_credit is 'best'; choose one of verdict, pass_at_k, "),
+        ("algo.credit_rounds=first", r"algo\.credit_rounds is 'first'; choose one of last, all\."),
+        ("algo.credit_rounds=all", r"algo\.credit_rounds is all.*add draft to algo\.credit"),
+        ("algo.distil_coef=0", r"algo\.distil_coef must be above 0, got 0"),
+        ("algo.draft_coef=0", r"algo\.draft_coef must be above 0, got 0"),
+        ("algo.num_workspaces=3", r"algo\.num_generations is 8 and algo\.num_workspaces 3: .* divide"),
+        ("algo.num_workspaces=8", r"algo\.num_workspaces is 8, as many as refinements"),
+        ("algo.credit=[refine,distil]", r"algo\.num_workspaces is 1: a single distil call"),
+        (
+            "algo.credit=[refine,distil] algo.num_workspaces=2",
+            r"only pdr with global_summary writes its workspaces by a call",
+        ),
+        ("algo.credit=[refine,draft] operator.drafts=[1,4]", r"starts with 1 draft, which has nothing"),
+        (
+            "algo.credit=[refine,draft] algo.draft_credit=pass_at_k algo.pass_k=4",
+            r"algo\.pass_k is 4, but the operator may make only 4 drafts",
+        ),
+        (
+            "algo.credit=[refine,draft] collect.draft_source=reuse",
+            r"collect\.draft_source is reuse: only fresh drafts are trained",
+        ),
+        ("collect.draft_source=old", r"collect\.draft_source is 'old'; choose one of fresh, reuse, cached\."),
+        ("collect.draft_source=cached", r"draft_cache goes with draft_source=cached"),
+        ("collect.draft_cache=a.jsonl", r"draft_cache goes with draft_source=cached"),
+        (
+            "collect.draft_source=reuse algo.operator_fraction=0.75",
+            r"algo\.operator_fraction is 0\.75, .* at most 0\.5",
+        ),
+        ("collect.max_staleness=-1", r"collect\.max_staleness must be at least 0, got -1\."),
+        ("operator.drafts=[4]", r"operator\.drafts must be two numbers .* got \[4\]; \[\] leaves it alone"),
+        ("operator.top_k_range=[4,2]", r"operator\.top_k_range must be two numbers .* got \[4, 2\]"),
+        ("operator.distillers=[best]", r"operator\.distillers is 'best'; choose one of "),
+        ("operator.distillers=[all,oracle]", r"operator\.distiller \(or distillers\) is oracle, which knows"),
+        (
+            "operator.kind=sr operator.schedule=[1,1] operator.drafts=[2,4]",
+            r"are for pdr, operator\.kind is sr",
+        ),
+        ("rollout.pause_mode=abort", r"rollout\.pause_mode is 'abort'; choose one of keep, wait\."),
         ("model.lora_r=-1", r"model\.lora_r must be at least 0, got -1\."),
         ("model.lora_alpha=0", r"model\.lora_alpha must be at least 1, got 0\."),
         ("algo.num_generations=1", r"algo\.num_generations must be at least 2, got 1: .*advantage 0\."),
@@ -303,25 +350,26 @@ def test_a_value_that_cannot_run_is_refused_with_its_reason(sound: DictConfig, o
 def test_evaluation_may_chat_and_no_key_is_in_a_config(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("OPENAI_API_KEY", "a-secret")
     monkeypatch.setenv("VLLM_API_KEY", "a-secret")
-    config = load("evaluation", [*NEEDED, "rollout.chat_url=https://a/v1", "rollout.chat_model=m"])
-    assert config.rollout.chats
     chatting = [*NEEDED, "rollout.chat_url=https://a/v1", "rollout.chat_model=m"]
+    config = config_with("evaluation", chatting, [])
+    assert config.rollout.chats
     with pytest.raises(ConfigError, match=r"rollout\.thinking_tokens is 64, .*half-written"):
-        load("evaluation", [*chatting, "rollout.thinking_tokens=64", "rollout.answer_tokens=64"])
+        config_with("evaluation", chatting, ["rollout.thinking_tokens=64", "rollout.answer_tokens=64"])
     with pytest.raises(ConfigError, match=r"operator\.quorum is 0\.5, .*part of a draft"):
-        load("evaluation", [*chatting, "operator.quorum=0.5"])
+        config_with("evaluation", chatting, ["operator.quorum=0.5"])
     assert "a-secret" not in OmegaConf.to_yaml(OmegaConf.structured(config)) + repr(config)
 
 
 def test_evaluation_may_be_greedy_but_needs_a_sample():
-    config = load("evaluation", [*NEEDED, "rollout.temperature=0", "rollout.top_p=0.9"])
+    config = config_with("evaluation", NEEDED, ["rollout.temperature=0", "rollout.top_p=0.9"])
     assert config.rollout.temperature == 0
     with pytest.raises(ConfigError, match=r"samples must be at least 1, got 0\."):
-        load("evaluation", [*NEEDED, "samples=0"])
+        config_with("evaluation", NEEDED, ["samples=0"])
     with pytest.raises(ConfigError, match=r"operators names one twice: \['pdr', 'pdr'\]\."):
-        load("evaluation", [*NEEDED, "operators=[pdr,pdr]"])
+        config_with("evaluation", NEEDED, ["operators=[pdr,pdr]"])
 
 
+@pytest.mark.component
 def test_a_compared_operator_differs_from_the_runs_own_in_nothing_but_the_operator():
     own = _training(
         "operator.workspace_tokens=99", "operator.thinking.open='[T]'", "operator.top_k=2"
@@ -354,6 +402,7 @@ def _command(folder: Path, code: str, *arguments: str) -> subprocess.CompletedPr
     )
 
 
+@pytest.mark.component
 def test_cfg_job_prints_the_resolved_config_and_runs_nothing(tmp_path: Path):
     done = _rollout_command(tmp_path, "--cfg", "job", *NEEDED, "operator=sr")
     assert done.returncode == 0, done.stderr
@@ -365,6 +414,7 @@ def test_cfg_job_prints_the_resolved_config_and_runs_nothing(tmp_path: Path):
 
 
 @pytest.mark.parametrize("flag", [[], ["--cfg", "job"], ["--info", "config"]])
+@pytest.mark.component
 def test_an_unknown_key_ends_a_command_with_one_line(tmp_path: Path, flag: list[str]):
     done = _rollout_command(tmp_path, *flag, *NEEDED, "sampels=3")
     assert done.returncode == 2
@@ -372,18 +422,21 @@ def test_an_unknown_key_ends_a_command_with_one_line(tmp_path: Path, flag: list[
     assert done.stderr.splitlines() == ["evaluation: 'sampels' is not an option. Did you mean 'samples'?"]
 
 
+@pytest.mark.component
 def test_a_key_added_with_a_plus_is_refused_when_asking_only(tmp_path: Path):
     done = _rollout_command(tmp_path, "--cfg", "job", *NEEDED, "+sampels=3")
     assert done.returncode == 2
     assert "Did you mean 'samples'?" in done.stderr
 
 
+@pytest.mark.component
 def test_help_needs_no_option(tmp_path: Path):
     done = _rollout_command(tmp_path, "--help")
     assert done.returncode == 0, done.stderr
     assert "operator: best_of_n, majority, pdr, sr, sr_error_analysis, trace" in done.stdout
 
 
+@pytest.mark.component
 def test_a_command_runs_with_the_checked_config_and_writes_no_folder(tmp_path: Path):
     done = _rollout_command(tmp_path, *NEEDED, "samples=3")
     assert done.returncode == 0, done.stderr
@@ -391,6 +444,7 @@ def test_a_command_runs_with_the_checked_config_and_writes_no_folder(tmp_path: P
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.component
 def test_an_operator_in_a_folder_of_the_users_own_is_found_by_name(tmp_path: Path):
     folder = tmp_path / "mine" / "operator"
     folder.mkdir(parents=True)

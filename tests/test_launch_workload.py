@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+from conftest import config_with
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, Qwen3Config
 
-from configs.compose import load
 from configs.schema import JobConfig
 from launch.architecture import parse_architecture
 from launch.shapes import largest_micro_batches
@@ -27,7 +27,7 @@ BASE = [
 
 
 def _config(*overrides: str) -> JobConfig:
-    return load("job", [*BASE, *overrides])
+    return config_with("job", BASE, overrides)
 
 
 def _work(*overrides: str) -> Workload:
@@ -50,10 +50,18 @@ def test_ranking_drafts_takes_a_verification_of_each():
     work = _work("operator.schedule=[4,1]", "operator.top_k=2")
     verify = next(calls for calls in work.calls if calls.role == "verify")
     assert (verify.number, verify.prompt, verify.trained) == (12, 300, False)
-    each = _work("operator.schedule=[4,1]", "operator.top_k=2", "operator.distiller=per_sample_topk")
-    assert next(calls for calls in each.calls if calls.role == "verify").number == 12 * 8
+    each = _work("operator.schedule=[4,1]", "operator.top_k=2", "algo.num_workspaces=4")
+    assert next(calls for calls in each.calls if calls.role == "verify").number == 12 * 4
     refine = each.calls[-1]
-    assert (refine.contexts, refine.per_context) == (24, 1)
+    assert (refine.contexts, refine.per_context, refine.trained) == (12, 2, True)
+
+
+def test_credit_adds_calls_to_what_is_trained_and_none_to_what_is_sampled():
+    options = ("operator.distiller=global_summary", "algo.num_workspaces=2")
+    plain, credited = _work(*options), _work(*options, "algo.credit=[refine,distil,draft]")
+    assert credited.decoded == plain.decoded
+    added = sum(calls.decoded for calls in plain.calls if calls.role in ("distil", "draft"))
+    assert credited.trained_tokens == plain.trained_tokens + added
 
 
 def test_a_summary_is_one_more_call_on_the_longest_path():

@@ -5,13 +5,15 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 from fakes import EvenIsCorrect, Request, ScriptedPolicy, boxed, operator, problem, roll, settings
 
-from rollout.collect import MAX_STEPS_WITHOUT_GROUPS, CollectedBatch, Collector
+from rollout.collect import MAX_STEPS_WITHOUT_GROUPS, CollectedBatch, CollectOptions, Collector
 from rollout.draw import ProblemStream
 from rollout.grouping import GroupFilter, group_rollout
+from rollout.operators import Operator
 from rollout.records import REFINE, TRACE, Call, Verdict
 from rollout.sampler import RequestRefused, Sampler
 
@@ -27,16 +29,23 @@ def _reward(calls: Sequence[Call], verdicts: Sequence[Verdict], drafts: Sequence
     return [Given(total=total, parts={"outcome": total}) for total in totals]
 
 
-def _collector(sampler: Sampler, *, problems: int = 10, **changes) -> Collector:
-    options = {"problems_per_step": 4, "operator_fraction": 0.5, "num_generations": 3, "seed": 0}
+def _collector(sampler: Sampler, *, problems: int = 10, pdr: Operator | None = None, **changes) -> Collector:
+    options: dict[str, Any] = {
+        "problems_per_step": 4,
+        "operator_fraction": 0.5,
+        "num_generations": 3,
+        "seed": 0,
+    }
+    outside = {name: changes.pop(name) for name in ("keep", "cache") if name in changes}
     return Collector(
         ProblemStream([problem(f"p{i}") for i in range(problems)], seed=changes.get("seed", 0)),
-        operator((4, 1)),
+        pdr or operator((4, 1)),
         operator((1,), name="trace"),
         settings(sampler),
         EvenIsCorrect(),
         _reward,
-        **(options | changes),
+        CollectOptions(**(options | changes)),
+        **outside,
     )
 
 

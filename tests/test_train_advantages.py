@@ -1,3 +1,5 @@
+import random
+from functools import partial
 from itertools import combinations, product
 from math import comb
 
@@ -5,10 +7,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from training_fakes import make_groups
+from training_fakes import make_group, make_groups
 
 from configs.schema import AlgoConfig
 from configs.schema.algo import ADVANTAGE_ESTIMATORS
+from rollout.records import DRAFT, REFINE
 from train.advantages import STD_EPSILON, group_advantages, group_mean, leave_one_out, pass_at_k
 from train.credit import credit
 
@@ -153,3 +156,28 @@ def test_the_option_chooses_the_estimator_of_every_group(name):
             "pass_at_k": pass_at_k(rewards, k=2),
         }[name]
         np.testing.assert_allclose([b.advantages[0] for b in row.branches], expected, atol=1e-12)
+
+
+def test_drafts_may_be_judged_by_the_best_of_them_and_answers_by_themselves():
+    rng = random.Random(1)
+    groups = [make_group(rng, role=role, prompt=4, lengths=[3] * 6, name=role) for role in (REFINE, DRAFT)]
+    algo = AlgoConfig(scale_rewards="none", draft_credit="pass_at_k", pass_k=2)
+    refined, drafted = credit(groups, algo)
+    for row, group, estimate in (
+        (refined, groups[0], group_mean),
+        (drafted, groups[1], partial(pass_at_k, k=2)),
+    ):
+        expected = estimate(np.array([sample.reward for sample in group.samples]))
+        np.testing.assert_allclose([b.advantages[0] for b in row.branches], expected, atol=1e-12)
+
+
+def test_the_reward_scale_of_a_batch_is_that_of_one_role():
+    rng = random.Random(2)
+    refined = [make_group(rng, role=REFINE, prompt=4, lengths=[3] * 5, name=f"r{i}") for i in range(3)]
+    drafted = make_group(rng, role=DRAFT, prompt=4, lengths=[3] * 5, name="d")
+    algo = AlgoConfig(scale_rewards="batch")
+    alone = credit(refined, algo)
+    mixed = credit([drafted, *refined], algo)[1:]
+    for one, other in zip(alone, mixed, strict=True):
+        for first, second in zip(one.branches, other.branches, strict=True):
+            np.testing.assert_array_equal(first.advantages, second.advantages)

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rollout.records import DISTIL, REFINE, TRACE
+from rollout.records import DISTIL, DRAFT, REFINE, TRACE
 from train.averaging import mean_over_longest, mean_over_sequences, mean_over_tokens, role_weights
 
 LENGTHS = st.lists(st.integers(1, 50), min_size=1, max_size=8)
@@ -38,5 +38,8 @@ def test_role_weights_sum_to_one_and_absent_roles_give_theirs_away():
     assert role_weights([TRACE], operator_fraction=0.25) == {TRACE: 1.0}
     assert role_weights([REFINE, REFINE], operator_fraction=0.25) == {REFINE: 1.0}
     assert role_weights([REFINE, DISTIL], operator_fraction=0.5) == {DISTIL: 0.5, REFINE: 0.5}
+    coefs = {DISTIL: 3.0, DRAFT: 0.5}
+    weights = role_weights([TRACE, REFINE, DISTIL], operator_fraction=0.5, coefs=coefs)
+    assert weights == {TRACE: 0.5, REFINE: 0.125, DISTIL: 0.375}
     with pytest.raises(ValueError, match=r"algo\.operator_fraction is 1\.0"):
         role_weights([TRACE], operator_fraction=1.0)

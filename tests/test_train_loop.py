@@ -11,6 +11,8 @@ from transformers import AutoModelForCausalLM
 from train.distributed import from_rank_zero, make_accelerator
 from train.loop import is_finished
 
+pytestmark = pytest.mark.component
+
 
 def run(config, **collector):
     trainer = make_trainer(config, make_accelerator(config), **collector)
@@ -127,8 +129,8 @@ def test_a_step_without_signal_leaves_the_policy_alone(tmp_path, tiny_policy):
     trainer = make_trainer(config, make_accelerator(config))
     collect = trainer.outside.collector.next
 
-    def all_wrong(step):
-        batch = collect(step)
+    def all_wrong(step, version):
+        batch = collect(step, version)
         if step == 1:
             return batch
         samples = [[replace(s, reward=-1.0, is_correct=False) for s in g.samples] for g in make_groups(2)]

@@ -97,7 +97,7 @@ class SyntheticCollector:
         self._poison = poison
         self._empty = empty
 
-    def next(self, step: int) -> CollectedBatch:
+    def next(self, step: int, version: int) -> CollectedBatch:
         if step == self._kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(self._delay_seconds)

@@ -22,17 +22,25 @@ from rewards.gold import check_gold
 from rewards.grader import Grader
 from rewards.shaping import RewardInput, ShapedReward, Shaper
 from rollout.build import build_operator, load_tokenizer, policy_settings
-from rollout.collect import CollectedBatch, Collector
+from rollout.collect import CollectedBatch, CollectOptions, Collector
+from rollout.drafts import DraftCache
 from rollout.draw import ProblemStream
 from rollout.engine import RolloutEngine
-from rollout.grouping import GroupFilter, RewardGroup
+from rollout.grouping import Credited, GroupFilter, RewardGroup
 from rollout.problems import load_eval, load_train
+from rollout.produce import Producer
 from rollout.prompts import Codec
 from rollout.records import Call, Verdict
+from rollout.vary import Ranges
 from train.distributed import leave, make_accelerator
 from train.evaluation import AFTER, HeldOutEvaluator, phase_path, write_run_report
 from train.loop import Collaborators, Trainer, is_finished
 from train.report import Reporter
+
+STATE_SECONDS = 60.0
+"""The longest that the engine's loop may take to say where the collector stands."""
+CLOSE_SECONDS = 30.0
+"""The longest that collecting may take to end."""
 
 
 def main(config: TrainingConfig, overrides: list[str]) -> None:
@@ -69,6 +77,7 @@ def _outside(config: TrainingConfig, overrides: list[str], stack: ExitStack) -> 
     output_dir = Path(config.output_dir)
     problems = load_train(config.data, check_gold)
     held_out = load_eval(config.data, check_gold)
+    cache = DraftCache(Path(config.collect.draft_cache)) if config.collect.draft_cache else None
     tokenizer = load_tokenizer(config.model)
     _write_run_card(config, overrides, output_dir)
     thinking = config.operator.thinking
@@ -91,23 +100,50 @@ def _outside(config: TrainingConfig, overrides: list[str], stack: ExitStack) -> 
         reward_group(
             build_shaper(config.rewards, thinking, prompt_opens_thinking=opened), config.rollout.call_tokens
         ),
-        problems_per_step=config.algo.problems_per_step,
-        operator_fraction=config.algo.operator_fraction,
-        num_generations=config.algo.num_generations,
-        seed=config.seed,
+        collect_options(config),
         keep=GroupFilter(
             drop_equal_rewards=config.collect.drop_equal_rewards,
             max_pass_rate=config.collect.max_pass_rate,
             draft_accuracy=(config.collect.draft_accuracy[0], config.collect.draft_accuracy[1]),
         ),
-        max_refill=config.collect.max_refill,
+        cache=cache,
     )
     operators = [build_operator(load_operator(n, config.operator)) for n in config.train.eval_operators]
+    producer = Producer(
+        collector, max_staleness=config.collect.max_staleness, last_step=config.train.max_steps
+    )
+    engine_collector = EngineCollector(engine, producer, config.train.collective_timeout_seconds)
+    stack.callback(engine_collector.close)
     return Collaborators(
-        collector=EngineCollector(engine, collector, config.train.collective_timeout_seconds),
+        collector=engine_collector,
         publisher=EnginePublisher(engine, config.rollout.publish_timeout_seconds),
         evaluator=HeldOutEvaluator(config, held_out, operators, engine, settings, grader),
         reporter=Reporter(config),
+    )
+
+
+def collect_options(config: TrainingConfig) -> CollectOptions:
+    """What a step asks for, out of the config's groups."""
+    algo, operator = config.algo, config.operator
+    return CollectOptions(
+        problems_per_step=algo.problems_per_step,
+        operator_fraction=algo.operator_fraction,
+        num_generations=algo.num_generations,
+        seed=config.seed,
+        num_workspaces=algo.num_workspaces,
+        max_refill=config.collect.max_refill,
+        reuse_traces=config.collect.draft_source == "reuse",
+        ranges=Ranges(
+            drafts=tuple(operator.drafts),
+            top_k=tuple(operator.top_k_range),
+            distillers=tuple(operator.distillers),
+        ),
+        credited=Credited(
+            distil="distil" in algo.credit,
+            drafts="draft" in algo.credit,
+            intermediate=algo.credit_rounds == "all",
+            contribution=algo.draft_credit == "contribution",
+        ),
     )
 
 
@@ -135,20 +171,26 @@ def reward_group(shaper: Shaper, max_tokens: int) -> RewardGroup:
 
 @dataclass(frozen=True, slots=True)
 class EngineCollector:
-    """The collector on the engine's loop, for the synchronous trainer."""
+    """The producer on the engine's loop, for the trainer's thread."""
 
     engine: RolloutEngine
-    collector: Collector
+    producer: Producer
     timeout_seconds: float
 
-    def next(self, step: int) -> CollectedBatch:
-        return self.engine.run(self.collector.collect(step), self.timeout_seconds)
+    def next(self, step: int, version: int) -> CollectedBatch:
+        return self.engine.run(self.producer.next(step, version), self.timeout_seconds)
 
     def state_dict(self) -> dict[str, Any]:
-        return self.collector.state_dict()
+        async def state() -> dict[str, Any]:
+            return self.producer.state_dict()
+
+        return self.engine.run(state(), STATE_SECONDS)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.collector.load_state_dict(state)
+        self.producer.load_state_dict(state)
+
+    def close(self) -> None:
+        self.engine.run(self.producer.close(), CLOSE_SECONDS)
 
 
 @dataclass(frozen=True, slots=True)

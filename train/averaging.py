@@ -6,7 +6,7 @@ batch may be cut into rows, micro-batches and ranks in any way without changing 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from rollout.records import TRACE
 
@@ -35,19 +35,24 @@ def mean_over_longest(lengths: Sequence[int], max_completion_length: int) -> lis
     return [1.0 / (len(lengths) * max_completion_length)] * len(lengths)
 
 
-def role_weights(roles: Iterable[str], *, operator_fraction: float) -> dict[str, float]:
+def role_weights(
+    roles: Iterable[str], *, operator_fraction: float, coefs: Mapping[str, float] | None = None
+) -> dict[str, float]:
     """The share of each sub-batch in the loss (Eq. 11 of the paper with ``operator_fraction`` 1/2).
 
-    ``trace`` weighs ``1 - operator_fraction``; the operator's roles share ``operator_fraction`` evenly. Roles
-    that are absent give their weight to those present, so the weights always sum to 1.
+    ``trace`` weighs ``1 - operator_fraction``; the operator's roles share ``operator_fraction`` in proportion
+    to their ``coefs``, each 1 if it is not named. Roles that are absent give their weight to those present,
+    so the weights always sum to 1.
 
     Raises:
         ValueError: If only roles of weight zero are present.
     """
     present = sorted(set(roles))
-    num_operator = sum(role != TRACE for role in present)
+    shares = {role: (coefs or {}).get(role, 1.0) for role in present if role != TRACE}
+    of_operator = sum(shares.values()) or 1.0
     raw = {
-        role: 1 - operator_fraction if role == TRACE else operator_fraction / num_operator for role in present
+        role: 1 - operator_fraction if role == TRACE else operator_fraction * shares[role] / of_operator
+        for role in present
     }
     total = sum(raw.values())
     if present and total <= 0:

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from configs.schema import AlgoConfig
-from rollout.records import Group, Sample
+from rollout.records import DISTIL, DRAFT, Group, Sample
 from train.advantages import group_advantages, make_estimator
 from train.averaging import mean_over_sequences, mean_over_tokens, role_weights
 from train.losses import LOSSES
@@ -17,27 +17,35 @@ from train.rows import Branch, Row
 
 
 def credit(groups: Sequence[Group], algo: AlgoConfig) -> list[Row]:
-    """One row per group, each completion with the advantage that its group gives it.
+    """One row per group, in order, each completion with the advantage that its group gives it.
 
-    The reward scale of ``scale_rewards=batch`` is that of all groups given. Samples that
-    ``mask_truncated_completions`` leaves out still count in their group's baseline.
+    Roles are credited apart: the reward scale of ``scale_rewards=batch`` is that of all groups of a role.
+    Samples that ``mask_truncated_completions`` leaves out still count in their group's baseline.
     """
-    rewards = [[sample.reward for sample in group.samples] for group in groups]
-    advantages = group_advantages(
-        rewards,
-        scale_rewards=algo.scale_rewards,
-        center=make_estimator(algo.advantage_estimator, k=algo.pass_k),
-    )
+    advantages: dict[int, np.ndarray] = {}
+    for role in {group.key.role for group in groups}:
+        places = [place for place, group in enumerate(groups) if group.key.role == role]
+        of_role = group_advantages(
+            [[sample.reward for sample in groups[place].samples] for place in places],
+            scale_rewards=algo.scale_rewards,
+            center=make_estimator(_estimator(role, algo), k=algo.pass_k),
+        )
+        advantages |= zip(places, of_role, strict=True)
     return [
         Row(
             prompt_ids=np.asarray(group.prompt_ids, dtype=np.int64),
             branches=tuple(
                 _branch(sample, group.key.role, advantage, mask_truncated=algo.mask_truncated_completions)
-                for sample, advantage in zip(group.samples, of_group, strict=True)
+                for sample, advantage in zip(group.samples, advantages[place], strict=True)
             ),
         )
-        for group, of_group in zip(groups, advantages, strict=True)
+        for place, group in enumerate(groups)
     ]
+
+
+def _estimator(role: str, algo: AlgoConfig) -> str:
+    """Drafts may be judged by the best of them, whatever the answers are judged by."""
+    return "pass_at_k" if role == DRAFT and algo.draft_credit == "pass_at_k" else algo.advantage_estimator
 
 
 def _branch(sample: Sample, role: str, advantage: float, *, mask_truncated: bool) -> Branch:
@@ -75,7 +83,11 @@ def weigh(rows: Sequence[Row], algo: AlgoConfig, *, max_completion_length: int) 
     then left out: they would only cost time.
     """
     branches = [branch for row in rows for branch in row.branches]
-    shares = role_weights((branch.role for branch in branches), operator_fraction=algo.operator_fraction)
+    shares = role_weights(
+        (branch.role for branch in branches),
+        operator_fraction=algo.operator_fraction,
+        coefs={DISTIL: algo.distil_coef, DRAFT: algo.draft_coef},
+    )
     weighted: dict[int, Branch] = {}
     for role, share in shares.items():
         of_role = [branch for branch in branches if branch.role == role]

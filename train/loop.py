@@ -22,7 +22,7 @@ from train.checkpoint import Checkpoints, TrainerState, config_fingerprint, find
 from train.credit import credit
 from train.distributed import from_rank_zero
 from train.learner import Learner
-from train.metrics import Stopwatch, group_metrics
+from train.metrics import Stopwatch, group_metrics, staleness_metrics
 from train.policy import save_weights
 from train.refusal import RefusalGuard
 from train.report import Reporter
@@ -33,9 +33,9 @@ ROLLOUTS_SHOWN = 2
 
 
 class Collector(Protocol):
-    """Gives the scored groups of one step."""
+    """Gives the scored groups of one step, for a policy of that version."""
 
-    def next(self, step: int) -> CollectedBatch: ...
+    def next(self, step: int, version: int) -> CollectedBatch: ...
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
 
@@ -138,9 +138,11 @@ class Trainer:
     def _collect(self) -> Batch:
         batch = None
         if self.outside:
-            collected = self.outside.collector.next(self.step + 1)
+            collected = self.outside.collector.next(self.step + 1, self.policy_version)
             rows = credit(collected.groups, self.config.algo)
-            batch = Batch(rows=rows, metrics=dict(collected.metrics) | group_metrics(collected.groups, rows))
+            metrics = dict(collected.metrics) | group_metrics(collected.groups, rows)
+            metrics |= staleness_metrics(collected.rollouts, self.policy_version)
+            batch = Batch(rows=rows, metrics=metrics)
             if (self.step + 1) % self.config.train.save_steps == 0 or self.step == 0:
                 self.outside.reporter.write_rollouts(self.step + 1, collected.rollouts[:ROLLOUTS_SHOWN])
         return from_rank_zero(self.accelerator, batch, what=f"the groups of step {self.step + 1}")

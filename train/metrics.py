@@ -16,7 +16,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from rollout.records import TRACE, Group, Sample
+from rollout.records import TRACE, Group, Rollout, Sample
 from train.collate import MicroBatch
 from train.distributed import max_over_ranks, sum_over_ranks
 from train.objective import TokenTerms
@@ -126,6 +126,23 @@ def group_metrics(groups: Sequence[Group], rows: Sequence[Row]) -> dict[str, flo
     operator = [sample.is_correct for role, of in samples.items() if role != TRACE for sample in of]
     if operator:
         metrics["accuracy/operator"] = float(np.mean(operator))
+    return metrics
+
+
+def staleness_metrics(rollouts: Sequence[Rollout], version: int) -> dict[str, float]:
+    """How many versions behind the policy the calls of each role are, by their oldest token: mean and worst.
+
+    Drafts, distil and verify calls count whether they are trained or not: a workspace that an older policy
+    wrote shows here.
+    """
+    lags: dict[str, list[int]] = defaultdict(list)
+    for rollout in rollouts:
+        for call in rollout.calls:
+            if call.versions:
+                lags[call.role].append(version - call.policy_version)
+    metrics = {f"staleness/{role}": float(np.mean(of_role)) for role, of_role in lags.items()}
+    if lags:
+        metrics["staleness/max"] = float(max(lag for of_role in lags.values() for lag in of_role))
     return metrics
 
 

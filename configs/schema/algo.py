@@ -1,12 +1,14 @@
 """What is optimised, and from which samples."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from configs.schema.checks import above, at_least, choice, share
 
 LOSS_TYPES = ("cispo", "grpo", "bnpo", "dr_grpo", "dapo", "gspo", "reinforce", "ppo")
 IMPORTANCE_SAMPLING_MODES = ("token_truncate", "token_mask", "sequence_truncate", "sequence_mask")
 ADVANTAGE_ESTIMATORS = ("group_mean", "leave_one_out", "pass_at_k")
+CREDITED = ("refine", "distil", "draft")
+DRAFT_CREDITS = ("verdict", "pass_at_k", "contribution")
 
 
 @dataclass(kw_only=True)
@@ -23,10 +25,30 @@ class AlgoConfig:
     """Samples per context, G: traces of a problem, refinements of a workspace."""
 
     problems_per_step: int = 32
-    """Problems drawn per step; operator_fraction of them go through the operator."""
+    """Groups per step, trace and operator; each has a problem of its own, unless drafts are reused."""
 
     operator_fraction: float = 0.5
     """Share of problems and of the loss given to the operator: 0 is plain RL, 1 is operator only."""
+
+    num_workspaces: int = 1
+    """Workspaces of an operator rollout; num_generations / num_workspaces refinements read each: a group."""
+
+    credit: list[str] = field(default_factory=lambda: ["refine"])
+    """Calls of the operator that are trained: refine (the answers) always; distil by the mean reward of the
+    refinements that read its workspace; draft as draft_credit says."""
+
+    distil_coef: float = 1.0
+    """Weight of the distil calls in the loss, where that of the refinements is 1."""
+
+    draft_coef: float = 1.0
+    """Weight of the drafts in the loss, where that of the refinements is 1."""
+
+    draft_credit: str = "verdict"
+    """A draft's advantage: from its own verdict; pass_at_k (the best of pass_k drafts counts); contribution
+    (mean reward of the answers that read it less that of those that did not)."""
+
+    credit_rounds: str = "last"
+    """With several rounds, the answers alone (last), or with draft also every attempt on the way (all)."""
 
     sft_coef: float = 0.1
     """Weight of the length-normalised NLL of the positive samples (J_SFT)."""
@@ -129,6 +151,7 @@ class AlgoConfig:
         at_least("algo.entropy_coef", self.entropy_coef, 0)
         at_least("algo.pass_k", self.pass_k, 1)
         self._check_critic()
+        self._check_credit()
         if self.loss_type == "cispo" and self.epsilon_high < 1:
             raise ValueError(
                 f"algo.epsilon_high is {self.epsilon_high}, but for algo.loss_type=cispo it is the largest "
@@ -164,6 +187,37 @@ class AlgoConfig:
                 f"algo.weight_decay is {self.weight_decay}, which would change the policy during the "
                 f"{self.critic_warmup_steps} algo.critic_warmup_steps: with algo.critic=policy_trunk one "
                 "optimizer serves both. Set one of the two to 0, or algo.critic=own_backbone."
+            )
+
+    def _check_credit(self) -> None:
+        for role in self.credit:
+            choice("algo.credit", role, CREDITED)
+        choice("algo.draft_credit", self.draft_credit, DRAFT_CREDITS)
+        choice("algo.credit_rounds", self.credit_rounds, ("last", "all"))
+        above("algo.distil_coef", self.distil_coef, 0)
+        above("algo.draft_coef", self.draft_coef, 0)
+        at_least("algo.num_workspaces", self.num_workspaces, 1)
+        if "refine" not in self.credit:
+            raise ValueError(f"algo.credit must hold refine, the answers; got {self.credit}.")
+        if self.num_generations % self.num_workspaces:
+            raise ValueError(
+                f"algo.num_generations is {self.num_generations} and algo.num_workspaces "
+                f"{self.num_workspaces}: refinements share workspaces evenly, so it must divide their number."
+            )
+        if 1 < self.num_workspaces == self.num_generations:
+            raise ValueError(
+                f"algo.num_workspaces is {self.num_workspaces}, as many as refinements: each would be a "
+                "group of its own without a baseline. Lower it, or raise algo.num_generations."
+            )
+        if self.credit_rounds == "all" and "draft" not in self.credit:
+            raise ValueError(
+                "algo.credit_rounds is all, which gives the attempts of earlier rounds the credit of drafts: "
+                f"add draft to algo.credit, which is {self.credit}."
+            )
+        if "distil" in self.credit and self.num_workspaces == 1:
+            raise ValueError(
+                "algo.credit holds distil, but algo.num_workspaces is 1: a single distil call has nothing to "
+                "be compared with. Raise algo.num_workspaces."
             )
 
     def _check_importance_limits(self) -> None:

@@ -2,12 +2,22 @@
 
 from dataclasses import dataclass, field
 
-from configs.schema.checks import at_least, share
+from configs.schema.checks import at_least, choice, share
 
 
 @dataclass(kw_only=True)
 class CollectConfig:
     """What is left out of a step is counted by its reason; ``max_refill`` replaces it."""
+
+    draft_source: str = "fresh"
+    """Drafts of the operator's first round: fresh samples, reuse (the traces of the same problem: an operator
+    group then costs only its refinements), or cached (from draft_cache as far as it goes)."""
+
+    draft_cache: str | None = None
+    """rollouts.jsonl of an earlier python -m rollout on the same problems."""
+
+    max_staleness: int = 0
+    """Steps that collecting may run ahead of the policy. 0: strictly on-policy, the trainer waits."""
 
     drop_equal_rewards: bool = False
     """Leave out groups whose rewards are all equal: they carry no signal (DAPO's dynamic sampling)."""
@@ -25,6 +35,13 @@ class CollectConfig:
     """Do not draw a problem again once at least this share of its plain attempts was right."""
 
     def __post_init__(self) -> None:
+        choice("collect.draft_source", self.draft_source, ("fresh", "reuse", "cached"))
+        at_least("collect.max_staleness", self.max_staleness, 0)
+        if (self.draft_source == "cached") != (self.draft_cache is not None):
+            raise ValueError(
+                f"collect.draft_source is {self.draft_source} and collect.draft_cache {self.draft_cache}: "
+                "draft_cache goes with draft_source=cached."
+            )
         at_least("collect.max_refill", self.max_refill, 0)
         for name in ("max_pass_rate", "max_history_pass_rate"):
             if (value := getattr(self, name)) is not None:

@@ -45,10 +45,12 @@ class TrainingConfig:
                 f"operator.kind is {self.operator.kind}, which chooses among answers: there is nothing "
                 "to train. Train trace, sr or pdr, and evaluate with it."
             )
-        if self.operator.distiller == "oracle":
+        if "oracle" in (self.operator.distiller, *self.operator.distillers):
             raise ValueError(
-                "operator.distiller is oracle, which knows the gold answers: it is for evaluation only."
+                "operator.distiller (or distillers) is oracle, which knows the gold answers: "
+                "it is for evaluation only."
             )
+        self._check_credit()
         if self.rollout.chats:
             raise ValueError(
                 "rollout.chat_url is for evaluation only: an endpoint that chats gives neither token ids nor "
@@ -60,6 +62,41 @@ class TrainingConfig:
             raise ValueError(
                 f"rollout.top_p must be 1.0 in training, got {self.rollout.top_p}: a cut tail biases the "
                 "ratio between trainer and sampler."
+            )
+
+    def _check_credit(self) -> None:
+        """What can be credited depends on the operator."""
+        algo, operator = self.algo, self.operator
+        used = operator.distillers or [operator.distiller]
+        if "distil" in algo.credit and (operator.kind != "pdr" or "global_summary" not in used):
+            raise ValueError(
+                f"algo.credit holds distil, but operator.kind is {operator.kind} with distiller "
+                f"{', '.join(used)}: only pdr with global_summary writes its workspaces by a call."
+            )
+        fewest = operator.drafts[0] if operator.drafts else operator.schedule[0]
+        if "draft" in algo.credit and fewest < 2:
+            raise ValueError(
+                f"algo.credit holds draft, but the operator starts with {fewest} draft, which has nothing to "
+                "be compared with. Widen operator.schedule or operator.drafts."
+            )
+        if "draft" in algo.credit and algo.draft_credit == "pass_at_k" and algo.pass_k >= fewest:
+            raise ValueError(
+                f"algo.pass_k is {algo.pass_k}, but the operator may make only {fewest} drafts: the baseline "
+                "of pass_at_k needs more drafts than pass_k."
+            )
+        if "draft" in algo.credit and self.collect.draft_source != "fresh":
+            raise ValueError(
+                f"algo.credit holds draft, but collect.draft_source is {self.collect.draft_source}: only "
+                "fresh drafts are trained. (Reused traces are trained as traces.)"
+            )
+        if operator.kind != "pdr" and (operator.drafts or operator.distillers or operator.top_k_range):
+            raise ValueError(
+                f"operator.drafts, top_k_range and distillers are for pdr, operator.kind is {operator.kind}."
+            )
+        if self.collect.draft_source == "reuse" and algo.operator_fraction > 0.5:
+            raise ValueError(
+                f"algo.operator_fraction is {algo.operator_fraction}, but with collect.draft_source=reuse "
+                "each operator group needs a trace group of the same problem: it can be at most 0.5."
             )
 
 

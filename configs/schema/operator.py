@@ -86,6 +86,16 @@ class OperatorConfig:
     workspace_tokens: int = 8192
     """The bound kappa on a workspace, in tokens of the policy's tokenizer."""
 
+    drafts: list[int] = field(default_factory=list)
+    """In training, the least and the most drafts of the first round, drawn for each problem, in place of the
+    first width of the schedule. Empty: the schedule's."""
+
+    top_k_range: list[int] = field(default_factory=list)
+    """In training, the least and the most for top_k, drawn for each problem. Empty: top_k."""
+
+    distillers: list[str] = field(default_factory=list)
+    """In training, distillers of which one is drawn for each problem. Empty: distiller."""
+
     thinking: ThinkingConfig = field(default_factory=ThinkingConfig)
     prompts: PromptsConfig = field(default_factory=PromptsConfig)
 
@@ -96,12 +106,23 @@ class OperatorConfig:
         choice("operator.oracle", self.oracle, ("only_correct", "only_wrong"))
         at_least("operator.top_k", self.top_k, 1)
         at_least("operator.workspace_tokens", self.workspace_tokens, 16)
+        for name in ("drafts", "top_k_range"):
+            self._check_range(name, getattr(self, name))
+        for name in self.distillers:
+            choice("operator.distillers", name, DISTILLERS)
         if not 0 < self.quorum <= 1:
             raise ValueError(f"operator.quorum must lie above 0 and up to 1, got {self.quorum}.")
         if not self.schedule or min(self.schedule) < 1:
             raise ValueError(f"operator.schedule must list widths of at least 1, got {self.schedule}.")
         if self.kind in KINDS:
             self._check_schedule()
+
+    def _check_range(self, name: str, values: list[int]) -> None:
+        if values and not (len(values) == 2 and 1 <= values[0] <= values[1]):
+            raise ValueError(
+                f"operator.{name} must be two numbers of at least 1, the lower first, got {values}; "
+                "[] leaves it alone."
+            )
 
     def _check_schedule(self) -> None:
         kind, schedule = self.kind, self.schedule

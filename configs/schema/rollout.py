@@ -50,6 +50,10 @@ class RolloutConfig:
     publish_timeout_seconds: float = 300.0
     """The longest that publishing weights to a worker may take."""
 
+    pause_mode: str = "keep"
+    """What publishing does with requests in flight: keep (they go on with the new weights) or wait (they end
+    first, with the old ones)."""
+
     port: int = 0
     """Port of the first local worker, the others follow; 0 picks free ones."""
 
@@ -99,6 +103,7 @@ class RolloutConfig:
         above("rollout.start_timeout_seconds", self.start_timeout_seconds, 0)
         above("rollout.publish_timeout_seconds", self.publish_timeout_seconds, 0)
         at_least("rollout.temperature", self.temperature, 0)
+        choice("rollout.pause_mode", self.pause_mode, ("keep", "wait"))
         choice("rollout.dtype", self.dtype, ("auto", "float32", "bfloat16"))
         if self.call_tokens >= self.max_model_len:
             names = "thinking_tokens + answer_tokens" if self.thinking_tokens else "max_completion_length"

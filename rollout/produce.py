@@ -1,0 +1,96 @@
+"""Collects the next batches while the trainer is busy with the last one."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from rollout.collect import CollectedBatch, Collector
+from rollout.records import Group
+
+
+@dataclass(slots=True)
+class _Ahead:
+    """A batch that is collected, or waits for the one before it."""
+
+    work: asyncio.Task[CollectedBatch] | None = None
+    state: Mapping[str, Any] | None = None
+    """Where the collector stood before it; None until it begins."""
+
+
+class Producer:
+    """Batches of a collector, up to ``max_staleness`` steps ahead of the trainer; all on one event loop.
+
+    Batches are collected one after the other and handed over in order, so the policy is updated at most
+    ``max_staleness`` times between the start of a batch and its use. With 0 nothing runs ahead.
+    """
+
+    def __init__(self, collector: Collector, *, max_staleness: int, last_step: int) -> None:
+        """``last_step`` is the last that will be asked for: nothing is collected beyond it."""
+        self._collector = collector
+        self._max_staleness = max_staleness
+        self._last_step = last_step
+        self._ahead: dict[int, _Ahead] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The collector's state before the first batch not handed over, which a resumed run makes anew."""
+        first = self._ahead[min(self._ahead)] if self._ahead else _Ahead()
+        return self._collector.state_dict() if first.state is None else dict(first.state)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        assert not self._ahead, "a run is resumed before its first step"
+        self._collector.load_state_dict(state)
+
+    async def next(self, step: int, version: int) -> CollectedBatch:
+        """The batch of ``step`` for a trainer whose policy is ``version``.
+
+        Groups with a token older than ``version - max_staleness`` are dropped and counted.
+
+        Raises:
+            RuntimeError: What ``Collector.collect`` raises, at the step whose batch it concerns.
+        """
+        for ahead in range(step, min(step + self._max_staleness, self._last_step) + 1):
+            if ahead not in self._ahead:
+                self._start(ahead)
+        work = self._ahead[step].work
+        assert work is not None
+        batch = await work
+        del self._ahead[step]
+        return without_stale(batch, oldest=version - self._max_staleness)
+
+    async def close(self) -> None:
+        """Ends what is being collected."""
+        running = [ahead.work for ahead in self._ahead.values() if ahead.work is not None]
+        for work in running:
+            work.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        self._ahead.clear()
+
+    def _start(self, step: int) -> None:
+        before = self._ahead.get(step - 1, _Ahead()).work
+        ahead = _Ahead()
+
+        async def collect() -> CollectedBatch:
+            if before is not None:
+                await asyncio.shield(before)
+            ahead.state = self._collector.state_dict()
+            return await self._collector.collect(step)
+
+        ahead.work = asyncio.ensure_future(collect())
+        self._ahead[step] = ahead
+
+
+def without_stale(batch: CollectedBatch, *, oldest: int) -> CollectedBatch:
+    """``batch`` without groups that hold a token of a policy version below ``oldest``; they are counted.
+
+    Only what would be trained counts: a refinement may read a workspace that an older policy wrote.
+    """
+    kept = tuple(group for group in batch.groups if _oldest(group) >= oldest)
+    dropped = len(batch.groups) - len(kept)
+    if not dropped:
+        return batch
+    return replace(batch, groups=kept, metrics=dict(batch.metrics) | {"collect/dropped_stale": dropped})
+
+
+def _oldest(group: Group) -> int:
+    return min(sample.call.policy_version for sample in group.samples)

@@ -1,0 +1,134 @@
+"""Collecting ahead of the trainer."""
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from fakes import ScriptedPolicy
+from test_rollout_collect import _collector
+
+from rollout.collect import CollectedBatch
+from rollout.produce import Producer, without_stale
+from rollout.records import VersionSpan
+
+
+class Slow:
+    """A collector that takes a moment a batch and says when it began; its batches are empty."""
+
+    def __init__(self, fails_at: int | None = None) -> None:
+        self.began: list[int] = []
+        self.ended: list[int] = []
+        self.fails_at = fails_at
+
+    async def collect(self, step: int) -> CollectedBatch:
+        self.began.append(step)
+        await asyncio.sleep(0.001)
+        if step == self.fails_at:
+            raise RuntimeError(f"no worker answered in step {step}")
+        self.ended.append(step)
+        return CollectedBatch(groups=(), rollouts=(), metrics={"step": float(step)})
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"position": len(self.began)}
+
+
+def _producer(collector: Any, staleness: int, last: int = 6) -> Producer:
+    return Producer(collector, max_staleness=staleness, last_step=last)
+
+
+@pytest.mark.parametrize("staleness", [0, 1, 3])
+def test_batches_come_in_order_and_none_begins_too_early(staleness: int):
+    async def run() -> None:
+        collector = Slow()
+        producer = _producer(collector, staleness)
+        for step in range(1, 7):
+            batch = await producer.next(step, step - 1)
+            assert batch.metrics["step"] == step
+            await asyncio.sleep(0.02)  # the trainer is busy
+            assert collector.ended == list(range(1, min(step + staleness, 6) + 1))
+        await producer.close()
+
+    asyncio.run(run())
+
+
+def test_a_batch_begins_only_when_the_one_before_is_whole():
+    async def run() -> None:
+        collector = Slow()
+        producer = _producer(collector, 3)
+        await producer.next(1, 0)
+        while len(collector.ended) < 4:
+            assert len(collector.began) - len(collector.ended) <= 1
+            await asyncio.sleep(0)
+        await producer.close()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("staleness", [0, 1, 2])
+def test_its_state_is_that_before_the_first_batch_not_handed_over(staleness: int):
+    async def run() -> None:
+        collector = Slow()
+        producer = _producer(collector, staleness)
+        assert producer.state_dict() == {"position": 0}
+        for step in range(1, 4):
+            await producer.next(step, step - 1)
+            assert producer.state_dict() == {"position": step}
+            await asyncio.sleep(0.02)
+            assert producer.state_dict() == {"position": step}
+        await producer.close()
+
+    asyncio.run(run())
+
+
+def test_an_error_is_raised_at_its_step_and_nothing_is_collected_after_it():
+    async def run() -> None:
+        collector = Slow(fails_at=2)
+        producer = _producer(collector, 2)
+        await producer.next(1, 0)
+        await asyncio.sleep(0.02)
+        with pytest.raises(RuntimeError, match="in step 2"):
+            await producer.next(2, 1)
+        assert collector.began == [1, 2]
+        await producer.close()
+
+    asyncio.run(run())
+
+
+def test_a_resumed_run_collects_again_what_was_not_handed_over():
+    def problems(batch: CollectedBatch) -> list[str]:
+        return [rollout.problem.id for rollout in batch.rollouts]
+
+    async def run() -> None:
+        straight = _collector(ScriptedPolicy(), problems=30)
+        expected = [problems(await straight.collect(step)) for step in range(1, 5)]
+        first = _producer(_collector(ScriptedPolicy(), problems=30), 1)
+        seen = [problems(await first.next(step, step - 1)) for step in (1, 2)]
+        await asyncio.sleep(0.05)  # step 3 is collected, and lost
+        state = first.state_dict()
+        await first.close()
+        second = _producer(_collector(ScriptedPolicy(), problems=30), 1)
+        second.load_state_dict(state)
+        seen += [problems(await second.next(step, step - 1)) for step in (3, 4)]
+        await second.close()
+        assert seen == expected
+
+    asyncio.run(run())
+
+
+def test_groups_with_a_token_that_is_too_old_are_dropped_and_counted():
+    batch = asyncio.run(_collector(ScriptedPolicy()).collect(0))
+    first = batch.groups[0]
+    sample = first.samples[0]
+    spans = (VersionSpan(version=3, start=0, end=1), VersionSpan(version=5, start=1, end=2))
+    mixed = replace(sample, call=replace(sample.call, versions=spans))
+    groups = (replace(first, samples=(mixed, *first.samples[1:])), *batch.groups[1:])
+    later = replace(batch, groups=groups)
+    oldest = {min(s.call.policy_version for s in group.samples) for group in batch.groups[1:]}
+    assert oldest == {0}
+    assert without_stale(later, oldest=0) == later
+    kept = without_stale(replace(later, groups=groups[:1]), oldest=3)
+    assert len(kept.groups) == 1 or kept.metrics["collect/dropped_stale"] == 1
+    none = without_stale(later, oldest=4)
+    assert none.groups == ()
+    assert none.metrics["collect/dropped_stale"] == len(groups)
