@@ -9,7 +9,8 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 TORCH := torch==2.13.0+cpu
 # One thread each: the tests' models are tiny, and the processes share the cores.
-UNIT := OMP_NUM_THREADS=1 $(PY) -m pytest -q -n auto --dist worksteal -m "not integration and not slow"
+PARALLEL := OMP_NUM_THREADS=1 $(PY) -m pytest -q -n auto --dist worksteal
+UNIT := $(PARALLEL) -m "not component and not integration and not slow"
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=python3.11")'
@@ -31,8 +32,9 @@ setup: $(STAMP)  ## Create .venv and install (extra cpu)
 demo: $(STAMP)  ## Train a tiny policy by PDR rollouts and show what it gained (at most 15 minutes)
 	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" bash launch/demo.sh
 
-test: $(STAMP) lint  ## Lint, types, unit tests, then integration tests with real vLLM and DeepSpeed
+test: $(STAMP) lint  ## Lint, types, unit and component tests, then those with real vLLM and DeepSpeed
 	$(UNIT)
+	$(PARALLEL) -m "component and not slow"
 	$(PY) -m pytest -m "integration and not slow"
 
 unit: $(STAMP)  ## Only the fast tests

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from conftest import byte_tokenizer
+from tiny import byte_tokenizer
 
 from rollout.operators import OPERATORS, Operator, OperatorOptions
 from rollout.policy import Policy, PolicySettings

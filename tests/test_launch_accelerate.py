@@ -5,15 +5,15 @@ from pathlib import Path
 import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.utils import DistributedType
+from conftest import config_with
 
-from configs.compose import load
 from launch.accelerate_file import FOLDER, accelerate_file
 
 NAMES = ["cpu_zero2", "cpu_zero3", "gpu_zero2", "gpu_zero3", "gpu_zero3_offload", "multinode_zero3"]
 
 
 def _file(*overrides: str):
-    return accelerate_file(load("job", ["model.path=x", "data.path=x", *overrides]))
+    return accelerate_file(config_with("job", ["model.path=x", "data.path=x"], overrides))
 
 
 def test_these_are_all_files():

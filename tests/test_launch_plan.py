@@ -5,7 +5,7 @@ import sys
 from dataclasses import fields
 
 import pytest
-from conftest import REPO
+from conftest import REPO, config_with
 
 from configs.compose import ConfigError, load
 from configs.schema import HardwareConfig, PlanConfig
@@ -16,7 +16,7 @@ REAL = ["experiment=qwen3_8b_pdr"]
 
 
 def _plan(*overrides: str) -> Plan:
-    return make_plan(load("job", [*REAL, *overrides]))
+    return make_plan(config_with("job", REAL, overrides))
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +132,7 @@ def test_the_text_shows_every_part_and_every_assumption_with_its_unit(four_nodes
 )
 def test_an_assumption_that_makes_no_sense_is_refused(override: str, message: str):
     with pytest.raises(ConfigError, match=message):
-        load("job", [*REAL, override])
+        config_with("job", REAL, [override])
 
 
 @pytest.mark.parametrize("name", ["a100", "h100", "h200"])
@@ -150,6 +150,7 @@ def _command(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.component
 def test_the_command_prints_a_plan_without_importing_torch():
     done = _command("experiment=llama31_8b_pdr", "nodes=4", "gpus=8", "hardware=h200")
     assert done.returncode == 0, done.stderr
@@ -161,6 +162,7 @@ def test_the_command_prints_a_plan_without_importing_torch():
     assert checked.stdout.strip() == "False"
 
 
+@pytest.mark.component
 def test_what_cannot_be_planned_ends_the_command_with_one_line():
     done = _command("experiment=qwen3_8b_pdr", "model.path=owner/unknown", "gpus=8")
     assert done.returncode == 1

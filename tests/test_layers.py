@@ -65,10 +65,12 @@ def test_configs_rewards_and_launch_import_no_torch():
 
 
 @pytest.mark.parametrize("library", ["deepspeed", "accelerate", "torch.distributed"])
+@pytest.mark.component
 def test_only_train_knows_of_ranks(library: str):
     assert {name.split("/")[0] for name in _importers(library)} <= {"train"}
 
 
+@pytest.mark.component
 def test_composing_a_config_loads_neither_torch_nor_vllm():
     code = (
         "import sys, configs.schema, configs.compose\n"

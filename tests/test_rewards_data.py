@@ -31,6 +31,7 @@ def disagreements(name: str, every: int = 1) -> tuple[int, list[tuple[str, bool]
     return judged, wrong
 
 
+@pytest.mark.component
 def test_labelled_cases_are_judged_as_people_do() -> None:
     judged, wrong = disagreements("verifier_cases.jsonl")
     assert len(wrong) <= 0.03 * judged, wrong
@@ -111,6 +112,7 @@ def _respelled(gold: str) -> list[str]:
 
 
 @pytest.mark.parametrize("count", [30, pytest.param(3000, marks=pytest.mark.slow)])
+@pytest.mark.component
 def test_golds_survive_respelling_and_never_a_change_of_value(count: int) -> None:
     # Formulas and numbers: a list with 0 in it equals the list with -0.
     golds = sorted({row["answer"] for row in rows_of("math_train_12k.jsonl")})

@@ -82,6 +82,7 @@ def check_random_strings(count: int, seed: int) -> None:
         assert sum(scorer.counts.values()) == count
 
 
+@pytest.mark.component
 def test_random_strings_are_never_rewarded_and_never_fail() -> None:
     check_random_strings(600, seed=0)
 

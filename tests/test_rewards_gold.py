@@ -60,6 +60,7 @@ def test_what_is_no_value_is_refused_with_a_sentence(answer: str) -> None:
         check_gold(answer)
 
 
+@pytest.mark.component
 def test_a_gold_that_would_hang_the_algebra_is_refused_at_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     pool = Pool(num_workers=1, limit_seconds=1.0)
     monkeypatch.setattr(gold, "_pool", pool)

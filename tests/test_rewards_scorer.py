@@ -24,6 +24,8 @@ from rewards.nursery import Nursery, shared_nursery
 from rewards.scorer import Scorer
 from rewards.verdict import STATUSES
 
+pytestmark = pytest.mark.component
+
 REPOSITORY = Path(__file__).parents[1]
 SLOW_ANSWER = r"\boxed{\sin(10^{10^{10}})}"
 

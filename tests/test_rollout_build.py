@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-from conftest import byte_tokenizer
 from fakes import ScriptedPolicy, roll
+from tiny import byte_tokenizer
 
 from configs.compose import load, load_operator
 from configs.schema import OperatorConfig, RolloutConfig
@@ -35,6 +35,7 @@ def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return "operator_of_a_user"
 
 
+@pytest.mark.component
 def test_each_kind_has_a_file_and_builds():
     own = load("evaluation", ["model.path=x", "data.path=x"]).operator
     for kind in OPERATORS:

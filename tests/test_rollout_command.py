@@ -5,11 +5,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import byte_tokenizer
 from stub_server import StubOptions, stub_process
+from tiny import byte_tokenizer
 
 from configs.compose import load
 from rollout.__main__ import main
+
+pytestmark = pytest.mark.component
 
 ANSWERS = [7, 7, 7, 3, 5]
 

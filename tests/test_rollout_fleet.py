@@ -109,6 +109,7 @@ def test_memory_is_checked_for_the_sum_of_the_caches_before_anything_starts(tmp_
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.component
 def test_one_that_dies_at_start_ends_the_others_without_waiting_for_them(tmp_path: Path):
     before = _children()
     fleet = ScriptFleet(_config(2), tmp_path, NEVER, FAILS)

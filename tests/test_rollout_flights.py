@@ -17,6 +17,8 @@ from rollout.records import Completion, Sampling, VersionSpan
 from rollout.routing import Endpoint
 from rollout.sampler import CallFailed
 
+pytestmark = pytest.mark.component
+
 SAMPLING = Sampling(temperature=1.0, top_p=1.0, max_tokens=100_000, seed=1)
 LIMIT_SECONDS = 20
 SLOW = StubOptions(slots=4, median_tokens=2000, sigma=0.0, seconds_per_token=0.002)

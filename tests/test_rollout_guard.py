@@ -13,6 +13,8 @@ import psutil
 import pytest
 from conftest import REPO
 
+pytestmark = pytest.mark.component
+
 LIMIT_SECONDS = 20
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(REPO)}
 SHORT = "import sys, rollout.guard as guard; guard.GRACE_SECONDS = 0.5; sys.exit(guard.main())"

@@ -223,6 +223,7 @@ def test_a_request_that_hangs_is_cut_at_its_limit():
     _with_pool(test, hang, request_timeout_seconds=0.3, max_retries=0)
 
 
+@pytest.mark.component
 def test_nothing_is_sent_before_the_time_that_a_worker_asked_to_be_left_alone():
     async def test(pool: WorkerPool, stubs: list[Stub]) -> None:
         clock = asyncio.get_running_loop().time

@@ -3,10 +3,10 @@
 from dataclasses import asdict, replace
 
 import pytest
-from conftest import byte_tokenizer
 from fakes import CODEC, END, PROMPTS
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny import byte_tokenizer
 
 from configs.compose import load
 from rollout.prompts import Codec, PromptTexts

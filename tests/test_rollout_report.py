@@ -176,6 +176,7 @@ def test_busy_time_is_the_union_of_what_was_under_way():
     assert busy_seconds([(5, 9), (0, 2), (1, 3), (6, 7)]) == 3 + 4
 
 
+@pytest.mark.component
 def test_a_pareto_picture_is_drawn_from_any_rows(tmp_path: Path):
     report = run_comparison(comparison(6), tmp_path / "rollouts.jsonl")
     draw_pareto(report.rows, tmp_path / "pareto.png")

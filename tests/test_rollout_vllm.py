@@ -7,9 +7,9 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from conftest import byte_tokenizer, tiny_model
 from evaluation_fakes import Kept
 from fakes import EvenIsCorrect, prompt_of
+from tiny import byte_tokenizer, tiny_model
 from transformers import AutoModelForCausalLM
 
 from configs.compose import load

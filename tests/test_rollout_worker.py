@@ -52,6 +52,7 @@ def test_a_port_in_use_is_refused_by_the_name_of_its_option(tmp_path: Path):
     assert not (tmp_path / "log").exists()
 
 
+@pytest.mark.component
 def test_a_started_worker_answers_on_the_port_asked_for_and_stops(tmp_path: Path):
     before, port = _children(), free_port()
     worker = _worker(SERVER, tmp_path / "logs" / "log", port=port)
@@ -76,6 +77,7 @@ def test_a_closed_worker_is_never_started_again(tmp_path: Path):
     assert _children() == before
 
 
+@pytest.mark.component
 def test_a_worker_that_is_closed_while_it_starts_ends_at_once(tmp_path: Path):
     before = _children()
     worker = _worker("import time; time.sleep(600)", tmp_path / "log")
@@ -89,6 +91,7 @@ def test_a_worker_that_is_closed_while_it_starts_ends_at_once(tmp_path: Path):
     assert _children() == before
 
 
+@pytest.mark.component
 def test_a_stopped_worker_can_be_started_again(tmp_path: Path):
     worker = _worker(SERVER, tmp_path / "log")
     for _ in range(2):
@@ -97,6 +100,7 @@ def test_a_stopped_worker_can_be_started_again(tmp_path: Path):
         worker.stop()
 
 
+@pytest.mark.component
 def test_a_server_that_dies_at_start_shows_its_status_and_last_log_lines(tmp_path: Path):
     before = _children()
     script = "print(*(f'line {i}.' for i in range(100)), sep='\\n'); raise SystemExit(3)"
@@ -110,6 +114,7 @@ def test_a_server_that_dies_at_start_shows_its_status_and_last_log_lines(tmp_pat
     assert _children() == before
 
 
+@pytest.mark.component
 def test_a_server_that_never_answers_is_ended_at_its_limit(tmp_path: Path):
     before = _children()
     script = "import time; print('loading', flush=True); time.sleep(600)"

@@ -70,6 +70,7 @@ def test_the_fingerprint_changes_with_the_method_and_not_with_the_length_of_the_
     assert config_fingerprint(make_config(tmp_path, Path("m"), algo={"sft_coef": 0.7})) != plain
 
 
+@pytest.mark.component
 def test_only_the_last_checkpoints_are_kept(tmp_path, tiny_policy):
     config = make_config(tmp_path, tiny_policy, train={"max_steps": 4, "keep_last": 2})
     make_trainer(config, make_accelerator(config)).run()
@@ -77,6 +78,7 @@ def test_only_the_last_checkpoints_are_kept(tmp_path, tiny_policy):
     assert names == ["step_000003", "step_000004"]
 
 
+@pytest.mark.component
 def test_another_number_of_ranks_is_refused(tmp_path, tiny_policy):
     config = make_config(tmp_path, tiny_policy, train={"max_steps": 1})
     trainer = make_trainer(config, make_accelerator(config))

@@ -104,6 +104,7 @@ def test_the_default_policy_has_a_few_hundred_thousand_to_three_million_paramete
     assert 0.8e6 <= build_model(ColdStartConfig(), tokenizer).num_parameters() <= 3e6
 
 
+@pytest.mark.component
 def test_two_steps_write_a_folder_that_transformers_loads(policy_dir: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(policy_dir)
     model = AutoModelForCausalLM.from_pretrained(policy_dir)
@@ -118,22 +119,26 @@ def test_two_steps_write_a_folder_that_transformers_loads(policy_dir: Path) -> N
     assert record["config"]["max_steps"] == 2 and record["parameters"] == model.num_parameters()
 
 
+@pytest.mark.component
 def test_nothing_is_left_beside_the_folder(policy_dir: Path) -> None:
     assert [path.name for path in policy_dir.parent.iterdir()] == [policy_dir.name]
 
 
+@pytest.mark.component
 def test_a_second_call_does_nothing(policy_dir: Path) -> None:
     before = {path.name: path.stat().st_mtime_ns for path in policy_dir.iterdir()}
     cold_start(tiny_config(), problems(), PROMPTS, policy_dir)
     assert {path.name: path.stat().st_mtime_ns for path in policy_dir.iterdir()} == before
 
 
+@pytest.mark.component
 def test_another_seed_or_other_problems_are_not_done(policy_dir: Path) -> None:
     assert is_done(tiny_config(), problems(), PROMPTS, policy_dir)
     assert not is_done(tiny_config(seed=1), problems(), PROMPTS, policy_dir)
     assert not is_done(tiny_config(), problems()[1:], PROMPTS, policy_dir)
 
 
+@pytest.mark.component
 def test_another_seed_replaces_an_earlier_cold_start(tmp_path: Path) -> None:
     folder = tmp_path / "policy"
     cold_start(tiny_config(), problems(), PROMPTS, folder)

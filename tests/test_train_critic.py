@@ -2,7 +2,7 @@ import random
 
 import pytest
 import torch
-from conftest import tiny_model
+from tiny import tiny_model
 from training_fakes import make_group
 
 from configs.schema import AlgoConfig

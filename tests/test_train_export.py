@@ -11,6 +11,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from train.distributed import make_accelerator
 from train.export import export
 
+pytestmark = pytest.mark.component
+
 
 @pytest.fixture
 def trained(tmp_path, tiny_policy):

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import tiny_model
+from tiny import tiny_model
 from training_fakes import make_config, make_group, make_groups, make_trainer
 from transformers import AutoModelForCausalLM, PreTrainedModel, set_seed
 
@@ -96,6 +96,7 @@ def test_only_the_named_layers_get_adapters_and_a_name_that_fits_none_is_refused
 
 
 @pytest.mark.parametrize("critic", ["own_backbone", "policy_trunk"])
+@pytest.mark.component
 def test_a_run_with_adapters_has_its_start_as_reference_and_publishes_them_merged(
     critic, tiny_policy, tmp_path
 ):
@@ -121,6 +122,7 @@ def test_a_run_with_adapters_has_its_start_as_reference_and_publishes_them_merge
     assert metrics["ref_kl/trace"] > 1e-4
 
 
+@pytest.mark.component
 def test_a_resumed_run_goes_on_with_its_adapters(tiny_policy, tmp_path):
     def run(name: str, max_steps: int, resume: str = "none") -> PreTrainedModel:
         set_seed(0)

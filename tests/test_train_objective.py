@@ -78,6 +78,7 @@ def assert_equal_loss_and_gradients(
 
 @pytest.mark.parametrize("scale_rewards", ["group", "batch", "none"])
 @pytest.mark.parametrize("loss_type", SHARED_WITH_TRL)
+@pytest.mark.component
 def test_loss_and_every_gradient_equal_trls(loss_type, scale_rewards, tiny_policy, model, tmp_path):
     groups = ragged_groups(seed=7)
     options = {
@@ -93,6 +94,7 @@ def test_loss_and_every_gradient_equal_trls(loss_type, scale_rewards, tiny_polic
 
 @pytest.mark.parametrize("use_bias_correction_kl", [True, False])
 @pytest.mark.parametrize("loss_type", ["grpo", "dr_grpo", "cispo", "gspo"])
+@pytest.mark.component
 def test_with_a_reference_and_an_entropy_bonus_the_loss_equals_trls(
     loss_type, use_bias_correction_kl, tiny_policy, model, tmp_path
 ):
@@ -121,6 +123,7 @@ def shift(model: PreTrainedModel) -> None:
 
 
 @pytest.mark.parametrize("loss_type", ["grpo", "cispo", "gspo"])
+@pytest.mark.component
 def test_after_the_first_update_the_old_log_probs_are_the_trainers_as_in_trl(
     loss_type, tiny_policy, model, tmp_path
 ):
@@ -146,6 +149,7 @@ def test_in_the_first_of_several_updates_every_ratio_is_one(model):
 @pytest.mark.parametrize("limits", [(None, 1.4), (0.7, 1.4)])
 @pytest.mark.parametrize("mode", IMPORTANCE_SAMPLING_MODES)
 @pytest.mark.parametrize("loss_type", ["grpo", "cispo"])
+@pytest.mark.component
 def test_the_correction_of_the_mismatch_is_trls(loss_type, mode, limits, tiny_policy, model, tmp_path):
     groups = sampled_nearly_by(model, ragged_groups(seed=5), noise=0.3)
     options = {

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import tiny_model
+from tiny import tiny_model
 from training_fakes import make_group
 from transformers import AutoModelForCausalLM, Qwen3ForCausalLM
 

@@ -27,6 +27,7 @@ def test_metrics_are_on_disk_when_log_returns_and_a_restart_forgets_later_steps(
     assert read_metrics(tmp_path / METRICS_FILE) == [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 7.0}]
 
 
+@pytest.mark.component
 def test_curves_are_drawn_from_lines_with_different_metrics(tmp_path):
     lines = [{"step": 1, "reward/trace": 0.5}, {"step": 2, "reward/trace": 0.7, "eval/trace": 0.1}]
     (tmp_path / METRICS_FILE).write_text("".join(json.dumps(line) + "\n" for line in lines))

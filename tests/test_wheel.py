@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from conftest import REPO
 
+pytestmark = pytest.mark.component
+
 PACKAGES = ("configs", "launch", "rewards", "rollout", "train")
 
 

@@ -10,7 +10,6 @@ import torch
 from datasets import Dataset
 from training_fakes import make_group
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
-from trl import GRPOConfig, GRPOTrainer
 
 from rollout.records import TRACE, Group, Sample
 
@@ -68,6 +67,8 @@ class Oracle:
     def __init__(self, folder: Path, groups: list[Group], output: Path, **options: Any) -> None:
         """``options`` are ``GRPOConfig``'s."""
         self._samples = [sample for group in groups for sample in group.samples]
+        from trl import GRPOConfig, GRPOTrainer  # takes five seconds, and vLLM with it
+
         config = GRPOConfig(
             output_dir=str(output),
             per_device_train_batch_size=len(self._samples),
@@ -88,7 +89,7 @@ class Oracle:
             rollout_func=self._rollouts,
         )
 
-    def _rollouts(self, prompts: list[str], trainer: GRPOTrainer) -> dict[str, list[list]]:
+    def _rollouts(self, prompts: list[str], trainer: Any) -> dict[str, list[list]]:
         calls = [sample.call for sample in self._samples]
         return {
             "prompt_ids": [list(call.prompt_ids) for call in calls],
