@@ -19,9 +19,9 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from configs.schema import EvaluationConfig, JobConfig, OperatorConfig, TrainingConfig, register
+from configs.schema import EvaluationConfig, JobConfig, OperatorConfig, StudyConfig, TrainingConfig, register
 
-Config = TypeVar("Config", TrainingConfig, EvaluationConfig, JobConfig)
+Config = TypeVar("Config", TrainingConfig, EvaluationConfig, JobConfig, StudyConfig)
 
 
 class ConfigError(ValueError):
@@ -53,9 +53,10 @@ def _nearest(key: str, valid: list[str]) -> str:
 def _valid_keys(config_name: str) -> list[str]:
     """Every option, and the groups that a command line may choose from."""
     loader = GlobalHydra.instance().config_loader()
-    groups = [name for name in loader.list_groups("") if name not in ("hydra", "schema")]
+    keys = set(_keys(compose(config_name)))
+    groups = [name for name in loader.list_groups("") if name in keys or name == "experiment"]
     nested = [f"{group}/{name}" for group in groups for name in loader.list_groups(group)]
-    return sorted({*_keys(compose(config_name)), *groups, *nested})
+    return sorted({*keys, *groups, *nested})
 
 
 def _unknown_keys(node: DictConfig, prefix: str = "") -> Iterable[str]:

@@ -16,12 +16,12 @@ from rollout.chat import ChatEndpoint
 from rollout.fleet import Fleet
 from rollout.pool import WorkerPool
 from rollout.publish import DirectoryPublisher
+from rollout.revival import RESTART_ATTEMPTS
 from rollout.routing import Endpoint
-from rollout.worker import LocalWorker
+from rollout.worker import LOOPBACK, LocalWorker
 
 logger = logging.getLogger(__name__)
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 REACH_SECONDS = 60.0
 """The longest that endpoints may take to say that they are there."""
 
@@ -99,8 +99,19 @@ class RolloutEngine:
 
     def _endpoints(self) -> list[Endpoint]:
         if self._fleet is None:
-            return [Endpoint(url=url.rstrip("/")) for url in self._config.urls]
+            urls = [url.rstrip("/") for url in self._config.urls]
+            return [Endpoint(url=url, restart=self._waiting_for(url)) for url in urls]
         return [Endpoint(url="", restart=_restarting(worker)) for worker in self._fleet.workers]
+
+    def _waiting_for(self, url: str) -> Callable[[], Awaitable[str]]:
+        """How a worker of somebody else comes back: it is started anew there, and we wait."""
+        seconds = self._config.start_timeout_seconds / RESTART_ATTEMPTS
+
+        async def wait() -> str:
+            await self.pool.until_healthy(url, seconds)
+            return url
+
+        return wait
 
     async def _reach(self) -> None:
         """Finds what does not answer, or not to our key, before the first call does."""

@@ -51,7 +51,7 @@ class WorkerPool:
     def __init__(self, endpoints: Sequence[Endpoint], config: RolloutConfig) -> None:
         self.endpoints = list(endpoints)
         self.counts = PoolCounts()
-        self.reviver = Reviver(self._is_healthy)
+        self.reviver = Reviver(self._is_sound)
         self._config = config
         self._client = Client("VLLM_API_KEY", config.request_timeout_seconds)
         self._router = Router()
@@ -216,9 +216,31 @@ class WorkerPool:
     async def _send_abort(self, endpoint: Endpoint, wire_ids: Sequence[str]) -> None:
         await self.post(endpoint, wire.ABORT, {"request_ids": [wire.abort_id(name) for name in wire_ids]})
 
-    async def _is_healthy(self, endpoint: Endpoint) -> bool:
+    async def until_healthy(self, url: str, timeout_seconds: float) -> None:
+        """Waits for a worker that somebody else starts.
+
+        Raises:
+            RuntimeError: If it does not answer within ``timeout_seconds``.
+        """
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + timeout_seconds
+        while not await self._is_healthy(url):
+            if clock() > deadline:
+                raise RuntimeError(f"{url} was not back within {timeout_seconds:g} s.")
+            await asyncio.sleep(LOOK_AGAIN_SECONDS)
+
+    async def _is_sound(self, endpoint: Endpoint) -> bool:
+        if not await self._is_healthy(endpoint.url):
+            return False
+        said = endpoint.version
         try:
-            await self._client.control("GET", endpoint.url + "/health", None, HEALTH_SECONDS)
+            return await self.served_version(endpoint, HEALTH_SECONDS) == said
+        except RuntimeError:
+            return False
+
+    async def _is_healthy(self, url: str) -> bool:
+        try:
+            await self._client.control("GET", url + "/health", None, HEALTH_SECONDS)
         except RuntimeError:
             return False
         return True

@@ -1,4 +1,8 @@
-"""Restarts local workers that broke, in the background, while the others go on."""
+"""Brings back workers that broke, in the background, while the others go on.
+
+Local ones are started anew. Those of somebody else are waited for: whoever runs them restarts them. Both get
+the current weights before they get requests again.
+"""
 
 import asyncio
 import logging
@@ -17,17 +21,18 @@ RESTART_ATTEMPTS = 3
 class Reviver:
     """One restart at a time for each worker, however many requests it failed."""
 
-    def __init__(self, is_healthy: Callable[[Endpoint], Awaitable[bool]]) -> None:
+    def __init__(self, is_sound: Callable[[Endpoint], Awaitable[bool]]) -> None:
+        """``is_sound``: a worker is up and serves the version that it said last."""
         self.restarts = 0
         self.after_restart: Callable[[Endpoint], Awaitable[None]] | None = None
         """Called before a restarted worker gets requests: brings it to the current weights."""
-        self._is_healthy = is_healthy
+        self._is_sound = is_sound
         self._tasks: dict[Endpoint, asyncio.Task[None]] = {}
 
     def begin(self, endpoint: Endpoint) -> None:
         """Checks a worker and restarts it if it is broken; no request goes there meanwhile.
 
-        Does nothing for workers that somebody else started.
+        Does nothing for workers of which nobody knows how they come back.
         """
         if endpoint.restart is None or endpoint.is_down or endpoint.lost:
             return
@@ -64,7 +69,7 @@ class Reviver:
 
     async def _revive(self, endpoint: Endpoint, restart: Callable[[], Awaitable[str]]) -> None:
         try:
-            if not await self._is_healthy(endpoint):
+            if not await self._is_sound(endpoint):
                 await self._restart(endpoint, restart)
         finally:
             endpoint.is_down = False
@@ -72,7 +77,7 @@ class Reviver:
 
     async def _restart(self, endpoint: Endpoint, restart: Callable[[], Awaitable[str]]) -> None:
         for attempt in range(RESTART_ATTEMPTS):
-            logger.warning("Restarting the rollout worker %s (attempt %d).", endpoint.url, attempt + 1)
+            logger.warning("Bringing back the rollout worker %s (attempt %d).", endpoint.url, attempt + 1)
             try:
                 endpoint.url = await restart()
                 if self.after_restart is not None:
@@ -84,4 +89,4 @@ class Reviver:
             self.restarts += 1
             endpoint.avoid_until = 0.0
             return
-        endpoint.lost = f"{endpoint.url} was started {RESTART_ATTEMPTS} times in vain, at last: {cause}"
+        endpoint.lost = f"{endpoint.url} did not come back in {RESTART_ATTEMPTS} attempts, at last: {cause}"

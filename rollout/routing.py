@@ -13,7 +13,7 @@ OVERLOAD_SEQUENCES = 8
 
 @dataclass(slots=True, eq=False)
 class Endpoint:
-    """One worker as the pool sees it. ``restart`` is None for workers that somebody else started.
+    """One worker as the pool sees it. ``restart`` starts it anew, or waits until somebody else did.
 
     Times are those of the event loop's clock.
     """

@@ -15,9 +15,11 @@ from urllib.error import URLError
 import torch
 
 from configs.schema import RolloutConfig
+from rollout.access import KEY_VARIABLE
 from rollout.guard import end_tree
 
 LOG_LINES = 30
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,11 +117,16 @@ class LocalWorker:
         self.stop()
 
     def check_port(self) -> None:
-        """Refuses a fixed port that is taken.
+        """Refuses a fixed port that is taken, and an address that anybody could reach.
 
         Raises:
             ValueError: If it is.
         """
+        if self._config.host not in LOOPBACK and KEY_VARIABLE not in os.environ:
+            raise ValueError(
+                f"rollout.host is {self._config.host}, which other machines may reach, and {KEY_VARIABLE} is "
+                "not set: they could use the worker and replace its weights. Set it here and for the trainer."
+            )
         if not self._fixed_port:
             return
         with socket.socket() as probe:
@@ -148,7 +155,7 @@ class LocalWorker:
         command = [
             *(sys.executable, "-m", "vllm.entrypoints.openai.api_server"),
             *("--model", self._model_path, "--served-model-name", "policy"),
-            *("--host", "127.0.0.1", "--port", str(self._port)),
+            *("--host", config.host, "--port", str(self._port)),
             *("--dtype", config.dtype),
             *("--max-model-len", str(config.max_model_len)),
             *("--max-num-seqs", str(config.max_num_seqs)),
@@ -158,6 +165,8 @@ class LocalWorker:
             *("--logprobs-mode", "processed_logprobs"),  # after the temperature, as the trainer's are
             *("--worker-extension-cls", "rollout.vllm_extension.PublishExtension"),
         ]
+        if KEY_VARIABLE in os.environ:
+            command += ["--middleware", "rollout.access.RequireKey"]
         if config.enforce_eager:
             command.append("--enforce-eager")
         if not torch.cuda.is_available():

@@ -18,13 +18,15 @@ from configs.schema.operator import KINDS
 
 CONFIGS = REPO / "configs"
 NEEDED = ["model.path=x", "data.path=x"]
-COMMANDS = ("training", "evaluation", "job")
+COMMANDS = ("training", "evaluation", "job", "study")
 GROUPS = {
     group: sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
     for group in ("data", "operator", "algo", "rewards", "model", "rollout", "train", "experiment")
 }
 EVALUATIONS = {"paper_eval"}
-"""Experiments of ``python -m rollout``; the others are of ``python -m train``."""
+"""Experiments of ``python -m rollout``; the others are of ``python -m train``, but for studies."""
+STUDIES = {"paper_small"}
+"""Experiments of ``python -m train.study``."""
 ALSO_NEEDED = {
     ("data", "hf"): ["data.name=owner/set"],
     ("data", "reasoning_gym"): [],
@@ -49,6 +51,12 @@ def test_every_experiment_composes_and_passes_its_checks(name: str):
     if name in EVALUATIONS:
         config = load("evaluation", [*NEEDED, f"experiment={name}"])
         assert isinstance(config, schema.EvaluationConfig)
+    elif name in STUDIES:
+        study = load("study", [f"experiment={name}"])
+        load("training", ["model.path=x", *study.training])
+        load("evaluation", ["model.path=x", *study.evaluation])
+        for arm in study.arms:
+            load("training", ["model.path=x", *study.training, *arm.overrides])
     else:
         config = load("training", ["model.path=x", f"experiment={name}"])
         assert isinstance(config, schema.TrainingConfig)
@@ -96,7 +104,7 @@ def test_groups_have_files():
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.component
 def test_yaml_holds_no_key_that_the_schema_lacks(command: str):
-    config = load(command, NEEDED)
+    config = load(command, ["experiment=paper_small"] if command == "study" else NEEDED)
     assert config == OmegaConf.to_object(OmegaConf.structured(config))
 
 
@@ -162,7 +170,7 @@ def test_a_value_of_the_wrong_type_names_its_option(override: str, option: str):
 
 
 @pytest.mark.component
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name != "study"])
 def test_a_missing_mandatory_value_is_named(command: str):
     with pytest.raises(ConfigError, match=r"^model\.path must be set\.$"):
         load(command, ["data.path=x"])

@@ -180,3 +180,37 @@ def test_a_worker_that_does_not_take_weights_fails_the_publish_by_name(tmp_path:
         assert pool.reviver.restarts == 0
 
     _with_pool(test)
+
+
+def test_a_worker_that_came_back_with_other_weights_gets_the_current_ones_before_it_is_asked(tmp_path: Path):
+    """As one of somebody else does: it answers again, but serves what it was started with."""
+
+    async def test(pool: WorkerPool, stub: Stub) -> None:
+        (endpoint,) = pool.endpoints
+        endpoint.restart = lambda: _back(pool, stub)
+        publisher = DirectoryPublisher(pool, 5.0)
+        await publisher.publish(tmp_path / "7", 7)
+        stub.version, stub.loaded = "default", []
+        pool.reviver.begin(endpoint)
+        (completion,) = await pool.generate(prompt_of(1), SAMPLING)
+        assert completion.versions[0].version == 7
+        assert stub.loaded == [str(tmp_path / "7")]
+        pool.reviver.begin(endpoint)  # it is sound now
+        await pool.reviver.settled(endpoint)
+        assert pool.reviver.restarts == 1
+
+    _with_pool(test)
+
+
+async def _back(pool: WorkerPool, stub: Stub) -> str:
+    await pool.until_healthy(stub.url, 5.0)
+    return stub.url
+
+
+def test_a_worker_that_stays_away_is_named_with_the_time_it_was_waited_for():
+    async def test(pool: WorkerPool, stub: Stub) -> None:
+        url = f"http://127.0.0.1:{free_port()}"
+        with pytest.raises(RuntimeError, match=rf"{url} was not back within 0\.1 s\."):
+            await pool.until_healthy(url, 0.1)
+
+    _with_pool(test)

@@ -1,15 +1,18 @@
 """The rollout side against a real vLLM worker."""
 
 import asyncio
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import psutil
 import pytest
 import torch
 from evaluation_fakes import Kept
 from fakes import EvenIsCorrect, prompt_of
-from tiny import byte_tokenizer, tiny_model
+from tiny import byte_tokenizer, schooled_model, tiny_model
 from transformers import AutoModelForCausalLM
 
 from configs.compose import load
@@ -17,11 +20,24 @@ from configs.schema import RolloutConfig
 from rollout.budget import budget
 from rollout.build import build_operator, policy_settings
 from rollout.chat import ChatEndpoint
+from rollout.collect import CollectOptions, Collector
+from rollout.draw import ProblemStream
 from rollout.engine import RolloutEngine
 from rollout.evaluate import Job, evaluate
 from rollout.operators import Operator
+from rollout.produce import Producer
 from rollout.prompts import Codec
-from rollout.records import Completion, Problem, Sampling
+from rollout.records import (
+    ANALYSE,
+    DISTIL,
+    DRAFT,
+    REFINE,
+    TRACE,
+    VERIFY,
+    Completion,
+    Problem,
+    Sampling,
+)
 from rollout.run import run_operator
 from rollout.sampler import RequestRefused
 
@@ -30,8 +46,13 @@ pytestmark = pytest.mark.integration
 SAMPLING = Sampling(temperature=1.0, top_p=1.0, max_tokens=16, seed=7)
 GREEDY = Sampling(temperature=0.0, top_p=1.0, max_tokens=16, seed=7)
 
-
 PROMPT = prompt_of(*range(40, 70))
+
+
+@dataclass(frozen=True, slots=True)
+class NoReward:
+    total: float = 0.0
+    parts: Mapping[str, float] = field(default_factory=dict)
 
 
 def _settings(engine: RolloutEngine, config: RolloutConfig):
@@ -228,24 +249,82 @@ def test_a_worker_asked_as_an_endpoint_that_chats_says_as_much(engine: RolloutEn
     assert endpoint.counts.requests == 4
 
 
-@pytest.mark.parametrize("distiller", ["global_summary", "shared_topk", "per_sample_topk", "random_k"])
+@pytest.fixture(scope="module")
+def answering(engine: RolloutEngine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RolloutEngine]:
+    """The worker with a policy that thinks and answers, so that drafts are usable and every call is made."""
+    folder = tmp_path_factory.mktemp("answering")
+    schooled_model("<think>so</think>\\boxed{4}").save_pretrained(folder)
+    engine.run(engine.publisher.publish(folder, 40), 60)
+    yield engine
+
+
+PDR = "operator=pdr operator.schedule=[3,2,1] operator.top_k=2 operator.distiller="
+
+
+@pytest.mark.parametrize(
+    ("overrides", "roles"),
+    [
+        ("operator=trace", {TRACE}),
+        ("operator=sr", {DRAFT, REFINE}),
+        ("operator=sr_error_analysis", {DRAFT, ANALYSE, REFINE}),
+        ("operator=majority operator.schedule=[3]", {DRAFT}),
+        ("operator=best_of_n operator.schedule=[3]", {DRAFT, VERIFY}),
+        (f"{PDR}global_summary", {DRAFT, DISTIL, REFINE}),
+        (f"{PDR}shared_topk", {DRAFT, VERIFY, REFINE}),
+        (f"{PDR}per_sample_topk", {DRAFT, VERIFY, REFINE}),
+        (f"{PDR}random_k", {DRAFT, REFINE}),
+        (f"{PDR}all", {DRAFT, REFINE}),
+        (f"{PDR}oracle", {DRAFT, REFINE}),
+    ],
+)
 def test_budgets_are_the_sums_of_the_workers_own_usage(
-    engine: RolloutEngine, rollout_config: RolloutConfig, distiller: str
+    answering: RolloutEngine, rollout_config: RolloutConfig, overrides: str, roles: set[str]
 ):
-    operator = _operator("operator.schedule=[3,2,1]", f"operator.distiller={distiller}", "operator.top_k=2")
+    config = load("evaluation", ["model.path=x", "data.path=x", *overrides.split()])
     problem = Problem(id="p", question="1 + 1 =", answer="2")
-    counts = engine.pool.counts
+    counts = answering.pool.counts
     before = (counts.prompt_tokens, counts.completion_tokens)
-    rollout = engine.run(
-        run_operator(problem, operator, _settings(engine, rollout_config), EvenIsCorrect(), 1), 120
-    )
+    settings = _settings(answering, rollout_config)
+    work = run_operator(problem, build_operator(config.operator), settings, EvenIsCorrect(), 1)
+    rollout = answering.run(work, 120)
+    assert {call.role for call in rollout.calls} == roles
     sent = {id(call.prompt_ids): len(call.prompt_ids) for call in rollout.calls}
-    b_total = budget(rollout, rollout.answers[0]).b_total
+    spent = budget(rollout, rollout.answers[0])
     out_tokens = sum(len(call.completion_ids) for call in rollout.calls)
     assert counts.completion_tokens - before[1] == out_tokens
     # A worker counts the prompt of a request once, we count it for each of its samples.
     assert counts.prompt_tokens - before[0] == sum(sent.values())
-    assert b_total == out_tokens + sum(len(call.prompt_ids) for call in rollout.calls)
+    assert spent.b_total == out_tokens + sum(len(call.prompt_ids) for call in rollout.calls)
+    assert 0 < spent.b_seq <= spent.b_total
+
+
+def test_collecting_ahead_goes_on_while_weights_are_published(
+    answering: RolloutEngine, rollout_config: RolloutConfig, tmp_path: Path
+):
+    """Each batch is at most one version behind; none waits for a worker that is being published to."""
+    tiny_model(seed=3).save_pretrained(tmp_path)
+    collector = Collector(
+        ProblemStream([Problem(id=f"p{i}", question=f"{i} + 1 =", answer="2") for i in range(32)], seed=0),
+        _operator("operator.schedule=[2,1]"),
+        _operator("operator=trace"),
+        _settings(answering, rollout_config),
+        EvenIsCorrect(),
+        lambda calls, verdicts, drafts: [NoReward()] * len(calls),
+        CollectOptions(problems_per_step=16, operator_fraction=0.5, num_generations=4, seed=0),
+    )
+    producer = Producer(collector, max_staleness=1, last_step=4)
+    answering.run(answering.publisher.publish(tmp_path, 50), 60)
+    ahead = 0
+    for step in range(1, 5):
+        version = 49 + step
+        batch = answering.run(producer.next(step, version), 60)
+        spans = [s for r in batch.rollouts for call in r.calls for s in call.versions]
+        assert {span.version for span in spans} <= {version - 1, version}
+        assert len(batch.groups) == 16
+        ahead += any(span.version < version for span in spans)
+        answering.run(answering.publisher.publish(tmp_path, version + 1), 60)
+    answering.run(producer.close(), 60)
+    assert ahead  # something was collected before the version that it was handed over to
 
 
 def test_published_weights_are_served_and_every_token_knows_its_version(
@@ -304,6 +383,9 @@ def test_two_workers_share_a_run_and_when_one_is_killed_the_other_goes_on(
         weights = tmp_path / "weights"
         tiny_model(seed=6).save_pretrained(weights)
         engine.run(engine.publisher.publish(weights, 3), 120)
+        for path in ("/weight_info", "/v1/models", "/pause", "/collective_rpc"):
+            with pytest.raises(HTTPError, match="401"):
+                urlopen(Request(engine.pool.endpoints[0].url + path), timeout=10)
         requests = engine.pool.counts.requests
         needed = _evaluate_and_kill(engine, config, _operator("operator.schedule=[4,2,1]"))
         pool = engine.pool

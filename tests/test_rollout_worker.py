@@ -151,3 +151,12 @@ def test_a_model_that_does_not_exist_ends_vllm_with_its_own_words_and_no_process
         worker.start()
     assert "no-such-model" in str(error.value)
     assert _children() == before
+
+
+def test_a_worker_that_others_may_reach_needs_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    worker = _worker("", tmp_path / "log", host="0.0.0.0")
+    monkeypatch.delenv("VLLM_API_KEY", raising=False)
+    with pytest.raises(ValueError, match=r"rollout\.host is 0\.0\.0\.0, .* VLLM_API_KEY is not set"):
+        worker.start()
+    monkeypatch.setenv("VLLM_API_KEY", "a-key")
+    worker.check_port()

@@ -1,5 +1,9 @@
 import json
 import logging
+import os
+import shutil
+import signal
+from collections import namedtuple
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -15,6 +19,8 @@ from train.checkpoint import (
     read_state,
 )
 from train.distributed import make_accelerator
+from train.manifest import MANIFEST, damage, is_sealed, seal
+from train.preemption import StopRequest
 from train.report import read_metrics, truncate_metrics
 
 STATE = TrainerState(
@@ -26,6 +32,8 @@ def write(folder: Path, step: int) -> Path:
     path = folder / "checkpoints" / f"step_{step:06d}"
     path.mkdir(parents=True)
     (path / STATE_FILE).write_text(json.dumps(asdict(replace(STATE, step=step))))
+    (path / "shard.bin").write_bytes(bytes(range(256)) * 40)
+    seal(path)
     return path
 
 
@@ -50,7 +58,7 @@ def test_auto_takes_the_newest_whole_checkpoint_and_warns_of_half_written_ones(t
 
 
 def test_a_path_without_a_checkpoint_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"holds no trainer_state\.json"):
+    with pytest.raises(FileNotFoundError, match="is no whole checkpoint"):
         find_checkpoint(make_config(tmp_path, Path("model"), resume=str(tmp_path)))
     path = write(tmp_path, 2)
     assert find_checkpoint(make_config(tmp_path, Path("model"), resume=str(path))) == path
@@ -97,3 +105,116 @@ def test_metrics_after_the_resumed_step_and_a_cut_off_line_are_dropped(tmp_path)
     assert read_metrics(path) == [{"step": 1}, {"step": 2}]
     truncate_metrics(tmp_path / "absent.jsonl", 2)
     assert not (tmp_path / "absent.jsonl").exists()
+
+
+def _cut(path: Path) -> None:
+    with (path / "shard.bin").open("rb+") as file:
+        file.truncate(100)
+
+
+def _flip(path: Path) -> None:
+    content = bytearray((path / "shard.bin").read_bytes())
+    content[5000] ^= 1
+    (path / "shard.bin").write_bytes(content)
+
+
+def _remove(path: Path) -> None:
+    (path / "shard.bin").unlink()
+
+
+def _garble(path: Path) -> None:
+    (path / MANIFEST).write_text("{")
+
+
+DAMAGES = [
+    (_cut, "shard.bin has 100 bytes instead of 10240"),
+    (_flip, "shard.bin is not what was written"),
+    (_remove, "shard.bin is missing"),
+    (_garble, "manifest.json cannot be read"),
+]
+
+
+@pytest.mark.parametrize(("harm", "named"), DAMAGES)
+def test_a_damaged_checkpoint_is_passed_over_with_a_warning(tmp_path, caplog, harm, named):
+    config = make_config(tmp_path, Path("model"), resume="auto")
+    before, newest = write(tmp_path, 2), write(tmp_path, 4)
+    assert damage(newest) is None
+    harm(newest)
+    with caplog.at_level(logging.WARNING):
+        assert find_checkpoint(config) == before
+    assert "step_000004" in caplog.text and named in caplog.text
+    with pytest.raises(ValueError, match=rf"damaged: .*{named}"):
+        find_checkpoint(make_config(tmp_path, Path("model"), resume=str(newest)))
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_anew(tmp_path):
+    for step in (2, 4):
+        _flip(write(tmp_path, step))
+    with pytest.raises(ValueError, match=r"Every checkpoint in .* was damaged"):
+        find_checkpoint(make_config(tmp_path, Path("model"), resume="auto"))
+
+
+def test_a_checkpoint_without_its_manifest_was_not_written_to_its_end(tmp_path):
+    before, newest = write(tmp_path, 2), write(tmp_path, 4)
+    (newest / MANIFEST).unlink()
+    assert not is_sealed(newest)
+    assert finished_checkpoints(newest.parent) == [before]
+
+
+@pytest.mark.component
+def test_the_best_checkpoint_is_kept_besides_the_last(tmp_path, tiny_policy):
+    train = {"max_steps": 6, "save_steps": 1, "keep_last": 2, "eval_steps": 1, "keep_best": "eval/pdr"}
+    config = make_config(tmp_path, tiny_policy, train=train)
+    trainer = make_trainer(config, make_accelerator(config))
+    scores = {1: 0.1, 2: 0.8, 3: 0.2, 4: 0.3, 5: 0.8, 6: 0.1}
+    trainer.outside.evaluator.evaluate = lambda step: {"eval/pdr": scores.get(step, 0.0)}
+    trainer.run()
+    names = [path.name for path in finished_checkpoints(tmp_path / "checkpoints")]
+    assert names == ["step_000005", "step_000006"]
+    assert read_state(tmp_path / "checkpoints" / "step_000005").metric == 0.8
+
+
+@pytest.mark.component
+def test_a_full_disk_ends_the_run_with_the_checkpoint_before_it_untouched(tmp_path, tiny_policy, monkeypatch):
+    config = make_config(tmp_path, tiny_policy, train={"max_steps": 3, "save_steps": 1})
+    trainer = make_trainer(config, make_accelerator(config))
+    usage = namedtuple("usage", "total used free")
+    real = shutil.disk_usage
+
+    def full_after_the_first(path):
+        return usage(10, 10, 0) if trainer.step > 1 else real(path)
+
+    monkeypatch.setattr(shutil, "disk_usage", full_after_the_first)
+    with pytest.raises(
+        RuntimeError, match=r"A checkpoint takes about .* make room or lower train\.keep_last"
+    ):
+        trainer.run()
+    (only,) = finished_checkpoints(tmp_path / "checkpoints")
+    assert only.name == "step_000001" and damage(only) is None
+
+
+@pytest.mark.component
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_run_that_is_told_to_stop_saves_after_its_step_and_goes_on_later(tmp_path, tiny_policy, number):
+    config = make_config(tmp_path, tiny_policy, train={"max_steps": 4, "save_steps": 4})
+    before = signal.getsignal(number)
+    stop = StopRequest()
+    trainer = make_trainer(config, make_accelerator(config), stop=stop)
+    collect = trainer.outside.collector.next
+
+    def told(step, version):
+        if step == 2:
+            stop.listen()
+            os.kill(os.getpid(), number)
+        return collect(step, version)
+
+    trainer.outside.collector.next = told
+    try:
+        assert trainer.run() is False
+    finally:
+        signal.signal(number, before)
+    assert stop.name == number.name
+    (saved,) = finished_checkpoints(tmp_path / "checkpoints")
+    assert saved.name == "step_000002"
+    resumed = make_config(tmp_path, tiny_policy, train={"max_steps": 4, "save_steps": 4}, resume="auto")
+    assert make_trainer(resumed, make_accelerator(resumed)).run() is True

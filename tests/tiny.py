@@ -45,3 +45,22 @@ def tiny_model(seed: int = 0) -> Qwen3ForCausalLM:
         pad_token_id=0,
     )
     return Qwen3ForCausalLM(config)
+
+
+def schooled_model(answer: str, *, steps: int = 120) -> Qwen3ForCausalLM:
+    """The tiny model after a few steps that teach it to say ``answer`` to whatever it is asked."""
+    model = tiny_model(seed=3)
+    tokenizer = byte_tokenizer()
+    said = [*tokenizer.encode(answer), tokenizer.eos_token_id]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    generator = torch.Generator().manual_seed(0)
+    opening = tokenizer.encode("<|im_end|>\n<|im_start|>assistant\n")
+    for _ in range(steps):
+        asked = torch.randint(len(SPECIAL), 261, (8, 24), generator=generator)
+        ids = torch.cat([asked, torch.tensor([opening + said]).expand(8, -1)], dim=1)
+        labels = ids.clone()
+        labels[:, : -len(said)] = -100
+        model(input_ids=ids, labels=labels).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return model

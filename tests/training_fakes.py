@@ -17,6 +17,7 @@ from configs.schema import AlgoConfig, DataConfig, ModelConfig, RolloutConfig, T
 from rollout.collect import CollectedBatch
 from rollout.records import REFINE, TRACE, Call, Group, GroupKey, Sample, Usage, VersionSpan, context_key
 from train.loop import Collaborators, Trainer
+from train.preemption import StopRequest
 from train.report import Reporter
 
 VOCAB = 261
@@ -178,9 +179,12 @@ def make_collaborators(
     )
 
 
-def make_trainer(config: TrainingConfig, accelerator: Accelerator, **collector: Any) -> Trainer:
+def make_trainer(
+    config: TrainingConfig, accelerator: Accelerator, *, stop: StopRequest | None = None, **collector: Any
+) -> Trainer:
     """One rank of a run in a synthetic world."""
-    return Trainer(config, accelerator, make_collaborators(config, accelerator, **collector))
+    outside = make_collaborators(config, accelerator, **collector)
+    return Trainer(config, accelerator, outside, stop or StopRequest())
 
 
 def first_moments(trainer: Trainer) -> dict[str, torch.Tensor]:

@@ -35,6 +35,7 @@ from rollout.vary import Ranges
 from train.distributed import leave, make_accelerator
 from train.evaluation import AFTER, HeldOutEvaluator, phase_path, write_run_report
 from train.loop import Collaborators, Trainer, is_finished
+from train.preemption import PREEMPTED, StopRequest
 from train.report import Reporter
 
 STATE_SECONDS = 60.0
@@ -55,13 +56,16 @@ def main(config: TrainingConfig, overrides: list[str]) -> None:
                 return
             load_tokenizer(config.model)  # on every rank, so that none waits for one that ended
             set_seed(config.seed)
+            stop = StopRequest().listen()
             outside = _outside(config, overrides, stack) if is_main else None
         except (ValueError, FileNotFoundError, RuntimeError) as error:
             # The launcher's own report ends with what is recorded here; without it, it names no cause.
             get_error_handler().record_exception(error)
             sys.exit(f"train: {error}" if is_main else 1)
         accelerator = make_accelerator(config)
-        Trainer(config, accelerator, outside).run()
+        came_to_end = Trainer(config, accelerator, outside, stop).run()
+    if not came_to_end:
+        leave(PREEMPTED)
     if is_main:
         print(write_run_report(config))
 

@@ -1,5 +1,8 @@
 """Checkpoints that are whole or absent: ``checkpoints/step_000020``.
 
+A checkpoint is written aside, made durable, sealed by a manifest of checksums and renamed. Whatever happens
+on the way, the one before it is untouched; one that was damaged later is seen, and the one before it is used.
+
 A checkpoint holds the sharded state that DeepSpeed saves (weights, moments), scheduler and RNGs of every
 rank, ``trainer_state.json``, and the policy as a plain HF folder ``policy/``. That folder costs one copy of
 the weights beside three or more of optimizer state, and makes export a copy: exact, and in need of no
@@ -23,6 +26,7 @@ from accelerate import Accelerator
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from configs.schema import TrainingConfig
+from train.manifest import damage, is_sealed, seal, sync_directory
 from train.policy import save_weights
 
 logger = logging.getLogger(__name__)
@@ -31,6 +35,8 @@ STATE_FILE = "trainer_state.json"
 CONFIG_FILE = "config.yaml"
 POLICY_DIR = "policy"
 UNFINISHED = ".unfinished"
+GIB = 2**30
+SPACE_MARGIN = 1.1
 
 RESUMABLE_CHANGES = ("resume", "output_dir", "train", "rollout")
 """Parts of the config that may differ between a run and its continuation without a warning."""
@@ -47,6 +53,8 @@ class TrainerState:
     config_fingerprint: str
     collector: Mapping[str, Any] = field(default_factory=dict)
     """The collector's own state: its position in the data."""
+    metric: float | None = None
+    """What ``train.keep_best`` names, if it was measured at this step."""
 
 
 def config_fingerprint(config: TrainingConfig) -> str:
@@ -74,13 +82,18 @@ class Checkpoints:
         self.directory = Path(config.output_dir) / "checkpoints"
 
     def save(self, state: TrainerState) -> Path:
-        """Writes a checkpoint under a temporary name, renames it, then removes the oldest ones."""
+        """Writes a checkpoint under a temporary name, renames it, then removes those not kept.
+
+        Raises:
+            RuntimeError: If the disk has no room for it.
+        """
         final = self.directory / f"step_{state.step:06d}"
         unfinished = final.with_name(final.name + UNFINISHED)
         is_main = self._accelerator.is_main_process
         if is_main:
             shutil.rmtree(unfinished, ignore_errors=True)
             unfinished.mkdir(parents=True)
+            self._check_space()
         self._accelerator.wait_for_everyone()
         self._accelerator.save_state(str(unfinished))
         save_weights(self._model, unfinished / POLICY_DIR, is_main=is_main)
@@ -92,12 +105,33 @@ class Checkpoints:
         # Every rank's shard must be written before the name says that the checkpoint is whole.
         self._accelerator.wait_for_everyone()
         if is_main:
+            seal(unfinished)
             shutil.rmtree(final, ignore_errors=True)
             os.replace(unfinished, final)
-            for old in finished_checkpoints(self.directory)[: -self._config.train.keep_last]:
-                shutil.rmtree(old)
+            sync_directory(self.directory)
+            self._remove_old()
         self._accelerator.wait_for_everyone()
         return final
+
+    def _check_space(self) -> None:
+        needed = checkpoint_bytes(self._model) * SPACE_MARGIN
+        free = shutil.disk_usage(self.directory).free
+        if free < needed:
+            raise RuntimeError(
+                f"A checkpoint takes about {needed / GIB:.2f} GiB, and {self.directory} has "
+                f"{free / GIB:.2f} GiB free. The checkpoints there are untouched: make room or lower "
+                "train.keep_last, and go on with resume=auto."
+            )
+
+    def _remove_old(self) -> None:
+        whole = finished_checkpoints(self.directory)
+        measured = [(metric, path) for path in whole if (metric := read_state(path).metric) is not None]
+        kept = set(whole[-self._config.train.keep_last :])
+        if self._config.train.keep_best and measured:
+            kept.add(max(measured)[1])
+        for path in whole:
+            if path not in kept:
+                shutil.rmtree(path)
 
     def load(self, path: Path) -> TrainerState:
         """Restores weights, moments, scheduler and RNGs of every rank.
@@ -122,12 +156,25 @@ class Checkpoints:
         return state
 
 
+def checkpoint_bytes(model: PreTrainedModel) -> int:
+    """About what a checkpoint takes: fp32 weights and two moments, the trainer's weights, the policy's."""
+    each = 3 * 4 + 2 * next(model.parameters()).element_size()
+    return each * sum(_num_elements(parameter) for parameter in model.parameters())
+
+
+def _num_elements(parameter: Any) -> int:
+    return getattr(parameter, "ds_numel", parameter.numel())  # ZeRO-3 keeps a shard in its place
+
+
 def find_checkpoint(config: TrainingConfig) -> Path | None:
     """What ``resume`` names: None for ``none`` and for ``auto`` without a checkpoint.
 
+    ``auto`` passes over checkpoints that were damaged, with a warning.
+
     Raises:
         FileNotFoundError: If ``resume`` is a path without a whole checkpoint.
-        ValueError: If ``resume`` is ``none`` and ``output_dir`` holds checkpoints of another run.
+        ValueError: If that checkpoint was damaged, or ``resume`` is ``none`` and ``output_dir`` holds
+            checkpoints of another run.
     """
     if config.resume in ("none", "auto"):
         whole = finished_checkpoints(Path(config.output_dir) / "checkpoints")
@@ -136,21 +183,42 @@ def find_checkpoint(config: TrainingConfig) -> Path | None:
                 f"resume is none, but {whole[-1]} exists: a new run would mix with an earlier one. "
                 "Set resume=auto to go on with it, or another output_dir, or remove its checkpoints."
             )
-        return whole[-1] if whole else None
+        return _newest_sound(whole)
     path = Path(config.resume)
-    if not (path / STATE_FILE).is_file():
+    if not is_sealed(path):
         raise FileNotFoundError(
-            f"resume is {config.resume!r}, which holds no {STATE_FILE}; give a folder such as "
+            f"resume is {config.resume!r}, which is no whole checkpoint; give a folder such as "
             "outputs/train/checkpoints/step_000020, or auto, or none."
         )
+    if wrong := damage(path):
+        raise ValueError(f"resume is {config.resume!r}, a checkpoint that was damaged: {wrong}.")
     return path
+
+
+def _newest_sound(whole: list[Path]) -> Path | None:
+    """The newest of these that is as it was written.
+
+    Raises:
+        ValueError: If there are some and all were damaged: to start anew would hide that.
+    """
+    for path in reversed(whole):
+        wrong = damage(path)
+        if wrong is None:
+            return path
+        logger.warning("Passing over %s, which was damaged: %s.", path, wrong)
+    if whole:
+        raise ValueError(
+            f"Every checkpoint in {whole[0].parent} was damaged; the newest: {damage(whole[-1])}. Remove "
+            "them to start anew."
+        )
+    return None
 
 
 def finished_checkpoints(directory: Path) -> list[Path]:
     """Whole checkpoints, oldest first. Half-written ones are left alone, with a warning."""
     whole = []
     for path in sorted(directory.glob("step_*")):
-        if path.suffix == UNFINISHED or not (path / STATE_FILE).is_file():
+        if path.suffix == UNFINISHED or not is_sealed(path):
             logger.warning("Ignoring %s: it was not written to its end.", path)
         else:
             whole.append(path)

@@ -87,8 +87,8 @@ def _leave_out_shared_memory_op() -> None:
     compatible["deepspeed_shm_comm"] = False
 
 
-def leave() -> NoReturn:
-    """Ends a rank that has done and closed everything, with status 0 and without the interpreter's shutdown.
+def leave(status: int = 0) -> NoReturn:
+    """Ends a rank that has done and closed everything, without the interpreter's shutdown.
 
     Threads of gloo outlive the process group where DeepSpeed still refers to one. If such a thread asks for
     the interpreter's lock while that shuts down, the process aborts, and a finished run counts as failed.
@@ -96,7 +96,7 @@ def leave() -> NoReturn:
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(0)
+    os._exit(status)
 
 
 def from_rank_zero(accelerator: Accelerator, value: T | None, *, what: str) -> T:

@@ -17,11 +17,11 @@ import yaml
 from train.checkpoint import (
     CONFIG_FILE,
     POLICY_DIR,
-    STATE_FILE,
     TrainerState,
     finished_checkpoints,
     read_state,
 )
+from train.manifest import MANIFEST, damage, is_sealed
 
 CARD = """\
 ---
@@ -58,15 +58,18 @@ def export(checkpoint: Path, out: Path) -> Path:
 
     Raises:
         FileNotFoundError: If ``checkpoint`` is not a whole checkpoint.
+        ValueError: If the checkpoint was damaged.
         FileExistsError: If ``out`` exists and is not an earlier export.
     """
     if whole := finished_checkpoints(checkpoint / "checkpoints"):
         checkpoint = whole[-1]
-    if not (checkpoint / STATE_FILE).is_file():
+    if not is_sealed(checkpoint):
         raise FileNotFoundError(
-            f"{checkpoint} is not a whole checkpoint: it has no {STATE_FILE}. Give a folder such as "
+            f"{checkpoint} is not a whole checkpoint: it has no {MANIFEST}. Give a folder such as "
             "outputs/train/checkpoints/step_000020."
         )
+    if wrong := damage(checkpoint):
+        raise ValueError(f"{checkpoint} was damaged: {wrong}. Give an earlier checkpoint of the run.")
     if out.exists() and any(out.iterdir()) and not (out / "config.json").is_file():
         raise FileExistsError(f"{out} holds something that is not a model; give an empty or a new folder.")
     shutil.copytree(checkpoint / POLICY_DIR, out, dirs_exist_ok=True)
@@ -114,7 +117,7 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         out = export(arguments.checkpoint, arguments.out)
-    except (FileNotFoundError, FileExistsError) as error:
+    except (FileNotFoundError, FileExistsError, ValueError) as error:
         sys.exit(f"error: {error}")
     print(f"Wrote {out}: load it with AutoModelForCausalLM or vLLM.")
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from accelerate import Accelerator
 from transformers import AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
@@ -20,10 +21,11 @@ from configs.schema import TrainingConfig
 from rollout.collect import CollectedBatch
 from train.checkpoint import Checkpoints, TrainerState, config_fingerprint, find_checkpoint, read_state
 from train.credit import credit
-from train.distributed import from_rank_zero
+from train.distributed import from_rank_zero, max_over_ranks
 from train.learner import Learner
 from train.metrics import Stopwatch, group_metrics, staleness_metrics
 from train.policy import save_weights
+from train.preemption import StopRequest
 from train.refusal import RefusalGuard
 from train.report import Reporter
 from train.rows import Row
@@ -74,7 +76,11 @@ class Trainer:
     """One rank of a run."""
 
     def __init__(
-        self, config: TrainingConfig, accelerator: Accelerator, collaborators: Collaborators | None
+        self,
+        config: TrainingConfig,
+        accelerator: Accelerator,
+        collaborators: Collaborators | None,
+        stop: StopRequest,
     ) -> None:
         """``collaborators`` are given on rank 0 and None elsewhere. Loads the model."""
         assert (collaborators is not None) == accelerator.is_main_process
@@ -91,12 +97,13 @@ class Trainer:
             config.model.path, trust_remote_code=config.model.trust_remote_code
         )
         self.checkpoints = Checkpoints(config, accelerator, self.model, tokenizer)
+        self._stop = stop
         self.step = 0
         """Finished steps."""
         self.policy_version = 0
 
-    def run(self) -> None:
-        """Trains until ``train.max_steps``."""
+    def run(self) -> bool:
+        """Trains until ``train.max_steps``, or until it is told to stop; says whether it came to the end."""
         self._start()
         if self.step == 0 and self.config.train.eval_at_start:
             self._evaluate()
@@ -112,11 +119,16 @@ class Trainer:
             with clock("evaluate"):
                 metrics |= self._evaluate_if_due()
             self._report(batch, metrics, clock)
-            self._checkpoint_if_due()
+            told_to_stop = self._told_to_stop()
+            self._checkpoint_if_due(metrics, now=told_to_stop)
+            if told_to_stop and self.step < self.config.train.max_steps:
+                self._finish()
+                return False
         # After the last checkpoint: a run that is killed here resumes with the evaluation alone.
         if self.config.train.eval_at_end:
             self._evaluate()
         self._finish()
+        return True
 
     def _start(self) -> None:
         path = from_rank_zero(
@@ -177,9 +189,18 @@ class Trainer:
             version = {"policy_version": float(self.policy_version)}
             self.outside.reporter.log(self.step, batch.metrics | metrics | seconds | version)
 
-    def _checkpoint_if_due(self) -> None:
+    def _told_to_stop(self) -> bool:
+        """Whether a signal came to any rank; all of them ask."""
+        came = torch.tensor(float(bool(self._stop.name)), device=self.accelerator.device)
+        told = bool(max_over_ranks(self.accelerator, came).item())
+        if told and self.outside:
+            which = self._stop.name or "a signal to another rank"
+            self.outside.reporter.note(f"Told to stop ({which}) in step {self.step}.")
+        return told
+
+    def _checkpoint_if_due(self, metrics: Mapping[str, float], *, now: bool) -> None:
         train = self.config.train
-        if self.step % train.save_steps and self.step != train.max_steps:
+        if self.step % train.save_steps and self.step != train.max_steps and not now:
             return
         collector = self.outside.collector.state_dict() if self.outside else {}
         self.checkpoints.save(
@@ -189,6 +210,7 @@ class Trainer:
                 world_size=self.accelerator.num_processes,
                 config_fingerprint=config_fingerprint(self.config),
                 collector=collector,
+                metric=metrics.get(train.keep_best),
             )
         )
         if self.outside:

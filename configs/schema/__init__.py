@@ -14,10 +14,12 @@ from configs.schema.model import ModelConfig
 from configs.schema.operator import OperatorConfig, PromptsConfig, ThinkingConfig
 from configs.schema.rewards import RewardsConfig
 from configs.schema.rollout import RolloutConfig
+from configs.schema.study import ArmConfig, StudyConfig
 from configs.schema.train import TrainConfig
 
 __all__ = [
     "AlgoConfig",
+    "ArmConfig",
     "ColdStartConfig",
     "CollectConfig",
     "DataConfig",
@@ -31,6 +33,7 @@ __all__ = [
     "PromptsConfig",
     "RewardsConfig",
     "RolloutConfig",
+    "StudyConfig",
     "ThinkingConfig",
     "TrainConfig",
     "TrainingConfig",

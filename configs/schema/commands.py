@@ -15,6 +15,7 @@ from configs.schema.model import ModelConfig
 from configs.schema.operator import EVALUATION_ONLY, OperatorConfig
 from configs.schema.rewards import RewardsConfig
 from configs.schema.rollout import RolloutConfig
+from configs.schema.study import StudyConfig
 from configs.schema.train import TrainConfig
 
 
@@ -160,3 +161,4 @@ def register() -> None:
     store.store(group="schema", name="training", node=TrainingConfig)
     store.store(group="schema", name="evaluation", node=EvaluationConfig)
     store.store(group="schema", name="job", node=JobConfig)
+    store.store(group="schema", name="study", node=StudyConfig)

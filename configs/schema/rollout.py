@@ -45,7 +45,8 @@ class RolloutConfig:
     """Times that a request is sent again after a broken connection, a timeout, a 429 or a 5xx."""
 
     start_timeout_seconds: float = 300.0
-    """The longest that a local worker may take to answer for the first time."""
+    """The longest that a local worker may take to answer for the first time, and that one of ``urls`` which
+    broke is waited for."""
 
     publish_timeout_seconds: float = 300.0
     """The longest that publishing weights to a worker may take."""
@@ -53,6 +54,9 @@ class RolloutConfig:
     pause_mode: str = "keep"
     """What publishing does with requests in flight: keep (they go on with the new weights) or wait (they end
     first, with the old ones)."""
+
+    host: str = "127.0.0.1"
+    """Address that local workers listen on. Others than this machine reach them only with VLLM_API_KEY."""
 
     port: int = 0
     """Port of the first local worker, the others follow; 0 picks free ones."""

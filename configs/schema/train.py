@@ -18,6 +18,9 @@ class TrainConfig:
     keep_last: int = 2
     """Checkpoints kept."""
 
+    keep_best: str = ""
+    """Keep, besides, the checkpoint in which this metric was highest, e.g. eval/pdr. Empty: none."""
+
     eval_steps: int = 0
     """Evaluate every this many steps; 0: only as eval_at_start and eval_at_end say."""
 
@@ -46,6 +49,19 @@ class TrainConfig:
         at_least("train.max_steps", self.max_steps, 1)
         at_least("train.save_steps", self.save_steps, 1)
         at_least("train.keep_last", self.keep_last, 1)
+        if self.keep_best:
+            self._check_keep_best()
         at_least("train.eval_samples", self.eval_samples, 1)
         for tracker in self.report_to:
             choice("train.report_to", tracker, ("wandb",))
+
+    def _check_keep_best(self) -> None:
+        measured = [f"eval/{name}" for name in self.eval_operators]
+        if self.keep_best not in measured:
+            raise ValueError(f"train.keep_best is '{self.keep_best}'; choose one of {', '.join(measured)}.")
+        if not self.eval_steps or self.save_steps % self.eval_steps:
+            raise ValueError(
+                f"train.keep_best is '{self.keep_best}', but checkpoints (every train.save_steps = "
+                f"{self.save_steps}) are not all evaluated (every train.eval_steps = {self.eval_steps}): "
+                "set eval_steps so that it divides save_steps."
+            )

@@ -1,0 +1,38 @@
+"""The key of a worker guards everything that it can be told.
+
+vLLM asks for its key on the paths of its public API alone; its control paths, which pause it and replace its
+weights, are open to whoever reaches it. This middleware closes them.
+"""
+
+import hmac
+import os
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+KEY_VARIABLE = "VLLM_API_KEY"
+OPEN_PATHS = ("/health",)
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+class RequireKey:
+    """ASGI middleware for ``--middleware``: 401 without the bearer key of ``VLLM_API_KEY``."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+        self._expected = f"Bearer {os.environ[KEY_VARIABLE]}".encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        is_request = scope["type"] in ("http", "websocket")
+        if is_request and scope["path"] not in OPEN_PATHS and not self._has_key(scope):
+            await send({"type": "http.response.start", "status": 401, "headers": []})
+            await send({"type": "http.response.body", "body": b"Unauthorized"})
+            return
+        await self._app(scope, receive, send)
+
+    def _has_key(self, scope: Scope) -> bool:
+        given = [value for name, value in scope["headers"] if name == b"authorization"]
+        return len(given) == 1 and hmac.compare_digest(given[0], self._expected)

@@ -1,0 +1,115 @@
+"""A study: what it runs, in which order, what it leaves alone, and its table."""
+
+import json
+from pathlib import Path
+
+import pytest
+from fakes import ScriptedPolicy, operator, roll
+
+from configs.schema import ArmConfig, StudyConfig
+from rollout.journal import Journal
+from rollout.outcome import reduce
+from rollout.thinking import ThinkingMarks
+from train import study
+from train.study import stages, trained
+from train.study_table import COLD_START, Trained, study_table
+
+
+def _study(folder: Path, **changes) -> StudyConfig:
+    options = {
+        "output_dir": str(folder),
+        "seeds": [0, 1],
+        "training": ["experiment=demo"],
+        "evaluation": ["data=reasoning_gym"],
+        "arms": [
+            ArmConfig(name="one", overrides=["algo.operator_fraction=0"]),
+            ArmConfig(name="one more", start="one"),
+        ],
+        "differences": [["one", COLD_START], ["one more", "one"]],
+    }
+    return StudyConfig(**(options | changes))
+
+
+def test_an_arm_starts_from_the_policy_of_the_arm_before_it_with_the_same_seed(tmp_path: Path):
+    made = {stage.name: stage for stage in stages(_study(tmp_path))}
+    assert list(made) == [
+        "cold start",
+        "evaluation of the cold start",
+        *(
+            f"{arm}, seed {seed}{part}"
+            for seed in (0, 1)
+            for arm in ("one", "one more")
+            for part in ("", ": export", ": evaluation")
+        ),
+    ]
+    assert f"model.path={tmp_path}/cold_start/policy" in made["one, seed 1"].command
+    assert f"model.path={tmp_path}/seed_1/one/policy" in made["one more, seed 1"].command
+    assert {"seed=1", "resume=auto", "experiment=demo"} <= set(made["one more, seed 1"].command)
+    assert "algo.operator_fraction=0" not in made["one more, seed 1"].command
+    assert made["one more, seed 0: evaluation"].made == tmp_path / "seed_0/one_more/evaluation/report.json"
+
+
+def test_what_is_done_is_not_done_again_and_a_failure_shows_the_log(tmp_path: Path, capsys):
+    config = _study(tmp_path)
+    first, second, *_ = stages(config)
+    first.made.parent.mkdir(parents=True)
+    first.made.touch()
+    broken = study.Stage(
+        name=second.name,
+        command=[study.sys.executable, "-c", "print('all is lost'); raise SystemExit(3)"],
+        made=second.made,
+        log=second.log,
+    )
+    with pytest.raises(SystemExit, match=r"(?s)ended with status 3\. .*all is lost.*goes on from here"):
+        study._run(broken)
+    assert broken.log.read_text() == "all is lost\n"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"arms": []}, "arms is empty: choose a study"),
+        ({"seeds": []}, "the number of seeds must be at least 1"),
+        ({"arms": [ArmConfig(name="a", start="b")], "differences": []}, "'a' starts from 'b', which is none"),
+        ({"arms": [ArmConfig(name="a"), ArmConfig(name="a")], "differences": []}, "Two arms are called 'a'"),
+        ({"differences": [["one", "two"]]}, "differences holds .* a pair of arms was expected"),
+    ],
+)
+def test_a_study_that_cannot_run_is_refused(tmp_path: Path, changes, message: str):
+    with pytest.raises(ValueError, match=message):
+        _study(tmp_path, **changes)
+
+
+def _evaluated(folder: Path, seed: int) -> dict[str, float]:
+    """Writes an evaluation; gives its accuracies."""
+    right = {}
+    with Journal(folder / "rollouts.jsonl") as journal:
+        for name, schedule in (("trace", (1,)), ("pdr", (4, 1))):
+            made = []
+            for problem in range(20):
+                rollout = roll(ScriptedPolicy(), operator(schedule, name=name), seed=seed, name=f"p{problem}")
+                outcome = reduce(rollout, 0, ThinkingMarks())
+                journal.add(outcome, rollout)
+                made.append(outcome.correct)
+            right[name] = 100 * sum(made) / len(made)
+    vote = {"accuracy": 0.25 + seed / 100, "matched_to": ["pdr"]}
+    (folder / "report.json").write_text(json.dumps({"rows": [{"accuracy": 0.9}, vote]}))
+    return right
+
+
+def test_the_table_holds_means_over_seeds_and_paired_differences(tmp_path: Path):
+    config = _study(tmp_path)
+    policies = list(trained(config))
+    assert policies[0] == Trained(arm=COLD_START, folder=tmp_path / "cold_start" / "evaluation")
+    right = {(each.arm, i): _evaluated(each.folder, i) for i, each in enumerate(policies)}
+    lines = study_table(config, policies).splitlines()
+    assert lines[0] == "| arm | trace | pdr | majority at the cost of pdr |"
+    assert [line.split(" | ")[0] for line in lines[2:5]] == ["| cold start", "| one", "| one more"]
+    ones = [right["one", 1]["pdr"], right["one", 2]["pdr"]]
+    cell = lines[3].split(" | ")[2]
+    assert cell.startswith(f"{sum(ones) / 2:.1f} [")
+    assert cell.endswith(f"({ones[0]:.1f}, {ones[1]:.1f})")
+    assert lines[3].endswith("| 26.5 |")
+    gained = sum(ones) / 2 - right[COLD_START, 0]["pdr"]
+    assert lines[8].split(" | ")[0] == "| one - cold start"
+    assert lines[8].split(" | ")[2].startswith(f"{gained:+.1f} [")

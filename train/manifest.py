@@ -1,0 +1,84 @@
+"""What a folder held when it was written, so that damage is seen: ``manifest.json``, sizes and checksums."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+MANIFEST = "manifest.json"
+THREADS = 8
+"""Files read at once: hashing lets go of the interpreter's lock."""
+
+
+def seal(folder: Path) -> None:
+    """Makes every file of ``folder`` durable and writes the manifest last.
+
+    Raises:
+        OSError: If the disk is full.
+    """
+    files = list(_files(folder))
+    with ThreadPoolExecutor(THREADS) as threads:
+        checksums = dict(zip(files, threads.map(_sync_and_hash, files), strict=True))
+    entries = {
+        str(path.relative_to(folder)): {"size": path.stat().st_size, "blake2b": checksums[path]}
+        for path in files
+    }
+    manifest = folder / MANIFEST
+    manifest.write_text(json.dumps({"files": entries}, indent=1, sort_keys=True), encoding="utf-8")
+    _sync(manifest)
+    for directory in {folder, *(path.parent for path in files)}:
+        _sync(directory)
+
+
+def is_sealed(folder: Path) -> bool:
+    """Whether ``folder`` was written to its end. Nothing is read; ``damage`` looks closer."""
+    return (folder / MANIFEST).is_file()
+
+
+def damage(folder: Path) -> str | None:
+    """What is wrong with a sealed folder, as a phrase; None if every file is as it was written."""
+    try:
+        entries = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"its {MANIFEST} cannot be read ({error})"
+    for name, entry in entries.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != entry["size"]:
+            return f"{name} has {path.stat().st_size} bytes instead of {entry['size']}"
+    with ThreadPoolExecutor(THREADS) as threads:
+        found = threads.map(_hash, (folder / name for name in entries))
+        for (name, entry), checksum in zip(entries.items(), found, strict=True):
+            if checksum != entry["blake2b"]:
+                return f"{name} is not what was written (its checksum differs)"
+    return None
+
+
+def sync_directory(folder: Path) -> None:
+    """Makes the names in ``folder`` durable, after a rename."""
+    _sync(folder)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return (path for path in sorted(folder.rglob("*")) if path.is_file() and path != folder / MANIFEST)
+
+
+def _sync_and_hash(path: Path) -> str:
+    _sync(path)
+    return _hash(path)
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

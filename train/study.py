@@ -1,0 +1,129 @@
+"""``python -m train.study``: trainings that build on one another, each evaluated, and one table of all.
+
+Every stage is a command that a person could type; what it wrote says that it need not run again.
+"""
+
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from configs.compose import run
+from configs.schema import ArmConfig, StudyConfig
+from train.study_table import COLD_START, Trained, study_table
+
+LOG_LINES = 15
+"""Last lines of a stage that failed, to be shown."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """A command, and the file that is there once it has succeeded."""
+
+    name: str
+    command: list[str]
+    made: Path
+    log: Path
+
+
+def main(config: StudyConfig, overrides: list[str]) -> None:
+    """Runs what is missing, in order, and writes table.md."""
+    output_dir = Path(config.output_dir)
+    for stage in stages(config):
+        if stage.made.exists():
+            print(f"== {stage.name}: done already")
+            continue
+        print(f"== {stage.name}", flush=True)
+        _run(stage)
+    text = study_table(config, trained(config))
+    (output_dir / "table.md").write_text(text)
+    print(text)
+    print(f"Written to {output_dir / 'table.md'}", file=sys.stderr)
+
+
+def stages(config: StudyConfig) -> Iterator[Stage]:
+    """Everything that a study does, in order."""
+    start = cold_start_folder(config)
+    yield _stage(
+        "cold start",
+        start,
+        start / "policy" / "config.json",
+        ["train.coldstart", *config.training, f"model.path={start / 'policy'}"],
+    )
+    yield _evaluation(config, "evaluation of the cold start", start, config.seeds[0])
+    for seed in config.seeds:
+        for arm in config.arms:
+            yield from _arm_stages(config, arm, seed)
+
+
+def trained(config: StudyConfig) -> Iterator[Trained]:
+    """Every evaluated policy of a finished study."""
+    yield Trained(arm=COLD_START, folder=cold_start_folder(config) / "evaluation")
+    for arm in config.arms:
+        for seed in config.seeds:
+            yield Trained(arm=arm.name, folder=arm_folder(config, arm.name, seed) / "evaluation")
+
+
+def cold_start_folder(config: StudyConfig) -> Path:
+    return Path(config.output_dir) / "cold_start"
+
+
+def arm_folder(config: StudyConfig, arm: str, seed: int) -> Path:
+    return Path(config.output_dir) / f"seed_{seed}" / arm.replace(" ", "_")
+
+
+def _arm_stages(config: StudyConfig, arm: ArmConfig, seed: int) -> Iterator[Stage]:
+    folder = arm_folder(config, arm.name, seed)
+    start = arm_folder(config, arm.start, seed) if arm.start else cold_start_folder(config)
+    name = f"{arm.name}, seed {seed}"
+    accelerate = Path(str(files("launch"))) / "accelerate" / f"{config.accelerate}.yaml"
+    training = ["accelerate.commands.launch", "--config_file", str(accelerate), "-m", "train"]
+    own = [f"model.path={start / 'policy'}", f"output_dir={folder}", f"seed={seed}", "resume=auto"]
+    # A training that ended and was not exported yet sees that it is finished.
+    yield _stage(name, folder, folder / "policy", [*training, *config.training, *arm.overrides, *own])
+    yield _stage(
+        f"{name}: export",
+        folder,
+        folder / "policy" / "config.json",
+        ["train.export", str(folder), str(folder / "policy")],
+    )
+    yield _evaluation(config, f"{name}: evaluation", folder, seed)
+
+
+def _evaluation(config: StudyConfig, name: str, folder: Path, seed: int) -> Stage:
+    own = [f"model.path={folder / 'policy'}", f"output_dir={folder / 'evaluation'}", f"seed={seed}"]
+    return _stage(name, folder, folder / "evaluation" / "report.json", ["rollout", *config.evaluation, *own])
+
+
+def _stage(name: str, folder: Path, made: Path, module: Sequence[str]) -> Stage:
+    return Stage(
+        name=name,
+        command=[sys.executable, "-m", *module],
+        made=made,
+        log=folder / "logs" / f"{made.stem}.log",
+    )
+
+
+def _run(stage: Stage) -> None:
+    """Runs a stage to its end; its output goes to its log.
+
+    Raises:
+        SystemExit: If it fails; with its command and the last lines of its log.
+    """
+    stage.log.parent.mkdir(parents=True, exist_ok=True)
+    with stage.log.open("a") as log:
+        done = subprocess.run(stage.command, stdout=log, stderr=subprocess.STDOUT, check=False)
+    if done.returncode:
+        last = "\n".join(stage.log.read_text(errors="replace").splitlines()[-LOG_LINES:])
+        sys.exit(
+            f"study: '{stage.name}' ended with status {done.returncode}. Its last lines "
+            f"({stage.log}):\n{last}\n"
+            f"The command: {shlex.join(stage.command)}\nStarted again, the study goes on from here."
+        )
+
+
+if __name__ == "__main__":
+    run("study", main)

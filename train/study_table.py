@@ -1,0 +1,93 @@
+"""The table of a study: accuracy of every arm under every operator, means over seeds."""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+
+from configs.schema import StudyConfig
+from rollout.answers import accuracy_by_problem, by_operator
+from rollout.bootstrap import Interval, bootstrap
+from rollout.journal import read_journal
+
+COLD_START = "cold start"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """One evaluated policy."""
+
+    arm: str
+    folder: Path
+    """Of its evaluation."""
+
+
+ByProblem = Mapping[str, float]
+"""Accuracy on each problem."""
+
+
+def study_table(config: StudyConfig, trained: Iterable[Trained]) -> str:
+    """Markdown: arms by operators, then the paired differences.
+
+    An accuracy is the mean over seeds, its 95% interval a bootstrap over problems of their means over
+    seeds; the seeds' own accuracies stand behind it. A vote is that whose cost is closest to pdr's, from
+    the reports.
+    """
+    by_arm: dict[str, list[Path]] = defaultdict(list)
+    for each in trained:
+        by_arm[each.arm].append(each.folder)
+    seeds = {arm: [_accuracies(folder) for folder in folders] for arm, folders in by_arm.items()}
+    operators = list(dict.fromkeys(name for of_arm in seeds.values() for one in of_arm for name in one))
+    header = ["arm", *operators, "majority at the cost of pdr"]
+    lines = [_row(header), _row(["---"] * len(header))]
+    for arm, of_arm in seeds.items():
+        cells = [_cell([one[name] for one in of_arm]) for name in operators]
+        lines.append(_row([arm, *cells, _votes(by_arm[arm])]))
+    lines += ["", _row(["difference, points", *operators]), _row(["---"] * (len(operators) + 1))]
+    for one, other in config.differences:
+        cells = [_difference(seeds[one], seeds[other], name) for name in operators]
+        lines.append(_row([f"{one} - {other}", *cells]))
+    return "\n".join(lines) + "\n"
+
+
+def _accuracies(folder: Path) -> dict[str, ByProblem]:
+    outcomes, _ = read_journal(folder / "rollouts.jsonl")
+    return {name: accuracy_by_problem(of_operator) for name, of_operator in by_operator(outcomes).items()}
+
+
+def _over_seeds(seeds: Sequence[ByProblem]) -> dict[str, float]:
+    return {problem: fmean(seed[problem] for seed in seeds) for problem in seeds[0]}
+
+
+def _cell(seeds: Sequence[ByProblem]) -> str:
+    found = bootstrap(list(_over_seeds(seeds).values()))
+    own = ", ".join(f"{100 * fmean(seed.values()):.1f}" for seed in seeds)
+    return _interval(found, sign="") + (f" ({own})" if len(seeds) > 1 else "")
+
+
+def _difference(
+    one: Sequence[Mapping[str, ByProblem]], other: Sequence[Mapping[str, ByProblem]], name: str
+) -> str:
+    first, second = (_over_seeds([seed[name] for seed in of_arm]) for of_arm in (one, other))
+    return _interval(bootstrap([first[problem] - second[problem] for problem in first]), sign="+")
+
+
+def _votes(folders: Sequence[Path]) -> str:
+    """The mean over seeds of the vote that was matched to pdr."""
+    found = []
+    for folder in folders:
+        rows = json.loads((folder / "report.json").read_text())["rows"]
+        matched = [row for row in rows if "pdr" in row.get("matched_to", ())]
+        found += [row["accuracy"] for row in matched]
+    return f"{100 * fmean(found):.1f}" if found else "-"
+
+
+def _interval(found: Interval, *, sign: str) -> str:
+    mean, low, high = (f"{100 * value:{sign}.1f}" for value in (found.mean, found.low, found.high))
+    return f"{mean} [{low}, {high}]"
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
