@@ -19,9 +19,17 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from configs.schema import EvaluationConfig, JobConfig, OperatorConfig, StudyConfig, TrainingConfig, register
+from configs.schema import (
+    EvaluationConfig,
+    JobConfig,
+    OperatorConfig,
+    StudyConfig,
+    TrainingConfig,
+    WorkersConfig,
+    register,
+)
 
-Config = TypeVar("Config", TrainingConfig, EvaluationConfig, JobConfig, StudyConfig)
+Config = TypeVar("Config", TrainingConfig, EvaluationConfig, JobConfig, StudyConfig, WorkersConfig)
 
 
 class ConfigError(ValueError):

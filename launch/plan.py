@@ -103,13 +103,13 @@ def make_plan(config: JobConfig) -> Plan:
 def possible_splits(config: JobConfig, file: AccelerateFile) -> list[tuple[int, int]]:
     """(trainer GPUs, worker GPUs): whole machines when there are several.
 
-    Without a GPU: the ranks of the accelerate file beside ``launch.num_workers``.
+    Without a GPU: the ranks of the accelerate file beside ``rollout.num_workers``.
 
     Raises:
         ValueError: If there is one GPU only.
     """
     if not config.gpus:
-        return [(file.num_processes, config.launch.num_workers)]
+        return [(file.num_processes, config.rollout.num_workers)]
     total = config.nodes * config.gpus
     step = 1 if config.nodes == 1 else config.gpus
     splits = [(trainer, total - trainer) for trainer in range(step, total, step)]

@@ -125,7 +125,6 @@ def test_the_text_shows_every_part_and_every_assumption_with_its_unit(four_nodes
         ("hardware.memory_gib=0", r"hardware\.memory_gib must be above 0"),
         ("hardware.bf16_tflops=0", r"hardware\.bf16_tflops must be above 0"),
         ("hardware.bandwidth_gbps=-1", r"hardware\.bandwidth_gbps must be above 0"),
-        ("launch.num_workers=0", r"launch\.num_workers must be at least 1"),
         ("nodes=0", r"nodes must be at least 1, got 0\."),
         ("gpus=-1", r"gpus must be at least 0, got -1\."),
     ],

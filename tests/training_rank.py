@@ -10,6 +10,7 @@ from transformers import set_seed
 
 from train.distributed import leave, make_accelerator
 from train.loop import Trainer
+from train.preemption import StopRequest
 
 
 class MomentKeeper(Trainer):
@@ -29,7 +30,7 @@ def main() -> None:
     accelerator = make_accelerator(config)
     assert accelerator.num_processes == 2
     outside = make_collaborators(config, accelerator, **run.get("collector", {}))
-    MomentKeeper(config, accelerator, outside).run()
+    MomentKeeper(config, accelerator, outside, StopRequest().listen()).run()
 
 
 if __name__ == "__main__":

@@ -98,6 +98,8 @@ class Trainer:
         )
         self.checkpoints = Checkpoints(config, accelerator, self.model, tokenizer)
         self._stop = stop
+        self._stopped = Path(config.output_dir) / "stopped"
+        """Is there while the run's last process was one that stopped when it was told to."""
         self.step = 0
         """Finished steps."""
         self.policy_version = 0
@@ -140,6 +142,7 @@ class Trainer:
             state = self.checkpoints.load(path)
             self.step, self.policy_version = state.step, state.policy_version
         if self.outside:
+            self._stopped.unlink(missing_ok=True)
             self.outside.reporter.start(self.step)
             if path is not None:
                 self.outside.reporter.note(f"Resumed from {path}, step {self.step}.")
@@ -196,6 +199,7 @@ class Trainer:
         if told and self.outside:
             which = self._stop.name or "a signal to another rank"
             self.outside.reporter.note(f"Told to stop ({which}) in step {self.step}.")
+            self._stopped.write_text(f"{which}, step {self.step}\n")
         return told
 
     def _checkpoint_if_due(self, metrics: Mapping[str, float], *, now: bool) -> None:

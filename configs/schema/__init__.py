@@ -7,7 +7,7 @@ values; they read no file and open no socket.
 from configs.schema.algo import AlgoConfig
 from configs.schema.coldstart import ColdStartConfig
 from configs.schema.collect import CollectConfig
-from configs.schema.commands import EvaluationConfig, JobConfig, TrainingConfig, register
+from configs.schema.commands import EvaluationConfig, JobConfig, TrainingConfig, WorkersConfig, register
 from configs.schema.data import DataConfig
 from configs.schema.launch import HardwareConfig, LaunchConfig, PlanConfig
 from configs.schema.model import ModelConfig
@@ -37,5 +37,6 @@ __all__ = [
     "ThinkingConfig",
     "TrainConfig",
     "TrainingConfig",
+    "WorkersConfig",
     "register",
 ]

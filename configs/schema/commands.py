@@ -136,8 +136,26 @@ class EvaluationConfig:
 
 
 @dataclass(kw_only=True)
+class WorkersConfig:
+    """``python -m launch.workers``"""
+
+    output_dir: str = "outputs/workers"
+    """The workers' logs go to its ``logs``."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+
+    def __post_init__(self) -> None:
+        if self.rollout.urls or self.rollout.chats:
+            raise ValueError(
+                "rollout.urls and rollout.chat_url are for those who use workers: unset them here."
+            )
+        at_least("rollout.port of launch.workers", self.rollout.port, 1)
+
+
+@dataclass(kw_only=True)
 class JobConfig(TrainingConfig):
-    """``python -m launch.plan``: a run and its machines."""
+    """``python -m launch`` and ``python -m launch.plan``: a run and its machines."""
 
     nodes: int = 1
     """Machines of the job."""
@@ -161,4 +179,5 @@ def register() -> None:
     store.store(group="schema", name="training", node=TrainingConfig)
     store.store(group="schema", name="evaluation", node=EvaluationConfig)
     store.store(group="schema", name="job", node=JobConfig)
+    store.store(group="schema", name="workers", node=WorkersConfig)
     store.store(group="schema", name="study", node=StudyConfig)

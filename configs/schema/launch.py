@@ -28,17 +28,29 @@ class HardwareConfig:
 
 @dataclass(kw_only=True)
 class LaunchConfig:
-    """How a job shares its machines between trainer and workers, as ``python -m launch.plan`` assumes it."""
+    """How the trainer is launched. On a machine with GPUs each of ``rollout.num_workers`` takes one, and the
+    trainer the others."""
+
+    worker_nodes: int = 1
+    """Of several nodes, those that run workers, one on each GPU (``python -m launch.slurm``)."""
+
+    trainer_port: int = 29500
+    """Where the ranks of several nodes meet."""
+
+    slurm_time: str = "24:00:00"
+    """The longest that the job may run, as sbatch --time has it."""
+
+    slurm_grace_seconds: int = 600
+    """Before that and before a preemption the job is told to stop; a step and a checkpoint must fit in."""
 
     accelerate: str = "auto"
     """File in launch/accelerate, without .yaml, or the path of one of your own. auto: cpu_zero2 without
     GPUs, gpu_zero3 on one node, multinode_zero3 on several."""
 
-    num_workers: int = 1
-    """vLLM servers of the job. On a machine with GPUs each takes one, and the trainer the others."""
-
     def __post_init__(self) -> None:
-        at_least("launch.num_workers", self.num_workers, 1)
+        at_least("launch.worker_nodes", self.worker_nodes, 1)
+        at_least("launch.trainer_port", self.trainer_port, 1)
+        at_least("launch.slurm_grace_seconds", self.slurm_grace_seconds, 1)
 
 
 @dataclass(kw_only=True)

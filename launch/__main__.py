@@ -1,0 +1,75 @@
+"""``python -m launch``: workers and trainer of a run as one job on this machine; with --multirun a sweep."""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+
+from configs.compose import run
+from configs.schema import JobConfig
+from launch.job import parts
+from launch.supervise import Supervisor
+
+PREEMPTED = 75
+"""Status of a job that was told to stop and saved (EX_TEMPFAIL): start it again with resume=auto."""
+FAILED = float("-inf")
+"""The objective of a job that failed, for sweepers."""
+
+
+def main(config: JobConfig, overrides: list[str]) -> float | None:
+    """One job. In a sweep one that failed does not stop the others, and one that is done is not run again."""
+    if HydraConfig.get().mode is not RunMode.MULTIRUN:
+        sys.exit(_run(config, overrides))
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    config.output_dir, config.resume = str(folder), "auto"
+    own = [*overrides, f"output_dir={folder}", "resume=auto"]
+    status_file = folder / "status"
+    if status_file.is_file() and status_file.read_text() == "0":
+        print(f"{folder}: done already")
+        return _objective(config)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "overrides.txt").write_text("\n".join(overrides) + "\n")
+    status_file.write_text("running")
+    status = _run(config, own)
+    status_file.write_text(str(status))
+    print(f"{folder}: {'done' if not status else f'failed with status {status}'}")
+    if status == PREEMPTED:
+        sys.exit(status)
+    return _objective(config) if not status else FAILED
+
+
+def _run(config: JobConfig, overrides: list[str]) -> int:
+    try:
+        planned = parts(config, overrides, os.environ)
+    except ValueError as error:
+        print(f"launch: {error}", file=sys.stderr)
+        return 2
+    stopped = Path(config.output_dir) / "stopped"
+    with Supervisor() as supervisor:
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, supervisor.pass_on)
+        try:
+            status = supervisor.run(planned)
+        except KeyboardInterrupt:
+            return 130
+    return PREEMPTED if supervisor.told and stopped.exists() else status
+
+
+def _objective(config: JobConfig) -> float:
+    """Held-out accuracy of the run's operator after training, by report.json; of the last row without one."""
+    path = Path(config.output_dir) / "report.json"
+    if not path.is_file():
+        return FAILED
+    rows: list[dict[str, Any]] = json.loads(path.read_text())["rows"]
+    after = [row for row in rows if row["phase"] == "after"]
+    own = [row for row in after if row["operator"] == config.operator.name]
+    return float((own or after)[-1]["accuracy"]) if after else FAILED
+
+
+if __name__ == "__main__":
+    run("job", main)

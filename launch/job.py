@@ -1,0 +1,106 @@
+"""What the processes of a job are: workers, then the trainer. Pure; running them is ``launch.supervise``."""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from configs.schema import JobConfig, RolloutConfig
+from launch.accelerate_file import accelerate_file
+from launch.supervise import Part
+
+OF_THE_JOB = ("nodes", "gpus", "launch", "plan", "hardware")
+"""Options that the trainer does not have."""
+
+
+def parts(config: JobConfig, overrides: Sequence[str], environment: Mapping[str, str]) -> list[Part]:
+    """The processes of a job on this machine.
+
+    Raises:
+        ValueError: If the job needs more than this machine.
+    """
+    if config.nodes > 1:
+        raise ValueError(
+            f"nodes is {config.nodes}: python -m launch runs a job on one machine. Start workers on others "
+            "with python -m launch.workers, and the trainer with accelerate launch and rollout.urls=[...]."
+        )
+    if config.rollout.urls:
+        return [_trainer(config, overrides, config.rollout.urls, environment)]
+    workers = _workers(config, environment)
+    urls = [url.removesuffix("/health") for url in workers.ready_urls]
+    return [workers, _trainer(config, overrides, urls, environment)]
+
+
+def _workers(config: JobConfig, environment: Mapping[str, str]) -> Part:
+    rollout = config.rollout
+    port = rollout.port or DEFAULT_PORT
+    options = [*worker_options(config), f"output_dir={config.output_dir}", f"rollout.port={port}"]
+    options.append(f"rollout.num_workers={rollout.num_workers}")
+    return Part(
+        name="workers",
+        command=[sys.executable, "-m", "launch.workers", *options],
+        log=_log(config, "workers"),
+        environment=dict(environment) | _devices(config, first=0, count=rollout.num_workers),
+        ready_urls=tuple(f"http://127.0.0.1:{port + i}/health" for i in range(rollout.num_workers)),
+        ready_seconds=rollout.start_timeout_seconds,
+    )
+
+
+DEFAULT_PORT = 8100
+"""Of the first worker, where ``rollout.port`` leaves it open: a restarted worker must be found again."""
+
+
+def _trainer(
+    config: JobConfig, overrides: Sequence[str], urls: Sequence[str], environment: Mapping[str, str]
+) -> Part:
+    file = accelerate_file(config)
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(file.path)]
+    first = 0 if config.rollout.urls else config.rollout.num_workers
+    if config.gpus:
+        command += ["--num_processes", str(config.gpus - first)]
+    own = [item for item in overrides if not is_of_the_job(item)]
+    command += ["-m", "train", *own, f"rollout.urls=[{','.join(urls)}]", "rollout.num_workers=1"]
+    return Part(
+        name="trainer",
+        command=command,
+        log=_log(config, "trainer"),
+        environment=dict(environment) | _devices(config, first=first, count=config.gpus - first),
+    )
+
+
+def is_of_the_job(override: str) -> bool:
+    """Whether an override is for the job, and unknown to the trainer."""
+    key = override.lstrip("+~").partition("=")[0]
+    return key.split(".")[0].split("/")[0] in OF_THE_JOB
+
+
+def worker_options(config: JobConfig) -> list[str]:
+    """What workers must know of a run, as overrides of ``launch.workers``; not how many and where."""
+    default, rollout = asdict(RolloutConfig()), asdict(config.rollout)
+    differences = [
+        f"rollout.{name}={json.dumps(value)}"
+        for name, value in rollout.items()
+        if name not in ("urls", "host", "port", "num_workers") and value != default[name]
+    ]
+    return [
+        f"model.path={config.model.path}",
+        f"model.trust_remote_code={json.dumps(config.model.trust_remote_code)}",
+        *differences,
+    ]
+
+
+def _devices(config: JobConfig, *, first: int, count: int) -> dict[str, str]:
+    """The GPUs of a part: workers take the first ones (not tested on a GPU)."""
+    if not config.gpus:
+        return {}
+    if count < 1:
+        raise ValueError(
+            f"gpus is {config.gpus} and rollout.num_workers {config.rollout.num_workers}: trainer and "
+            "workers need at least one GPU each."
+        )
+    return {"CUDA_VISIBLE_DEVICES": ",".join(str(first + i) for i in range(count))}
+
+
+def _log(config: JobConfig, name: str) -> Path:
+    return Path(config.output_dir) / "logs" / f"{name}.log"

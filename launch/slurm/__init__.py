@@ -1,0 +1,1 @@
+"""A Slurm batch script from a config: ``python -m launch.slurm``."""

@@ -1,0 +1,66 @@
+"""``python -m launch.slurm experiment=... nodes=4 gpus=8``: writes OUTPUT_DIR/job.sbatch, for ``sbatch``."""
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from configs.compose import run
+from configs.schema import JobConfig
+from launch.accelerate_file import accelerate_file
+from launch.job import DEFAULT_PORT, is_of_the_job, worker_options
+
+TEMPLATE = Path(__file__).parent / "job.sbatch"
+
+
+def main(config: JobConfig, overrides: list[str]) -> None:
+    """Writes the script and says how to start it."""
+    try:
+        text = script(config, overrides)
+    except ValueError as error:
+        sys.exit(f"slurm: {error}")
+    path = Path(config.output_dir).absolute() / "job.sbatch"
+    (path.parent / "logs").mkdir(parents=True, exist_ok=True)  # Slurm makes no folder for its output
+    path.write_text(text)
+    print(f"Wrote {path}: sbatch {shlex.quote(str(path))}")
+
+
+def script(config: JobConfig, overrides: Sequence[str]) -> str:
+    """The batch script of a job: some nodes run workers, a GPU each, the others the trainer.
+
+    Raises:
+        ValueError: If there are not enough nodes for both.
+    """
+    worker_nodes = config.launch.worker_nodes
+    trainer_nodes = config.nodes - worker_nodes
+    if trainer_nodes < 1 or not config.gpus:
+        raise ValueError(
+            f"nodes is {config.nodes}, launch.worker_nodes {worker_nodes} and gpus {config.gpus}: a node for "
+            "the trainer and GPUs on each are needed, e.g. nodes=2 gpus=8 launch.worker_nodes=1."
+        )
+    output_dir = Path(config.output_dir).absolute()
+    own = [item for item in overrides if not is_of_the_job(item) and not item.startswith("output_dir=")]
+    values = {
+        "NAME": output_dir.name,
+        "NODES": config.nodes,
+        "GPUS": config.gpus,
+        "TIME": config.launch.slurm_time,
+        "GRACE": config.launch.slurm_grace_seconds,
+        "OUTPUT_DIR": shlex.quote(str(output_dir)),
+        "ACCELERATE_FILE": shlex.quote(str(accelerate_file(config).path.absolute())),
+        "WORKER_NODES": worker_nodes,
+        "TRAINER_NODES": trainer_nodes,
+        "WORKER_PORT": config.rollout.port or DEFAULT_PORT,
+        "TRAINER_PORT": config.launch.trainer_port,
+        "WORKER_SECONDS": round(config.rollout.start_timeout_seconds),
+        "WORKER_OPTIONS": shlex.join(worker_options(config)),
+        "TRAINER_OPTIONS": shlex.join([*own, f"output_dir={output_dir}"]),
+    }
+    text = TEMPLATE.read_text()
+    for name, value in values.items():
+        text = text.replace(f"@{name}@", str(value))
+    return text
+
+
+if __name__ == "__main__":
+    run("job", main)

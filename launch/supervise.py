@@ -1,0 +1,159 @@
+"""Runs the processes of a job together: if one ends before its time, all end, and it is said why."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+import psutil
+
+LOG_LINES = 20
+"""Last lines that are shown of a process that failed."""
+LOOK_SECONDS = 0.2
+END_SECONDS = 20.0
+"""The longest that a process may take to end its tree."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """One process of a job."""
+
+    name: str
+    command: Sequence[str]
+    log: Path
+    environment: Mapping[str, str]
+    ready_urls: tuple[str, ...] = ()
+    """It is up when all of them answer with 200; nothing to wait for if empty."""
+    ready_seconds: float = 0.0
+    """The longest that this may take."""
+
+
+@dataclass(slots=True)
+class Supervisor:
+    """Starts parts in order, each once the one before is up. A context manager: no process is left behind."""
+
+    say: Callable[[str], None] = field(default=lambda line: print(line, flush=True))
+    _running: list[tuple[Part, subprocess.Popen[bytes]]] = field(default_factory=list)
+    told: list[int] = field(default_factory=list)
+    """Signals that came and were passed on."""
+
+    def __enter__(self) -> Supervisor:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for part, process in reversed(self._running):
+            _end(process)
+            self.say(f"{part.name}: ended")
+
+    def run(self, parts: Sequence[Part]) -> int:
+        """Runs all parts until the last one ends; gives its status, or 1 if another one ended first."""
+        *before, last = parts
+        for part in before:
+            self._start(part)
+            if not self._wait_until_up(part):
+                return 1
+        self._start(last)
+        while True:
+            ended = self._ended()
+            if ended is not None:
+                part, status = ended
+                if part is last:
+                    if status:
+                        self._show_end(part, status)
+                    return status
+                self._show_end(part, status)
+                return 1
+            time.sleep(LOOK_SECONDS)
+
+    def pass_on(self, number: int, _frame: FrameType | None = None) -> None:
+        """Tells the ranks of the last part to stop; a handler for SIGTERM and SIGUSR1.
+
+        Ranks get SIGUSR1 whatever came: SIGTERM would have their launcher kill them soon after.
+        """
+        self.told.append(number)
+        self.say(f"{signal.Signals(number).name}: the ranks save and stop after their step")
+        if self._running:
+            for rank in ranks(self._running[-1][1].pid):
+                with suppress(psutil.NoSuchProcess):
+                    rank.send_signal(signal.SIGUSR1)
+
+    def _start(self, part: Part) -> None:
+        part.log.parent.mkdir(parents=True, exist_ok=True)
+        with part.log.open("ab") as log:
+            process = subprocess.Popen(
+                # The guard ends the part's whole tree when we end, in whatever way.
+                [sys.executable, "-m", "rollout.guard", *part.command],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=dict(part.environment),
+            )
+        self._running.append((part, process))
+        self.say(f"{part.name}: started, log in {part.log}")
+
+    def _wait_until_up(self, part: Part) -> bool:
+        deadline = time.monotonic() + part.ready_seconds
+        waiting = list(part.ready_urls)
+        while waiting:
+            if (ended := self._ended()) is not None:
+                self._show_end(*ended)
+                return False
+            if time.monotonic() > deadline:
+                self.say(f"{part.name}: {waiting[0]} did not answer within {part.ready_seconds:g} s")
+                self._show_log(part)
+                return False
+            waiting = [url for url in waiting if not _answers(url)]
+            time.sleep(LOOK_SECONDS)
+        self.say(f"{part.name}: up")
+        return True
+
+    def _ended(self) -> tuple[Part, int] | None:
+        for part, process in self._running:
+            if (status := process.poll()) is not None:
+                return part, status
+        return None
+
+    def _show_end(self, part: Part, status: int) -> None:
+        self.say(f"{part.name}: ended with status {status}")
+        self._show_log(part)
+
+    def _show_log(self, part: Part) -> None:
+        lines = part.log.read_text(errors="replace").replace("\r", "\n").splitlines()[-LOG_LINES:]
+        self.say("\n".join([f"The end of {part.log}:", *(f"  {line}" for line in lines)]))
+
+
+def ranks(pid: int) -> list[psutil.Process]:
+    """The ranks under a guarded ``accelerate launch``: its own children that have a RANK."""
+    found = []
+    with suppress(psutil.NoSuchProcess):
+        for launcher in psutil.Process(pid).children():
+            for child in launcher.children():
+                with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+                    if "RANK" in child.environ():
+                        found.append(child)
+    return found
+
+
+def _answers(url: str) -> bool:
+    with suppress(OSError), urllib.request.urlopen(url, timeout=2) as answer:
+        return answer.status == 200
+    return False
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    if process.stdin is not None:
+        with suppress(OSError):
+            process.stdin.close()  # the guard ends the tree
+    try:
+        process.wait(timeout=END_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

@@ -1,0 +1,128 @@
+"""``python -m launch.table DIR``: the runs of a sweep as a table and a plot."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One run of a sweep."""
+
+    name: str
+    """Its folder under the sweep's."""
+    overrides: tuple[str, ...]
+    status: str
+    """``done``, ``running`` (or killed: there is no telling), or ``failed (STATUS)``."""
+    rows: tuple[dict[str, Any], ...]
+    """Of its report.json, those after training; empty without one."""
+
+
+def read_jobs(folder: Path) -> list[Job]:
+    """The runs under ``folder``, in the order of their names.
+
+    Raises:
+        FileNotFoundError: If there is none.
+    """
+    jobs = [_read_job(path.parent, folder) for path in sorted(folder.rglob("status"))]
+    if not jobs:
+        raise FileNotFoundError(
+            f"{folder} holds no run of a sweep. Give the folder that python -m launch --multirun wrote, "
+            "hydra.sweep.dir."
+        )
+    return jobs
+
+
+def _read_job(folder: Path, sweep: Path) -> Job:
+    said = (folder / "status").read_text().strip()
+    report = folder / "report.json"
+    rows = json.loads(report.read_text())["rows"] if report.is_file() else []
+    return Job(
+        name=str(folder.relative_to(sweep)),
+        overrides=tuple((folder / "overrides.txt").read_text().split("\n")[:-1]),
+        status={"0": "done", "running": "running"}.get(said, f"failed ({said})"),
+        rows=tuple(row for row in rows if row["phase"] == "after"),
+    )
+
+
+def table(jobs: Sequence[Job]) -> str:
+    """Markdown: what differs between the runs, and their accuracies after training."""
+    pairs = [_settings(job) for job in jobs]
+    keys = [key for key in dict.fromkeys(k for p in pairs for k in p) if len({p.get(key) for p in pairs}) > 1]
+    operators = list(dict.fromkeys(row["operator"] for job in jobs for row in job.rows))
+    header = [*(keys or ["run"]), "status", *(f"{name} % [95%]" for name in operators)]
+    lines = [_row(header), _row(["---"] * len(header))]
+    for job, own in zip(jobs, pairs, strict=True):
+        cells = [own.get(key, "") for key in keys] or [job.name]
+        found = {row["operator"]: row for row in job.rows}
+        lines.append(_row([*cells, job.status, *(_accuracy(found.get(name)) for name in operators)]))
+    return "\n".join(lines) + "\n"
+
+
+def _settings(job: Job) -> dict[str, str]:
+    split = (item.partition("=") for item in job.overrides)
+    return {key: value for key, _, value in split}
+
+
+def _accuracy(row: dict[str, Any] | None) -> str:
+    if row is None:
+        return ""
+    mean, low, high = (f"{100 * row[key]:.1f}" for key in ("accuracy", "ci_low", "ci_high"))
+    return f"{mean} [{low}, {high}]"
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def draw(jobs: Sequence[Job], path: Path) -> None:
+    """Accuracies after training with their intervals, a line a run."""
+    shown = [job for job in jobs if job.rows]
+    operators = list(dict.fromkeys(row["operator"] for job in shown for row in job.rows))
+    figure, axes = plt.subplots(figsize=(8, 1.2 + 0.5 * len(shown)), layout="constrained")
+    for shift, name in enumerate(operators):
+        points = [(i, row) for i, job in enumerate(shown) for row in job.rows if row["operator"] == name]
+        means = [100 * row["accuracy"] for _, row in points]
+        spans = [
+            [100 * (row["accuracy"] - row["ci_low"]) for _, row in points],
+            [100 * (row["ci_high"] - row["accuracy"]) for _, row in points],
+        ]
+        heights = [i + 0.15 * (shift - (len(operators) - 1) / 2) for i, _ in points]
+        axes.errorbar(means, heights, xerr=spans, fmt="o", capsize=3, label=name)
+    axes.set_yticks(range(len(shown)), [job.name for job in shown])
+    axes.set_ylim(len(shown) - 0.5, -0.5)
+    axes.set_xlabel("solved after training, % of held-out problems (95% intervals)")
+    axes.grid(axis="x", alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="python -m launch.table", description=__doc__)
+    parser.add_argument("folder", type=Path, help="of the sweep, e.g. multirun/demo")
+    folder = parser.parse_args().folder
+    try:
+        jobs = read_jobs(folder)
+    except FileNotFoundError as error:
+        sys.exit(f"table: {error}")
+    text = table(jobs)
+    (folder / "table.md").write_text(text)
+    written = ["table.md"]
+    if any(job.rows for job in jobs):
+        draw(jobs, folder / "table.png")
+        written.append("table.png")
+    print(text)
+    print(f"Written to {folder}: {', '.join(written)}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

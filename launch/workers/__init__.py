@@ -1,0 +1,1 @@
+"""vLLM workers for a trainer elsewhere: ``python -m launch.workers``."""

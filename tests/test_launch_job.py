@@ -1,0 +1,232 @@
+"""A job: what its processes are, and what becomes of them when one ends."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from conftest import config_with
+
+from configs.schema import JobConfig
+from launch.job import parts
+from launch.supervise import Part, Supervisor, ranks
+from launch.table import draw, read_jobs, table
+from rollout.worker import free_port
+
+BASE = ["model.path=x", "data.path=x"]
+
+
+def _job(*overrides: str) -> JobConfig:
+    return config_with("job", BASE, overrides)
+
+
+def _parts(*overrides: str) -> dict[str, Part]:
+    made = parts(_job(*overrides), [*BASE, *overrides], {"HOME": "/home/me"})
+    return {part.name: part for part in made}
+
+
+def test_a_job_is_workers_on_fixed_ports_and_a_trainer_that_knows_them():
+    made = _parts("rollout.num_workers=2", "rollout.max_model_len=3000", "algo.num_generations=4")
+    assert list(made) == ["workers", "trainer"]
+    workers, trainer = made["workers"], made["trainer"]
+    assert {"rollout.num_workers=2", "rollout.max_model_len=3000", "rollout.port=8100"} <= set(
+        workers.command
+    )
+    assert workers.ready_urls == tuple(f"http://127.0.0.1:{port}/health" for port in (8100, 8101))
+    assert trainer.command[-2:] == [
+        "rollout.urls=[http://127.0.0.1:8100,http://127.0.0.1:8101]",
+        "rollout.num_workers=1",
+    ]
+    assert {"algo.num_generations=4", "model.path=x", "--config_file"} <= set(trainer.command)
+    assert trainer.environment == {"HOME": "/home/me"}
+
+
+def test_the_trainer_is_not_told_what_concerns_the_job_alone():
+    made = _parts("gpus=8", "plan.train_mfu=0.5", "hardware.memory_gib=40", "launch.accelerate=gpu_zero2")
+    command = made["trainer"].command
+    assert not [item for item in command if item.startswith(("gpus", "plan", "hardware", "launch."))]
+
+
+def test_workers_take_the_first_gpus_and_the_trainer_the_others():
+    made = _parts("gpus=8", "rollout.num_workers=3")
+    assert made["workers"].environment["CUDA_VISIBLE_DEVICES"] == "0,1,2"
+    assert made["trainer"].environment["CUDA_VISIBLE_DEVICES"] == "3,4,5,6,7"
+    command = list(made["trainer"].command)
+    assert command[command.index("--num_processes") + 1] == "5"
+    with pytest.raises(ValueError, match=r"gpus is 2 and rollout\.num_workers 2: .* at least one GPU each"):
+        _parts("gpus=2", "rollout.num_workers=2")
+
+
+def test_workers_that_run_elsewhere_are_not_started_and_several_machines_are_refused():
+    made = _parts("rollout.urls=[http://a:1]")
+    assert list(made) == ["trainer"]
+    assert made["trainer"].command[-2] == "rollout.urls=[http://a:1]"
+    with pytest.raises(ValueError, match=r"nodes is 2: python -m launch runs a job on one machine"):
+        _parts("nodes=2", "gpus=8")
+
+
+def _script(name: str, code: str, log: Path, **options) -> Part:
+    command = [sys.executable, "-c", code]
+    return Part(name=name, command=command, log=log, environment=dict(os.environ), **options)
+
+
+def _serving(log: Path, port: int) -> Part:
+    code = f"""
+import http.server
+class Healthy(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200); self.end_headers()
+    def log_message(self, *_): pass
+http.server.HTTPServer(("127.0.0.1", {port}), Healthy).serve_forever()
+"""
+    return _script("workers", code, log, ready_urls=(f"http://127.0.0.1:{port}/health",), ready_seconds=20)
+
+
+def _run(made: list[Part]) -> tuple[int, str]:
+    """The status and what was said; nothing is left running."""
+    said: list[str] = []
+    before = {process.pid for process in psutil.Process().children(recursive=True)}
+    with Supervisor(say=said.append) as supervisor:
+        status = supervisor.run(made)
+    assert {process.pid for process in psutil.Process().children(recursive=True)} <= before
+    return status, "\n".join(said)
+
+
+@pytest.mark.component
+def test_the_trainer_starts_when_workers_are_up_and_its_end_is_that_of_the_job(tmp_path: Path):
+    port = free_port()
+    trainer = f"import urllib.request as u; u.urlopen('http://127.0.0.1:{port}/health')"
+    made = [_serving(tmp_path / "w.log", port), _script("trainer", trainer, tmp_path / "t.log")]
+    status, said = _run(made)
+    assert status == 0
+    assert [line for line in said.splitlines() if "started" not in line] == [
+        "workers: up",
+        "trainer: ended",
+        "workers: ended",
+    ]
+
+
+@pytest.mark.component
+def test_a_trainer_that_fails_ends_the_job_with_its_status_and_last_lines(tmp_path: Path):
+    made = [
+        _serving(tmp_path / "w.log", free_port()),
+        _script("trainer", "print('bar\\rbad loss'); raise SystemExit(3)", tmp_path / "t.log"),
+    ]
+    status, said = _run(made)
+    assert status == 3
+    assert "trainer: ended with status 3" in said and "  bad loss" in said
+
+
+@pytest.mark.component
+def test_workers_that_end_take_the_job_with_them(tmp_path: Path):
+    port = free_port()
+    dying = _serving(tmp_path / "w.log", port)
+    code = dying.command[-1].replace("serve_forever()", "handle_request(); print('out of memory')")
+    made = [
+        _script("workers", code, tmp_path / "w.log", ready_urls=dying.ready_urls, ready_seconds=20),
+        _script("trainer", "import time; time.sleep(60)", tmp_path / "t.log"),
+    ]
+    started = time.monotonic()
+    status, said = _run(made)
+    assert status == 1
+    assert "workers: ended with status 0" in said and "  out of memory" in said
+    assert time.monotonic() - started < 30
+
+
+@pytest.mark.component
+def test_workers_that_are_not_up_in_time_are_named(tmp_path: Path):
+    sleeping = _script(
+        "workers",
+        "import time; print('loading'); time.sleep(60)",
+        tmp_path / "w.log",
+        ready_urls=(f"http://127.0.0.1:{free_port()}/health",),
+        ready_seconds=0.5,
+    )
+    status, said = _run([sleeping, _script("trainer", "", tmp_path / "t.log")])
+    assert status == 1
+    assert "did not answer within 0.5 s" in said and "trainer: started" not in said
+
+
+RANK = """
+import signal, time
+signal.signal(signal.SIGUSR1, lambda *_: exit(75))
+print('up', flush=True)
+time.sleep(60)
+"""
+LAUNCHER = f"""
+import os, subprocess, sys
+rank = subprocess.Popen([sys.executable, "-c", {RANK!r}], env=dict(os.environ, RANK="0"))
+other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+status = rank.wait()
+other.kill()
+sys.exit(1 if status else 0)
+"""
+
+
+@pytest.mark.component
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_reaches_the_ranks_and_nothing_else(tmp_path: Path, number: signal.Signals):
+    log = tmp_path / "t.log"
+    made = [_script("trainer", LAUNCHER, log)]
+    said: list[str] = []
+    with Supervisor(say=said.append) as supervisor:
+        before = signal.signal(number, supervisor.pass_on)
+        # Told from a process of its own, once the rank is up.
+        teller = f"""
+import os, time
+while "up" not in open({str(log)!r}).read():
+    time.sleep(0.05)
+os.kill({os.getpid()}, {int(number)})
+"""
+        log.touch()
+        telling = subprocess.Popen([sys.executable, "-c", teller])
+        try:
+            assert supervisor.run(made) == 1
+        finally:
+            signal.signal(number, before)
+            telling.wait(timeout=10)
+    assert supervisor.told == [number]
+    assert f"{number.name}: the ranks save and stop after their step" in said
+
+
+def test_no_process_has_no_ranks():
+    assert ranks(2**22 + 1) == []
+
+
+def _swept(folder: Path, name: str, status: str, accuracy: float | None) -> None:
+    run = folder / name
+    run.mkdir(parents=True)
+    (run / "status").write_text(status)
+    (run / "overrides.txt").write_text(f"experiment=demo\nalgo.learning_rate={name}\n")
+    if accuracy is not None:
+        row = {"operator": "pdr", "accuracy": accuracy, "ci_low": accuracy - 0.05, "ci_high": accuracy + 0.05}
+        rows = [row | {"phase": "before", "accuracy": 0.1}, row | {"phase": "after"}]
+        (run / "report.json").write_text(json.dumps({"rows": rows}))
+
+
+def test_the_table_of_a_sweep_shows_what_differs_and_how_each_run_ended(tmp_path: Path):
+    _swept(tmp_path, "1e-4", "0", 0.875)
+    _swept(tmp_path, "1e-3", "3", None)
+    _swept(tmp_path, "1e-2", "running", None)
+    assert table(read_jobs(tmp_path)).splitlines() == [
+        "| algo.learning_rate | status | pdr % [95%] |",
+        "| --- | --- | --- |",
+        "| 1e-2 | running |  |",
+        "| 1e-3 | failed (3) |  |",
+        "| 1e-4 | done | 87.5 [82.5, 92.5] |",
+    ]
+    with pytest.raises(FileNotFoundError, match="holds no run of a sweep"):
+        read_jobs(tmp_path / "1e-4" / "nothing")
+
+
+@pytest.mark.component
+def test_the_plot_of_a_sweep_is_drawn(tmp_path: Path):
+    for i in range(3):
+        _swept(tmp_path, f"run{i}", "0", 0.5 + i / 10)
+    draw(read_jobs(tmp_path), tmp_path / "table.png")
+    assert (tmp_path / "table.png").read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,163 @@
+"""The batch script, run under stubs of Slurm's commands: what starts where, and what happens at the end."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import config_with
+
+from launch.slurm.__main__ import script
+
+BASE = ["model.path=x", "data.path=x"]
+LIMIT_SECONDS = 60
+STUBS = {
+    "scontrol": """
+        if [[ $1 == show ]]; then printf '%s\\n' node-a node-b node-c; else echo "scontrol $*" >> "$CALLS"; fi
+    """,
+    # Runs the command once for each task, here.
+    "srun": """
+        tasks=1
+        while [[ $1 == --* ]]; do
+          [[ $1 == --ntasks=* ]] && tasks=${1#--ntasks=}
+          [[ $1 == --nodelist=* ]] && echo "on ${1#--nodelist=}" >> "$CALLS"
+          shift
+        done
+        pids=()
+        trap 'kill "${pids[@]}" 2>/dev/null' TERM
+        for ((i = 0; i < tasks; i++)); do SLURM_PROCID=$i "$@" & pids+=($!); done
+        status=0
+        for pid in "${pids[@]}"; do wait "$pid" || status=$?; done
+        exit "$status"
+    """,
+    "curl": '[[ -e $UP ]] && echo "curl ${*: -1}" >> "$CALLS"',
+    "pkill": 'echo "pkill $*" >> "$CALLS"; kill -USR1 "$(cat "$RANK")"',
+    "python": """
+        echo "python $SLURM_PROCID key=${#VLLM_API_KEY} $*" >> "$CALLS"
+        if [[ $2 == launch.workers ]]; then
+          [[ $WORKERS == fail ]] && exit 1
+          touch "$UP"
+          exec sleep 60
+        fi
+        [[ $TRAINER == stops ]] || exit "$TRAINER"
+        [[ $SLURM_PROCID == 0 ]] || exec sleep 5
+        echo $$ > "$RANK"
+        trap 'touch "$OUTPUT/stopped"; exit 1' USR1
+        kill -USR1 "$PPID_OF_SCRIPT"
+        while :; do sleep 0.1; done
+    """,
+}
+
+
+def _script(output_dir: Path, *overrides: str) -> str:
+    given = [*BASE, f"output_dir={output_dir}", "nodes=3", "gpus=2", *overrides]
+    return script(config_with("job", BASE, [item for item in given if item not in BASE]), given)
+
+
+def _submit(folder: Path, *overrides: str, workers: str = "run", trainer: str = "0"):
+    """Runs the script as Slurm would; gives its end and the stubs' calls."""
+    binaries = folder / "bin"
+    binaries.mkdir()
+    for name, body in STUBS.items():
+        (binaries / name).write_text(f"#!/usr/bin/env bash\n{body}")
+        (binaries / name).chmod(0o755)
+    path = folder / "job.sbatch"
+    output = folder / "an output"
+    text = _script(output, *overrides)
+    # Its own number, for a stub that sends it a signal.
+    path.write_text(text.replace("set -euo pipefail", "set -euo pipefail\nexport PPID_OF_SCRIPT=$$", 1))
+    environment = {
+        **os.environ,
+        "PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}",
+        "SLURM_JOB_NODELIST": "node-[a-c]",
+        "SLURM_JOB_ID": "42",
+        "CALLS": str(folder / "calls"),
+        "UP": str(folder / "up"),
+        "RANK": str(folder / "rank"),
+        "OUTPUT": str(output),
+        "WORKERS": workers,
+        "TRAINER": trainer,
+    }
+    environment.pop("VLLM_API_KEY", None)
+    done = subprocess.run(
+        ["bash", str(path)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_SECONDS,
+        check=False,
+    )
+    return done, (folder / "calls").read_text()
+
+
+def test_every_parameter_is_filled_in(tmp_path: Path):
+    text = _script(tmp_path, "launch.slurm_time=01:00:00", "launch.worker_nodes=2")
+    assert not [word for word in text.split() if word.startswith("@") and word.strip("@\"'").isupper()]
+    assert "#SBATCH --nodes=3\n" in text and "#SBATCH --time=01:00:00\n" in text
+    assert "#SBATCH --signal=B:USR1@600\n" in text
+    assert "WORKER_NODES=2\n" in text and "TRAINER_NODES=1\n" in text
+    assert "multinode_zero3.yaml" in text
+
+
+@pytest.mark.parametrize("overrides", [["nodes=1"], ["gpus=0"], ["launch.worker_nodes=3"]])
+def test_a_job_without_room_for_both_is_refused(tmp_path: Path, overrides: list[str]):
+    with pytest.raises(ValueError, match="a node for the trainer and GPUs on each are needed"):
+        _script(tmp_path, *overrides)
+
+
+def test_shellcheck_finds_nothing(tmp_path: Path):
+    if shutil.which("shellcheck") is None:
+        pytest.skip("shellcheck is not installed (apt install shellcheck)")
+    path = tmp_path / "job.sbatch"
+    path.write_text(_script(tmp_path / "an output"))
+    done = subprocess.run(["shellcheck", str(path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.component
+def test_workers_start_on_their_nodes_then_one_launcher_on_each_of_the_others(tmp_path: Path):
+    done, calls = _submit(tmp_path, "algo.num_generations=4", "plan.train_mfu=0.5")
+    assert done.returncode == 0, done.stderr
+    lines = calls.splitlines()
+    assert [line for line in lines if line.startswith("on")] == ["on node-a", "on node-b,node-c"]
+    workers = next(line for line in lines if "launch.workers" in line)
+    assert "rollout.host=0.0.0.0 rollout.port=8100 rollout.num_workers=2" in workers
+    assert f"output_dir={tmp_path}/an output/node_0" in workers
+    asked = [line for line in lines if line.startswith("curl")]
+    assert asked == [f"curl http://node-a:{port}/health" for port in (8100, 8101)]
+    trainers = sorted(line for line in lines if "accelerate" in line)
+    assert [line.split()[1] for line in trainers] == ["0", "1"]
+    for rank, line in enumerate(trainers):
+        assert f"--machine_rank {rank} --num_machines 2 --num_processes 4" in line
+        assert "--main_process_ip node-b --main_process_port 29500 -m train" in line
+        assert "algo.num_generations=4" in line and "plan." not in line
+        assert line.endswith(
+            "resume=auto rollout.urls=[http://node-a:8100,http://node-a:8101] rollout.num_workers=1"
+        )
+    # One key for all, which nobody had to choose.
+    assert all("key=32" in line for line in lines if line.startswith("python"))
+
+
+@pytest.mark.component
+def test_the_status_is_the_trainers_and_the_workers_are_ended(tmp_path: Path):
+    done, calls = _submit(tmp_path, trainer="3")
+    assert done.returncode == 3
+    assert "requeue" not in calls
+
+
+@pytest.mark.component
+def test_workers_that_end_at_start_end_the_job_with_where_to_look(tmp_path: Path):
+    done, calls = _submit(tmp_path, workers="fail")
+    assert done.returncode == 1
+    assert "The workers ended; see" in done.stderr
+    assert "accelerate" not in calls
+
+
+@pytest.mark.component
+def test_a_job_that_is_told_to_stop_tells_the_ranks_and_queues_again(tmp_path: Path):
+    done, calls = _submit(tmp_path, trainer="stops")
+    assert done.returncode == 0, done.stderr
+    assert "Told to stop" in done.stdout
+    assert "pkill -USR1 -f python[^ ]* -u -m train " in calls
+    assert calls.rstrip().endswith("scontrol requeue 42")
