@@ -12,7 +12,7 @@ from hydra.types import RunMode
 
 from configs.compose import run
 from configs.schema import JobConfig
-from launch.job import parts
+from launch.job import assignment, parts
 from launch.supervise import Supervisor
 
 PREEMPTED = 75
@@ -27,7 +27,7 @@ def main(config: JobConfig, overrides: list[str]) -> float | None:
         sys.exit(_run(config, overrides))
     folder = Path(HydraConfig.get().runtime.output_dir)
     config.output_dir, config.resume = str(folder), "auto"
-    own = [*overrides, f"output_dir={folder}", "resume=auto"]
+    own = [*overrides, assignment("output_dir", folder), "resume=auto"]
     status_file = folder / "status"
     if status_file.is_file() and status_file.read_text() == "0":
         print(f"{folder}: done already")

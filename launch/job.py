@@ -35,8 +35,12 @@ def parts(config: JobConfig, overrides: Sequence[str], environment: Mapping[str,
 def _workers(config: JobConfig, environment: Mapping[str, str]) -> Part:
     rollout = config.rollout
     port = rollout.port or DEFAULT_PORT
-    options = [*worker_options(config), f"output_dir={config.output_dir}", f"rollout.port={port}"]
-    options.append(f"rollout.num_workers={rollout.num_workers}")
+    options = [
+        *worker_options(config),
+        assignment("output_dir", config.output_dir),
+        f"rollout.port={port}",
+        f"rollout.num_workers={rollout.num_workers}",
+    ]
     return Part(
         name="workers",
         command=[sys.executable, "-m", "launch.workers", *options],
@@ -69,6 +73,12 @@ def _trainer(
     )
 
 
+def assignment(key: str, value: object) -> str:
+    """An override whose value may hold anything: commas and equal signs mean something to Hydra."""
+    escaped = str(value).replace("'", "\\'")
+    return f"{key}='{escaped}'"
+
+
 def is_of_the_job(override: str) -> bool:
     """Whether an override is for the job, and unknown to the trainer."""
     key = override.lstrip("+~").partition("=")[0]
@@ -84,7 +94,7 @@ def worker_options(config: JobConfig) -> list[str]:
         if name not in ("urls", "host", "port", "num_workers") and value != default[name]
     ]
     return [
-        f"model.path={config.model.path}",
+        assignment("model.path", config.model.path),
         f"model.trust_remote_code={json.dumps(config.model.trust_remote_code)}",
         *differences,
     ]

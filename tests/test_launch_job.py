@@ -11,9 +11,10 @@ from pathlib import Path
 import psutil
 import pytest
 from conftest import config_with
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from configs.schema import JobConfig
-from launch.job import parts
+from launch.job import assignment, parts
 from launch.supervise import Part, Supervisor, ranks
 from launch.table import draw, read_jobs, table
 from rollout.worker import free_port
@@ -44,6 +45,12 @@ def test_a_job_is_workers_on_fixed_ports_and_a_trainer_that_knows_them():
     ]
     assert {"algo.num_generations=4", "model.path=x", "--config_file"} <= set(trainer.command)
     assert trainer.environment == {"HOME": "/home/me"}
+
+
+@pytest.mark.parametrize("value", ["a b", "lr=1e-4,k=2", "it's", "back\\slash", "[1]", "x{y}"])
+def test_a_value_survives_hydra_whatever_it_holds(value: str):
+    (parsed,) = OverridesParser.create().parse_overrides([assignment("output_dir", value)])
+    assert parsed.value() == value
 
 
 def test_the_trainer_is_not_told_what_concerns_the_job_alone():

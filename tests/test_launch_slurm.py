@@ -123,7 +123,7 @@ def test_workers_start_on_their_nodes_then_one_launcher_on_each_of_the_others(tm
     assert [line for line in lines if line.startswith("on")] == ["on node-a", "on node-b,node-c"]
     workers = next(line for line in lines if "launch.workers" in line)
     assert "rollout.host=0.0.0.0 rollout.port=8100 rollout.num_workers=2" in workers
-    assert f"output_dir={tmp_path}/an output/node_0" in workers
+    assert f'output_dir="{tmp_path}/an output/node_0"' in workers
     asked = [line for line in lines if line.startswith("curl")]
     assert asked == [f"curl http://node-a:{port}/health" for port in (8100, 8101)]
     trainers = sorted(line for line in lines if "accelerate" in line)

@@ -8,7 +8,7 @@ from pathlib import Path
 from configs.compose import run
 from configs.schema import JobConfig
 from launch.accelerate_file import accelerate_file
-from launch.job import DEFAULT_PORT, is_of_the_job, worker_options
+from launch.job import DEFAULT_PORT, assignment, is_of_the_job, worker_options
 
 TEMPLATE = Path(__file__).parent / "job.sbatch"
 
@@ -54,7 +54,7 @@ def script(config: JobConfig, overrides: Sequence[str]) -> str:
         "TRAINER_PORT": config.launch.trainer_port,
         "WORKER_SECONDS": round(config.rollout.start_timeout_seconds),
         "WORKER_OPTIONS": shlex.join(worker_options(config)),
-        "TRAINER_OPTIONS": shlex.join([*own, f"output_dir={output_dir}"]),
+        "TRAINER_OPTIONS": shlex.join([*own, assignment("output_dir", output_dir)]),
     }
     text = TEMPLATE.read_text()
     for name, value in values.items():
