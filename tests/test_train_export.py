@@ -9,7 +9,7 @@ from training_fakes import make_config, make_trainer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from train.distributed import make_accelerator
-from train.export import export
+from train.export import export, push
 
 pytestmark = pytest.mark.component
 
@@ -66,3 +66,48 @@ def test_a_folder_with_other_things_is_not_overwritten(tmp_path, trained):
     (out / "thesis.txt").write_text("x")
     with pytest.raises(FileExistsError, match="something that is not a model"):
         export(tmp_path / "run" / "checkpoints" / "step_000001", out)
+
+
+def test_the_card_names_the_versions_that_made_the_policy(tmp_path, trained):
+    (tmp_path / "run" / "versions.txt").write_text("torch 2.13.0\n")
+    export(tmp_path / "run", tmp_path / "out")
+    assert "## Versions\n\n```\ntorch 2.13.0\n```" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_a_damaged_checkpoint_is_not_exported(tmp_path, trained):
+    weights = tmp_path / "run" / "checkpoints" / "step_000001" / "policy" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(ValueError, match=r"was damaged: policy/model\.safetensors is not what was written"):
+        export(tmp_path / "run", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+class FakeHub:
+    """The hub's API as far as an upload needs it; ``fails`` is what it answers."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, dict]] = []
+        self.fails: Exception | None = None
+
+    def create_repo(self, repo_id: str, **options) -> str:
+        self.calls.append((repo_id, options))
+        if self.fails:
+            raise self.fails
+        return f"https://huggingface.co/{repo_id}"
+
+    def upload_folder(self, **options) -> None:
+        self.calls.append((options.pop("repo_id"), options))
+
+
+def test_an_upload_goes_to_a_private_repository_and_its_failure_says_what_to_do(tmp_path, monkeypatch):
+    hub = FakeHub()
+    monkeypatch.setattr("train.export.HfApi", lambda: hub)
+    assert push(tmp_path, "me/policy") == "https://huggingface.co/me/policy"
+    (created, options), (uploaded, what) = hub.calls
+    assert created == uploaded == "me/policy"
+    assert options["private"] is True and what["folder_path"] == tmp_path
+    hub.fails = OSError("no route to host")
+    with pytest.raises(RuntimeError, match=r"not uploaded to me/policy: no route to host .*HF_TOKEN"):
+        push(tmp_path, "me/policy")

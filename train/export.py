@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError
 
 from train.checkpoint import (
     CONFIG_FILE,
@@ -48,7 +50,7 @@ tokenizer = AutoTokenizer.from_pretrained("{out}")
 ```yaml
 {settings}
 ```
-{results}"""
+{versions}{results}"""
 
 
 def export(checkpoint: Path, out: Path) -> Path:
@@ -74,13 +76,33 @@ def export(checkpoint: Path, out: Path) -> Path:
         raise FileExistsError(f"{out} holds something that is not a model; give an empty or a new folder.")
     shutil.copytree(checkpoint / POLICY_DIR, out, dirs_exist_ok=True)
     config = yaml.safe_load((checkpoint / CONFIG_FILE).read_text(encoding="utf-8"))
-    report = checkpoint.parent.parent / "report.json"
-    card = _card(out, config, read_state(checkpoint), report)
+    card = _card(out, config, read_state(checkpoint), run=checkpoint.parent.parent)
     (out / "README.md").write_text(card, encoding="utf-8")
     return out
 
 
-def _card(out: Path, config: dict[str, Any], state: TrainerState, report: Path) -> str:
+def push(folder: Path, repo_id: str) -> str:
+    """Uploads an export to a private repository of the hub, made if it is not there; gives its address.
+
+    The token is that of ``hf auth login`` or ``HF_TOKEN``.
+
+    Raises:
+        RuntimeError: If the hub refuses, or is not reached.
+    """
+    api = HfApi()
+    try:
+        address = api.create_repo(repo_id, private=True, exist_ok=True)
+        api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Upload policy")
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        raise RuntimeError(
+            f"{folder} was written, but not uploaded to {repo_id}: {error} Log in with hf auth login, or set "
+            "HF_TOKEN."
+        ) from error
+    return str(address)
+
+
+def _card(out: Path, config: dict[str, Any], state: TrainerState, *, run: Path) -> str:
+    report, versions = run / "report.json", run / "versions.txt"
     settings = {key: config[key] for key in ("seed", "algo", "operator", "rollout", "data")}
     return CARD.format(
         name=out.name,
@@ -90,6 +112,9 @@ def _card(out: Path, config: dict[str, Any], state: TrainerState, report: Path) 
         step=state.step,
         share=config["algo"]["operator_fraction"],
         settings=yaml.safe_dump(settings, sort_keys=False).rstrip(),
+        versions=f"\n## Versions\n\n```\n{versions.read_text().rstrip()}\n```\n"
+        if versions.is_file()
+        else "",
         results=_results(report) if report.is_file() else "",
     )
 
@@ -114,12 +139,17 @@ def main() -> None:
         "checkpoint", type=Path, help="outputs/train/checkpoints/step_000020, or outputs/train"
     )
     parser.add_argument("out", type=Path, help="folder to write")
+    parser.add_argument(
+        "--push-to-hub", metavar="OWNER/NAME", help="upload it, too, to this private repository"
+    )
     arguments = parser.parse_args()
     try:
         out = export(arguments.checkpoint, arguments.out)
-    except (FileNotFoundError, FileExistsError, ValueError) as error:
+        print(f"Wrote {out}: load it with AutoModelForCausalLM or vLLM.")
+        if arguments.push_to_hub:
+            print(f"Uploaded to {push(out, arguments.push_to_hub)}")
+    except (FileNotFoundError, FileExistsError, ValueError, RuntimeError) as error:
         sys.exit(f"error: {error}")
-    print(f"Wrote {out}: load it with AutoModelForCausalLM or vLLM.")
 
 
 if __name__ == "__main__":
