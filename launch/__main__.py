@@ -28,12 +28,17 @@ def main(config: JobConfig, overrides: list[str]) -> float | None:
     folder = Path(HydraConfig.get().runtime.output_dir)
     config.output_dir, config.resume = str(folder), "auto"
     own = [*overrides, assignment("output_dir", folder), "resume=auto"]
-    status_file = folder / "status"
+    status_file, written = folder / "status", folder / "job.txt"
+    said = "\n".join(overrides) + "\n"
+    if written.is_file() and written.read_text() != said:
+        sys.exit(
+            f"launch: {folder} holds a run with other options. Choose another hydra.sweep.dir, or remove it."
+        )
     if status_file.is_file() and status_file.read_text() == "0":
         print(f"{folder}: done already")
         return _objective(config)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "overrides.txt").write_text("\n".join(overrides) + "\n")
+    written.write_text(said)
     status_file.write_text("running")
     status = _run(config, own)
     status_file.write_text(str(status))

@@ -45,7 +45,7 @@ def _read_job(folder: Path, sweep: Path) -> Job:
     rows = json.loads(report.read_text())["rows"] if report.is_file() else []
     return Job(
         name=str(folder.relative_to(sweep)),
-        overrides=tuple((folder / "overrides.txt").read_text().split("\n")[:-1]),
+        overrides=tuple((folder / "job.txt").read_text().split("\n")[:-1]),
         status={"0": "done", "running": "running"}.get(said, f"failed ({said})"),
         rows=tuple(row for row in rows if row["phase"] == "after"),
     )

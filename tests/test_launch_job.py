@@ -209,7 +209,7 @@ def _swept(folder: Path, name: str, status: str, accuracy: float | None) -> None
     run = folder / name
     run.mkdir(parents=True)
     (run / "status").write_text(status)
-    (run / "overrides.txt").write_text(f"experiment=demo\nalgo.learning_rate={name}\n")
+    (run / "job.txt").write_text(f"experiment=demo\nalgo.learning_rate={name}\n")
     if accuracy is not None:
         row = {"operator": "pdr", "accuracy": accuracy, "ci_low": accuracy - 0.05, "ci_high": accuracy + 0.05}
         rows = [row | {"phase": "before", "accuracy": 0.1}, row | {"phase": "after"}]
