@@ -190,6 +190,12 @@ def run(config_name: str, main: Callable[[Any, list[str]], float | None]) -> Non
 
     @hydra.main(version_base="1.3", config_path="pkg://configs", config_name=config_name)
     def start(config: DictConfig) -> float | None:
-        return main(resolve(config), list(HydraConfig.get().overrides.task))
+        overrides = list(HydraConfig.get().overrides.task)
+        try:
+            checked = resolve(config)
+        except ConfigError as error:  # of one job of a sweep: what is checked above are single runs
+            print(f"{config_name} ({' '.join(overrides)}): {error}", file=sys.stderr)
+            return None
+        return main(checked, overrides)
 
     start()

@@ -12,6 +12,10 @@ from rollout.sampler import RequestRefused
 KEEP_ALIVE_SECONDS = 3.0
 """Less than the 5 s after which a vLLM server closes an idle connection, so that we never write into one
 that is being closed."""
+SLOW_HINT = (
+    "If it is only slow, lower rollout.max_concurrency, so that less waits in its queue, or raise "
+    "rollout.request_timeout_seconds."
+)
 SHOWN_CHARACTERS = 500
 """Of an endpoint's answer, in an error."""
 
@@ -45,7 +49,12 @@ class Client:
             Unavailable: If another attempt may help.
             RequestRefused: If the endpoint refuses the request.
         """
-        status, answer, retry_after = await self._request("POST", url, body, self._timeout)
+        try:
+            status, answer, retry_after = await self._request("POST", url, body, self._timeout)
+        except Unavailable as error:
+            if isinstance(error.__cause__, TimeoutError):
+                raise Unavailable(f"{error} {SLOW_HINT}") from error
+            raise
         if status == 200:
             return answer
         if is_temporary(status):

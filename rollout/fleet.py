@@ -1,5 +1,7 @@
 """The local workers of a run: they share ports, memory and cores, and start and end together."""
 
+import json
+import logging
 import os
 from collections.abc import Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
@@ -10,6 +12,8 @@ import torch
 
 from configs.schema import RolloutConfig
 from rollout.worker import LocalWorker, WorkerPlace
+
+logger = logging.getLogger(__name__)
 
 GIB = 2**30
 
@@ -63,11 +67,25 @@ def _devices(count: int) -> list[str]:
     return visible[:count]
 
 
+def emulates(dtype: str, model: Path) -> bool:
+    """Whether a CPU worker would compute in bfloat16 without the instructions for it.
+
+    Args:
+        dtype: ``rollout.dtype``; auto is the model's.
+        model: The model's folder; of one that is no folder nothing is known, and nothing is said.
+    """
+    if dtype == "auto" and (model / "config.json").is_file():
+        config = json.loads((model / "config.json").read_text())
+        dtype = config.get("dtype") or config.get("torch_dtype") or "float32"
+    return dtype == "bfloat16" and torch.backends.cpu.get_cpu_capability() != "AVX512"
+
+
 class Fleet:
     """Local workers. ``start`` brings all up side by side or leaves none behind."""
 
     def __init__(self, config: RolloutConfig, model_path: str, log_dir: Path) -> None:
         self._config = config
+        self._model_path = model_path
         self.workers = [LocalWorker(config, model_path, place) for place in places(config, log_dir)]
 
     def start(self) -> None:
@@ -78,6 +96,7 @@ class Fleet:
             RuntimeError: If a worker ends, or does not answer in time.
         """
         self._check_memory()
+        self._warn_of_slow_dtype()
         for worker in self.workers:
             worker.check_port()
         with ThreadPoolExecutor(max_workers=len(self.workers)) as threads:
@@ -93,6 +112,14 @@ class Fleet:
         """Ends every worker for good."""
         with ThreadPoolExecutor(max_workers=len(self.workers)) as threads:
             list(threads.map(LocalWorker.close, self.workers))
+
+    def _warn_of_slow_dtype(self) -> None:
+        if not torch.cuda.is_available() and emulates(self._config.dtype, Path(self._model_path)):
+            logger.warning(
+                "This CPU (%s) has no bfloat16 arithmetic: a worker in bfloat16 may take minutes for its "
+                "first token. Set rollout.dtype=float32.",
+                torch.backends.cpu.get_cpu_capability(),
+            )
 
     def _check_memory(self) -> None:
         if torch.cuda.is_available():

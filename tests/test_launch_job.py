@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import config_with
+from conftest import REPO, config_with
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from configs.schema import JobConfig
@@ -237,3 +237,30 @@ def test_the_plot_of_a_sweep_is_drawn(tmp_path: Path):
         _swept(tmp_path, f"run{i}", "0", 0.5 + i / 10)
     draw(read_jobs(tmp_path), tmp_path / "table.png")
     assert (tmp_path / "table.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.component
+def test_a_sweep_goes_on_after_a_failure_and_knows_its_own_runs(tmp_path: Path):
+    def sweep(*overrides: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "launch", "--multirun", "experiment=demo", *overrides]
+        return subprocess.run(
+            [*command, f"hydra.sweep.dir={tmp_path / 'sweep'}"],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(REPO)},
+        )
+
+    # Jobs that end before they start a process: no machine here has several nodes.
+    done = sweep("gpus=8", "nodes=2,3", "algo.num_generations=8,1")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("num_generations must be at least 2, got 1") == 2
+    assert [job.status for job in read_jobs(tmp_path / "sweep")] == ["failed (2)", "failed (2)"]
+    (tmp_path / "sweep" / "0" / "status").write_text("0")
+    again = sweep("gpus=8", "nodes=2,3", "algo.num_generations=8,1")
+    assert f"{tmp_path}/sweep/0: done already" in again.stdout
+    assert again.stdout.count("failed with status 2") == 1
+    other = sweep("gpus=4", "nodes=2,3")
+    assert "holds a run with other options" in other.stdout + other.stderr

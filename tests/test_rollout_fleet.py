@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from configs.schema import RolloutConfig
-from rollout.fleet import Fleet, places, share_cores
+from rollout.fleet import Fleet, emulates, places, share_cores
 from rollout.worker import free_port
 
 SERVER = """
@@ -125,3 +125,22 @@ def test_a_server_is_told_its_cores(tmp_path: Path):
     with pytest.raises(RuntimeError):
         fleet.start()
     assert "BIND " in (tmp_path / "worker_0.log").read_text() + (tmp_path / "worker_1.log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "of_model", "capability", "slow"),
+    [
+        ("auto", "bfloat16", "AVX2", True),
+        ("auto", "bfloat16", "AVX512", False),
+        ("auto", "float32", "AVX2", False),
+        ("float32", "bfloat16", "AVX2", False),
+        ("bfloat16", "float32", "DEFAULT", True),
+    ],
+)
+def test_bfloat16_without_the_instructions_for_it_is_noticed(
+    dtype: str, of_model: str, capability: str, slow: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "config.json").write_text(f'{{"dtype": "{of_model}"}}')
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: capability)
+    assert emulates(dtype, tmp_path) == slow
+    assert not emulates("auto", tmp_path / "owner" / "name")
