@@ -155,6 +155,14 @@ def load_operator(name: str, base: OperatorConfig) -> OperatorConfig:
     with ExitStack() as stack:
         if not GlobalHydra.instance().is_initialized():  # within a command it is, with its search path
             stack.enter_context(initialize_config_module("configs", version_base="1.3"))
+        available = GlobalHydra.instance().config_loader().list_groups("operator")
+        known = sorted(
+            set(GlobalHydra.instance().config_loader().get_group_options("operator")) - set(available)
+        )
+        if name not in known:
+            raise ConfigError(
+                f"There is no operator '{name}'; choose one of {', '.join(known)}.{_nearest(name, known)}"
+            )
         try:
             node = compose(f"operator/{name}").operator
         except HydraException as error:

@@ -28,7 +28,7 @@ $out/report.md           the table above; report.json for programs
 $out/curves.png          reward and accuracy by step
 $out/metrics.jsonl       every metric of every step
 $out/rollouts/           a few rollouts as text
-$out/evaluation/         every evaluated rollout: calls, ids, log-probs, verdicts
+$out/evaluation/         every evaluated rollout: its graph of calls, ids, budgets, verdicts
 $out/checkpoints/        to resume from
 $out/export/             the trained policy, a plain Hugging Face folder
 END

@@ -87,8 +87,12 @@ def _comparison(config: EvaluationConfig) -> Comparison:
     # A file or hub set is the set to evaluate; generated problems have a held-out part.
     load = load_eval if config.data.source == "reasoning_gym" else load_train
     names = config.operators or [config.operator.name]
+    problems = load(config.data, check_gold)
+    if len(problems) > config.data.num_eval:
+        first = config.data.num_eval
+        print(f"Evaluating the first {first} of {len(problems)} problems (data.num_eval).", file=sys.stderr)
     return Comparison(
-        problems=load(config.data, check_gold)[: config.data.num_eval],
+        problems=problems[: config.data.num_eval],
         operators=[build_operator(load_operator(name, config.operator)) for name in names],
         trace=build_operator(load_operator("trace", config.operator)),
         samples=config.samples,
@@ -134,8 +138,8 @@ def _remember_config(config: EvaluationConfig, output_dir: Path) -> None:
         ValueError: If the folder's config differs in anything that decides what is sampled.
     """
     decisive = {name: value for name, value in asdict(config).items() if name != "output_dir"}
-    path = output_dir / "config.yaml"
-    if path.exists():
+    path, journal = output_dir / "config.yaml", output_dir / "rollouts.jsonl"
+    if path.exists() and journal.exists() and journal.stat().st_size:
         differing = list(_differing(yaml.safe_load(path.read_text()), decisive))
         if differing:
             raise ValueError(

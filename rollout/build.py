@@ -24,7 +24,7 @@ def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
         ValueError: If no tokenizer loads from it.
     """
     path = model.path
-    if not Path(path).is_dir() and (path.count("/") != 1 or path.startswith((".", "~", "/"))):
+    if not Path(path).is_dir() and not _may_be_on_the_hub(path):
         raise FileNotFoundError(f"model.path: the folder {path} does not exist.")
     try:
         return AutoTokenizer.from_pretrained(path, trust_remote_code=model.trust_remote_code)
@@ -33,6 +33,12 @@ def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
             f"model.path is {path!r}, from which no tokenizer loads: {error} It must be an HF folder "
             "(config.json, tokenizer.json, *.safetensors) or the name of a model on the hub."
         ) from error
+
+
+def _may_be_on_the_hub(path: str) -> bool:
+    """``owner/model``, unless ``owner`` is a folder here: then a folder was meant."""
+    owner, _, name = path.partition("/")
+    return bool(name) and "/" not in name and owner[:1] not in (".", "~", "") and not Path(owner).is_dir()
 
 
 def policy_settings(

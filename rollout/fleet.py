@@ -67,6 +67,24 @@ def _devices(count: int) -> list[str]:
     return visible[:count]
 
 
+def check_length(max_model_len: int, model: Path) -> None:
+    """Refuses what vLLM would, before it is started.
+
+    Raises:
+        ValueError: If the model was not made for ``rollout.max_model_len`` tokens.
+    """
+    if not (model / "config.json").is_file():
+        return
+    config = json.loads((model / "config.json").read_text())
+    rope = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    longest = config.get("max_position_embeddings")
+    if longest is not None and "factor" not in rope and max_model_len > longest:
+        raise ValueError(
+            f"rollout.max_model_len is {max_model_len}, but {model} takes {longest} tokens at most "
+            "(max_position_embeddings). Lower it; prompt and completion must fit in it."
+        )
+
+
 def emulates(dtype: str, model: Path) -> bool:
     """Whether a CPU worker would compute in bfloat16 without the instructions for it.
 
@@ -92,10 +110,11 @@ class Fleet:
         """Starts all workers.
 
         Raises:
-            ValueError: If a port is taken, or memory for the KV caches is not free.
+            ValueError: If a port is taken, memory for the KV caches is not free, or the model is too short.
             RuntimeError: If a worker ends, or does not answer in time.
         """
         self._check_memory()
+        check_length(self._config.max_model_len, Path(self._model_path))
         self._warn_of_slow_dtype()
         for worker in self.workers:
             worker.check_port()

@@ -7,8 +7,8 @@ from fakes import ScriptedPolicy, roll
 from tiny import byte_tokenizer
 
 from configs.compose import load, load_operator
-from configs.schema import OperatorConfig, RolloutConfig
-from rollout.build import build_operator, policy_settings
+from configs.schema import ModelConfig, OperatorConfig, RolloutConfig
+from rollout.build import build_operator, load_tokenizer, policy_settings
 from rollout.chat import ChatEndpoint
 from rollout.operators import OPERATORS
 from rollout.records import TRACE
@@ -93,3 +93,13 @@ def test_a_template_that_opens_thinking_leaves_unclosed_completions_without_solu
     assert not policy_settings(
         operator, RolloutConfig(), ScriptedPolicy(), byte_tokenizer()
     ).marks.opened_by_prompt
+
+
+@pytest.mark.parametrize("path", ["outputs/nothing", "./nothing", "/no/where", "~/model", "a/b/c", "nothing"])
+def test_a_model_folder_that_does_not_exist_is_not_looked_for_on_the_hub(
+    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "outputs").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"model\.path: the folder .* does not exist"):
+        load_tokenizer(ModelConfig(path=path))

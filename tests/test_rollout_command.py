@@ -98,6 +98,27 @@ def test_a_folder_with_another_evaluation_is_refused_but_another_endpoint_is_not
     _run(*needed, "operator=trace", "rollout.urls=[http://127.0.0.1:9]", "rollout.max_concurrency=3")
 
 
+def test_a_folder_in_which_nothing_was_evaluated_holds_no_evaluation(
+    url: str, needed: list[str], tmp_path: Path
+):
+    with pytest.raises(SystemExit):
+        _run(*needed, "operator=trace", "rollout.urls=[http://127.0.0.1:9]")
+    _run(*needed, "operator=trace", f"rollout.urls=[{url}]", "seed=1")
+    assert (tmp_path / "out" / "report.json").exists()
+
+
+def test_a_set_that_is_not_evaluated_whole_is_said_to_be_cut(url: str, needed: list[str], capsys):
+    _run(*needed, "operator=trace", f"rollout.urls=[{url}]", "data.num_eval=2")
+    assert "Evaluating the first 2 of " in capsys.readouterr().err
+
+
+def test_an_operator_that_does_not_exist_names_those_that_do(needed: list[str]):
+    with pytest.raises(
+        SystemExit, match=r"no operator 'tracee'; choose one of best_of_n, .* Did you mean 'trace'"
+    ):
+        _run(*needed, "operators=[tracee]")
+
+
 def test_an_endpoint_that_is_not_there_ends_the_command(needed: list[str], tmp_path: Path):
     with pytest.raises(SystemExit, match=r"rollout: .*127\.0\.0\.1:9"):
         _run(*needed, "operator=trace", "rollout.urls=[http://127.0.0.1:9]")

@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from configs.schema import RolloutConfig
-from rollout.fleet import Fleet, emulates, places, share_cores
+from rollout.fleet import Fleet, check_length, emulates, places, share_cores
 from rollout.worker import free_port
 
 SERVER = """
@@ -144,3 +144,25 @@ def test_bfloat16_without_the_instructions_for_it_is_noticed(
     monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: capability)
     assert emulates(dtype, tmp_path) == slow
     assert not emulates("auto", tmp_path / "owner" / "name")
+
+
+@pytest.mark.parametrize(
+    ("config", "most"),
+    [
+        ('{"max_position_embeddings": 1024}', 1024),
+        ('{"max_position_embeddings": 1024, "rope_scaling": {"factor": 4.0}}', None),
+        ('{"max_position_embeddings": 1024, "rope_parameters": {"rope_theta": 1e4}}', 1024),
+        ("{}", None),
+    ],
+)
+def test_a_model_that_is_too_short_is_refused_before_anything_starts(
+    config: str, most: int | None, tmp_path: Path
+):
+    (tmp_path / "config.json").write_text(config)
+    check_length(1024, tmp_path)
+    check_length(9999, tmp_path / "owner" / "name")
+    if most is None:
+        check_length(1025, tmp_path)
+        return
+    with pytest.raises(ValueError, match=r"rollout\.max_model_len is 1025, but .* takes 1024 tokens at most"):
+        check_length(1025, tmp_path)
