@@ -108,8 +108,9 @@ def policy(checkpoint: Path) -> torch.nn.Module:
     return AutoModelForCausalLM.from_pretrained(checkpoint / "policy", dtype=torch.float32)
 
 
-@pytest.mark.parametrize("algo", [{}, {"loss_type": "ppo", "critic": "policy_trunk"}])
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize(
+    ("stage", "algo"), [(2, {}), (3, {}), (3, {"loss_type": "ppo", "critic": "policy_trunk"})]
+)
 def test_the_accumulated_gradient_of_two_ranks_is_that_of_one_process(stage, algo, tiny_policy, tmp_path):
     changes = {"algo": algo, "train": {"max_steps": 1}}
     run = {"output_dir": str(tmp_path / "two"), "model": str(tiny_policy), "changes": changes}
@@ -187,7 +188,7 @@ def test_no_rank_steps_on_what_is_not_finite_and_the_third_time_stops_the_run(st
     assert all(torch.equal(kept[name], start[name]) for name in start)
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", [3])  # both stages have bfloat16 with adapters below
 def test_bfloat16_follows_float32_and_keeps_its_moments_in_float32(stage, runs, tiny_policy, tmp_path):
     changes = {"model": {"dtype": "bfloat16"}, **EVERYTHING}
     run = {"output_dir": str(tmp_path), "model": str(tiny_policy), "changes": changes}
