@@ -147,7 +147,6 @@ def test_a_step_without_signal_leaves_the_policy_alone(tmp_path, tiny_policy):
 @pytest.mark.parametrize(
     "algo",
     [
-        {},
         {"loss_type": "ppo", "num_iterations": 2},
         {"loss_type": "ppo", "critic": "policy_trunk", "critic_warmup_steps": 3, "beta": 0.1},
     ],
