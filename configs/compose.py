@@ -16,6 +16,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -155,10 +156,7 @@ def load_operator(name: str, base: OperatorConfig) -> OperatorConfig:
     with ExitStack() as stack:
         if not GlobalHydra.instance().is_initialized():  # within a command it is, with its search path
             stack.enter_context(initialize_config_module("configs", version_base="1.3"))
-        available = GlobalHydra.instance().config_loader().list_groups("operator")
-        known = sorted(
-            set(GlobalHydra.instance().config_loader().get_group_options("operator")) - set(available)
-        )
+        known = GlobalHydra.instance().config_loader().get_group_options("operator")
         if name not in known:
             raise ConfigError(
                 f"There is no operator '{name}'; choose one of {', '.join(known)}.{_nearest(name, known)}"
@@ -203,7 +201,7 @@ def run(config_name: str, main: Callable[[Any, list[str]], float | None]) -> Non
             checked = resolve(config)
         except ConfigError as error:  # of one job of a sweep: what is checked above are single runs
             print(f"{config_name} ({' '.join(overrides)}): {error}", file=sys.stderr)
-            return None
+            return None if HydraConfig.get().mode is RunMode.MULTIRUN else sys.exit(2)
         return main(checked, overrides)
 
     start()

@@ -12,11 +12,10 @@ from hydra.types import RunMode
 
 from configs.compose import run
 from configs.schema import JobConfig
+from configs.status import INTERRUPTED, PREEMPTED
 from launch.job import assignment, parts
 from launch.supervise import Supervisor
 
-PREEMPTED = 75
-"""Status of a job that was told to stop and saved (EX_TEMPFAIL): start it again with resume=auto."""
 FAILED = float("-inf")
 """The objective of a job that failed, for sweepers."""
 
@@ -43,7 +42,7 @@ def main(config: JobConfig, overrides: list[str]) -> float | None:
     status = _run(config, own)
     status_file.write_text(str(status))
     print(f"{folder}: {'done' if not status else f'failed with status {status}'}")
-    if status == PREEMPTED:
+    if status in (PREEMPTED, INTERRUPTED):
         sys.exit(status)
     return _objective(config) if not status else FAILED
 
@@ -61,7 +60,7 @@ def _run(config: JobConfig, overrides: list[str]) -> int:
         try:
             status = supervisor.run(planned)
         except KeyboardInterrupt:
-            return 130
+            return INTERRUPTED
     return PREEMPTED if supervisor.told and stopped.exists() else status
 
 

@@ -12,6 +12,8 @@ from launch.supervise import Part
 
 OF_THE_JOB = ("nodes", "gpus", "launch", "plan", "hardware")
 """Options that the trainer does not have."""
+DEFAULT_PORT = 8100
+"""Of the first worker, where ``rollout.port`` leaves it open: a restarted worker must be found again."""
 
 
 def parts(config: JobConfig, overrides: Sequence[str], environment: Mapping[str, str]) -> list[Part]:
@@ -49,10 +51,6 @@ def _workers(config: JobConfig, environment: Mapping[str, str]) -> Part:
         ready_urls=tuple(f"http://127.0.0.1:{port + i}/health" for i in range(rollout.num_workers)),
         ready_seconds=rollout.start_timeout_seconds,
     )
-
-
-DEFAULT_PORT = 8100
-"""Of the first worker, where ``rollout.port`` leaves it open: a restarted worker must be found again."""
 
 
 def _trainer(

@@ -43,7 +43,9 @@ class Supervisor:
     say: Callable[[str], None] = field(default=lambda line: print(line, flush=True))
     _running: list[tuple[Part, subprocess.Popen[bytes]]] = field(default_factory=list)
     told: list[int] = field(default_factory=list)
-    """Signals that came and were passed on."""
+    """Signals that came."""
+    _passed_on: int = 0
+    """Of them, those that ranks were told of."""
 
     def __enter__(self) -> Supervisor:
         return self
@@ -62,28 +64,33 @@ class Supervisor:
                 return 1
         self._start(last)
         while True:
-            ended = self._ended()
-            if ended is not None:
+            if (ended := self._ended()) is not None:
                 part, status = ended
-                if part is last:
-                    if status:
-                        self._show_end(part, status)
-                    return status
-                self._show_end(part, status)
-                return 1
+                if part is not last or status:
+                    self._show_end(part, status)
+                return status if part is last else 1
+            if self._passed_on < len(self.told) and self._tell_ranks():
+                self._passed_on = len(self.told)
             time.sleep(LOOK_SECONDS)
 
     def pass_on(self, number: int, _frame: FrameType | None = None) -> None:
-        """Tells the ranks of the last part to stop; a handler for SIGTERM and SIGUSR1.
+        """Has the ranks of the last part told to stop, once there are some; a handler of signals.
 
-        Ranks get SIGUSR1 whatever came: SIGTERM would have their launcher kill them soon after.
+        A job that has no trainer yet ends at once.
         """
         self.told.append(number)
         self.say(f"{signal.Signals(number).name}: the ranks save and stop after their step")
-        if self._running:
-            for rank in ranks(self._running[-1][1].pid):
-                with suppress(psutil.NoSuchProcess):
-                    rank.send_signal(signal.SIGUSR1)
+
+    def _tell_ranks(self) -> bool:
+        """Whether there was a rank to tell.
+
+        Ranks get SIGUSR1 whatever came: SIGTERM would have their launcher kill them soon after.
+        """
+        found = ranks(self._running[-1][1].pid)
+        for rank in found:
+            with suppress(psutil.NoSuchProcess):
+                rank.send_signal(signal.SIGUSR1)
+        return bool(found)
 
     def _start(self, part: Part) -> None:
         part.log.parent.mkdir(parents=True, exist_ok=True)
@@ -105,6 +112,8 @@ class Supervisor:
         while waiting:
             if (ended := self._ended()) is not None:
                 self._show_end(*ended)
+                return False
+            if self.told:
                 return False
             if time.monotonic() > deadline:
                 self.say(f"{part.name}: {waiting[0]} did not answer within {part.ready_seconds:g} s")
@@ -155,5 +164,9 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     try:
         process.wait(timeout=END_SECONDS)
     except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+        with suppress(psutil.NoSuchProcess):
+            guard = psutil.Process(process.pid)
+            for one in [*guard.children(recursive=True), guard]:
+                with suppress(psutil.NoSuchProcess):
+                    one.kill()
+        process.wait(timeout=END_SECONDS)

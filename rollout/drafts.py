@@ -1,12 +1,11 @@
 """Drafts from an earlier evaluation, in place of drafts that the policy would have to sample."""
 
-import json
 import random
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
 
-from rollout.records import ATTEMPTS, Call, Usage
+from rollout.journal import read_calls
+from rollout.records import ATTEMPTS, Call
 
 
 class DraftCache:
@@ -25,19 +24,11 @@ class DraftCache:
                 f"collect.draft_cache: {path} does not exist. It is the rollouts.jsonl that "
                 "python -m rollout writes to its output_dir."
             )
-        with path.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
-                if line.startswith('{"failure"') or not line.endswith("\n"):
-                    continue
-                try:
-                    rollout = json.loads(line)
-                    plain = [call for call in rollout["calls"] if _is_plain(call)]
-                    self._drafts[rollout["problem"]["id"]] += [_call(call) for call in plain]
-                except (ValueError, KeyError, TypeError) as error:
-                    raise ValueError(
-                        f"collect.draft_cache: {path} line {number} is no rollout as python -m rollout "
-                        f"writes it ({error!r})."
-                    ) from error
+        try:
+            for problem_id, calls in read_calls(path):
+                self._drafts[problem_id] += filter(_is_plain, calls)
+        except ValueError as error:
+            raise ValueError(f"collect.draft_cache: {error}") from error
         if not any(self._drafts.values()):
             raise ValueError(f"collect.draft_cache: {path} holds no attempt at a plain problem.")
 
@@ -47,24 +38,5 @@ class DraftCache:
         return rng.sample(drafts, min(num, len(drafts)))
 
 
-def _is_plain(call: dict[str, Any]) -> bool:
-    return call["role"] in ATTEMPTS and call["round"] == 0 and call["finish"] != "abort"
-
-
-def _call(call: dict[str, Any]) -> Call:
-    ids = tuple(call["completion_ids"])
-    return Call(
-        role=call["role"],
-        round=0,
-        parents=(),
-        prompt_ids=tuple(call["prompt_ids"]),
-        completion_ids=ids,
-        sampler_logprobs=(),
-        train_mask=(False,) * len(ids),
-        versions=(),
-        finish=call["finish"],
-        text=call["text"],
-        label=call["label"],
-        usage=Usage(**call["usage"]),
-        seconds=0.0,
-    )
+def _is_plain(call: Call) -> bool:
+    return call.role in ATTEMPTS and call.round == 0 and call.finish != "abort"

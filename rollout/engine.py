@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from configs.schema import RolloutConfig
+from rollout.access import KEY_VARIABLE
 from rollout.chat import ChatEndpoint
 from rollout.fleet import Fleet
 from rollout.pool import WorkerPool
@@ -136,7 +137,7 @@ def _restarting(worker: LocalWorker) -> Callable[[], Awaitable[str]]:
 
 async def _reach_worker(pool: WorkerPool, endpoint: Endpoint) -> None:
     host = urlsplit(endpoint.url).hostname or ""
-    if host not in LOOPBACK and "VLLM_API_KEY" not in os.environ:
+    if host not in LOOPBACK and KEY_VARIABLE not in os.environ:
         logger.warning(
             "%s is not on this machine and VLLM_API_KEY is not set: whoever reaches it can use it and "
             "replace its weights.",

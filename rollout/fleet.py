@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
@@ -67,15 +68,19 @@ def _devices(count: int) -> list[str]:
     return visible[:count]
 
 
+def _model_config(model: Path) -> dict[str, Any]:
+    """Of a model's folder; empty for one that is no folder, of which nothing is known."""
+    path = model / "config.json"
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
 def check_length(max_model_len: int, model: Path) -> None:
     """Refuses what vLLM would, before it is started.
 
     Raises:
         ValueError: If the model was not made for ``rollout.max_model_len`` tokens.
     """
-    if not (model / "config.json").is_file():
-        return
-    config = json.loads((model / "config.json").read_text())
+    config = _model_config(model)
     rope = config.get("rope_scaling") or config.get("rope_parameters") or {}
     longest = config.get("max_position_embeddings")
     if longest is not None and "factor" not in rope and max_model_len > longest:
@@ -92,8 +97,8 @@ def emulates(dtype: str, model: Path) -> bool:
         dtype: ``rollout.dtype``; auto is the model's.
         model: The model's folder; of one that is no folder nothing is known, and nothing is said.
     """
-    if dtype == "auto" and (model / "config.json").is_file():
-        config = json.loads((model / "config.json").read_text())
+    if dtype == "auto":
+        config = _model_config(model)
         dtype = config.get("dtype") or config.get("torch_dtype") or "float32"
     return dtype == "bfloat16" and torch.backends.cpu.get_cpu_capability() != "AVX512"
 
@@ -117,7 +122,7 @@ class Fleet:
         check_length(self._config.max_model_len, Path(self._model_path))
         self._warn_of_slow_dtype()
         for worker in self.workers:
-            worker.check_port()
+            worker.check_address()
         with ThreadPoolExecutor(max_workers=len(self.workers)) as threads:
             starts = [threads.submit(worker.start) for worker in self.workers]
             try:

@@ -13,7 +13,7 @@ from typing import Any
 
 from rollout.budget import budget
 from rollout.outcome import Failure, Key, Outcome, outcome_from_json, outcome_to_json
-from rollout.records import Call, Rollout
+from rollout.records import Call, Rollout, Usage
 
 _OUTCOME, _FAILURE = '{"outcome": ', '{"failure": '
 _LEFT_OUT = ("train_mask", "sampler_logprobs", "versions", "usage")
@@ -141,6 +141,44 @@ def _call_to_json(call: Call) -> dict[str, Any]:
         "policy_version": call.policy_version if call.versions else None,
         "forced": _forced(call),
     }
+
+
+def read_calls(path: Path) -> Iterator[tuple[str, list[Call]]]:
+    """Problem id and calls of every finished rollout of a journal. What was only for training is empty.
+
+    Raises:
+        ValueError: If a line holds no rollout; it names the line.
+    """
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            if line.startswith(_FAILURE) or not line.endswith("\n"):  # a kill cut the last one
+                continue
+            try:
+                rollout = json.loads(line)
+                yield rollout["problem"]["id"], [_call_from_json(call) for call in rollout["calls"]]
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(
+                    f"{path} line {number} is no rollout as python -m rollout writes it ({error!r})."
+                ) from error
+
+
+def _call_from_json(call: dict[str, Any]) -> Call:
+    ids = tuple(call["completion_ids"])
+    return Call(
+        role=call["role"],
+        round=call["round"],
+        parents=tuple(call["parents"]),
+        prompt_ids=tuple(call["prompt_ids"]),
+        completion_ids=ids,
+        sampler_logprobs=(),
+        train_mask=(False,) * len(ids),
+        versions=(),
+        finish=call["finish"],
+        text=call["text"],
+        label=call["label"],
+        usage=Usage(**call["usage"]),
+        seconds=call["seconds"],
+    )
 
 
 def _forced(call: Call) -> list[tuple[int, int]]:

@@ -86,8 +86,8 @@ class ParallelDistilRefine(Operator):
             drafts = await policy.solve(
                 workspaces, role=_role(round), round=round, quorum=self.options.quorum
             )
-            shared = self.options.num_workspaces if round == len(widths) - 2 else None
-            workspaces = await distil(policy, drafts, next_width, self.options.distil, rng, shared)
+            num_workspaces = self.options.num_workspaces if round == len(widths) - 2 else None
+            workspaces = await distil(policy, drafts, next_width, self.options.distil, rng, num_workspaces)
         return Answers(calls=await policy.solve(workspaces, role=REFINE, round=len(widths) - 1))
 
 

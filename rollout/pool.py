@@ -12,6 +12,7 @@ import msgspec
 
 from configs.schema import RolloutConfig
 from rollout import wire
+from rollout.access import KEY_VARIABLE
 from rollout.client import Client
 from rollout.flights import Flight, Flights
 from rollout.records import Completion, Prompt, Sampling
@@ -53,7 +54,7 @@ class WorkerPool:
         self.counts = PoolCounts()
         self.reviver = Reviver(self._is_sound)
         self._config = config
-        self._client = Client("VLLM_API_KEY", config.request_timeout_seconds)
+        self._client = Client(KEY_VARIABLE, config.request_timeout_seconds)
         self._router = Router()
         self._slots = asyncio.Semaphore(config.max_concurrency)
         self._flights = Flights(self._send_abort)

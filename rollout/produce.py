@@ -2,20 +2,11 @@
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from rollout.collect import CollectedBatch, Collector
 from rollout.records import Group
-
-
-@dataclass(slots=True)
-class _Ahead:
-    """A batch that is collected, or waits for the one before it."""
-
-    work: asyncio.Task[CollectedBatch] | None = None
-    state: Mapping[str, Any] | None = None
-    """Where the collector stood before it; None until it begins."""
 
 
 class Producer:
@@ -30,12 +21,14 @@ class Producer:
         self._collector = collector
         self._max_staleness = max_staleness
         self._last_step = last_step
-        self._ahead: dict[int, _Ahead] = {}
+        self._ahead: dict[int, asyncio.Task[CollectedBatch]] = {}
+        """By step, what was not handed over: collected, under way, or waiting for the one before."""
+        self._states: dict[int, Mapping[str, Any]] = {}
+        """Where the collector stood before each of them that has begun."""
 
     def state_dict(self) -> dict[str, Any]:
         """The collector's state before the first batch not handed over, which a resumed run makes anew."""
-        first = self._ahead[min(self._ahead)] if self._ahead else _Ahead()
-        return self._collector.state_dict() if first.state is None else dict(first.state)
+        return dict(self._states[min(self._states)]) if self._states else self._collector.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         assert not self._ahead, "a run is resumed before its first step"
@@ -51,33 +44,24 @@ class Producer:
         """
         for ahead in range(step, min(step + self._max_staleness, self._last_step) + 1):
             if ahead not in self._ahead:
-                self._start(ahead)
-        work = self._ahead[step].work
-        assert work is not None
-        batch = await work
-        del self._ahead[step]
+                self._ahead[ahead] = asyncio.ensure_future(self._collect(ahead, self._ahead.get(ahead - 1)))
+        batch = await self._ahead[step]
+        del self._ahead[step], self._states[step]
         return without_stale(batch, oldest=version - self._max_staleness)
 
     async def close(self) -> None:
         """Ends what is being collected."""
-        running = [ahead.work for ahead in self._ahead.values() if ahead.work is not None]
-        for work in running:
+        for work in self._ahead.values():
             work.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
+        await asyncio.gather(*self._ahead.values(), return_exceptions=True)
         self._ahead.clear()
+        self._states.clear()
 
-    def _start(self, step: int) -> None:
-        before = self._ahead.get(step - 1, _Ahead()).work
-        ahead = _Ahead()
-
-        async def collect() -> CollectedBatch:
-            if before is not None:
-                await asyncio.shield(before)
-            ahead.state = self._collector.state_dict()
-            return await self._collector.collect(step)
-
-        ahead.work = asyncio.ensure_future(collect())
-        self._ahead[step] = ahead
+    async def _collect(self, step: int, before: asyncio.Task[CollectedBatch] | None) -> CollectedBatch:
+        if before is not None:
+            await asyncio.shield(before)
+        self._states[step] = self._collector.state_dict()
+        return await self._collector.collect(step)
 
 
 def without_stale(batch: CollectedBatch, *, oldest: int) -> CollectedBatch:

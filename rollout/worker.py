@@ -72,7 +72,7 @@ class LocalWorker:
             ValueError: If the port is taken.
             RuntimeError: If the server ends, or does not answer within ``start_timeout_seconds``.
         """
-        self.check_port()
+        self.check_address()
         self._port = self._fixed_port or free_port()
         self._place.log_path.parent.mkdir(parents=True, exist_ok=True)
         with self._spawning, self._place.log_path.open("ab") as log:
@@ -116,7 +116,7 @@ class LocalWorker:
             self._is_closed = True
         self.stop()
 
-    def check_port(self) -> None:
+    def check_address(self) -> None:
         """Refuses a fixed port that is taken, and an address that anybody could reach.
 
         Raises:

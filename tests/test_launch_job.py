@@ -201,6 +201,25 @@ os.kill({os.getpid()}, {int(number)})
     assert f"{number.name}: the ranks save and stop after their step" in said
 
 
+@pytest.mark.component
+def test_a_job_that_is_told_to_stop_before_it_has_a_trainer_ends(tmp_path: Path):
+    port = free_port()
+    waiting = _script(
+        "workers",
+        "import time; time.sleep(60)",
+        tmp_path / "w.log",
+        ready_urls=(f"http://127.0.0.1:{port}/health",),
+        ready_seconds=30,
+    )
+    said: list[str] = []
+    started = time.monotonic()
+    with Supervisor(say=said.append) as supervisor:
+        supervisor.pass_on(signal.SIGTERM)
+        assert supervisor.run([waiting, _script("trainer", "", tmp_path / "t.log")]) == 1
+    assert time.monotonic() - started < 25
+    assert not [line for line in said if line.startswith("trainer")]
+
+
 def test_no_process_has_no_ranks():
     assert ranks(2**22 + 1) == []
 

@@ -330,7 +330,7 @@ def test_collecting_ahead_goes_on_while_weights_are_published(
 
 
 async def _whole(producer: Producer) -> None:
-    await asyncio.wait([ahead.work for ahead in producer._ahead.values() if ahead.work is not None])
+    await asyncio.wait(producer._ahead.values())
 
 
 def test_published_weights_are_served_and_every_token_knows_its_version(

@@ -159,4 +159,4 @@ def test_a_worker_that_others_may_reach_needs_a_key(tmp_path: Path, monkeypatch:
     with pytest.raises(ValueError, match=r"rollout\.host is 0\.0\.0\.0, .* VLLM_API_KEY is not set"):
         worker.start()
     monkeypatch.setenv("VLLM_API_KEY", "a-key")
-    worker.check_port()
+    worker.check_address()

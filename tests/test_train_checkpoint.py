@@ -19,7 +19,7 @@ from train.checkpoint import (
     read_state,
 )
 from train.distributed import make_accelerator
-from train.manifest import MANIFEST, damage, is_sealed, seal
+from train.manifest import MANIFEST, damage, is_sealed, remove, seal
 from train.preemption import StopRequest
 from train.report import read_metrics, truncate_metrics
 
@@ -147,6 +147,19 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(tmp_path, caplog, ha
         find_checkpoint(make_config(tmp_path, Path("model"), resume=str(newest)))
 
 
+def test_a_checkpoint_that_a_kill_left_half_removed_is_no_checkpoint(tmp_path, monkeypatch):
+    before, newest = write(tmp_path, 2), write(tmp_path, 4)
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("train.manifest.shutil.rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        remove(before)
+    assert before.is_dir()
+    assert finished_checkpoints(newest.parent) == [newest]
+
+
 def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_anew(tmp_path):
     for step in (2, 4):
         _flip(write(tmp_path, step))
@@ -216,5 +229,12 @@ def test_a_run_that_is_told_to_stop_saves_after_its_step_and_goes_on_later(tmp_p
     assert stop.name == number.name
     (saved,) = finished_checkpoints(tmp_path / "checkpoints")
     assert saved.name == "step_000002"
+    assert (tmp_path / "stopped").exists()
     resumed = make_config(tmp_path, tiny_policy, train={"max_steps": 4, "save_steps": 4}, resume="auto")
+    # Told in its last step, it comes to its end like any other.
+    told_late = StopRequest()
+    told_late.name = number.name
+    last = make_config(tmp_path, tiny_policy, train={"max_steps": 3, "save_steps": 4}, resume="auto")
+    assert make_trainer(last, make_accelerator(last), stop=told_late).run() is True
+    assert not (tmp_path / "stopped").exists()
     assert make_trainer(resumed, make_accelerator(resumed)).run() is True

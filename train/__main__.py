@@ -17,6 +17,7 @@ import configs
 import rewards.verdict
 from configs.compose import load_operator, run
 from configs.schema import TrainingConfig
+from configs.status import PREEMPTED
 from rewards.build import build_scorer, build_shaper
 from rewards.gold import check_gold
 from rewards.grader import Grader
@@ -35,7 +36,7 @@ from rollout.vary import Ranges
 from train.distributed import leave, make_accelerator
 from train.evaluation import AFTER, HeldOutEvaluator, phase_path, write_run_report
 from train.loop import Collaborators, Trainer, is_finished
-from train.preemption import PREEMPTED, StopRequest
+from train.preemption import StopRequest
 from train.report import Reporter
 
 STATE_SECONDS = 60.0
@@ -56,14 +57,13 @@ def main(config: TrainingConfig, overrides: list[str]) -> None:
                 return
             load_tokenizer(config.model)  # on every rank, so that none waits for one that ended
             set_seed(config.seed)
-            stop = StopRequest().listen()
             outside = _outside(config, overrides, stack) if is_main else None
         except (ValueError, FileNotFoundError, RuntimeError) as error:
             # The launcher's own report ends with what is recorded here; without it, it names no cause.
             get_error_handler().record_exception(error)
             sys.exit(f"train: {error}" if is_main else 1)
         accelerator = make_accelerator(config)
-        came_to_end = Trainer(config, accelerator, outside, stop).run()
+        came_to_end = Trainer(config, accelerator, outside, StopRequest().listen()).run()
     if not came_to_end:
         leave(PREEMPTED)
     if is_main:

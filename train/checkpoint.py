@@ -26,7 +26,7 @@ from accelerate import Accelerator
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from configs.schema import TrainingConfig
-from train.manifest import damage, is_sealed, seal, sync_directory
+from train.manifest import damage, is_sealed, remove, seal, sync
 from train.policy import save_weights
 
 logger = logging.getLogger(__name__)
@@ -106,9 +106,9 @@ class Checkpoints:
         self._accelerator.wait_for_everyone()
         if is_main:
             seal(unfinished)
-            shutil.rmtree(final, ignore_errors=True)
+            remove(final)
             os.replace(unfinished, final)
-            sync_directory(self.directory)
+            sync(self.directory)
             self._remove_old()
         self._accelerator.wait_for_everyone()
         return final
@@ -131,7 +131,7 @@ class Checkpoints:
             kept.add(max(measured)[1])
         for path in whole:
             if path not in kept:
-                shutil.rmtree(path)
+                remove(path)
 
     def load(self, path: Path) -> TrainerState:
         """Restores weights, moments, scheduler and RNGs of every rank.

@@ -124,7 +124,7 @@ class Trainer:
             told_to_stop = self._told_to_stop()
             self._checkpoint_if_due(metrics, now=told_to_stop)
             if told_to_stop and self.step < self.config.train.max_steps:
-                self._finish()
+                self._stop_early()
                 return False
         # After the last checkpoint: a run that is killed here resumes with the evaluation alone.
         if self.config.train.eval_at_end:
@@ -199,7 +199,6 @@ class Trainer:
         if told and self.outside:
             which = self._stop.name or "a signal to another rank"
             self.outside.reporter.note(f"Told to stop ({which}) in step {self.step}.")
-            self._stopped.write_text(f"{which}, step {self.step}\n")
         return told
 
     def _checkpoint_if_due(self, metrics: Mapping[str, float], *, now: bool) -> None:
@@ -219,6 +218,11 @@ class Trainer:
         )
         if self.outside:
             self.outside.reporter.draw()
+
+    def _stop_early(self) -> None:
+        if self.outside:
+            self._stopped.write_text(f"after step {self.step}\n")
+        self._finish()
 
     def _finish(self) -> None:
         if self.outside:

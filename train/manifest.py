@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -27,14 +28,21 @@ def seal(folder: Path) -> None:
     }
     manifest = folder / MANIFEST
     manifest.write_text(json.dumps({"files": entries}, indent=1, sort_keys=True), encoding="utf-8")
-    _sync(manifest)
+    sync(manifest)
     for directory in {folder, *(path.parent for path in files)}:
-        _sync(directory)
+        sync(directory)
 
 
 def is_sealed(folder: Path) -> bool:
     """Whether ``folder`` was written to its end. Nothing is read; ``damage`` looks closer."""
     return (folder / MANIFEST).is_file()
+
+
+def remove(folder: Path) -> None:
+    """Removes a folder; killed on the way, it leaves one that is not sealed rather than one with holes."""
+    if folder.is_dir():
+        (folder / MANIFEST).unlink(missing_ok=True)
+        shutil.rmtree(folder)
 
 
 def damage(folder: Path) -> str | None:
@@ -57,17 +65,12 @@ def damage(folder: Path) -> str | None:
     return None
 
 
-def sync_directory(folder: Path) -> None:
-    """Makes the names in ``folder`` durable, after a rename."""
-    _sync(folder)
-
-
 def _files(folder: Path) -> Iterator[Path]:
     return (path for path in sorted(folder.rglob("*")) if path.is_file() and path != folder / MANIFEST)
 
 
 def _sync_and_hash(path: Path) -> str:
-    _sync(path)
+    sync(path)
     return _hash(path)
 
 
@@ -76,7 +79,8 @@ def _hash(path: Path) -> str:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Makes a file's bytes, or a folder's names, durable."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -5,8 +5,6 @@ from types import FrameType
 from typing import Self
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
-PREEMPTED = 75
-"""Exit status of a run that saved because it was told to stop (EX_TEMPFAIL): start it again, resume=auto."""
 
 
 class StopRequest:
