@@ -33,6 +33,19 @@ class Sharding:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Companions:
+    """Models of the policy's size that are on the trainer's device, too."""
+
+    critic: bool = False
+    """Trained as the policy is: PPO's, if it has a backbone of its own."""
+    reference: bool = False
+    """Frozen: of the KL term, if no adapters can be switched off for it."""
+
+
+ALONE = Companions()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MicroBatch:
     """One forward pass of one rank."""
 
@@ -52,6 +65,10 @@ class TrainerMemory:
     gradients: float
     optimizer: float
     """fp32 master weights and two moments."""
+    critic: float
+    """PPO's: its weights, gradients and optimizer."""
+    reference: float
+    """Weights of the frozen policy of the KL term."""
     gathered: float
     """Weights that ZeRO-3 holds whole."""
     mask: float
@@ -67,7 +84,7 @@ class TrainerMemory:
     @property
     def static(self) -> float:
         """Held all the time."""
-        return self.weights + self.gradients + self.optimizer
+        return self.weights + self.gradients + self.optimizer + self.critic + self.reference
 
     @property
     def passing(self) -> float:
@@ -87,6 +104,7 @@ def trainer_memory(
     *,
     bytes_per_value: int,
     checkpointing: bool,
+    companions: Companions = ALONE,
 ) -> TrainerMemory:
     """Memory of one rank.
 
@@ -96,6 +114,7 @@ def trainer_memory(
         micro: The largest micro-batch.
         bytes_per_value: 2 for bfloat16, 4 for float32.
         checkpointing: Whether a layer's activations are recomputed.
+        companions: Models beside the policy. Their passes follow the policy's and need no more than it.
     """
     size = bytes_per_value
     layer = _layer_bytes(model, size, masked=micro.masked)
@@ -105,8 +124,12 @@ def trainer_memory(
     # Without a fused mask each layer's attention keeps its own copy in the dtype of the queries.
     copies = 1 if checkpointing else model.layers
     mask = micro.tokens * micro.length * (1 + size * copies) if micro.masked else 0
+    state = _state(model, sharding, size)
+    trained = state["weights"] + state["gradients"] + state["optimizer"]
     return TrainerMemory(
-        **_state(model, sharding, size),
+        **state,
+        critic=trained if companions.critic else 0.0,
+        reference=size * model.parameters / _weight_parts(sharding) if companions.reference else 0.0,
         mask=mask,
         activations=micro.tokens * kept,
         logits=LOGIT_COPIES * 4 * min(HEAD_CHUNK, micro.tokens) * model.vocab,
@@ -134,13 +157,17 @@ def _state(model: Architecture, sharding: Sharding, size: int) -> dict[str, floa
     gathered = min(total, ZERO3_LIVE) * size if stage == 3 else 0.0
     gradients = part * size + min(total, ZERO_BUCKET) * size
     return {
-        "weights": 0.0 if sharding.offloads_weights else size * (part if stage == 3 else total),
+        "weights": 0.0 if sharding.offloads_weights else size * total / _weight_parts(sharding),
         "gradients": min(total, ZERO_BUCKET) * size if sharding.offloads_optimizer else gradients,
         "optimizer": 0.0 if sharding.offloads_optimizer else 12 * part,
         "gathered": gathered,
         # The gradient in fp32, and two temporaries of AdamW, each of the rank's whole part.
         "step": 0.0 if sharding.offloads_optimizer else 3 * 4 * part,
     }
+
+
+def _weight_parts(sharding: Sharding) -> int:
+    return sharding.ranks if sharding.zero_stage == 3 else 1
 
 
 def _layer_bytes(model: Architecture, size: int, *, masked: bool) -> float:

@@ -19,7 +19,7 @@ from launch.memory import Sharding, TrainerMemory, WorkerMemory, largest, traine
 from launch.plan_text import plan_text
 from launch.shapes import largest_micro_batches
 from launch.timing import StepSeconds, step_seconds
-from launch.workload import Workload, longest_row, training_flops, workload_of
+from launch.workload import Workload, companions_of, longest_row, training_flops, workload_of
 
 GIB = 2**30
 BYTES = {"float32": 4, "bfloat16": 2}
@@ -94,7 +94,12 @@ def make_plan(config: JobConfig) -> Plan:
         model=model,
         file=file,
         work=work,
-        flops=training_flops(model, work, recomputes=config.model.gradient_checkpointing),
+        flops=training_flops(
+            model,
+            work,
+            recomputes=config.model.gradient_checkpointing,
+            companions=companions_of(config),
+        ),
         splits=splits,
         fixes=fixes,
     )
@@ -138,6 +143,7 @@ def _splits(config: JobConfig, model: Architecture, file: AccelerateFile, work: 
                 micro,
                 bytes_per_value=size,
                 checkpointing=config.model.gradient_checkpointing,
+                companions=companions_of(config),
             )
             for micro in largest_micro_batches(config, work)
         )

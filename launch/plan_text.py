@@ -33,6 +33,8 @@ PARTS = {
     "weights": "weights",
     "gradients": "gradients",
     "optimizer": "optimizer (fp32 master and moments)",
+    "critic": "critic (weights to moments)",
+    "reference": "reference of the KL term",
     "gathered": "weights gathered by ZeRO-3",
     "activations": "activations",
     "mask": "attention mask",
@@ -40,6 +42,9 @@ PARTS = {
     "recompute": "one layer's backward",
     "step": "temporaries of the step",
 }
+
+COMPANIONS = ("critic", "reference")
+"""Parts that most runs do not have."""
 
 
 def plan_text(plan: Plan) -> str:
@@ -71,10 +76,14 @@ def _memory(plan: Plan) -> list[str]:
     device = "GPU" if plan.config.gpus else "rank"
     longest = longest_row(plan.work)
     lines = [f"memory of a trainer {device}, GiB (longest row {longest} tokens)"]
-    lines += [f"  {label:38}{getattr(memory, name) / GIB:8.2f}" for name, label in PARTS.items()]
+    lines += [
+        f"  {label:38}{size / GIB:8.2f}"
+        for name, label in PARTS.items()
+        if (size := getattr(memory, name)) or name not in COMPANIONS
+    ]
     limit = f" of {best.trainer_limit / GIB:.1f}" if plan.config.gpus else ""
     lines.append(f"  {'peak':38}{memory.peak / GIB:8.2f}{limit}{_mark(best.trainer_fits, plan)}")
-    lines.append("  peak = weights + gradients + optimizer + max(gathered + activations + mask")
+    lines.append("  peak = what is held all the time + max(gathered + activations + mask")
     lines.append("         + max(logits, one layer's backward), temporaries of the step)")
     lines.append(f"memory of a worker{' GPU' if plan.config.gpus else ''}, GiB")
     lines.append(f"  {'weights':38}{worker.weights / GIB:8.2f}")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from configs.schema import JobConfig
 from launch.architecture import Architecture
 from launch.memory import WorkerMemory
-from launch.workload import Workload, training_flops
+from launch.workload import Workload, companions_of, training_flops
 
 TERA, GIGA = 1e12, 1e9
 
@@ -45,11 +45,16 @@ def step_seconds(
     throughput = work.decoded / (workers * concurrency) * per_token
     path = work.rounds * work.call_limit * token_seconds(config, model, worker, 1, work.mean_context)
     matrices = model.layers * model.layer_matrices
+    flops = training_flops(
+        model,
+        work,
+        recomputes=config.model.gradient_checkpointing,
+        companions=companions_of(config),
+    )
     return StepSeconds(
         prefill=2 * matrices * work.prefilled / (workers * peak * plan.prefill_mfu),
         decode=max(throughput, path),
-        update=training_flops(model, work, recomputes=config.model.gradient_checkpointing)
-        / (trainer * peak * plan.train_mfu),
+        update=flops / (trainer * peak * plan.train_mfu),
         publish=worker.weights / (plan.publish_gbps * GIGA),
         concurrency=concurrency,
         bound="throughput" if throughput >= path else "longest path",

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from configs.schema import JobConfig
 from launch.architecture import Architecture
+from launch.memory import ALONE, Companions
 
 SHARE_FROM = 0.25
 """The trainer lets a group share its prompt when that saves this share of its tokens (train/packing.py)."""
@@ -102,6 +103,15 @@ class Workload:
     def forwarded(self) -> int:
         """Tokens that go through the trainer's model."""
         return sum(calls.forwarded for calls in self.trained)
+
+
+def companions_of(config: JobConfig) -> Companions:
+    """The models that a run trains or asks beside its policy."""
+    algo = config.algo
+    return Companions(
+        critic=algo.has_critic and algo.critic == "own_backbone",
+        reference=algo.beta != 0 and not config.model.lora_r,
+    )
 
 
 def workload_of(config: JobConfig) -> Workload:
@@ -204,13 +214,15 @@ def _solution_limit(config: JobConfig) -> int:
     return rollout.answer_tokens if rollout.thinking_tokens else rollout.max_completion_length
 
 
-def training_flops(model: Architecture, work: Workload, *, recomputes: bool) -> float:
+def training_flops(
+    model: Architecture, work: Workload, *, recomputes: bool, companions: Companions = ALONE
+) -> float:
     """FLOPs of one step's forward and backward passes on all ranks.
 
     A product of a token with a matrix of P parameters takes 2P forward and 4P backward, and 2P more where
     the forward pass is recomputed. A query attends to ``context`` keys at 4 * width * context FLOPs forward,
     the mean over a completion being its prompt and half of itself. The LM head sees trained tokens only and
-    is always recomputed.
+    is always recomputed. A critic takes what the policy takes, a reference its forward pass.
     """
     passes = 4 if recomputes else 3
     matrices = 2 * passes * model.layers * model.layer_matrices * work.forwarded
@@ -220,7 +232,8 @@ def training_flops(model: Architecture, work: Workload, *, recomputes: bool) -> 
         in_prompts = (calls.forwarded - calls.decoded) * calls.prompt / 2
         attention += 4 * passes * model.layers * model.query * (in_completions + in_prompts)
     head = 8 * model.embedding * work.trained_tokens
-    return matrices + attention + head
+    policy = matrices + attention + head
+    return policy * (1 + companions.critic + companions.reference / passes)
 
 
 def longest_row(work: Workload) -> int:

@@ -20,6 +20,7 @@ from rollout.build import build_operator, load_tokenizer, policy_settings
 from rollout.engine import RolloutEngine
 from rollout.evaluate import Comparison, Job, evaluate, missing
 from rollout.journal import Journal
+from rollout.lock import locked
 from rollout.pareto import draw_pareto
 from rollout.problems import load_eval, load_train
 from rollout.progress import Progress
@@ -37,6 +38,7 @@ WITHOUT_EFFECT = (
     "start_timeout_seconds",
     "publish_timeout_seconds",
     "pause_mode",
+    "weight_transfer",
     "max_num_seqs",
     "kv_cache_gib",
     "num_threads",
@@ -47,7 +49,8 @@ WITHOUT_EFFECT = (
 def main(config: EvaluationConfig, overrides: list[str]) -> None:
     """Loads problems, starts or reaches workers, runs what is not done yet, reports."""
     try:
-        print(_evaluate(config))
+        with locked(Path(config.output_dir)):
+            print(_evaluate(config))
     except (ValueError, OSError, RuntimeError) as error:
         sys.exit(f"rollout: {error}")
     written = "report.json, report.md, pareto.png, rollouts.jsonl"

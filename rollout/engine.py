@@ -16,7 +16,7 @@ from rollout.access import KEY_VARIABLE
 from rollout.chat import ChatEndpoint
 from rollout.fleet import Fleet
 from rollout.pool import WorkerPool
-from rollout.publish import DirectoryPublisher
+from rollout.publish import DirectoryPublisher, Publisher, TransferPublisher
 from rollout.revival import RESTART_ATTEMPTS
 from rollout.routing import Endpoint
 from rollout.worker import LOOPBACK, LocalWorker
@@ -60,9 +60,13 @@ class RolloutEngine:
         raise RuntimeError("An endpoint that chats has no workers: it can be evaluated, not trained.")
 
     @functools.cached_property
-    def publisher(self) -> DirectoryPublisher:
-        """Sends weights to the workers."""
-        return DirectoryPublisher(self.pool, self._config.publish_timeout_seconds, self._config.pause_mode)
+    def publisher(self) -> Publisher[Any]:
+        """Sends weights to the workers: of a ``Path``, or by ``rollout.weight_transfer`` of a mapping."""
+        config = self._config
+        options = (self.pool, config.publish_timeout_seconds, config.pause_mode)
+        if config.weight_transfer == "directory":
+            return DirectoryPublisher(*options)
+        return TransferPublisher(*options, backend=config.weight_transfer)
 
     def __enter__(self) -> "RolloutEngine":
         with contextlib.ExitStack() as stack:

@@ -1,44 +1,68 @@
-"""Sends new weights to the workers through a directory of safetensors; works on any device.
+"""Sends new weights to the workers: through a directory that all can read, or through a process group.
 
 Requests in flight are frozen, not lost: they go on with the new weights, and their tokens carry both
 versions. By option they are waited for instead.
 """
 
 import asyncio
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any, Generic, TypeVar
+from urllib.parse import urlsplit
+
+import torch
 
 from rollout.pool import WorkerPool
 from rollout.routing import Endpoint
+from rollout.transfer import GivenUp, Meeting, entries_of, listen, own_address, send
+
+Source = TypeVar("Source")
 
 
-class DirectoryPublisher:
-    """Publishes weights that lie in a directory which every worker can read."""
+class Publisher(ABC, Generic[Source]):
+    """Makes all workers serve new weights, and checks that they do."""
 
     def __init__(self, pool: WorkerPool, timeout_seconds: float, pause_mode: str = "keep") -> None:
         """``pause_mode`` is vLLM's: ``keep`` freezes requests in flight, ``wait`` lets them end first."""
         self._pool = pool
         self._pause_mode = pause_mode
         self._timeout = timeout_seconds
-        self._current: tuple[Path, int] | None = None
+        self._current: tuple[Source, int] | None = None
         pool.reviver.after_restart = self._bring_up_to_date
 
-    async def publish(self, directory: Path, version: int) -> None:
-        """Loads the weights in ``directory`` into every worker and checks that it serves ``version``.
+    async def publish(self, weights: Source, version: int) -> None:
+        """Loads ``weights`` into every worker and checks that it serves ``version``.
 
         Raises:
             RuntimeError: If a worker fails, takes too long, or serves another version afterwards. The
                 message names the worker.
         """
-        self._current = (directory, version)
-        workers = self._pool.endpoints
-        await asyncio.gather(*(self._publish_or_replace(worker, directory, version) for worker in workers))
+        self._current = (weights, version)
+        work = (self._publish_or_replace(worker, weights, version) for worker in self._pool.endpoints)
+        # One that fails does not cut off what the others are being sent.
+        for outcome in await asyncio.gather(*work, return_exceptions=True):
+            if isinstance(outcome, BaseException):
+                raise outcome
 
-    async def _publish_or_replace(self, endpoint: Endpoint, directory: Path, version: int) -> None:
+    @abstractmethod
+    async def _load(self, endpoint: Endpoint, weights: Source) -> None:
+        """Has a worker that is paused load ``weights``."""
+
+    async def _rpc(self, endpoint: Endpoint, method: str, **arguments: Any) -> None:
+        """Has a worker call a method of ``rollout.vllm_extension``."""
+        body = {"method": method, "kwargs": arguments}
+        await self._pool.post(endpoint, "/collective_rpc", body, timeout=self._timeout)
+
+    async def _publish_or_replace(self, endpoint: Endpoint, weights: Source, version: int) -> None:
         """A local worker that broke is restarted, which loads the current weights, too."""
         reviver = self._pool.reviver
         await reviver.settled(endpoint)
         try:
-            await self._publish_to(endpoint, directory, version)
+            await self._publish_to(endpoint, weights, version)
         except RuntimeError:
             reviver.begin(endpoint)
             await reviver.settled(endpoint)
@@ -49,12 +73,11 @@ class DirectoryPublisher:
         if self._current is not None:
             await self._publish_to(endpoint, *self._current)
 
-    async def _publish_to(self, endpoint: Endpoint, directory: Path, version: int) -> None:
+    async def _publish_to(self, endpoint: Endpoint, weights: Source, version: int) -> None:
         post = self._pool.post
         await post(endpoint, f"/pause?mode={self._pause_mode}", timeout=self._timeout)
         try:
-            load = {"method": "load_published", "kwargs": {"weights_path": str(directory)}}
-            await post(endpoint, "/collective_rpc", load, timeout=self._timeout)
+            await self._load(endpoint, weights)
             await post(endpoint, "/reset_prefix_cache", timeout=self._timeout)
             await post(endpoint, "/update_weight_version", {"new_version": str(version)})
         finally:
@@ -65,3 +88,44 @@ class DirectoryPublisher:
                 f"Rollout worker {endpoint.url} serves policy version {served} after version {version} was "
                 "published to it; see its log."
             )
+
+
+class DirectoryPublisher(Publisher[Path]):
+    """Publishes the safetensors in a directory which every worker can read; works on any device."""
+
+    async def _load(self, endpoint: Endpoint, weights: Path) -> None:
+        await self._rpc(endpoint, "load_published", weights_path=str(weights))
+
+
+class TransferPublisher(Publisher[Mapping[str, torch.Tensor]]):
+    """Publishes weights that are in our host memory; each worker gets them over a group of its own."""
+
+    def __init__(
+        self, pool: WorkerPool, timeout_seconds: float, pause_mode: str = "keep", *, backend: str
+    ) -> None:
+        """``backend``: ``nccl`` or ``gloo``."""
+        super().__init__(pool, timeout_seconds, pause_mode)
+        self._backend = backend
+        self._device = torch.device("cuda" if backend == "nccl" else "cpu")
+
+    async def _load(self, endpoint: Endpoint, weights: Mapping[str, torch.Tensor]) -> None:
+        host = own_address(urlsplit(endpoint.url).hostname or "")
+        server = listen(host)
+        meeting = Meeting(
+            host=host, port=server.getsockname()[1], backend=self._backend, seconds=self._timeout
+        )
+        given_up = threading.Event()
+        sending = asyncio.create_task(
+            asyncio.to_thread(send, weights, server, meeting, given_up, self._device)
+        )
+        entries = [asdict(entry) for entry in entries_of(weights)]
+        try:
+            await self._rpc(endpoint, "receive_published", meeting=asdict(meeting), entries=entries)
+            await sending
+        except RuntimeError as error:
+            given_up.set()
+            with suppress(GivenUp):  # it says less than the worker's own error
+                await sending
+            raise RuntimeError(f"Rollout worker {endpoint.url} did not take its weights: {error}") from error
+        finally:
+            given_up.set()  # ends the sending of a publish that was cancelled

@@ -3,15 +3,37 @@
 The only module that imports vLLM, and only inside vLLM's own processes.
 """
 
+from typing import Any
+
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
+
+from rollout.transfer import Entry, Meeting, receive
 
 
 class PublishExtension:
-    """Adds ``load_published`` to vLLM's worker, for ``/collective_rpc``."""
+    """Adds ``load_published`` and ``receive_published`` to vLLM's worker, for ``/collective_rpc``."""
 
     def load_published(self, weights_path: str) -> None:
         """Loads the safetensors in ``weights_path`` into the running model."""
-        self.reload_weights(weights_path=weights_path)  # type: ignore[attr-defined]
+        self._reload(weights_path=weights_path)
+
+    def receive_published(self, meeting: dict[str, Any], entries: list[dict[str, Any]]) -> None:
+        """Loads what ``rollout.transfer.send`` sends into the running model.
+
+        Raises:
+            ValueError: If the worker is spread over several devices, each of which would want its share.
+        """
+        if (parts := self.parallel_config.world_size) > 1:  # type: ignore[attr-defined]
+            raise ValueError(
+                f"This worker is spread over {parts} devices; publish to it with "
+                "rollout.weight_transfer=directory."
+            )
+        weights = [Entry(**entry) for entry in entries]
+        device = self.device  # type: ignore[attr-defined]
+        self._reload(weights_iterator=receive(weights, Meeting(**meeting), device))
+
+    def _reload(self, **source: Any) -> None:
+        self.reload_weights(**source)  # type: ignore[attr-defined]
         model = self.model_runner.get_model()  # type: ignore[attr-defined]
         for layer in model.modules():
             # vLLM's CPU build multiplies with a packed copy of the head's weight. reload_weights packs

@@ -33,6 +33,20 @@ def test_an_8b_run_fits_on_four_nodes_and_the_best_split_is_the_fastest(four_nod
     assert four_nodes.fixes == ()
 
 
+def test_a_critic_and_a_reference_take_memory_and_time(four_nodes: Plan):
+    ppo = _plan("nodes=4", "gpus=8", "algo.loss_type=ppo", "algo.sft_coef=0")
+    penalised = _plan("nodes=4", "gpus=8", "algo.beta=0.01")
+    plain = four_nodes.splits[0].trainer_memory
+    assert ppo.splits[0].trainer_memory.critic == plain.weights + plain.gradients + plain.optimizer
+    assert penalised.splits[0].trainer_memory.reference == plain.weights
+    assert ppo.flops == 2 * four_nodes.flops
+    assert penalised.flops == pytest.approx(1.25 * four_nodes.flops)  # of four passes it takes one
+    assert "critic" in plan_text(ppo)
+    assert "critic" not in plan_text(four_nodes)
+    on_trunk = _plan("nodes=4", "gpus=8", "algo.loss_type=ppo", "algo.sft_coef=0", "algo.critic=policy_trunk")
+    assert on_trunk.splits[0].trainer_memory.peak == plain.peak
+
+
 def test_more_trainer_gpus_update_faster_and_hold_less(four_nodes: Plan):
     first, *_, last = four_nodes.splits
     assert first.seconds is not None and last.seconds is not None

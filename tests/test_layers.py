@@ -67,7 +67,9 @@ def test_configs_rewards_and_launch_import_no_torch():
 @pytest.mark.parametrize("library", ["deepspeed", "accelerate", "torch.distributed"])
 @pytest.mark.component
 def test_only_train_knows_of_ranks(library: str):
-    assert {name.split("/")[0] for name in _importers(library)} <= {"train"}
+    outside = {name for name in _importers(library) if not name.startswith("train/")}
+    # Weights go over groups of two, which are none of a run's ranks.
+    assert outside <= ({"rollout/transfer.py"} if library == "torch.distributed" else set())
 
 
 @pytest.mark.component

@@ -1,6 +1,8 @@
 """The pool against a small server that does on demand what a real one does not."""
 
 import asyncio
+import itertools
+import time
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
@@ -221,6 +223,22 @@ def test_a_request_that_hangs_is_cut_at_its_limit():
         assert pool.endpoints[0].in_flight == 0
 
     _with_pool(test, hang, request_timeout_seconds=0.3, max_retries=0)
+
+
+@pytest.mark.parametrize("jump", [86_400.0, -86_400.0])
+def test_limits_do_not_follow_a_clock_that_jumps(jump: float, monkeypatch: pytest.MonkeyPatch):
+    now, reads = time.time, itertools.count()
+    monkeypatch.setattr(time, "time", lambda: now() + jump * next(reads))
+
+    async def test(pool: WorkerPool, stubs: list[Stub]) -> None:
+        clock = asyncio.get_running_loop().time
+        started = clock()
+        with pytest.raises(RuntimeError, match=r"did not answer within 0\.3 s"):
+            await pool.generate(prompt_of(1), SAMPLING)
+        assert 0.3 <= clock() - started < 5
+
+    _with_pool(test, hang, request_timeout_seconds=0.3, max_retries=0)
+    assert len(_with_pool(_generate, fine)) == 2
 
 
 @pytest.mark.component

@@ -31,6 +31,7 @@ class Stub(StubServer):
         super().__init__(StubOptions(median_tokens=5))
         self.loaded: list[str] = []
         self.load_status = 200
+        self.load_seconds = 0.0
 
     def add_routes(self, app: web.Application) -> None:
         super().add_routes(app)
@@ -41,6 +42,7 @@ class Stub(StubServer):
 
     async def _load(self, request: web.Request) -> web.Response:
         self.loaded.append((await request.json())["kwargs"]["weights_path"])
+        await asyncio.sleep(self.load_seconds)
         return web.Response(status=self.load_status)
 
     async def _relabel(self, request: web.Request) -> web.Response:
@@ -178,6 +180,31 @@ def test_a_worker_that_does_not_take_weights_fails_the_publish_by_name(tmp_path:
         with pytest.raises(RuntimeError, match=rf"{stub.url}/collective_rpc answered 500"):
             await DirectoryPublisher(pool, 5.0).publish(tmp_path, 9)
         assert pool.reviver.restarts == 0
+
+    _with_pool(test)
+
+
+def test_a_worker_that_hangs_while_it_is_published_to_is_named_at_the_limit(tmp_path: Path):
+    async def test(pool: WorkerPool, stub: Stub) -> None:
+        stub.load_seconds = LIMIT_SECONDS
+        with pytest.raises(RuntimeError, match=rf"{stub.url}/collective_rpc .* 0\.2 s"):
+            await DirectoryPublisher(pool, 0.2).publish(tmp_path, 9)
+
+    _with_pool(test)
+
+
+def test_a_hanging_worker_of_ours_is_restarted_with_the_new_weights(tmp_path: Path):
+    async def test(pool: WorkerPool, stub: Stub) -> None:
+        async def restart() -> str:
+            stub.load_seconds, stub.version = 0.0, "default"
+            return stub.url
+
+        stub.load_seconds = LIMIT_SECONDS
+        (endpoint,) = pool.endpoints
+        endpoint.restart, endpoint.version = restart, 8  # it says another version than it is known by
+        await DirectoryPublisher(pool, 0.2).publish(tmp_path / "9", 9)
+        assert stub.version == "9"
+        assert pool.reviver.restarts == 1
 
     _with_pool(test)
 

@@ -27,6 +27,7 @@ from rollout.evaluate import Job, evaluate
 from rollout.operators import Operator
 from rollout.produce import Producer
 from rollout.prompts import Codec
+from rollout.publish import TransferPublisher
 from rollout.records import (
     ANALYSE,
     DISTIL,
@@ -40,6 +41,7 @@ from rollout.records import (
 )
 from rollout.run import run_operator
 from rollout.sampler import RequestRefused
+from train.policy import gather_weights
 
 pytestmark = pytest.mark.integration
 
@@ -341,6 +343,25 @@ def test_published_weights_are_served_and_every_token_knows_its_version(
     (completion,) = engine.run(engine.pool.generate(PROMPT, SAMPLING), 60)
     assert [span.version for span in completion.versions] == [41]
     # Every weight counts, the tied head's too: log-probs are those of the published model.
+    expected = _expected_logprobs(tmp_path, completion)
+    torch.testing.assert_close(torch.tensor(completion.logprobs), expected, atol=1e-3, rtol=1e-3)
+
+
+def test_weights_over_a_process_group_are_served_as_those_of_a_directory(
+    engine: RolloutEngine, tmp_path: Path
+):
+    model = tiny_model(seed=6)
+    model.save_pretrained(tmp_path)
+    weights = gather_weights(model, is_main=True)
+    assert weights is not None
+    by_directory = engine.pool.reviver.after_restart
+    try:
+        publisher = TransferPublisher(engine.pool, 60, backend="gloo")
+        engine.run(publisher.publish(weights.state, 43), 60)
+    finally:
+        engine.pool.reviver.after_restart = by_directory
+    (completion,) = engine.run(engine.pool.generate(PROMPT, SAMPLING), 60)
+    assert [span.version for span in completion.versions] == [43]
     expected = _expected_logprobs(tmp_path, completion)
     torch.testing.assert_close(torch.tensor(completion.logprobs), expected, atol=1e-3, rtol=1e-3)
 

@@ -57,6 +57,14 @@ def test_auto_takes_the_newest_whole_checkpoint_and_warns_of_half_written_ones(t
     ]
 
 
+def test_which_checkpoint_is_the_newest_does_not_depend_on_the_clock(tmp_path):
+    config = make_config(tmp_path, Path("model"), resume="auto", train={"keep_last": 2})
+    old, new = write(tmp_path, 9), write(tmp_path, 10)
+    os.utime(old, (2**32, 2**32))
+    os.utime(new, (0, 0))
+    assert find_checkpoint(config) == new
+
+
 def test_a_path_without_a_checkpoint_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="is no whole checkpoint"):
         find_checkpoint(make_config(tmp_path, Path("model"), resume=str(tmp_path)))

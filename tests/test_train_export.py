@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import AutoPeftModelForCausalLM
 from training_fakes import make_config, make_trainer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -36,6 +37,33 @@ def test_an_export_has_equal_logits_and_the_chat_template(tmp_path, trained, tin
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
     assert tokenizer.chat_template == AutoTokenizer.from_pretrained(tiny_policy).chat_template
     assert (tmp_path / "out" / "generation_config.json").is_file()
+
+
+def test_adapters_alone_make_of_their_model_what_the_merged_policy_is(tmp_path, tiny_policy):
+    model = {"lora_r": 4, "lora_alpha": 16}
+    algo = {"learning_rate": 1e-2}
+    config = make_config(tmp_path / "run", tiny_policy, model=model, algo=algo, train={"max_steps": 2})
+    make_trainer(config, make_accelerator(config)).run()
+    adapted = AutoPeftModelForCausalLM.from_pretrained(
+        export(tmp_path / "run", tmp_path / "adapter", adapter=True), dtype=torch.float32
+    )
+    merged = AutoModelForCausalLM.from_pretrained(
+        export(tmp_path / "run", tmp_path / "merged"), dtype=torch.float32
+    )
+    start = AutoModelForCausalLM.from_pretrained(tiny_policy, dtype=torch.float32)
+    ids = torch.arange(5, 60)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(adapted(ids).logits, merged(ids).logits, atol=1e-5, rtol=0)
+        assert (start(ids).logits - merged(ids).logits).abs().max() > 1e-3
+    assert AutoTokenizer.from_pretrained(tmp_path / "adapter").chat_template
+    card = (tmp_path / "adapter" / "README.md").read_text()
+    assert "library_name: peft" in card and f'from_pretrained("{tmp_path / "adapter"}")' in card
+    assert not (tmp_path / "adapter" / "model.safetensors").exists()
+
+
+def test_a_run_without_adapters_has_none_to_export(tmp_path, trained):
+    with pytest.raises(FileNotFoundError, match=r"has no adapters.*model\.lora_r=0"):
+        export(tmp_path / "run", tmp_path / "out", adapter=True)
 
 
 def test_the_card_states_settings_and_results(tmp_path, trained):

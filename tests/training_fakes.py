@@ -17,7 +17,9 @@ from configs.schema import AlgoConfig, DataConfig, ModelConfig, RolloutConfig, T
 from rollout.collect import CollectedBatch
 from rollout.records import REFINE, TRACE, Call, Group, GroupKey, Sample, Usage, VersionSpan, context_key
 from train.loop import Collaborators, Trainer
+from train.policy import HostWeights
 from train.preemption import StopRequest
+from train.publishing import WeightsFolder
 from train.report import Reporter
 
 VOCAB = 261
@@ -130,13 +132,17 @@ def _poisoned(group: Group) -> Group:
 class RecordingPublisher:
     """Keeps what a worker would have been told, and checks that it could load it."""
 
-    def __init__(self) -> None:
+    def __init__(self, output_dir: Path) -> None:
         self.versions: list[int] = []
+        self._folder = WeightsFolder(output_dir)
 
-    def publish(self, directory: Path, version: int) -> None:
+    def publish(self, weights: HostWeights, version: int) -> None:
+        assert all(value.device.type == "cpu" for value in weights.state.values())
+        directory = self._folder.write(weights, version)
         assert (directory / "config.json").is_file()
         assert list(directory.glob("*.safetensors"))
         self.versions.append(version)
+        self._folder.keep_only(directory)
 
 
 class CountingEvaluator:
@@ -173,7 +179,7 @@ def make_collaborators(
         return None
     return Collaborators(
         collector=SyntheticCollector(**collector),
-        publisher=RecordingPublisher(),
+        publisher=RecordingPublisher(Path(config.output_dir)),
         evaluator=CountingEvaluator(),
         reporter=Reporter(config),
     )

@@ -28,6 +28,7 @@ from rollout.drafts import DraftCache
 from rollout.draw import ProblemStream
 from rollout.engine import RolloutEngine
 from rollout.grouping import Credited, GroupFilter, RewardGroup
+from rollout.lock import locked
 from rollout.problems import load_eval, load_train
 from rollout.produce import Producer
 from rollout.prompts import Codec
@@ -37,6 +38,7 @@ from train.distributed import leave, make_accelerator
 from train.evaluation import AFTER, HeldOutEvaluator, phase_path, write_run_report
 from train.loop import Collaborators, Trainer, is_finished
 from train.preemption import StopRequest
+from train.publishing import EnginePublisher
 from train.report import Reporter
 
 STATE_SECONDS = 60.0
@@ -79,6 +81,7 @@ def _is_done(config: TrainingConfig) -> bool:
 def _outside(config: TrainingConfig, overrides: list[str], stack: ExitStack) -> Collaborators:
     """Rank 0's links to the outside, cheapest checks first; ``stack`` takes them down."""
     output_dir = Path(config.output_dir)
+    stack.enter_context(locked(output_dir))
     problems = load_train(config.data, check_gold)
     held_out = load_eval(config.data, check_gold)
     cache = DraftCache(Path(config.collect.draft_cache)) if config.collect.draft_cache else None
@@ -120,7 +123,7 @@ def _outside(config: TrainingConfig, overrides: list[str], stack: ExitStack) -> 
     stack.callback(engine_collector.close)
     return Collaborators(
         collector=engine_collector,
-        publisher=EnginePublisher(engine, config.rollout.publish_timeout_seconds),
+        publisher=EnginePublisher(engine, config),
         evaluator=HeldOutEvaluator(config, held_out, operators, engine, settings, grader),
         reporter=Reporter(config),
     )
@@ -195,18 +198,6 @@ class EngineCollector:
 
     def close(self) -> None:
         self.engine.run(self.producer.close(), CLOSE_SECONDS)
-
-
-@dataclass(frozen=True, slots=True)
-class EnginePublisher:
-    """The publisher on the engine's loop, for the synchronous trainer."""
-
-    engine: RolloutEngine
-    timeout_seconds: float
-
-    def publish(self, directory: Path, version: int) -> None:
-        work = self.engine.publisher.publish(directory.absolute(), version)
-        self.engine.run(work, self.timeout_seconds)
 
 
 def _write_run_card(config: TrainingConfig, overrides: list[str], output_dir: Path) -> None:

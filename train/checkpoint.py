@@ -4,7 +4,8 @@ A checkpoint is written aside, made durable, sealed by a manifest of checksums a
 on the way, the one before it is untouched; one that was damaged later is seen, and the one before it is used.
 
 A checkpoint holds the sharded state that DeepSpeed saves (weights, moments), scheduler and RNGs of every
-rank, ``trainer_state.json``, and the policy as a plain HF folder ``policy/``. That folder costs one copy of
+rank, ``trainer_state.json``, and the policy as a plain HF folder ``policy/`` (with LoRA merged, and the
+adapters alone in ``adapter/``). That folder costs one copy of
 the weights beside three or more of optimizer state, and makes export a copy: exact, and in need of no
 process group, DeepSpeed or knowledge of the ZeRO stage.
 """
@@ -27,13 +28,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from configs.schema import TrainingConfig
 from train.manifest import damage, is_sealed, remove, seal, sync
-from train.policy import save_weights
+from train.policy import save_adapter, save_weights
 
 logger = logging.getLogger(__name__)
 
 STATE_FILE = "trainer_state.json"
 CONFIG_FILE = "config.yaml"
 POLICY_DIR = "policy"
+ADAPTER_DIR = "adapter"
 UNFINISHED = ".unfinished"
 GIB = 2**30
 SPACE_MARGIN = 1.1
@@ -97,8 +99,12 @@ class Checkpoints:
         self._accelerator.wait_for_everyone()
         self._accelerator.save_state(str(unfinished))
         save_weights(self._model, unfinished / POLICY_DIR, is_main=is_main)
+        if self._config.model.lora_r:
+            base = self._config.model.path
+            save_adapter(self._model, unfinished / ADAPTER_DIR, base=base, is_main=is_main)
         if is_main:
-            self._tokenizer.save_pretrained(unfinished / POLICY_DIR)
+            for folder in (POLICY_DIR, *([ADAPTER_DIR] if self._config.model.lora_r else [])):
+                self._tokenizer.save_pretrained(unfinished / folder)
             config = yaml.safe_dump(asdict(self._config), sort_keys=False)
             (unfinished / CONFIG_FILE).write_text(config, encoding="utf-8")
             (unfinished / STATE_FILE).write_text(json.dumps(asdict(state), indent=2), encoding="utf-8")

@@ -17,6 +17,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
 
 from train.checkpoint import (
+    ADAPTER_DIR,
     CONFIG_FILE,
     POLICY_DIR,
     TrainerState,
@@ -27,7 +28,7 @@ from train.manifest import MANIFEST, damage, is_sealed
 
 CARD = """\
 ---
-library_name: transformers
+library_name: {library}
 pipeline_tag: text-generation
 base_model: {base_model}
 tags: [pdr, reinforcement-learning, {loss_type}]
@@ -39,10 +40,7 @@ A policy trained as an improvement operator (parallel drafts, distil, refine) fr
 {step} steps, {share:.0%} of the loss on the operator.
 
 ```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-model = AutoModelForCausalLM.from_pretrained("{out}")
-tokenizer = AutoTokenizer.from_pretrained("{out}")
+{usage}
 ```
 
 ## Settings
@@ -53,13 +51,27 @@ tokenizer = AutoTokenizer.from_pretrained("{out}")
 {versions}{results}"""
 
 
-def export(checkpoint: Path, out: Path) -> Path:
+USAGE = """\
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("{out}")
+tokenizer = AutoTokenizer.from_pretrained("{out}")"""
+
+ADAPTER_USAGE = """\
+from peft import AutoPeftModelForCausalLM
+from transformers import AutoTokenizer
+
+model = AutoPeftModelForCausalLM.from_pretrained("{out}")
+tokenizer = AutoTokenizer.from_pretrained("{out}")"""
+
+
+def export(checkpoint: Path, out: Path, *, adapter: bool = False) -> Path:
     """Copies the policy of ``checkpoint`` to ``out`` and writes a model card from its config.
 
-    A run's folder stands for its newest whole checkpoint.
+    A run's folder stands for its newest whole checkpoint. With ``adapter`` it is the LoRA adapters alone.
 
     Raises:
-        FileNotFoundError: If ``checkpoint`` is not a whole checkpoint.
+        FileNotFoundError: If ``checkpoint`` is not a whole checkpoint, or has no adapters to give.
         ValueError: If the checkpoint was damaged.
         FileExistsError: If ``out`` exists and is not an earlier export.
     """
@@ -72,11 +84,20 @@ def export(checkpoint: Path, out: Path) -> Path:
         )
     if wrong := damage(checkpoint):
         raise ValueError(f"{checkpoint} was damaged: {wrong}. Give an earlier checkpoint of the run.")
-    if out.exists() and any(out.iterdir()) and not (out / "config.json").is_file():
-        raise FileExistsError(f"{out} holds something that is not a model; give an empty or a new folder.")
-    shutil.copytree(checkpoint / POLICY_DIR, out, dirs_exist_ok=True)
     config = yaml.safe_load((checkpoint / CONFIG_FILE).read_text(encoding="utf-8"))
-    card = _card(out, config, read_state(checkpoint), run=checkpoint.parent.parent)
+    if adapter and not config["model"]["lora_r"]:
+        raise FileNotFoundError(
+            f"{checkpoint} has no adapters: the run trained the whole model (model.lora_r=0). Export it "
+            "without --adapter."
+        )
+    own = "adapter_config.json" if adapter else "config.json"
+    if out.exists() and any(out.iterdir()) and not (out / own).is_file():
+        raise FileExistsError(
+            f"{out} holds something that is not {'an adapter' if adapter else 'a model'}; give an empty or a "
+            "new folder."
+        )
+    shutil.copytree(checkpoint / (ADAPTER_DIR if adapter else POLICY_DIR), out, dirs_exist_ok=True)
+    card = _card(out, config, read_state(checkpoint), run=checkpoint.parent.parent, adapter=adapter)
     (out / "README.md").write_text(card, encoding="utf-8")
     return out
 
@@ -101,12 +122,13 @@ def push(folder: Path, repo_id: str) -> str:
     return str(address)
 
 
-def _card(out: Path, config: dict[str, Any], state: TrainerState, *, run: Path) -> str:
+def _card(out: Path, config: dict[str, Any], state: TrainerState, *, run: Path, adapter: bool) -> str:
     report, versions = run / "report.json", run / "versions.txt"
     settings = {key: config[key] for key in ("seed", "algo", "operator", "rollout", "data")}
     return CARD.format(
         name=out.name,
-        out=out,
+        library="peft" if adapter else "transformers",
+        usage=(ADAPTER_USAGE if adapter else USAGE).format(out=out),
         base_model=config["model"]["path"],
         loss_type=config["algo"]["loss_type"],
         step=state.step,
@@ -139,13 +161,15 @@ def main() -> None:
         "checkpoint", type=Path, help="outputs/train/checkpoints/step_000020, or outputs/train"
     )
     parser.add_argument("out", type=Path, help="folder to write")
+    parser.add_argument("--adapter", action="store_true", help="only the LoRA adapters, as peft reads them")
     parser.add_argument(
         "--push-to-hub", metavar="OWNER/NAME", help="upload it, too, to this private repository"
     )
     arguments = parser.parse_args()
     try:
-        out = export(arguments.checkpoint, arguments.out)
-        print(f"Wrote {out}: load it with AutoModelForCausalLM or vLLM.")
+        out = export(arguments.checkpoint, arguments.out, adapter=arguments.adapter)
+        loader = "AutoPeftModelForCausalLM" if arguments.adapter else "AutoModelForCausalLM or vLLM"
+        print(f"Wrote {out}: load it with {loader}.")
         if arguments.push_to_hub:
             print(f"Uploaded to {push(out, arguments.push_to_hub)}")
     except (FileNotFoundError, FileExistsError, ValueError, RuntimeError) as error:

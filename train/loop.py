@@ -6,7 +6,6 @@ log-probs of their sampler. Rank 0 alone talks to the outside (``Collaborators``
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from train.credit import credit
 from train.distributed import from_rank_zero, max_over_ranks
 from train.learner import Learner
 from train.metrics import Stopwatch, group_metrics, staleness_metrics
-from train.policy import save_weights
+from train.policy import HostWeights, gather_weights
 from train.preemption import StopRequest
 from train.refusal import RefusalGuard
 from train.report import Reporter
@@ -43,9 +42,9 @@ class Collector(Protocol):
 
 
 class Publisher(Protocol):
-    """Makes the workers serve the weights of an HF folder; returns when they do."""
+    """Makes the workers serve new weights; returns when they do."""
 
-    def publish(self, directory: Path, version: int) -> None: ...
+    def publish(self, weights: HostWeights, version: int) -> None: ...
 
 
 class Evaluator(Protocol):
@@ -167,15 +166,9 @@ class Trainer:
         self._publish_version(self.policy_version)
 
     def _publish_version(self, version: int) -> None:
-        """Writes the weights and makes the workers serve them; the folder stays until the next version."""
-        folder = Path(self.config.output_dir) / "weights"
-        directory = folder / f"version_{version:06d}"
-        save_weights(self.model, directory, is_main=self.outside is not None)
-        if self.outside:
-            self.outside.publisher.publish(directory, version)
-            for old in folder.glob("version_*"):
-                if old != directory:
-                    shutil.rmtree(old)
+        weights = gather_weights(self.model, is_main=self.outside is not None)
+        if self.outside and weights:
+            self.outside.publisher.publish(weights, version)
 
     def _evaluate_if_due(self) -> dict[str, float]:
         train = self.config.train

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -95,6 +96,23 @@ def merged_weights(model: nn.Module) -> Iterator[Weight]:
         layer = layers.get(name)
         parts = () if layer is None else (_factor(layer.lora_A), _factor(layer.lora_B))
         yield Weight(name=name.replace(BASE, ""), parameters=(parameter, *parts), layer=layer)
+
+
+def adapter_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Both factors of every adapter, by the names that peft gives them in a file."""
+    return {
+        f"base_model.model.{name}.{part}.weight": _factor(getattr(layer, part))
+        for name, layer in lora_layers(model).items()
+        for part in ("lora_A", "lora_B")
+    }
+
+
+def adapter_config(model: nn.Module, base: str) -> LoraConfig:
+    """The settings of a model's adapters, for a file that names the model which they belong to."""
+    config = copy(cast(Any, model).peft_config[ADAPTER])
+    config.base_model_name_or_path = base
+    config.inference_mode = True
+    return config
 
 
 def _factor(matrices: nn.ModuleDict) -> nn.Parameter:

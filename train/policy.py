@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
@@ -15,7 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from configs.schema import ModelConfig
 from train.collate import MicroBatch
 from train.critic import ValueHead
-from train.lora import merged_weights
+from train.lora import adapter_config, adapter_parameters, merged_weights
 
 
 def load_model(config: ModelConfig) -> PreTrainedModel:
@@ -129,11 +131,25 @@ class PolicyModel(nn.Module):
         return all_logprobs.gather(-1, targets[:, None]).squeeze(-1), entropies
 
 
-def save_weights(model: PreTrainedModel, directory: Path, *, is_main: bool) -> None:
-    """Writes weights and config as a plain HF folder on rank 0. Every rank must call it.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostWeights:
+    """The whole policy in host memory, as a model without adapters has it."""
 
-    Under ZeRO-3 weights are gathered one by one, so no rank ever holds more than rank 0's copy plus one.
-    Tied embeddings are written once, as HF and vLLM expect; LoRA adapters are merged.
+    model: PreTrainedModel
+    """For its config only."""
+    state: dict[str, Tensor]
+
+    def save(self, directory: Path) -> None:
+        """Writes a plain HF folder. Tied embeddings are written once, as HF and vLLM expect."""
+        directory.mkdir(parents=True, exist_ok=True)
+        self.model.save_pretrained(directory, state_dict=self.state)
+
+
+def gather_weights(model: PreTrainedModel, *, is_main: bool) -> HostWeights | None:
+    """The policy's weights on rank 0, None on the others. Every rank must call it.
+
+    Under ZeRO-3 weights are gathered one by one, so no device ever holds more than its shard and one weight.
+    LoRA adapters are merged.
     """
     state: dict[str, Tensor] = {}
     for weight in merged_weights(model):
@@ -141,11 +157,32 @@ def save_weights(model: PreTrainedModel, directory: Path, *, is_main: bool) -> N
             if is_main:
                 state[weight.name] = weight.value().to("cpu", copy=True)
     if not is_main:
-        return
+        return None
     persistent = model.state_dict().keys()
     state |= {name: buffer.detach().cpu() for name, buffer in model.named_buffers() if name in persistent}
-    directory.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(directory, state_dict=state)
+    return HostWeights(model=model, state=state)
+
+
+def save_weights(model: PreTrainedModel, directory: Path, *, is_main: bool) -> None:
+    """``gather_weights``, written as an HF folder on rank 0. Every rank must call it."""
+    weights = gather_weights(model, is_main=is_main)
+    if weights is not None:
+        weights.save(directory)
+
+
+def save_adapter(model: PreTrainedModel, directory: Path, *, base: str, is_main: bool) -> None:
+    """Writes the adapters alone, as peft reads them, on rank 0; ``base`` names their model.
+
+    Every rank must call it.
+    """
+    state: dict[str, Tensor] = {}
+    for name, parameter in adapter_parameters(model).items():
+        with _gathered([parameter]):
+            if is_main:
+                state[name] = parameter.detach().to("cpu", copy=True)
+    if is_main:
+        adapter_config(model, base).save_pretrained(str(directory))
+        save_file(state, directory / "adapter_model.safetensors")
 
 
 def _gathered(parameters: Sequence[nn.Parameter]) -> contextlib.AbstractContextManager[None]:

@@ -51,6 +51,10 @@ class RolloutConfig:
     publish_timeout_seconds: float = 300.0
     """The longest that publishing weights to a worker may take."""
 
+    weight_transfer: str = "directory"
+    """How weights reach the workers: directory (one that all can read), nccl (between GPUs) or gloo (the
+    same by way of host memory). The last two need no shared disk; the workers must reach the trainer."""
+
     pause_mode: str = "keep"
     """What publishing does with requests in flight: keep (they go on with the new weights) or wait (they end
     first, with the old ones)."""
@@ -107,6 +111,7 @@ class RolloutConfig:
         above("rollout.start_timeout_seconds", self.start_timeout_seconds, 0)
         above("rollout.publish_timeout_seconds", self.publish_timeout_seconds, 0)
         at_least("rollout.temperature", self.temperature, 0)
+        choice("rollout.weight_transfer", self.weight_transfer, ("directory", "nccl", "gloo"))
         choice("rollout.pause_mode", self.pause_mode, ("keep", "wait"))
         choice("rollout.dtype", self.dtype, ("auto", "float32", "bfloat16"))
         if self.call_tokens >= self.max_model_len:

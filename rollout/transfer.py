@@ -1,0 +1,205 @@
+"""Weights through a process group: NCCL between GPUs; gloo, by the same code, where there are none.
+
+The sender holds the weights in host memory and makes a group of two with one worker, for one transfer: a
+worker that was started anew needs to know nothing of earlier ones. Weights go bucket by bucket, so that
+neither side's device needs room for more than one beside its model.
+"""
+
+from __future__ import annotations
+
+import math
+import socket
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
+
+SENDER, RECEIVER, SIZE = 0, 1, 2
+BUCKET_BYTES = 2**28
+ALIGNMENT = 16
+"""Bytes; no dtype's element is larger, so every weight in a bucket can be viewed in its own dtype."""
+LOOK_SECONDS = 0.02
+"""A sender that waits for its receiver looks that often."""
+HERE, DONE = "here", "done"
+"""What a receiver writes into the store when it has come, and when it has everything."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One weight, as its receiver must know of it in advance."""
+
+    name: str
+    dtype: str
+    """Of torch, such as ``bfloat16``."""
+    shape: Sequence[int]
+
+    @property
+    def num_bytes(self) -> int:
+        """Of its elements."""
+        return math.prod(self.shape) * getattr(torch, self.dtype).itemsize
+
+    @property
+    def room(self) -> int:
+        """Bytes that it takes in a bucket."""
+        return math.ceil(self.num_bytes / ALIGNMENT) * ALIGNMENT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Meeting:
+    """Where sender and receiver meet, and how. All of it goes to the receiver."""
+
+    host: str
+    port: int
+    backend: str
+    """``nccl`` or ``gloo``."""
+    seconds: float
+    """The longest that the receiver waits for anything."""
+    bucket_bytes: int = BUCKET_BYTES
+
+
+class GivenUp(RuntimeError):
+    """The receiver failed in another way."""
+
+
+def entries_of(weights: Mapping[str, Tensor]) -> list[Entry]:
+    """What is to be sent, in its order."""
+    return [
+        Entry(name=name, dtype=str(value.dtype).removeprefix("torch."), shape=tuple(value.shape))
+        for name, value in weights.items()
+    ]
+
+
+def buckets(entries: Sequence[Entry], bucket_bytes: int) -> Iterator[list[Entry]]:
+    """Neighbours that go together; only an entry that is larger by itself exceeds ``bucket_bytes``."""
+    held: list[Entry] = []
+    size = 0
+    for entry in entries:
+        if held and size + entry.room > bucket_bytes:
+            yield held
+            held, size = [], 0
+        held.append(entry)
+        size += entry.room
+    if held:
+        yield held
+
+
+def listen(host: str) -> socket.socket:
+    """A socket on a free port of one address, where a receiver will come."""
+    server = socket.socket()
+    server.bind((host, 0))
+    server.listen()
+    return server
+
+
+def send(
+    weights: Mapping[str, Tensor],
+    server: socket.socket,
+    meeting: Meeting,
+    given_up: threading.Event,
+    device: torch.device,
+) -> None:
+    """Sends all weights to the receiver that comes to ``meeting``; blocks until it has them.
+
+    Args:
+        weights: By name, in host memory.
+        server: Of ``listen``; is used up.
+        meeting: As the receiver was told.
+        given_up: Set when the receiver is known to have failed.
+        device: Where ``meeting.backend`` sends from.
+
+    Raises:
+        GivenUp: If ``given_up`` was set before it had come, or before it had everything.
+        RuntimeError: If it does not come, or does not take a bucket, in time.
+    """
+    store = _store(meeting, server)
+    _wait_for(HERE, store, meeting, given_up)
+    group = _join(store, meeting, SENDER)
+    for bucket in buckets(entries_of(weights), meeting.bucket_bytes):
+        packed = torch.zeros(sum(entry.room for entry in bucket), dtype=torch.uint8)
+        for entry, part in zip(bucket, _parts(packed, bucket), strict=True):
+            part.copy_(weights[entry.name])
+        _broadcast(group, packed.to(device), meeting)
+    _wait_for(DONE, store, meeting, given_up)  # the group must outlive what is on its way
+
+
+def receive(entries: Sequence[Entry], meeting: Meeting, device: torch.device) -> Iterator[tuple[str, Tensor]]:
+    """Weights as they come, by name; each bucket is memory of its own.
+
+    Raises:
+        RuntimeError: If the sender is not there, or does not send a bucket, in time.
+    """
+    store = _store(meeting)
+    store.set(HERE, "1")
+    group = _join(store, meeting, RECEIVER)
+    for bucket in buckets(entries, meeting.bucket_bytes):
+        packed = torch.empty(sum(entry.room for entry in bucket), dtype=torch.uint8, device=device)
+        _broadcast(group, packed, meeting)
+        for entry, part in zip(bucket, _parts(packed, bucket), strict=True):
+            yield entry.name, part
+    store.set(DONE, "1")
+
+
+def _parts(packed: Tensor, bucket: Sequence[Entry]) -> Iterator[Tensor]:
+    """The weights of a bucket, as views of it."""
+    start = 0
+    for entry in bucket:
+        part = packed[start : start + entry.num_bytes].view(getattr(torch, entry.dtype))
+        yield part.view(tuple(entry.shape))
+        start += entry.room
+
+
+def _store(meeting: Meeting, server: socket.socket | None = None) -> TCPStore:
+    return TCPStore(
+        meeting.host,
+        meeting.port,
+        is_master=server is not None,
+        timeout=timedelta(seconds=meeting.seconds),
+        wait_for_workers=False,
+        master_listen_fd=server.detach() if server is not None else None,
+    )
+
+
+def _wait_for(key: str, store: TCPStore, meeting: Meeting, given_up: threading.Event) -> None:
+    deadline = time.monotonic() + meeting.seconds
+    while not store.check([key]):
+        if given_up.wait(LOOK_SECONDS):
+            raise GivenUp("the worker failed while it was sent weights")
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"the worker was not '{key}' within {meeting.seconds:g} s")
+
+
+def _join(store: TCPStore, meeting: Meeting, rank: int) -> Any:
+    limit = timedelta(seconds=meeting.seconds)
+    if meeting.backend == "nccl":
+        options: Any = dist.ProcessGroupNCCL.Options()
+        options._timeout = limit
+        return dist.ProcessGroupNCCL(store, rank, SIZE, options)
+    options = dist.ProcessGroupGloo._Options()  # type: ignore[attr-defined]
+    options._timeout = limit
+    # By the address that the other side is reached from: a host's own name may lead elsewhere.
+    address = own_address(meeting.host)
+    options._devices = [dist.ProcessGroupGloo.create_device(hostname=address)]
+    return dist.ProcessGroupGloo(store, rank, SIZE, options)
+
+
+def _broadcast(group: Any, packed: Tensor, meeting: Meeting) -> None:
+    options = dist.BroadcastOptions()
+    options.rootRank = SENDER
+    work = group.broadcast([packed], options)
+    work.wait(timedelta(seconds=meeting.seconds))
+    if packed.is_cuda:  # NCCL's wait only orders streams
+        torch.cuda.synchronize(packed.device)
+
+
+def own_address(host: str) -> str:
+    """This machine's address as ``host`` sees it."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((host, 9))  # sends nothing
+        return probe.getsockname()[0]
