@@ -15,6 +15,7 @@ from configs.schema import JobConfig
 from configs.status import INTERRUPTED, PREEMPTED
 from launch.job import assignment, parts
 from launch.supervise import Supervisor
+from rollout.worker import free_ports
 
 FAILED = float("-inf")
 """The objective of a job that failed, for sweepers."""
@@ -49,7 +50,8 @@ def main(config: JobConfig, overrides: list[str]) -> float | None:
 
 def _run(config: JobConfig, overrides: list[str]) -> int:
     try:
-        planned = parts(config, overrides, os.environ)
+        port = config.rollout.port or free_ports(config.rollout.num_workers)
+        planned = parts(config, overrides, os.environ, port=port)
     except ValueError as error:
         print(f"launch: {error}", file=sys.stderr)
         return 2

@@ -12,12 +12,18 @@ from launch.supervise import Part
 
 OF_THE_JOB = ("nodes", "gpus", "launch", "plan", "hardware")
 """Options that the trainer does not have."""
-DEFAULT_PORT = 8100
-"""Of the first worker, where ``rollout.port`` leaves it open: a restarted worker must be found again."""
 
 
-def parts(config: JobConfig, overrides: Sequence[str], environment: Mapping[str, str]) -> list[Part]:
+def parts(
+    config: JobConfig, overrides: Sequence[str], environment: Mapping[str, str], *, port: int
+) -> list[Part]:
     """The processes of a job on this machine.
+
+    Args:
+        config: The job's.
+        overrides: As they were typed.
+        environment: Of the processes.
+        port: Of the first worker, the others follow: one that is restarted must be found again.
 
     Raises:
         ValueError: If the job needs more than this machine.
@@ -29,14 +35,13 @@ def parts(config: JobConfig, overrides: Sequence[str], environment: Mapping[str,
         )
     if config.rollout.urls:
         return [_trainer(config, overrides, config.rollout.urls, environment)]
-    workers = _workers(config, environment)
+    workers = _workers(config, environment, port)
     urls = [url.removesuffix("/health") for url in workers.ready_urls]
     return [workers, _trainer(config, overrides, urls, environment)]
 
 
-def _workers(config: JobConfig, environment: Mapping[str, str]) -> Part:
+def _workers(config: JobConfig, environment: Mapping[str, str], port: int) -> Part:
     rollout = config.rollout
-    port = rollout.port or DEFAULT_PORT
     options = [
         *worker_options(config),
         assignment("output_dir", config.output_dir),

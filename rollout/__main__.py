@@ -12,7 +12,7 @@ import yaml
 from transformers import PreTrainedTokenizerBase
 
 from configs.compose import load_operator, run
-from configs.schema import EvaluationConfig
+from configs.schema import WITHOUT_EFFECT, EvaluationConfig
 from rewards.build import build_scorer
 from rewards.gold import check_gold
 from rewards.grader import Grader
@@ -28,22 +28,6 @@ from rollout.prompts import Codec
 from rollout.report import compare, require_outcomes, write_report
 
 DAY_SECONDS = 86_400.0
-WITHOUT_EFFECT = (
-    "urls",
-    "num_workers",
-    "port",
-    "max_concurrency",
-    "max_retries",
-    "request_timeout_seconds",
-    "start_timeout_seconds",
-    "publish_timeout_seconds",
-    "pause_mode",
-    "weight_transfer",
-    "max_num_seqs",
-    "kv_cache_gib",
-    "num_threads",
-)
-"""Options of ``rollout`` that may differ when an evaluation goes on: where and how fast, not what."""
 
 
 def main(config: EvaluationConfig, overrides: list[str]) -> None:

@@ -14,6 +14,7 @@ from rollout.grouping import Credited, GroupFilter, RewardGroup, group_rollout
 from rollout.operators import Operator
 from rollout.policy import PolicySettings, derive_seed
 from rollout.records import DRAFT, Call, Grader, Group, Problem, Rollout
+from rollout.replay import Replay
 from rollout.run import run_operator
 from rollout.sampler import RequestRefused
 from rollout.vary import Ranges
@@ -75,8 +76,12 @@ class Collector:
         *,
         keep: GroupFilter | None = None,
         cache: DraftCache | None = None,
+        replay: Replay | None = None,
     ) -> None:
-        """With ``cache`` drafts come from there as far as they go, and are sampled beyond."""
+        """With ``cache`` drafts come from there as far as they go, and are sampled beyond.
+
+        With ``replay`` nothing that was finished is sampled again after a resume.
+        """
         self._problems = problems
         self._operator = type(operator)(replace(operator.options, num_workspaces=options.num_workspaces))
         self._trace = trace
@@ -86,6 +91,7 @@ class Collector:
         self._options = options
         self._keep = keep or GroupFilter()
         self._cache = cache
+        self.replay = replay
         self._steps_without_groups = 0
 
     def state_dict(self) -> dict[str, Any]:
@@ -158,13 +164,26 @@ class Collector:
         problems = self._problems.draw(len(jobs))
         # A problem may be drawn twice in one step, and is then sampled anew.
         seeds = [derive_seed(self._options.seed, step, refill, place) for place in range(len(jobs))]
-        results = await asyncio.gather(*map(self._do, jobs, problems, seeds), return_exceptions=True)
+        work = [
+            self._once(step, f"{refill}/{place}/{problem.id}", job, problem, seed)
+            for place, (job, problem, seed) in enumerate(zip(jobs, problems, seeds, strict=True))
+        ]
+        results = await asyncio.gather(*work, return_exceptions=True)
         for result in results:
             if isinstance(result, RequestRefused):
                 logger.warning("A problem was left out: %s", result)
             elif isinstance(result, BaseException):
                 raise result
         return [result for result in results if isinstance(result, list | RequestRefused)]
+
+    async def _once(self, step: int, place: str, job: Job, problem: Problem, seed: int) -> list[Rollout]:
+        if self.replay is None:
+            return await self._do(job, problem, seed)
+        rollouts = self.replay.find(step, place)
+        if rollouts is None:
+            rollouts = await self._do(job, problem, seed)
+            self.replay.add(step, place, rollouts)
+        return rollouts
 
     async def _do(self, job: Job, problem: Problem, seed: int) -> list[Rollout]:
         rollouts: list[Rollout] = []

@@ -34,6 +34,15 @@ class Producer:
         assert not self._ahead, "a run is resumed before its first step"
         self._collector.load_state_dict(state)
 
+    def start(self, after_step: int) -> list[int]:
+        """Takes up a run that made so many steps; gives those whose rollouts are there (``Replay.start``)."""
+        return self._collector.replay.start(after_step) if self._collector.replay else []
+
+    def forget(self, until_step: int) -> None:
+        """A checkpoint holds what these steps taught: their rollouts are needed no more."""
+        if self._collector.replay:
+            self._collector.replay.forget(until_step)
+
     async def next(self, step: int, version: int) -> CollectedBatch:
         """The batch of ``step`` for a trainer whose policy is ``version``.
 
@@ -56,6 +65,8 @@ class Producer:
         await asyncio.gather(*self._ahead.values(), return_exceptions=True)
         self._ahead.clear()
         self._states.clear()
+        if self._collector.replay:
+            self._collector.replay.close()
 
     async def _collect(self, step: int, before: asyncio.Task[CollectedBatch] | None) -> CollectedBatch:
         if before is not None:

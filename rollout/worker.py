@@ -19,6 +19,7 @@ from rollout.access import KEY_VARIABLE
 from rollout.guard import end_tree
 
 LOG_LINES = 30
+PORT_ATTEMPTS = 100
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -40,6 +41,28 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def free_ports(count: int) -> int:
+    """The first of ``count`` ports in a row on loopback that are free now.
+
+    Raises:
+        RuntimeError: If none were found.
+    """
+    for _ in range(PORT_ATTEMPTS):
+        first = free_port()
+        if first + count <= 2**16 and all(map(_is_free, range(first + 1, first + count))):
+            return first
+    raise RuntimeError(f"No {count} free ports in a row were found. Set rollout.port.")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
 
 
 class LocalWorker:

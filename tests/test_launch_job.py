@@ -27,7 +27,7 @@ def _job(*overrides: str) -> JobConfig:
 
 
 def _parts(*overrides: str) -> dict[str, Part]:
-    made = parts(_job(*overrides), [*BASE, *overrides], {"HOME": "/home/me"})
+    made = parts(_job(*overrides), [*BASE, *overrides], {"HOME": "/home/me"}, port=8100)
     return {part.name: part for part in made}
 
 
@@ -283,3 +283,42 @@ def test_a_sweep_goes_on_after_a_failure_and_knows_its_own_runs(tmp_path: Path):
     assert again.stdout.count("failed with status 2") == 1
     other = sweep("gpus=4", "nodes=2,3")
     assert "holds a run with other options" in other.stdout + other.stderr
+
+
+def _swept_by(plugin: str, folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """A sweep over jobs that end before they start a process: no machine here has several nodes."""
+    command = [sys.executable, "-m", "launch", "--multirun", "experiment=demo", "gpus=8", "nodes=2"]
+    return subprocess.run(
+        [*command, plugin, *options, f"hydra.sweep.dir={folder}"],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+        cwd=folder.parent,
+        env={**os.environ, "PYTHONPATH": str(REPO)},
+    )
+
+
+@pytest.mark.component
+def test_jobs_of_a_sweep_may_run_side_by_side(tmp_path: Path):
+    done = _swept_by("hydra/launcher=joblib", tmp_path / "sweep", "seed=1,2,3", "hydra.launcher.n_jobs=2")
+    assert done.returncode == 0, done.stderr
+    assert [job.status for job in read_jobs(tmp_path / "sweep")] == ["failed (2)"] * 3
+
+
+@pytest.mark.component
+def test_a_search_maximises_the_accuracy_of_the_report_and_is_gone_on_with(tmp_path: Path):
+    folder = tmp_path / "sweep"
+    options = ("hydra.sweeper.n_trials=3", "hydra.sweeper.direction=maximize", "hydra.sweeper.sampler.seed=1")
+    search = ("hydra/sweeper=optuna", folder, *options, "seed=choice(1,2,3,4,5)")
+    done = _swept_by(*search)
+    assert done.returncode == 0, done.stderr
+    assert len(read_jobs(folder)) == 3
+    for number, accuracy in enumerate((0.25, 0.75, 0.5)):
+        row = {"operator": "pdr", "phase": "after", "accuracy": accuracy}
+        (folder / str(number) / "status").write_text("0")
+        (folder / str(number) / "report.json").write_text(json.dumps({"rows": [row]}))
+    again = _swept_by(*search)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count("done already") == 3
+    assert "best_value: 0.75" in (folder / "optimization_results.yaml").read_text()

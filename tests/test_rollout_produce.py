@@ -16,6 +16,8 @@ from rollout.records import VersionSpan
 class Slow:
     """A collector that takes a moment a batch and says when it began; its batches are empty."""
 
+    replay = None
+
     def __init__(self, fails_at: int | None = None) -> None:
         self.began: list[int] = []
         self.ended: list[int] = []

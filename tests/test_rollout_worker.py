@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from configs.schema import RolloutConfig
-from rollout.worker import LocalWorker, WorkerPlace, free_port
+from rollout.worker import LocalWorker, WorkerPlace, free_port, free_ports
 
 SERVER = """
 import http.server, sys
@@ -140,6 +140,10 @@ def test_a_server_is_not_given_the_trainers_ranks_and_limits(tmp_path: Path, mon
 def test_free_ports_are_free():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", free_port()))
+    first = free_ports(3)
+    for port in range(first, first + 3):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
 
 
 @pytest.mark.integration

@@ -24,7 +24,7 @@ from train.preemption import StopRequest
 from train.report import read_metrics, truncate_metrics
 
 STATE = TrainerState(
-    step=4, policy_version=5, world_size=1, config_fingerprint="x", collector={"position": 3}
+    step=4, policy_version=5, world_size=1, zero_stage=0, config_fingerprint="x", collector={"position": 3}
 )
 
 
@@ -95,7 +95,7 @@ def test_only_the_last_checkpoints_are_kept(tmp_path, tiny_policy):
 
 
 @pytest.mark.component
-def test_another_number_of_ranks_is_refused(tmp_path, tiny_policy):
+def test_another_number_of_ranks_or_another_zero_stage_is_refused(tmp_path, tiny_policy):
     config = make_config(tmp_path, tiny_policy, train={"max_steps": 1})
     trainer = make_trainer(config, make_accelerator(config))
     trainer.run()
@@ -103,6 +103,9 @@ def test_another_number_of_ranks_is_refused(tmp_path, tiny_policy):
     state = replace(read_state(path), world_size=2)
     (path / STATE_FILE).write_text(json.dumps(asdict(state)))
     with pytest.raises(ValueError, match=r"written by 2 ranks and this run has 1"):
+        trainer.checkpoints.load(path)
+    (path / STATE_FILE).write_text(json.dumps(asdict(replace(state, world_size=1, zero_stage=3))))
+    with pytest.raises(ValueError, match=r"written at ZeRO stage 3 and this run has stage 0"):
         trainer.checkpoints.load(path)
 
 

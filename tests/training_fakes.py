@@ -95,6 +95,7 @@ class SyntheticCollector:
         empty: bool = False,
     ) -> None:
         self.position = 0
+        self.forgotten = 0
         self._delay_seconds = delay_seconds
         self._kill_at = kill_at
         self._poison = poison
@@ -115,6 +116,12 @@ class SyntheticCollector:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.position = state["position"]
+
+    def start(self, after_step: int) -> list[int]:
+        return []
+
+    def forget(self, until_step: int) -> None:
+        self.forgotten = until_step
 
 
 def _poisoned(group: Group) -> Group:

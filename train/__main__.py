@@ -1,5 +1,6 @@
 """``python -m train``, under ``accelerate launch``: compose, check, build, run."""
 
+import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ from transformers import set_seed
 import configs
 import rewards.verdict
 from configs.compose import load_operator, run
-from configs.schema import TrainingConfig
+from configs.schema import WITHOUT_EFFECT, TrainingConfig
 from configs.status import PREEMPTED
 from rewards.build import build_scorer, build_shaper
 from rewards.gold import check_gold
@@ -33,6 +34,7 @@ from rollout.problems import load_eval, load_train
 from rollout.produce import Producer
 from rollout.prompts import Codec
 from rollout.records import Call, Verdict
+from rollout.replay import Replay
 from rollout.vary import Ranges
 from train.distributed import leave, make_accelerator
 from train.evaluation import AFTER, HeldOutEvaluator, phase_path, write_run_report
@@ -114,6 +116,7 @@ def _outside(config: TrainingConfig, overrides: list[str], stack: ExitStack) -> 
             draft_accuracy=(config.collect.draft_accuracy[0], config.collect.draft_accuracy[1]),
         ),
         cache=cache,
+        replay=_replay(config),
     )
     operators = [build_operator(load_operator(n, config.operator)) for n in config.train.eval_operators]
     producer = Producer(
@@ -127,6 +130,19 @@ def _outside(config: TrainingConfig, overrides: list[str], stack: ExitStack) -> 
         evaluator=HeldOutEvaluator(config, held_out, operators, engine, settings, grader),
         reporter=Reporter(config),
     )
+
+
+def _replay(config: TrainingConfig) -> Replay:
+    """Rollouts of this run from before, unless something that they depend on has changed."""
+    said = {
+        key: value for key, value in asdict(config).items() if key not in ("resume", "output_dir", "train")
+    }
+    said["rollout"] = {k: v for k, v in said["rollout"].items() if k not in WITHOUT_EFFECT}
+    settings = json.dumps(said, sort_keys=True, indent=1)
+    replay = Replay(Path(config.output_dir) / "collected", settings, rewards.verdict.Verdict)
+    if config.resume == "none":
+        replay.clear()
+    return replay
 
 
 def collect_options(config: TrainingConfig) -> CollectOptions:
@@ -195,6 +211,15 @@ class EngineCollector:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.producer.load_state_dict(state)
+
+    def start(self, after_step: int) -> list[int]:
+        return self.producer.start(after_step)
+
+    def forget(self, until_step: int) -> None:
+        async def forget() -> None:
+            self.producer.forget(until_step)
+
+        self.engine.run(forget(), STATE_SECONDS)
 
     def close(self) -> None:
         self.engine.run(self.producer.close(), CLOSE_SECONDS)

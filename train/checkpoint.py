@@ -27,6 +27,7 @@ from accelerate import Accelerator
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from configs.schema import TrainingConfig
+from train.distributed import zero_stage
 from train.manifest import damage, is_sealed, remove, seal, sync
 from train.policy import save_adapter, save_weights
 
@@ -52,6 +53,8 @@ class TrainerState:
     """Finished steps."""
     policy_version: int
     world_size: int
+    zero_stage: int
+    """0 without DeepSpeed."""
     config_fingerprint: str
     collector: Mapping[str, Any] = field(default_factory=dict)
     """The collector's own state: its position in the data."""
@@ -143,14 +146,20 @@ class Checkpoints:
         """Restores weights, moments, scheduler and RNGs of every rank.
 
         Raises:
-            ValueError: If the checkpoint was written by another number of ranks.
+            ValueError: If the checkpoint was written by another number of ranks, or at another ZeRO stage:
+                moments are stored as they were sharded.
         """
         state = read_state(path)
+        anew = f"start a new run from its weights with model.path={path / POLICY_DIR}"
         if state.world_size != self._accelerator.num_processes:
             raise ValueError(
                 f"{path} was written by {state.world_size} ranks and this run has "
-                f"{self._accelerator.num_processes}; set num_processes to {state.world_size}, or start a "
-                f"new run from its weights with model.path={path / POLICY_DIR}."
+                f"{self._accelerator.num_processes}; set num_processes to {state.world_size}, or {anew}."
+            )
+        if state.zero_stage != (stage := zero_stage(self._accelerator)):
+            raise ValueError(
+                f"{path} was written at ZeRO stage {state.zero_stage} and this run has stage {stage} (0: no "
+                f"DeepSpeed); take the accelerate file with zero_stage {state.zero_stage}, or {anew}."
             )
         if state.config_fingerprint != config_fingerprint(self._config):
             logger.warning(

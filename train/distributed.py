@@ -76,6 +76,12 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
     return accelerator
 
 
+def zero_stage(accelerator: Accelerator) -> int:
+    """ZeRO stage of the run; 0 without DeepSpeed."""
+    plugin = accelerator.state.deepspeed_plugin
+    return 0 if plugin is None else plugin.zero_stage
+
+
 def _leave_out_shared_memory_op() -> None:
     """Keeps DeepSpeed from compiling a collective that only its inference layers call.
 

@@ -20,7 +20,7 @@ from configs.schema import TrainingConfig
 from rollout.collect import CollectedBatch
 from train.checkpoint import Checkpoints, TrainerState, config_fingerprint, find_checkpoint, read_state
 from train.credit import credit
-from train.distributed import from_rank_zero, max_over_ranks
+from train.distributed import from_rank_zero, max_over_ranks, zero_stage
 from train.learner import Learner
 from train.metrics import Stopwatch, group_metrics, staleness_metrics
 from train.policy import HostWeights, gather_weights
@@ -39,6 +39,13 @@ class Collector(Protocol):
     def next(self, step: int, version: int) -> CollectedBatch: ...
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+    def start(self, after_step: int) -> list[int]:
+        """Called once, before the first ``next``; steps of which there are rollouts from before."""
+        ...
+
+    def forget(self, until_step: int) -> None:
+        """Called when a checkpoint holds what these steps taught."""
+        ...
 
 
 class Publisher(Protocol):
@@ -146,6 +153,9 @@ class Trainer:
             if path is not None:
                 self.outside.reporter.note(f"Resumed from {path}, step {self.step}.")
                 self.outside.collector.load_state_dict(state.collector)
+            if kept := self.outside.collector.start(self.step):
+                steps = f"{kept[0]} to {kept[-1]}" if len(kept) > 1 else str(kept[0])
+                self.outside.reporter.note(f"What was finished of step {steps} is not sampled again.")
         if path is not None:
             self._publish_version(self.policy_version)
 
@@ -204,12 +214,14 @@ class Trainer:
                 step=self.step,
                 policy_version=self.policy_version,
                 world_size=self.accelerator.num_processes,
+                zero_stage=zero_stage(self.accelerator),
                 config_fingerprint=config_fingerprint(self.config),
                 collector=collector,
                 metric=metrics.get(train.keep_best),
             )
         )
         if self.outside:
+            self.outside.collector.forget(self.step)
             self.outside.reporter.draw()
 
     def _stop_early(self) -> None:

@@ -13,11 +13,12 @@ from configs.schema.launch import HardwareConfig, LaunchConfig, PlanConfig
 from configs.schema.model import ModelConfig
 from configs.schema.operator import OperatorConfig, PromptsConfig, ThinkingConfig
 from configs.schema.rewards import RewardsConfig
-from configs.schema.rollout import RolloutConfig
+from configs.schema.rollout import WITHOUT_EFFECT, RolloutConfig
 from configs.schema.study import ArmConfig, StudyConfig
 from configs.schema.train import TrainConfig
 
 __all__ = [
+    "WITHOUT_EFFECT",
     "AlgoConfig",
     "ArmConfig",
     "ColdStartConfig",

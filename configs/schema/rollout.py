@@ -4,6 +4,24 @@ from dataclasses import dataclass, field
 
 from configs.schema.checks import above, at_least, choice
 
+WITHOUT_EFFECT = (
+    "urls",
+    "num_workers",
+    "host",
+    "port",
+    "max_concurrency",
+    "max_retries",
+    "request_timeout_seconds",
+    "start_timeout_seconds",
+    "publish_timeout_seconds",
+    "pause_mode",
+    "weight_transfer",
+    "max_num_seqs",
+    "kv_cache_gib",
+    "num_threads",
+)
+"""Options that may differ when a run goes on: where and how fast it samples, not what."""
+
 
 @dataclass(kw_only=True)
 class RolloutConfig:
