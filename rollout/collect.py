@@ -101,8 +101,17 @@ class Collector:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._problems.load_state_dict(state)
 
+    @property
+    def position(self) -> int:
+        """Where it stands in the data."""
+        return self._problems.position
+
+    def remember(self, batch: CollectedBatch) -> None:
+        """Adds a batch that is handed over to what is known of its problems."""
+        self._problems.remember(batch.rollouts)
+
     async def collect(self, step: int) -> CollectedBatch:
-        """The groups of one step.
+        """The groups of one step. Draws its problems before it waits for anything; steps may overlap.
 
         A problem whose prompt a worker refuses is left out and counted; a worker that does not
         answer ends the run.
@@ -116,11 +125,15 @@ class Collector:
         groups: list[Group] = []
         refused: list[RequestRefused] = []
         dropped: Counter[str] = Counter()
+        drawn: set[str] = set()
         refills = -1
         while missing and refills < self._options.max_refill:
             refills += 1
             unfilled = []
-            for job, result in zip(missing, await self._run(step, refills, missing), strict=True):
+            problems = self._draw(step, refills, len(missing), drawn)
+            drawn |= {problem.id for problem in problems}
+            results = await self._run(step, refills, missing, problems)
+            for job, result in zip(missing, results, strict=True):
                 if isinstance(result, RequestRefused):
                     refused.append(result)
                     unfilled.append(job)
@@ -136,7 +149,6 @@ class Collector:
             missing = unfilled
         if not rollouts:
             raise RuntimeError(f"Not one of {len(refused)} problems gave a rollout: {refused[0]}")
-        self._problems.remember(rollouts)
         self._guard(groups, dropped)
         metrics: dict[str, float] = {"collect/refused": len(refused), "collect/refills": refills}
         metrics |= {f"collect/dropped_{reason}": count for reason, count in dropped.items()}
@@ -159,9 +171,16 @@ class Collector:
             trace = True
         return [Job(trace=trace, operator=operator)] if trace or operator else []
 
-    async def _run(self, step: int, refill: int, jobs: Sequence[Job]) -> list[list[Rollout] | RequestRefused]:
-        """Each job on a problem of its own."""
-        problems = self._problems.draw(len(jobs))
+    def _draw(self, step: int, refill: int, num: int, drawn: set[str]) -> list[Problem]:
+        if not refill:
+            return self._problems.draw(num)
+        seed = derive_seed(self._options.seed, step, refill, "problems")
+        return self._problems.draw_extra(num, seed=seed, besides=drawn)
+
+    async def _run(
+        self, step: int, refill: int, jobs: Sequence[Job], problems: Sequence[Problem]
+    ) -> list[list[Rollout] | RequestRefused]:
+        """Each job on its problem."""
         # A problem may be drawn twice in one step, and is then sampled anew.
         seeds = [derive_seed(self._options.seed, step, refill, place) for place in range(len(jobs))]
         work = [

@@ -1,7 +1,11 @@
-"""In which order problems are drawn, and which are drawn no more."""
+"""In which order problems are drawn, and which are drawn no more.
+
+What a step draws depends on where the stream stands when it begins, and its refills on its seed: steps that
+are collected side by side do not depend on one another's timing.
+"""
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from rollout.policy import derive_seed
@@ -30,8 +34,13 @@ class ProblemStream:
         self._order: list[int] = []
         self._history: dict[str, list[int]] = {}
 
+    @property
+    def position(self) -> int:
+        """Problems drawn so far, refills not counted."""
+        return self._position
+
     def state_dict(self) -> dict[str, Any]:
-        """Problems drawn so far, and each one's right and all plain attempts."""
+        """Its position, and each problem's right and all plain attempts."""
         return {"position": self._position, "history": {name: list(h) for name, h in self._history.items()}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -54,12 +63,35 @@ class ProblemStream:
                 continue
             skipped += 1
             if skipped == len(self._problems):
-                raise RuntimeError(
-                    f"All {skipped} problems are solved at least as often as collect.max_history_pass_rate = "
-                    f"{self._max_pass_rate} says: there is nothing left to draw. Add harder problems, raise "
-                    "collect.max_history_pass_rate, or end the run here."
-                )
+                raise RuntimeError(self._nothing_left())
         return drawn
+
+    def draw_extra(self, num: int, *, seed: int, besides: Collection[str]) -> list[Problem]:
+        """Problems at random, in place of some that gave nothing.
+
+        Args:
+            num: How many.
+            seed: Decides which.
+            besides: Ids of problems that come only if there are not enough others.
+
+        Raises:
+            RuntimeError: If every problem became too easy.
+        """
+        rng = random.Random(seed)
+        left = [problem for problem in self._problems if not self._is_too_easy(problem)]
+        if not left:
+            raise RuntimeError(self._nothing_left())
+        others = [problem for problem in left if problem.id not in besides]
+        if len(others) >= num:
+            return rng.sample(others, num)
+        return others + rng.choices(left, k=num - len(others))
+
+    def _nothing_left(self) -> str:
+        return (
+            f"All {len(self._problems)} problems are solved at least as often as "
+            f"collect.max_history_pass_rate = {self._max_pass_rate} says: there is nothing left to draw. Add "
+            "harder problems, raise collect.max_history_pass_rate, or end the run here."
+        )
 
     def remember(self, rollouts: Iterable[Rollout]) -> None:
         """Adds the plain attempts of rollouts, traces and first drafts, to their problems' history."""

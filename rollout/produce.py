@@ -12,8 +12,10 @@ from rollout.records import Group
 class Producer:
     """Batches of a collector, up to ``max_staleness`` steps ahead of the trainer; all on one event loop.
 
-    Batches are collected one after the other and handed over in order, so the policy is updated at most
-    ``max_staleness`` times between the start of a batch and its use. With 0 nothing runs ahead.
+    A batch begins when the trainer asks for the one ``max_staleness`` steps before it, so the policy is
+    updated at most so many times between its start and its use. Batches are collected side by side, so that
+    workers have something to do while one waits for its longest calls, and handed over in order. With 0
+    nothing runs ahead.
     """
 
     def __init__(self, collector: Collector, *, max_staleness: int, last_step: int) -> None:
@@ -22,13 +24,14 @@ class Producer:
         self._max_staleness = max_staleness
         self._last_step = last_step
         self._ahead: dict[int, asyncio.Task[CollectedBatch]] = {}
-        """By step, what was not handed over: collected, under way, or waiting for the one before."""
-        self._states: dict[int, Mapping[str, Any]] = {}
-        """Where the collector stood before each of them that has begun."""
+        """By step, what was not handed over: collected or under way."""
+        self._positions: dict[int, int] = {}
+        """Where the collector stood before each of them."""
 
     def state_dict(self) -> dict[str, Any]:
-        """The collector's state before the first batch not handed over, which a resumed run makes anew."""
-        return dict(self._states[min(self._states)]) if self._states else self._collector.state_dict()
+        """The collector's state without the batches not handed over, which a resumed run makes."""
+        state = self._collector.state_dict()
+        return state | {"position": self._positions[min(self._positions)]} if self._positions else state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         assert not self._ahead, "a run is resumed before its first step"
@@ -53,9 +56,10 @@ class Producer:
         """
         for ahead in range(step, min(step + self._max_staleness, self._last_step) + 1):
             if ahead not in self._ahead:
-                self._ahead[ahead] = asyncio.ensure_future(self._collect(ahead, self._ahead.get(ahead - 1)))
+                self._ahead[ahead] = asyncio.ensure_future(self._collect(ahead))
         batch = await self._ahead[step]
-        del self._ahead[step], self._states[step]
+        del self._ahead[step], self._positions[step]
+        self._collector.remember(batch)
         return without_stale(batch, oldest=version - self._max_staleness)
 
     async def close(self) -> None:
@@ -64,14 +68,13 @@ class Producer:
             work.cancel()
         await asyncio.gather(*self._ahead.values(), return_exceptions=True)
         self._ahead.clear()
-        self._states.clear()
+        self._positions.clear()
         if self._collector.replay:
             self._collector.replay.close()
 
-    async def _collect(self, step: int, before: asyncio.Task[CollectedBatch] | None) -> CollectedBatch:
-        if before is not None:
-            await asyncio.shield(before)
-        self._states[step] = self._collector.state_dict()
+    async def _collect(self, step: int) -> CollectedBatch:
+        # Tasks begin in the order in which they were made, and a batch draws its problems as it begins.
+        self._positions[step] = self._collector.position
         return await self._collector.collect(step)
 
 

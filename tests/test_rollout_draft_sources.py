@@ -66,7 +66,7 @@ def test_reused_traces_count_once_in_a_problems_history():
     stream = ProblemStream([problem()], seed=0)
     collector = _collector(ScriptedPolicy(), reuse_traces=True, problems=1, problems_per_step=2)
     collector._problems = stream
-    asyncio.run(collector.collect(0))
+    collector.remember(asyncio.run(collector.collect(0)))
     attempts = {name: history[1] for name, history in stream.state_dict()["history"].items()}
     assert attempts == {"p": 3 + 1}  # three traces, and the fourth draft that had to be sampled
 

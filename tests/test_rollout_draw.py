@@ -64,6 +64,24 @@ def test_when_everything_is_too_easy_the_run_is_told():
         RuntimeError, match=r"All 2 problems are solved .* collect\.max_history_pass_rate = 0\.5"
     ):
         stream.draw(1)
+    with pytest.raises(RuntimeError, match=r"there is nothing left to draw"):
+        stream.draw_extra(1, seed=0, besides=())
+
+
+def test_extra_problems_depend_on_their_seed_alone_and_are_others_while_there_are_some():
+    stream = ProblemStream(PROBLEMS, seed=0, max_pass_rate=0.9, min_attempts=1)
+    stream.remember([_attempts("p3", right=1, wrong=0)])
+    before = stream.state_dict()
+
+    def extra(num: int, *besides: str, seed: int = 7) -> list[str]:
+        return [drawn.id for drawn in stream.draw_extra(num, seed=seed, besides=besides)]
+
+    assert sorted(extra(3, "p0", "p1")) == ["p2", "p4", "p5"]
+    assert extra(2) == extra(2)
+    assert len({tuple(extra(2, seed=seed)) for seed in range(20)}) > 5
+    short = extra(4, "p0", "p1", "p2")
+    assert {"p4", "p5"} <= set(short) <= {"p0", "p1", "p2", "p4", "p5"}
+    assert stream.state_dict() == before
 
 
 def test_a_state_is_not_shared_with_the_stream_that_gave_it():

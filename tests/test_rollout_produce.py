@@ -20,6 +20,7 @@ class Slow:
 
     def __init__(self, fails_at: int | None = None) -> None:
         self.began: list[int] = []
+        self.remembered: list[CollectedBatch] = []
         self.ended: list[int] = []
         self.fails_at = fails_at
 
@@ -31,8 +32,15 @@ class Slow:
         self.ended.append(step)
         return CollectedBatch(groups=(), rollouts=(), metrics={"step": float(step)})
 
+    @property
+    def position(self) -> int:
+        return len(self.began)
+
+    def remember(self, batch: CollectedBatch) -> None:
+        self.remembered.append(batch)
+
     def state_dict(self) -> dict[str, Any]:
-        return {"position": len(self.began)}
+        return {"position": self.position, "history": len(self.remembered)}
 
 
 def _producer(collector: Any, staleness: int, last: int = 6) -> Producer:
@@ -54,14 +62,15 @@ def test_batches_come_in_order_and_none_begins_too_early(staleness: int):
     asyncio.run(run())
 
 
-def test_a_batch_begins_only_when_the_one_before_is_whole():
+def test_batches_are_collected_side_by_side_and_begin_in_order():
     async def run() -> None:
         collector = Slow()
         producer = _producer(collector, 3)
-        await producer.next(1, 0)
-        while len(collector.ended) < 4:
-            assert len(collector.began) - len(collector.ended) <= 1
-            await asyncio.sleep(0)
+        work = asyncio.ensure_future(producer.next(1, 0))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert (collector.began, collector.ended) == ([1, 2, 3, 4], [])
+        await work
         await producer.close()
 
     asyncio.run(run())
@@ -72,18 +81,18 @@ def test_its_state_is_that_before_the_first_batch_not_handed_over(staleness: int
     async def run() -> None:
         collector = Slow()
         producer = _producer(collector, staleness)
-        assert producer.state_dict() == {"position": 0}
+        assert producer.state_dict() == {"position": 0, "history": 0}
         for step in range(1, 4):
             await producer.next(step, step - 1)
-            assert producer.state_dict() == {"position": step}
+            assert producer.state_dict() == {"position": step, "history": step}
             await asyncio.sleep(0.02)
-            assert producer.state_dict() == {"position": step}
+            assert producer.state_dict() == {"position": step, "history": step}
         await producer.close()
 
     asyncio.run(run())
 
 
-def test_an_error_is_raised_at_its_step_and_nothing_is_collected_after_it():
+def test_an_error_is_raised_at_its_step():
     async def run() -> None:
         collector = Slow(fails_at=2)
         producer = _producer(collector, 2)
@@ -91,7 +100,7 @@ def test_an_error_is_raised_at_its_step_and_nothing_is_collected_after_it():
         await asyncio.sleep(0.02)
         with pytest.raises(RuntimeError, match="in step 2"):
             await producer.next(2, 1)
-        assert collector.began == [1, 2]
+        assert [batch.metrics["step"] for batch in collector.remembered] == [1]
         await producer.close()
 
     asyncio.run(run())

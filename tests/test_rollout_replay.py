@@ -174,7 +174,7 @@ def test_a_step_that_was_cut_off_samples_only_what_is_missing(tmp_path: Path, sh
     batch = asyncio.run(collector.collect(1))
     assert _same(batch, expected)
     assert batch.metrics == expected.metrics
-    assert collector.state_dict() == straight.state_dict()
+    assert collector.position == straight.position
     assert len(heir.requests) <= len(whole.requests)
     if share > 0.5:
         assert len(heir.requests) < len(whole.requests)

@@ -8,11 +8,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+from torch import nn
 from training_fakes import make_config, make_trainer
 
 from train.checkpoint import (
     STATE_FILE,
     TrainerState,
+    checkpoint_bytes,
     config_fingerprint,
     find_checkpoint,
     finished_checkpoints,
@@ -196,6 +198,14 @@ def test_the_best_checkpoint_is_kept_besides_the_last(tmp_path, tiny_policy):
     names = [path.name for path in finished_checkpoints(tmp_path / "checkpoints")]
     assert names == ["step_000005", "step_000006"]
     assert read_state(tmp_path / "checkpoints" / "step_000005").metric == 0.8
+
+
+def test_what_a_checkpoint_takes_counts_moments_of_what_is_trained_and_the_critic():
+    policy, critic = nn.Linear(10, 10, bias=False), nn.Linear(10, 1, bias=False)
+    assert checkpoint_bytes(policy) == 100 * (4 + 4 + 12)
+    assert checkpoint_bytes(policy, critic) == 100 * (4 + 4 + 12) + 10 * (4 + 12)
+    policy.requires_grad_(False)
+    assert checkpoint_bytes(policy.bfloat16()) == 100 * (2 + 2)
 
 
 @pytest.mark.component

@@ -1,8 +1,10 @@
 """A study: what it runs, in which order, what it leaves alone, and its table."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 from fakes import ScriptedPolicy, operator, roll
 
@@ -54,15 +56,23 @@ def test_what_is_done_is_not_done_again_and_a_failure_shows_the_log(tmp_path: Pa
     first, second, *_ = stages(config)
     first.made.parent.mkdir(parents=True)
     first.made.touch()
-    broken = study.Stage(
-        name=second.name,
-        command=[study.sys.executable, "-c", "print('all is lost'); raise SystemExit(3)"],
-        made=second.made,
-        log=second.log,
+    broken = replace(
+        second, command=[study.sys.executable, "-c", "print('all is lost'); raise SystemExit(3)"]
     )
     with pytest.raises(SystemExit, match=r"(?s)ended with status 3\. .*all is lost.*goes on from here"):
-        study._run(broken)
+        study._run(broken, 60.0)
     assert broken.log.read_text() == "all is lost\n"
+
+
+def test_a_stage_that_hangs_is_ended_with_all_its_processes(tmp_path: Path):
+    first, *_ = stages(_study(tmp_path))
+    child = "import time; time.sleep(60)"
+    code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    hanging = replace(first, command=[study.sys.executable, "-c", code])
+    before = set(psutil.Process().children(recursive=True))
+    with pytest.raises(SystemExit, match=r"took longer than stage_timeout_seconds = 2\."):
+        study._run(hanging, 2.0)
+    assert set(psutil.Process().children(recursive=True)) <= before
 
 
 @pytest.mark.parametrize(

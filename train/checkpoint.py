@@ -24,6 +24,7 @@ from typing import Any
 
 import yaml
 from accelerate import Accelerator
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from configs.schema import TrainingConfig
@@ -79,8 +80,10 @@ class Checkpoints:
         accelerator: Accelerator,
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
+        critic: nn.Module | None = None,
     ) -> None:
         self._config = config
+        self._critic = critic
         self._accelerator = accelerator
         self._model = model
         self._tokenizer = tokenizer
@@ -123,7 +126,7 @@ class Checkpoints:
         return final
 
     def _check_space(self) -> None:
-        needed = checkpoint_bytes(self._model) * SPACE_MARGIN
+        needed = checkpoint_bytes(self._model, self._critic) * SPACE_MARGIN
         free = shutil.disk_usage(self.directory).free
         if free < needed:
             raise RuntimeError(
@@ -171,10 +174,18 @@ class Checkpoints:
         return state
 
 
-def checkpoint_bytes(model: PreTrainedModel) -> int:
-    """About what a checkpoint takes: fp32 weights and two moments, the trainer's weights, the policy's."""
-    each = 3 * 4 + 2 * next(model.parameters()).element_size()
-    return each * sum(_num_elements(parameter) for parameter in model.parameters())
+def checkpoint_bytes(policy: nn.Module, critic: nn.Module | None = None) -> int:
+    """About what a checkpoint takes.
+
+    Of every weight a copy, and a second one in ``policy/``; of those that are trained fp32 weights and two
+    moments, too.
+    """
+    total = 0
+    for model, copies in ((policy, 2), (critic, 1)):
+        for parameter in model.parameters() if model is not None else ():
+            each = copies * parameter.element_size() + (3 * 4 if parameter.requires_grad else 0)
+            total += each * _num_elements(parameter)
+    return total
 
 
 def _num_elements(parameter: Any) -> int:

@@ -102,7 +102,10 @@ class Trainer:
         tokenizer = AutoTokenizer.from_pretrained(
             config.model.path, trust_remote_code=config.model.trust_remote_code
         )
-        self.checkpoints = Checkpoints(config, accelerator, self.model, tokenizer)
+        critic = self.learner.critic
+        self.checkpoints = Checkpoints(
+            config, accelerator, self.model, tokenizer, critic.model if critic else None
+        )
         self._stop = stop
         self._stopped = Path(config.output_dir) / "stopped"
         """Is there while the run's last process was one that stopped when it was told to."""

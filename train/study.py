@@ -17,6 +17,8 @@ from train.study_table import COLD_START, Trained, study_table
 
 LOG_LINES = 15
 """Last lines of a stage that failed, to be shown."""
+END_SECONDS = 60.0
+"""The longest that a stage's processes may take to end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +39,7 @@ def main(config: StudyConfig, overrides: list[str]) -> None:
             print(f"== {stage.name}: done already")
             continue
         print(f"== {stage.name}", flush=True)
-        _run(stage)
+        _run(stage, config.stage_timeout_seconds)
     text = study_table(config, trained(config))
     (output_dir / "table.md").write_text(text)
     print(text)
@@ -107,20 +109,29 @@ def _stage(name: str, folder: Path, made: Path, module: Sequence[str]) -> Stage:
     )
 
 
-def _run(stage: Stage) -> None:
-    """Runs a stage to its end; its output goes to its log.
+def _run(stage: Stage, limit_seconds: float) -> None:
+    """Runs a stage to its end; its output goes to its log, and its processes end with this one.
 
     Raises:
-        SystemExit: If it fails; with its command and the last lines of its log.
+        SystemExit: If it fails or takes longer; with its command and the last lines of its log.
     """
     stage.log.parent.mkdir(parents=True, exist_ok=True)
+    guarded = [sys.executable, "-m", "rollout.guard", *stage.command]
     with stage.log.open("a") as log:
-        done = subprocess.run(stage.command, stdout=log, stderr=subprocess.STDOUT, check=False)
-    if done.returncode:
+        process = subprocess.Popen(guarded, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT)
+    try:
+        status = process.wait(timeout=limit_seconds)
+        ended = f"ended with status {status}"
+    except subprocess.TimeoutExpired:
+        status, ended = 1, f"took longer than stage_timeout_seconds = {limit_seconds:g}"
+    finally:
+        assert process.stdin is not None
+        process.stdin.close()  # the guard ends the tree
+        process.wait(timeout=END_SECONDS)
+    if status:
         last = "\n".join(stage.log.read_text(errors="replace").splitlines()[-LOG_LINES:])
         sys.exit(
-            f"study: '{stage.name}' ended with status {done.returncode}. Its last lines "
-            f"({stage.log}):\n{last}\n"
+            f"study: '{stage.name}' {ended}. Its last lines ({stage.log}):\n{last}\n"
             f"The command: {shlex.join(stage.command)}\nStarted again, the study goes on from here."
         )
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
-from configs.schema.checks import at_least
+from configs.schema.checks import above, at_least
 
 
 @dataclass(kw_only=True)
@@ -46,7 +46,11 @@ class StudyConfig:
     differences: list[list[str]] = field(default_factory=list)
     """Pairs of arms (``cold start`` is one) whose paired differences are reported."""
 
+    stage_timeout_seconds: float = 86_400.0
+    """The longest that one training, export or evaluation may take."""
+
     def __post_init__(self) -> None:
+        above("stage_timeout_seconds", self.stage_timeout_seconds, 0)
         at_least("the number of seeds", len(self.seeds), 1)
         if not self.arms:
             raise ValueError("arms is empty: choose a study, e.g. experiment=paper_small.")
