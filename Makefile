@@ -10,6 +10,7 @@ STAMP := $(VENV)/.installed
 TORCH := torch==2.13.0+cpu
 # One thread each: the tests' models are tiny, and the processes share the cores.
 PARALLEL := OMP_NUM_THREADS=1 $(PY) -m pytest -q -n auto --dist worksteal
+BENCHES := barrier client evaluation overlap plan_memory sampling update verifier
 UNIT := $(PARALLEL) -m "not component and not integration and not slow"
 
 $(STAMP): pyproject.toml
@@ -49,8 +50,10 @@ format: $(STAMP)  ## Repair what ruff can repair
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
-bench: $(STAMP)  ## Measure; ratios within one run, one JSON object a line
-	@for bench in tests/bench/*.py; do $(PY) $$bench --json; done
+bench: $(STAMP)  ## Measure; ratios within one run, one JSON object a line, compared with tests/bench/results.json
+	@mkdir -p outputs
+	@for bench in $(BENCHES); do $(PY) tests/bench/$$bench.py --json; done | tee outputs/bench.jsonl
+	@$(PY) tests/bench/results.py compare outputs/bench.jsonl
 
 wheel: $(STAMP)  ## Build the wheel into dist/
 	$(PY) -m build --wheel
