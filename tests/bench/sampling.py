@@ -4,8 +4,8 @@
 
 ``http`` makes single requests, so many at once: what client, HTTP and API server cost (at most 1.15 x the
 wall time in process). ``pdr [8, 4, 1]`` is the operator on many problems; theirs does it as public scripts of
-such methods do, stage by stage, each stage one ``LLM.generate`` for all problems. It is our operator's code on
-a sampler that waits for all problems, so both send the same kinds of prompts; sampled texts differ.
+such methods do, stage by stage, each stage one ``LLM.generate`` for all problems. It is our operator's code,
+on a sampler that waits for all of them, so both send the same kinds of prompts; sampled texts differ.
 
 The policy is a Qwen3 of 0.9 M parameters that a few steps taught to write between a few and 400 tokens, about
 log-normal, then a boxed answer; or give a folder. Neither loading nor a first small round is counted.
