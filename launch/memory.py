@@ -1,7 +1,7 @@
 """Memory of one trainer rank and of one worker, part by part.
 
 Counted are the tensors that live at the peak of a step, as torch, transformers and DeepSpeed allocate them
-for a dense decoder with scaled dot product attention. ``tests/bench/plan_memory.py`` measures the same.
+for a dense decoder with train/attention.py. ``tests/bench/plan_memory.py`` measures the same.
 Left out: the interpreter with its libraries, the CUDA context and what the allocator cannot use
 (``plan.runtime_gib`` stands for them), NCCL, and rank 0's copy of the weights in host memory at publishing.
 """
@@ -14,8 +14,9 @@ from launch.architecture import Architecture
 
 HEAD_CHUNK = 1024
 """Trained tokens that go through the LM head at once (train/packing.py)."""
-LOGIT_COPIES = 4
-"""fp32 arrays of the size of a chunk's logits that live at once, in either pass."""
+LOGIT_COPIES = 2.5
+"""fp32 arrays of the size of a chunk's logits that live at once: logits, probabilities, and the bfloat16
+product that the first were made of."""
 ZERO_BUCKET = 500_000_000
 """Elements of DeepSpeed's bucket for reduced gradients; its default."""
 ZERO3_LIVE = 1_000_000_000
@@ -51,10 +52,8 @@ class MicroBatch:
 
     tokens: int
     """With padding."""
-    length: int
-    """Tokens of its longest row."""
-    masked: bool
-    """Whether a mask is built: for rows that branch, and for padding."""
+    repeated: int = 0
+    """Prompt tokens whose keys and values attention repeats for the completions that share them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +70,6 @@ class TrainerMemory:
     """Weights of the frozen policy of the KL term."""
     gathered: float
     """Weights that ZeRO-3 holds whole."""
-    mask: float
     activations: float
     """Kept for the backward pass."""
     logits: float
@@ -89,7 +87,7 @@ class TrainerMemory:
     @property
     def passing(self) -> float:
         """The most that a forward and backward pass adds."""
-        return self.gathered + self.mask + self.activations + max(self.logits, self.recompute)
+        return self.gathered + self.activations + max(self.logits, self.recompute)
 
     @property
     def peak(self) -> float:
@@ -117,23 +115,19 @@ def trainer_memory(
         companions: Models beside the policy. Their passes follow the policy's and need no more than it.
     """
     size = bytes_per_value
-    layer = _layer_bytes(model, size, masked=micro.masked)
-    residual = model.hidden * size
-    kept = model.layers * (residual if checkpointing else layer) + _final_bytes(model, size)
-    working = _backward_bytes(model, size) + (layer if checkpointing else 0)
-    # Without a fused mask each layer's attention keeps its own copy in the dtype of the queries.
-    copies = 1 if checkpointing else model.layers
-    mask = micro.tokens * micro.length * (1 + size * copies) if micro.masked else 0
+    layer = _layer_bytes(model, size, micro)
+    residual = micro.tokens * model.hidden * size
+    kept = model.layers * (residual if checkpointing else layer) + micro.tokens * _final_bytes(model, size)
+    working = micro.tokens * _backward_bytes(model, size) + (layer if checkpointing else 0)
     state = _state(model, sharding, size)
     trained = state["weights"] + state["gradients"] + state["optimizer"]
     return TrainerMemory(
         **state,
         critic=trained if companions.critic else 0.0,
         reference=size * model.parameters / _weight_parts(sharding) if companions.reference else 0.0,
-        mask=mask,
-        activations=micro.tokens * kept,
+        activations=kept,
         logits=LOGIT_COPIES * 4 * min(HEAD_CHUNK, micro.tokens) * model.vocab,
-        recompute=micro.tokens * working,
+        recompute=working,
     )
 
 
@@ -170,16 +164,17 @@ def _weight_parts(sharding: Sharding) -> int:
     return sharding.ranks if sharding.zero_stage == 3 else 1
 
 
-def _layer_bytes(model: Architecture, size: int, *, masked: bool) -> float:
-    """Bytes per token that one layer keeps for its backward pass."""
+def _layer_bytes(model: Architecture, size: int, micro: MicroBatch) -> float:
+    """Bytes that one layer keeps for its backward pass."""
     norms = 2 * _norm_bytes(model.hidden, size) + 2 * size * model.hidden  # and what each reads out
     queries = 2 * size * model.query  # rotated queries, attention's output
     if model.qk_norm:
         queries += _norm_bytes(model.query, size) + _norm_bytes(model.key, size)
-    # With a mask, keys and values are repeated for every query head.
-    keys = 2 * size * (model.query if masked else model.key)
+    keys = 2 * size * model.key
+    if micro.repeated:
+        queries += size * model.query  # the output of each part, beside the whole
     mlp = 4 * size * model.intermediate  # gate, its activation, up, their product
-    return norms + queries + keys + mlp
+    return micro.tokens * (norms + queries + keys + mlp) + micro.repeated * keys
 
 
 def _norm_bytes(width: int, size: int) -> int:

@@ -37,7 +37,6 @@ PARTS = {
     "reference": "reference of the KL term",
     "gathered": "weights gathered by ZeRO-3",
     "activations": "activations",
-    "mask": "attention mask",
     "logits": "logits (one chunk)",
     "recompute": "one layer's backward",
     "step": "temporaries of the step",
@@ -83,7 +82,7 @@ def _memory(plan: Plan) -> list[str]:
     ]
     limit = f" of {best.trainer_limit / GIB:.1f}" if plan.config.gpus else ""
     lines.append(f"  {'peak':38}{memory.peak / GIB:8.2f}{limit}{_mark(best.trainer_fits, plan)}")
-    lines.append("  peak = what is held all the time + max(gathered + activations + mask")
+    lines.append("  peak = what is held all the time + max(gathered + activations")
     lines.append("         + max(logits, one layer's backward), temporaries of the step)")
     lines.append(f"memory of a worker{' GPU' if plan.config.gpus else ''}, GiB")
     lines.append(f"  {'weights':38}{worker.weights / GIB:8.2f}")

@@ -16,10 +16,9 @@ def largest_micro_batches(config: JobConfig, work: Workload) -> list[MicroBatch]
 
 
 def _largest(calls: Calls, limit: int, bound: int) -> MicroBatch:
-    single = calls.longest_prompt + limit
-    length = single
-    if calls.shares_prompt:
-        whole = calls.longest_prompt + calls.per_context * limit
-        length = max(single, min(bound, whole))
-    tokens = max(bound, length)
-    return MicroBatch(tokens=tokens, length=length, masked=calls.shares_prompt or tokens >= 2 * single)
+    prompt, single = calls.longest_prompt, calls.longest_prompt + limit
+    if not calls.shares_prompt:
+        return MicroBatch(tokens=max(bound, single))
+    length = max(single, min(bound, prompt + calls.per_context * limit))
+    together = min(calls.per_context, max(1, (length - prompt) // calls.completion))
+    return MicroBatch(tokens=max(bound, length), repeated=prompt * together)

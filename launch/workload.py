@@ -10,7 +10,7 @@ from configs.schema import JobConfig
 from launch.architecture import Architecture
 from launch.memory import ALONE, Companions
 
-SHARE_FROM = 0.25
+SHARE_FROM = 0.1
 """The trainer lets a group share its prompt when that saves this share of its tokens (train/packing.py)."""
 
 

@@ -8,6 +8,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, Qw
 
 from launch.architecture import parse_architecture
 from launch.memory import MicroBatch, Sharding, trainer_memory, worker_memory
+from train.attention import SHARED_PROMPT, RowShape
 
 MODEL = parse_architecture(
     {
@@ -22,7 +23,7 @@ MODEL = parse_architecture(
     },
     "test",
 )
-MICRO = MicroBatch(tokens=2048, length=512, masked=True)
+MICRO = MicroBatch(tokens=2048, repeated=512)
 
 
 def _memory(stage: int = 2, ranks: int = 2, *, size: int = 4, checkpointing: bool = False, micro=MICRO):
@@ -30,10 +31,10 @@ def _memory(stage: int = 2, ranks: int = 2, *, size: int = 4, checkpointing: boo
     return trainer_memory(MODEL, sharding, micro, bytes_per_value=size, checkpointing=checkpointing)
 
 
-def _kept_bytes(config: PreTrainedConfig, rows: int, length: int, *, masked: bool) -> int:
+def _kept_bytes(config: PreTrainedConfig, rows: list[RowShape]) -> int:
     """Bytes of all tensors but parameters that a forward pass keeps for its backward pass."""
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").base_model
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=SHARED_PROMPT).base_model
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: dict[int, torch.UntypedStorage] = {}
 
@@ -43,19 +44,17 @@ def _kept_bytes(config: PreTrainedConfig, rows: int, length: int, *, masked: boo
             kept[storage.data_ptr()] = storage  # held, so that no address is used twice
         return tensor
 
-    causal = torch.ones(length, length, dtype=torch.bool).tril()[None, None].repeat(rows, 1, 1, 1)
+    length = rows[0].prompt + sum(rows[0].completions)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        model(
-            input_ids=torch.zeros(rows, length, dtype=torch.long),
-            attention_mask=causal if masked else None,
-            use_cache=False,
-        )
+        model(input_ids=torch.zeros(len(rows), length, dtype=torch.long), rows=rows, use_cache=False)
     return sum(storage.nbytes() for storage in kept.values())
 
 
 @pytest.mark.parametrize("kind", [LlamaConfig, Qwen3Config])
-@pytest.mark.parametrize("masked", [False, True])
-def test_activations_and_mask_are_what_a_forward_pass_keeps(kind: type[PreTrainedConfig], masked: bool):
+@pytest.mark.parametrize("completions", [(56,), (14, 14, 14, 14)])
+def test_activations_are_what_a_forward_pass_keeps(
+    kind: type[PreTrainedConfig], completions: tuple[int, ...]
+):
     sizes = {
         "vocab_size": 300,
         "hidden_size": 192,
@@ -67,14 +66,13 @@ def test_activations_and_mask_are_what_a_forward_pass_keeps(kind: type[PreTraine
     }
     config = kind(**sizes)
     model = parse_architecture(config.to_dict(), "test")
-    micro = MicroBatch(tokens=3 * 256, length=256, masked=masked)
+    rows = [RowShape(200, completions)] * 3
+    repeated = 3 * 200 * len(completions) if len(completions) > 1 else 0
+    micro = MicroBatch(tokens=3 * 256, repeated=repeated)
     memory = trainer_memory(
         model, Sharding(zero_stage=0, ranks=1), micro, bytes_per_value=4, checkpointing=False
     )
-    kept = _kept_bytes(config, 3, 256, masked=masked)
-    # The bool mask itself is an input and no layer keeps it.
-    mask = memory.mask * 4 * model.layers / (1 + 4 * model.layers)
-    assert memory.activations + mask == pytest.approx(kept, rel=0.1)
+    assert memory.activations == pytest.approx(_kept_bytes(config, rows), rel=0.1)
 
 
 @pytest.mark.parametrize(("stage", "weights"), [(2, 1.0), (3, 0.125)])
@@ -107,14 +105,9 @@ def test_checkpointing_keeps_one_array_a_layer_and_recomputes_one_layer():
     assert saving.peak < plain.peak
 
 
-def test_activations_grow_with_tokens_and_the_mask_with_their_square():
-    doubled = _memory(micro=MicroBatch(tokens=4096, length=1024, masked=True))
-    assert doubled.activations == 2 * _memory().activations
-    assert doubled.mask == 4 * _memory().mask
-
-
-def test_without_a_mask_none_is_counted():
-    assert _memory(micro=replace(MICRO, masked=False)).mask == 0
+def test_activations_grow_with_tokens_and_with_what_is_repeated():
+    assert _memory(micro=MicroBatch(tokens=4096, repeated=1024)).activations == 2 * _memory().activations
+    assert _memory(micro=MicroBatch(tokens=2048)).activations < _memory().activations
 
 
 def test_offloaded_state_takes_no_memory_of_the_device():

@@ -98,16 +98,18 @@ def test_long_prompts_are_shared_and_short_ones_are_not():
 
 
 def test_a_row_longer_than_the_bound_is_the_largest_micro_batch():
-    config = _config("train.tokens_per_micro_batch=512")
+    config = _config("train.tokens_per_micro_batch=512", "plan.completion_share=1.0")
     trace, refine = largest_micro_batches(config, workload_of(config))
-    assert (trace.tokens, trace.length, trace.masked) == (1300, 1300, False)
-    assert refine.length == refine.tokens and refine.masked
+    assert (trace.tokens, trace.repeated) == (1300, 0)
+    assert refine.tokens > 512 and refine.repeated > 0
 
 
-def test_many_short_rows_fill_the_bound_and_need_a_mask():
+def test_rows_fill_the_bound_and_completions_that_share_repeat_their_prompt():
     config = _config("train.tokens_per_micro_batch=65536", "plan.completion_share=1.0")
-    trace, _ = largest_micro_batches(config, workload_of(config))
-    assert (trace.tokens, trace.length, trace.masked) == (65536, 1300, True)
+    work = workload_of(config)
+    trace, refine = largest_micro_batches(config, work)
+    assert (trace.tokens, trace.repeated) == (65536, 0)
+    assert refine.repeated == 8 * work.trained[1].longest_prompt
 
 
 def test_flops_are_those_that_torch_counts():

@@ -4,9 +4,11 @@ import pytest
 import torch
 from tiny import tiny_model
 from training_fakes import make_group
+from transformers import PreTrainedModel
 
 from configs.schema import AlgoConfig
 from rollout.records import REFINE
+from train.attention import SHARED_PROMPT
 from train.collate import MicroBatch, collate
 from train.credit import credit, weigh
 from train.critic import CriticModel, clipped_value_loss
@@ -63,8 +65,14 @@ def test_the_losses_of_ppo_are_their_formulas_on_a_ragged_batch():
     assert value_loss.item() == pytest.approx(0.5 * sum(errors) / len(errors), rel=1e-5)
 
 
+def _model() -> PreTrainedModel:
+    model = tiny_model()
+    model.set_attn_implementation(SHARED_PROMPT)
+    return model
+
+
 def test_a_value_is_that_of_the_state_before_its_token_whether_or_not_prompts_are_shared():
-    critic = CriticModel(tiny_model())
+    critic = CriticModel(_model())
     torch.nn.init.normal_(critic.value_head.weight)
     shared = critic(collate(rows(), roles=[REFINE]))
     torch.testing.assert_close(shared, critic(collate(separate(rows()), roles=[REFINE])), atol=1e-5, rtol=0)
@@ -79,7 +87,7 @@ def test_a_value_is_that_of_the_state_before_its_token_whether_or_not_prompts_ar
 
 
 def test_a_head_on_the_policys_trunk_sees_what_a_critic_with_that_backbone_sees():
-    model = tiny_model()
+    model = _model()
     policy = PolicyModel(model, temperature=1.0, has_value_head=True)
     critic = CriticModel(model)
     torch.nn.init.normal_(critic.value_head.weight)
@@ -92,7 +100,7 @@ def test_a_head_on_the_policys_trunk_sees_what_a_critic_with_that_backbone_sees(
 
 
 def test_values_start_at_zero_and_are_float32_on_a_bfloat16_backbone():
-    critic = CriticModel(tiny_model().bfloat16())
+    critic = CriticModel(_model().bfloat16())
     assert {parameter.dtype for parameter in critic.parameters()} == {torch.bfloat16}
     values = critic(collate(rows(), roles=[REFINE]))
     assert values.dtype == torch.float32 and not values.any()

@@ -13,6 +13,7 @@ from trl_oracle import MAX_COMPLETION_LENGTH, Oracle, load_sharpened, ragged_gro
 from configs.schema import AlgoConfig
 from configs.schema.algo import IMPORTANCE_SAMPLING_MODES
 from rollout.records import REFINE, TRACE, Group
+from train.attention import SHARED_PROMPT
 from train.collate import MicroBatch, collate
 from train.credit import credit, weigh
 from train.losses import LOSSES, imitation_nll
@@ -28,7 +29,9 @@ SHARED_WITH_TRL = [name for name in LOSSES if name not in ("reinforce", "ppo")]
 
 @pytest.fixture
 def model(tiny_policy: Path) -> PreTrainedModel:
-    return load_sharpened(tiny_policy)
+    policy = load_sharpened(tiny_policy)
+    policy.set_attn_implementation(SHARED_PROMPT)
+    return policy
 
 
 def own_loss(model: PreTrainedModel, rows: list[Row], algo: AlgoConfig) -> torch.Tensor:

@@ -13,7 +13,7 @@ from rollout.records import REFINE, TRACE
 from train.collate import collate
 from train.credit import credit
 from train.packing import separate
-from train.policy import PolicyModel, can_share_prompts, load_model, save_weights
+from train.policy import PolicyModel, has_full_attention, load_model, save_weights
 
 ALGO = AlgoConfig(epsilon_high=5.0)
 
@@ -79,10 +79,10 @@ def test_gradient_checkpointing_leaves_the_gradient_as_it_is(tiny_policy):
 
 
 def test_a_model_with_sliding_windows_does_not_share_prompts():
-    assert can_share_prompts(tiny_model())
     config = tiny_model().config
+    assert has_full_attention(config)
     config.layer_types = ["full_attention", "sliding_attention"]
-    assert not can_share_prompts(Qwen3ForCausalLM(config))
+    assert not has_full_attention(config)
 
 
 def test_a_model_folder_that_does_not_exist_is_named(tmp_path):

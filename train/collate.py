@@ -1,7 +1,8 @@
 """Rows -> one micro-batch of flat tensors.
 
 A row of one completion is an ordinary sequence. A row of several is ``[prompt, c1, .., cn]``: positions
-restart after the prompt for each completion, and a tree mask keeps completions from seeing one another.
+restart after the prompt for each completion, and ``train.attention`` keeps completions from seeing one
+another.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from train.attention import RowShape
 from train.rows import Branch, Row
 
 
@@ -30,7 +32,9 @@ class MicroBatch:
     input_ids: Tensor
     position_ids: Tensor
     attention_mask: Tensor
-    """Bool: ``(B, T)`` where no token is padding, or ``(B, 1, T, T)`` (query, key) when a row branches."""
+    """Bool, ``(B, T)``: where a token is no padding. For attention other than ``train.attention``."""
+    rows: tuple[RowShape, ...]
+    """Of each of the B rows."""
     predictors: Tensor
     targets: Tensor
     sequences: Tensor
@@ -73,31 +77,26 @@ def collate(rows: Sequence[Row], *, roles: Sequence[str], head_chunks: int = 1) 
     ids = np.zeros((len(rows), length), dtype=np.int64)
     positions = np.zeros((len(rows), length), dtype=np.int64)
     is_token = np.zeros((len(rows), length), dtype=bool)
-    segments = np.full((len(rows), length), -1, dtype=np.int64)
     flat: list[tuple[np.ndarray, ...]] = []
     for index, row in enumerate(rows):
         prompt = len(row.prompt_ids)
         ids[index, :prompt] = row.prompt_ids
         positions[index, :prompt] = np.arange(prompt)
         start = prompt
-        for number, branch in enumerate(row.branches, start=1):
+        for branch in row.branches:
             end = start + len(branch.completion_ids)
             ids[index, start:end] = branch.completion_ids
             positions[index, start:end] = prompt + np.arange(end - start)
-            segments[index, start:end] = number
             flat.append(_flatten(branch, index * length, prompt, start, len(flat), roles))
             start = end
-        segments[index, :prompt] = 0
         is_token[index, :start] = True
-    mask = is_token
-    if any(len(row.branches) > 1 for row in rows):
-        mask = _tree_mask(segments)
     columns = [torch.from_numpy(np.concatenate(column)) for column in zip(*flat, strict=True)]
     predictors, targets, sequences, role_ids, sampler, advantages, policy, imitation, entropy = columns
     return MicroBatch(
         input_ids=torch.from_numpy(ids),
         position_ids=torch.from_numpy(positions),
-        attention_mask=torch.from_numpy(mask),
+        attention_mask=torch.from_numpy(is_token),
+        rows=tuple(row.shape for row in rows),
         predictors=predictors,
         targets=targets,
         sequences=sequences,
@@ -130,12 +129,3 @@ def _flatten(
         np.full(len(trained), branch.imitation_weight, dtype=np.float32),
         np.full(len(trained), branch.entropy_weight, dtype=np.float32),
     )
-
-
-def _tree_mask(segments: np.ndarray) -> np.ndarray:
-    """Query sees key if that is not later and of the prompt or the same completion; ``(B, 1, T, T)``."""
-    length = segments.shape[1]
-    causal = np.tril(np.ones((length, length), dtype=bool))
-    query, key = segments[:, :, None], segments[:, None, :]
-    # Padding (-1) sees itself only through query == key: a query without any key would give NaN.
-    return (causal & ((query == key) | (key == 0)))[:, None]

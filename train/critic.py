@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from train.backbone import predictor_states
 from train.collate import MicroBatch
 
 
@@ -34,13 +35,7 @@ class CriticModel(nn.Module):
 
     def forward(self, batch: MicroBatch) -> Tensor:
         """Value of the state before each trained token, fp32, shape ``(N,)``."""
-        outputs = self.backbone(
-            input_ids=batch.input_ids,
-            position_ids=batch.position_ids,
-            attention_mask=batch.attention_mask,
-            use_cache=False,
-        )
-        return self.value_head(outputs.last_hidden_state.flatten(0, 1)[batch.predictors])
+        return self.value_head(predictor_states(self.backbone, batch))
 
 
 def clipped_value_loss(

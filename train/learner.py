@@ -15,7 +15,7 @@ from train.lora import add_adapters
 from train.metrics import TokenMetrics, update_metrics
 from train.objective import objective, value_objective
 from train.optimizer import StepOutcome, TrainedModel
-from train.policy import PolicyModel, can_share_prompts, load_model
+from train.policy import PolicyModel, has_full_attention, load_model
 from train.reference import FrozenReference, Reference, WithoutAdapters
 from train.refusal import RefusalGuard
 from train.rows import Row
@@ -40,7 +40,7 @@ class Learner:
             policy=self.policy,
             reference=self._make_reference(),
             critic=self.critic,
-            shares_prompts=can_share_prompts(self.model),
+            shares_prompts=has_full_attention(self.model.config),
         )
 
     def learn(self, rows: Sequence[Row], step: int) -> dict[str, float]:

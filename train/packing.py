@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 
 from train.rows import Branch, Row
 
-SHARE_FROM = 0.25
-"""A group shares its prompt when that saves at least this share of its tokens; below, attention over the
-longer row costs more than it saves."""
+SHARE_FROM = 0.1
+"""A group shares its prompt when that saves at least this share of its tokens; below, attending to each
+completion by itself costs more than it saves."""
 
 HEAD_CHUNK = 1024
 """Trained tokens that go through the LM head at once."""
@@ -102,7 +102,7 @@ def _micro_step(bins: Sequence[Sequence[Row]]) -> list[Bin]:
 def _fill(rows: Sequence[Row], budget: int) -> list[list[Row]]:
     """First rows, longest first, until the padded micro-batch would exceed the budget."""
     bins: list[list[Row]] = []
-    # Rows that branch need the dense mask; kept apart, so that others are spared it.
+    # Attention takes rows that branch one by one; kept apart, so that it takes the others together.
     for branching in (True, False):
         start = len(bins)
         matching = [row for row in rows if (len(row.branches) > 1) == branching]

@@ -12,11 +12,14 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from configs.schema import ModelConfig
+from train.attention import SHARED_PROMPT
+from train.backbone import predictor_states
 from train.collate import MicroBatch
 from train.critic import ValueHead
+from train.logprobs import token_logprobs
 from train.lora import adapter_config, adapter_parameters, merged_weights
 
 
@@ -28,12 +31,12 @@ def load_model(config: ModelConfig) -> PreTrainedModel:
     """
     options = {"trust_remote_code": config.trust_remote_code}
     try:
+        settings = AutoConfig.from_pretrained(config.path, **options)
         model = AutoModelForCausalLM.from_pretrained(
             config.path,
-            config=AutoConfig.from_pretrained(config.path, **options),
+            config=settings,
             dtype=getattr(torch, config.dtype),
-            # The tree mask is boolean, which the eager implementation would add to the scores.
-            attn_implementation="sdpa",
+            attn_implementation=SHARED_PROMPT if has_full_attention(settings) else "sdpa",
             **options,
         )
     except (OSError, ValueError) as error:
@@ -63,10 +66,19 @@ class Float32Head(nn.Linear):
         return nn.functional.linear(input.float(), self.weight.float(), bias)
 
 
-def can_share_prompts(model: PreTrainedModel) -> bool:
-    """Whether every layer takes a tree mask as it is: full attention only."""
-    layers = getattr(model.config.get_text_config(), "layer_types", None)
-    return layers is not None and set(layers) == {"full_attention"}
+def has_full_attention(config: PreTrainedConfig) -> bool:
+    """Whether every layer of a model attends to its whole context by content and rotary position alone.
+
+    Only then ``train.attention`` stands for what the model has. Families that came before ``layer_types`` say
+    by other options that they do not.
+    """
+    text = config.get_text_config()
+    if (layers := getattr(text, "layer_types", None)) is not None:
+        return set(layers) == {"full_attention"}
+    other = ("sliding_window", "attention_chunk_size", "alibi", "use_alibi")
+    return bool(getattr(text, "rope_parameters", None)) and not any(
+        getattr(text, name, None) for name in other
+    )
 
 
 class PolicyModel(nn.Module):
@@ -105,13 +117,7 @@ class PolicyModel(nn.Module):
 
         All fp32, shape ``(N,)``. With ``only_values_learn`` values have no gradient in the trunk.
         """
-        outputs = self.model.base_model(
-            input_ids=batch.input_ids,
-            position_ids=batch.position_ids,
-            attention_mask=batch.attention_mask,
-            use_cache=False,
-        )
-        hidden = outputs.last_hidden_state.flatten(0, 1)[batch.predictors]
+        hidden = predictor_states(self.model.base_model, batch)
         chunks = zip(
             hidden.tensor_split(batch.head_chunks), batch.targets.tensor_split(batch.head_chunks), strict=True
         )
@@ -123,12 +129,10 @@ class PolicyModel(nn.Module):
         return torch.cat(logprobs), torch.cat(entropies), values
 
     def _head(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        head = cast(nn.Module, self.model.get_output_embeddings())
-        logits = head(hidden).float() / self.temperature
-        all_logprobs = logits.log_softmax(-1)
-        with torch.set_grad_enabled(self._entropy_has_gradient and torch.is_grad_enabled()):
-            entropies = -(all_logprobs.exp() * all_logprobs).sum(-1)
-        return all_logprobs.gather(-1, targets[:, None]).squeeze(-1), entropies
+        logits = cast(nn.Module, self.model.get_output_embeddings())(hidden).float()
+        if self.temperature != 1:
+            logits = logits / self.temperature
+        return token_logprobs(logits, targets, entropy_has_gradient=self._entropy_has_gradient)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

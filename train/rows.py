@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from train.attention import RowShape
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Branch:
@@ -59,3 +61,9 @@ class Row:
     def num_trained(self) -> int:
         """Tokens in the loss."""
         return sum(branch.num_trained for branch in self.branches)
+
+    @property
+    def shape(self) -> RowShape:
+        """What attention must know of it."""
+        completions = tuple(len(branch.completion_ids) for branch in self.branches)
+        return RowShape(prompt=len(self.prompt_ids), completions=completions)

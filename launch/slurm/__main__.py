@@ -8,9 +8,11 @@ from pathlib import Path
 from configs.compose import run
 from configs.schema import JobConfig
 from launch.accelerate_file import accelerate_file
-from launch.job import DEFAULT_PORT, assignment, is_of_the_job, worker_options
+from launch.job import assignment, is_of_the_job, worker_options
 
 TEMPLATE = Path(__file__).parent / "job.sbatch"
+WORKER_PORT = 8100
+"""Of the first worker on its node, unless ``rollout.port`` names another."""
 
 
 def main(config: JobConfig, overrides: list[str]) -> None:
@@ -50,7 +52,7 @@ def script(config: JobConfig, overrides: Sequence[str]) -> str:
         "ACCELERATE_FILE": shlex.quote(str(accelerate_file(config).path.absolute())),
         "WORKER_NODES": worker_nodes,
         "TRAINER_NODES": trainer_nodes,
-        "WORKER_PORT": config.rollout.port or DEFAULT_PORT,
+        "WORKER_PORT": config.rollout.port or WORKER_PORT,
         "TRAINER_PORT": config.launch.trainer_port,
         "WORKER_SECONDS": round(config.rollout.start_timeout_seconds),
         "WORKER_OPTIONS": shlex.join(worker_options(config)),

@@ -35,6 +35,7 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from train.attention import SHARED_PROMPT
 from train.collate import collate
 from train.packing import make_plan, share_prompts
 from train.policy import PolicyModel
@@ -52,8 +53,8 @@ LIMIT_SECONDS = 3600
 MIB = 2**20
 
 
-def make_model(size: str, dtype: torch.dtype) -> LlamaForCausalLM:
-    """A random model, always the same."""
+def make_model(size: str, dtype: torch.dtype, attention: str) -> LlamaForCausalLM:
+    """A random model, always the same; ``attention`` is transformers' ``attn_implementation``."""
     layers, width, mlp, heads, keys = SIZES[size]
     torch.manual_seed(0)
     config = LlamaConfig(
@@ -67,7 +68,7 @@ def make_model(size: str, dtype: torch.dtype) -> LlamaForCausalLM:
         tie_word_embeddings=True,
         use_cache=False,
     )
-    return LlamaForCausalLM._from_config(config, attn_implementation="sdpa", dtype=dtype)
+    return LlamaForCausalLM._from_config(config, attn_implementation=attention, dtype=dtype)
 
 
 def make_rows(kinds: Sequence[str]) -> list[Row]:
@@ -192,7 +193,7 @@ def _timed(work: Callable[[], Any]) -> float:
 
 def measure(side: str, case: str, size: str, dtype: torch.dtype, repeat: int, gradients: Path) -> None:
     """One side's pass in this process: prints seconds and peak, and saves the gradients."""
-    model = make_model(size, dtype)
+    model = make_model(size, dtype, SHARED_PROMPT if side == "ours" else "sdpa")
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     if side == "ours":

@@ -1,0 +1,114 @@
+"""Attention over rows whose completions share a prompt, without a mask over whole rows.
+
+In a row ``[prompt, c1, .., cn]`` the prompt attends to itself, and each completion to the prompt and to
+itself, both causally. Only these pairs are computed: P^2 / 2 + sum of L_i (P + L_i) of (P + sum of L_i)^2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.attention.bias import causal_lower_right
+from transformers import AttentionInterface
+
+SHARED_PROMPT = "shared_prompt"
+"""Its name as an ``attn_implementation``. Transformers makes no mask for names that it does not know."""
+FOREIGN = ("sliding_window", "position_bias", "softcap", "s_aux")
+"""What models of other kinds hand to their attention."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowShape:
+    """Tokens of one row; what follows them is padding."""
+
+    prompt: int
+    completions: tuple[int, ...]
+
+
+def attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    rows: Sequence[RowShape] | None = None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **others: object,
+) -> tuple[Tensor, None]:
+    """``AttentionInterface`` of transformers, for causal self-attention over the whole context.
+
+    Args:
+        module: Not used.
+        query: Shape ``(B, heads, T, d)``.
+        key: Shape ``(B, key heads, T, d)``.
+        value: As ``key``.
+        attention_mask: None.
+        rows: Of each of the B rows; given to the model's forward as ``rows=``. None: ordinary sequences,
+            padded on the right if at all.
+        scaling: Factor of the products; 1 / sqrt(d) if None.
+        dropout: Share of the attention weights that is dropped.
+        others: What else the model says.
+
+    Returns:
+        Shape ``(B, T, heads, d)``; at padding anything finite. And None, for the attention weights.
+
+    Raises:
+        ValueError: If the model's attention has something that this one has not.
+    """
+    if foreign := [name for name in FOREIGN if others.get(name) is not None]:
+        raise ValueError(
+            f"{type(module).__name__} needs {foreign[0]}, which attention over shared prompts does not have: "
+            "train.policy.has_full_attention should say no to this model."
+        )
+    sdpa = partial(_sdpa, scaling=scaling, dropout=dropout)
+    if rows is None or all(
+        len(row.completions) == 1 for row in rows
+    ):  # padding comes last, where nothing looks back at it
+        out = sdpa(query, key, value)
+    else:
+        parts = zip(query.split(1), key.split(1), value.split(1), rows, strict=True)
+        out = torch.cat([_attend_in_row(*part, sdpa) for part in parts])
+    return out.transpose(1, 2), None
+
+
+def _attend_in_row(
+    query: Tensor, key: Tensor, value: Tensor, row: RowShape, sdpa: Callable[[Tensor, Tensor, Tensor], Tensor]
+) -> Tensor:
+    """One row, shapes as in ``attend`` with B = 1."""
+    used = row.prompt + sum(row.completions)
+    sizes = [row.prompt, *row.completions, query.shape[2] - used]
+    # One split, not slices: its backward pass writes every gradient once.
+    prompt, *queries, padding = query.split(sizes, dim=2)
+    prompt_key, *keys, _ = key.split(sizes, dim=2)
+    prompt_value, *values, _ = value.split(sizes, dim=2)
+    outs = [sdpa(prompt, prompt_key, prompt_value)]
+    for own_query, own_key, own_value in zip(queries, keys, values, strict=True):
+        seen_key = torch.cat([prompt_key, own_key], dim=2)
+        seen_value = torch.cat([prompt_value, own_value], dim=2)
+        outs.append(sdpa(own_query, seen_key, seen_value))
+    return torch.cat([*outs, torch.zeros_like(padding)], dim=2)
+
+
+def _sdpa(query: Tensor, key: Tensor, value: Tensor, *, scaling: float | None, dropout: float) -> Tensor:
+    """Causal attention whose last query sees every key."""
+    before = key.shape[2] - query.shape[2]
+    return functional.scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        attn_mask=causal_lower_right(query.shape[2], key.shape[2]) if before else None,
+        is_causal=not before,
+        dropout_p=dropout,
+        scale=scaling,
+        enable_gqa=key.shape[1] != query.shape[1],
+    )
+
+
+AttentionInterface.register(SHARED_PROMPT, attend)

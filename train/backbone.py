@@ -1,0 +1,33 @@
+"""A model without its head, run on a micro-batch."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from torch import Tensor, nn
+
+from train.attention import SHARED_PROMPT
+from train.collate import MicroBatch
+
+
+def predictor_states(backbone: nn.Module, batch: MicroBatch) -> Tensor:
+    """Hidden states from which the trained tokens are predicted, shape ``(N, hidden_size)``.
+
+    Raises:
+        ValueError: If completions share a prompt and the model's attention would let them see one another.
+    """
+    attention = cast(Any, backbone).config._attn_implementation
+    if attention != SHARED_PROMPT and any(len(row.completions) > 1 for row in batch.rows):
+        raise ValueError(
+            f"The rows of this micro-batch share prompts, but the model's attention is {attention!r}; load "
+            f"it with attn_implementation={SHARED_PROMPT!r}, or give each completion a row of its own "
+            "(train.packing.separate)."
+        )
+    outputs = backbone(
+        input_ids=batch.input_ids,
+        position_ids=batch.position_ids,
+        attention_mask=batch.attention_mask,
+        rows=batch.rows,
+        use_cache=False,
+    )
+    return outputs.last_hidden_state.flatten(0, 1)[batch.predictors]
