@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import functools
+import gc
 import logging
 import os
 import threading
@@ -81,6 +82,7 @@ class RolloutEngine:
             stack.callback(lambda: self.run(self.sampler.__aexit__(), 10))
             self.run(self._reach(), REACH_SECONDS)
             self._entered = stack.pop_all()
+        spare_collector()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -129,6 +131,15 @@ class RolloutEngine:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(timeout=10)
         self._loop.close()
+
+
+def spare_collector() -> None:
+    """Has the garbage collector leave alone what is there: the libraries' objects, which stay to the end.
+
+    To look at them again and again took a quarter of the client's time (tests/bench/evaluation.py).
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def _restarting(worker: LocalWorker) -> Callable[[], Awaitable[str]]:

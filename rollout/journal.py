@@ -11,11 +11,13 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from rollout.budget import budget
 from rollout.outcome import Failure, Key, Outcome, outcome_from_json, outcome_to_json
 from rollout.records import Call, Rollout, Usage
 
-_OUTCOME, _FAILURE = '{"outcome": ', '{"failure": '
+_OUTCOME, _FAILURE = '{"outcome":', '{"failure":'
 _LEFT_OUT = ("train_mask", "sampler_logprobs", "versions", "usage")
 """Fields of a call that are only for training, or are written in another form."""
 
@@ -60,7 +62,7 @@ class Journal:
         self._write({"failure": asdict(failure)})
 
     def _write(self, line: dict[str, Any]) -> None:
-        self._file.write(json.dumps(line) + "\n")
+        self._file.write(msgspec.json.encode(line).decode() + "\n")
         self._file.flush()
 
     def _drop_cut_line(self) -> None:

@@ -24,7 +24,8 @@ def test_what_is_recorded_is_what_a_later_run_is_compared_with(tmp_path: Path, m
     assert {"machine", "date", "versions"} <= known.keys()
     assert results.compare([_line("update", "mix", 9.1), _line("update", "new", 1.0)]) == []
     assert "update: new: 1.0 (new)" in capsys.readouterr().out
-    fell = results.compare([_line("update", "mix", 8.9), _line("client", "n=1", 5.0)])
+    alone = _line("evaluation", "peak", 1.0) | {"ratio": None}
+    fell = results.compare([_line("update", "mix", 8.9), _line("client", "n=1", 5.0), alone])
     assert fell == ["update: mix fell from 10.0 to 8.9."]
 
 

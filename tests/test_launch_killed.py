@@ -53,11 +53,15 @@ class Job:
         return psutil.Process(self.process.pid).children(recursive=True)
 
     def rank(self, number: int) -> psutil.Process:
-        return self._one(lambda process: process.environ().get("RANK") == str(number))
+        """The outermost process of its rank: those that it starts have its environment."""
+        found = self._those(lambda process: process.environ().get("RANK") == str(number))
+        return next(process for process in found if process.parent() not in found)
 
     def server(self, number: int) -> psutil.Process:
+        """The innermost process with its command: a guard has it in its own arguments."""
         port = str(self.port + number)
-        return self._one(lambda process: "vllm" in " ".join(process.cmdline()) and port in process.cmdline())
+        found = self._those(lambda p: "vllm" in " ".join(p.cmdline()) and port in p.cmdline())
+        return next(process for process in found if not set(process.children(recursive=True)) & set(found))
 
     def is_up(self, number: int) -> bool:
         with suppress(OSError):
@@ -70,15 +74,14 @@ class Job:
         metrics = self.folder / "metrics.jsonl"
         return json.loads(metrics.read_text().splitlines()[-1])["step"] if metrics.is_file() else 0
 
-    def _one(self, fits: Callable[[psutil.Process], bool]) -> psutil.Process:
-        """The innermost of the processes that fit: a guard has its command in its own arguments."""
+    def _those(self, fits: Callable[[psutil.Process], bool]) -> list[psutil.Process]:
         found = []
         for process in self.tree():
             with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
                 if fits(process):
                     found.append(process)
         assert found, f"the job has no such process; it said:\n{self.said}"
-        return next(p for p in found if not set(p.children(recursive=True)) & set(found))
+        return found
 
 
 @contextmanager
@@ -142,10 +145,13 @@ def _ends(job: Job, number: int) -> None:
     assert not alive
 
 
-def test_a_killed_worker_comes_back_and_a_killed_rank_ends_the_job(tiny_policy: Path, tmp_path: Path):
-    with _job(tiny_policy, tmp_path / "first") as job:
+def test_killed_workers_come_back_and_a_killed_rank_ends_the_job(tiny_policy: Path, tmp_path: Path):
+    with _job(tiny_policy, tmp_path / "job") as job:
         _recovers(job, 0)
         _recovers(job, 1)
         _ends(job, 1)
-    with _job(tiny_policy, tmp_path / "second") as job:
+
+
+def test_the_rank_that_owns_the_reports_may_be_killed_too(tiny_policy: Path, tmp_path: Path):
+    with _job(tiny_policy, tmp_path / "job") as job:
         _ends(job, 0)

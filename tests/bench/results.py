@@ -49,6 +49,8 @@ def compare(lines: list[Line]) -> list[str]:
     known = {(line["bench"], line["case"]): line for line in json.loads(RESULTS.read_text())["results"]}
     fell = []
     for line in lines:
+        if line["ratio"] is None:  # a figure by itself
+            continue
         before = known.get((line["bench"], line["case"]))
         name = f"{line['bench']}: {line['case']}"
         if before is None:
