@@ -37,3 +37,12 @@ def test_other_output_is_left_out_and_an_empty_run_is_refused(tmp_path: Path, mo
     monkeypatch.setattr(sys, "argv", ["results.py", "record", str(path)])
     with pytest.raises(SystemExit, match="holds no line of a bench"):
         results.main()
+
+
+def test_a_run_before_any_was_recorded_is_told_so(tmp_path: Path, monkeypatch):
+    path = tmp_path / "run.jsonl"
+    path.write_text(json.dumps(_line("client", "n=1", 2.0)) + "\n")
+    monkeypatch.setattr(results, "RESULTS", tmp_path / "results.json")
+    monkeypatch.setattr(sys, "argv", ["results.py", "compare", str(path)])
+    with pytest.raises(SystemExit, match="nothing to compare with: record a run first"):
+        results.main()

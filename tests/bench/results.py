@@ -81,6 +81,8 @@ def main() -> int:
     if options.action == "record":
         record(lines)
         return 0
+    if not RESULTS.is_file():
+        sys.exit(f"results: {RESULTS} does not exist, nothing to compare with: record a run first.")
     fell = compare(lines)
     print("\n".join(fell))
     return int(bool(fell))
