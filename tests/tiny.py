@@ -27,22 +27,21 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def tiny_model(seed: int = 0) -> Qwen3ForCausalLM:
-    """A random two-layer Qwen3 that vLLM's CPU build can serve."""
+def tiny_model(seed: int = 0, **changes: int) -> Qwen3ForCausalLM:
+    """A random Qwen3 that vLLM's CPU build can serve, of two layers; ``changes`` are to its sizes."""
     torch.manual_seed(seed)
+    sizes = {
+        "vocab_size": 261,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "head_dim": 32,
+        "max_position_embeddings": 1024,
+    }
     config = Qwen3Config(
-        vocab_size=261,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        head_dim=32,
-        max_position_embeddings=1024,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=1,
-        pad_token_id=0,
+        **sizes | changes, tie_word_embeddings=True, bos_token_id=None, eos_token_id=1, pad_token_id=0
     )
     return Qwen3ForCausalLM(config)
 

@@ -29,13 +29,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
+from transformers import AutoTokenizer
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from evaluation_fakes import Kept
 from fakes import EvenIsCorrect, operator, problem, settings
-from tiny import byte_tokenizer
+from tiny import byte_tokenizer, tiny_model
 
 from configs.schema import RolloutConfig
 from rollout.engine import RolloutEngine
@@ -63,23 +63,14 @@ WORKER = RolloutConfig(
 
 def make_policy(folder: Path) -> None:
     """A policy whose answers have many lengths."""
-    torch.manual_seed(0)
     tokenizer = byte_tokenizer()
-    config = Qwen3Config(
-        vocab_size=261,
+    model = tiny_model(
         hidden_size=128,
         intermediate_size=384,
         num_hidden_layers=4,
         num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=32,
         max_position_embeddings=8192,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=1,
-        pad_token_id=0,
     )
-    model = Qwen3ForCausalLM(config)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     rng = random.Random(0)
     start = tokenizer.encode("<|im_start|>assistant\n")
