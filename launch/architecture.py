@@ -1,6 +1,7 @@
 """What a plan must know of a model, from its ``config.json``: plain JSON, no torch."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,28 @@ class Architecture:
         norms = 2 * self.hidden + (2 * self.head_dim if self.qk_norm else 0)
         layers = self.layers * (self.layer_matrices + biases + norms)
         return layers + self.hidden + self.embedding * (1 if self.tied else 2)
+
+    def adapters(self, rank: int, targets: Sequence[str] = ()) -> int:
+        """Parameters of LoRA adapters on the linear layers of these names, or on all of them; 0 for rank 0.
+
+        Raises:
+            ValueError: If a layer has none of these names.
+        """
+        widths = {
+            "q_proj": self.hidden + self.query,
+            "k_proj": self.hidden + self.key,
+            "v_proj": self.hidden + self.key,
+            "o_proj": self.query + self.hidden,
+            "gate_proj": self.hidden + self.intermediate,
+            "up_proj": self.hidden + self.intermediate,
+            "down_proj": self.intermediate + self.hidden,
+        }
+        if unknown := set(targets) - set(widths):
+            raise ValueError(
+                f"model.lora_target_modules names {', '.join(sorted(unknown))}; a plan knows "
+                f"{', '.join(widths)}."
+            )
+        return rank * self.layers * sum(widths[name] for name in targets or widths)
 
     def kv_bytes(self, bytes_per_value: int) -> int:
         """Bytes of the KV cache for one token."""

@@ -63,7 +63,8 @@ def _trainer(
 ) -> Part:
     file = accelerate_file(config)
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(file.path)]
-    first = 0 if config.rollout.urls else config.rollout.num_workers
+    has_all = config.rollout.urls or config.rollout.enable_sleep_mode
+    first = 0 if has_all else config.rollout.num_workers
     if config.gpus:
         command += ["--num_processes", str(config.gpus - first)]
     own = [item for item in overrides if not is_of_the_job(item)]
@@ -107,10 +108,11 @@ def _devices(config: JobConfig, *, first: int, count: int) -> dict[str, str]:
     """The GPUs of a part: workers take the first ones (not tested on a GPU)."""
     if not config.gpus:
         return {}
-    if count < 1:
+    if count < 1 or first + count > config.gpus:
         raise ValueError(
             f"gpus is {config.gpus} and rollout.num_workers {config.rollout.num_workers}: trainer and "
-            "workers need at least one GPU each."
+            "workers need at least one GPU each, or rollout.enable_sleep_mode=true with no more workers "
+            "than GPUs."
         )
     return {"CUDA_VISIBLE_DEVICES": ",".join(str(first + i) for i in range(count))}
 

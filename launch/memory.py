@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from launch.architecture import Architecture
 
-HEAD_CHUNK = 1024
-"""Trained tokens that go through the LM head at once (train/packing.py)."""
+HEAD_CHUNK_BYTES = 512 * 2**20
+"""Of the fp32 logits of a chunk that goes through the LM head at once (train/packing.py)."""
 LOGIT_COPIES = 2.5
 """fp32 arrays of the size of a chunk's logits that live at once: logits, probabilities, and the bfloat16
 product that the first were made of."""
@@ -103,6 +103,7 @@ def trainer_memory(
     bytes_per_value: int,
     checkpointing: bool,
     companions: Companions = ALONE,
+    adapters: int = 0,
 ) -> TrainerMemory:
     """Memory of one rank.
 
@@ -113,46 +114,48 @@ def trainer_memory(
         bytes_per_value: 2 for bfloat16, 4 for float32.
         checkpointing: Whether a layer's activations are recomputed.
         companions: Models beside the policy. Their passes follow the policy's and need no more than it.
+        adapters: Parameters of LoRA adapters, which are then all that is trained of the policy.
     """
     size = bytes_per_value
     layer = _layer_bytes(model, size, micro)
     residual = micro.tokens * model.hidden * size
     kept = model.layers * (residual if checkpointing else layer) + micro.tokens * _final_bytes(model, size)
     working = micro.tokens * _backward_bytes(model, size) + (layer if checkpointing else 0)
-    state = _state(model, sharding, size)
-    trained = state["weights"] + state["gradients"] + state["optimizer"]
+    state = _state(model, sharding, size, adapters)
+    whole = _state(model, sharding, size, 0)
     return TrainerMemory(
         **state,
-        critic=trained if companions.critic else 0.0,
+        critic=whole["weights"] + whole["gradients"] + whole["optimizer"] if companions.critic else 0.0,
         reference=size * model.parameters / _weight_parts(sharding) if companions.reference else 0.0,
         activations=kept,
-        logits=LOGIT_COPIES * 4 * min(HEAD_CHUNK, micro.tokens) * model.vocab,
+        logits=LOGIT_COPIES * min(HEAD_CHUNK_BYTES, 4 * micro.tokens * model.vocab),
         recompute=working,
     )
 
 
-def _state(model: Architecture, sharding: Sharding, size: int) -> dict[str, float]:
+def _state(model: Architecture, sharding: Sharding, size: int, adapters: int) -> dict[str, float]:
     """Weights, gradients, optimizer and the step's temporaries, by ZeRO stage.
 
     ZeRO (Rajbhandari et al., 2020): stage 2 splits gradients and optimizer over ranks, stage 3 the weights,
     too. The optimizer holds an fp32 master copy whatever the dtype of the weights.
     """
-    total, ranks, stage = model.parameters, sharding.ranks, sharding.zero_stage
+    total, ranks, stage = model.parameters + adapters, sharding.ranks, sharding.zero_stage
+    trained = adapters or model.parameters
     if stage == 0:
         # AdamW goes parameter by parameter: its temporaries are those of the largest one.
         return {
             "weights": size * total,
-            "gradients": size * total,
-            "optimizer": 8 * total,
+            "gradients": size * trained,
+            "optimizer": 8 * trained,
             "gathered": 0.0,
-            "step": 2 * 4 * model.embedding,
+            "step": 2 * 4 * min(model.embedding, trained),
         }
-    part = total / ranks
+    part = trained / ranks
     gathered = min(total, ZERO3_LIVE) * size if stage == 3 else 0.0
-    gradients = part * size + min(total, ZERO_BUCKET) * size
+    gradients = part * size + min(trained, ZERO_BUCKET) * size
     return {
         "weights": 0.0 if sharding.offloads_weights else size * total / _weight_parts(sharding),
-        "gradients": min(total, ZERO_BUCKET) * size if sharding.offloads_optimizer else gradients,
+        "gradients": min(trained, ZERO_BUCKET) * size if sharding.offloads_optimizer else gradients,
         "optimizer": 0.0 if sharding.offloads_optimizer else 12 * part,
         "gathered": gathered,
         # The gradient in fp32, and two temporaries of AdamW, each of the rank's whole part.

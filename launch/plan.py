@@ -19,9 +19,18 @@ from launch.memory import Sharding, TrainerMemory, WorkerMemory, largest, traine
 from launch.plan_text import plan_text
 from launch.shapes import largest_micro_batches
 from launch.timing import StepSeconds, step_seconds
-from launch.workload import Workload, companions_of, longest_row, training_flops, workload_of
+from launch.workload import (
+    Workload,
+    adapters_of,
+    companions_of,
+    longest_row,
+    training_flops,
+    workload_of,
+)
 
 GIB = 2**30
+LESS_FOR_WORKERS = (0.6, 0.4)
+"""Shares of a GPU that workers could do with beside a trainer."""
 BYTES = {"float32": 4, "bfloat16": 2}
 
 
@@ -39,11 +48,14 @@ class Split:
     """None where a worker cannot hold one sequence, or on CPU."""
     longest_context: int
     """Tokens of rollout.max_model_len, which a worker must be able to hold once."""
+    room_beside_worker: float = math.inf
+    """Bytes that a rank may hold while the worker on its GPU samples."""
 
     @property
     def trainer_fits(self) -> bool:
-        """Whether a rank's peak is within its limit."""
-        return self.trainer_memory.peak <= self.trainer_limit
+        """Whether a rank's peak is within its limit, and what it always holds leaves the worker room."""
+        memory = self.trainer_memory
+        return memory.peak <= self.trainer_limit and memory.static <= self.room_beside_worker
 
     @property
     def workers_fit(self) -> bool:
@@ -99,6 +111,7 @@ def make_plan(config: JobConfig) -> Plan:
             work,
             recomputes=config.model.gradient_checkpointing,
             companions=companions_of(config),
+            adapters=adapters_of(config, model),
         ),
         splits=splits,
         fixes=fixes,
@@ -106,7 +119,7 @@ def make_plan(config: JobConfig) -> Plan:
 
 
 def possible_splits(config: JobConfig, file: AccelerateFile) -> list[tuple[int, int]]:
-    """(trainer GPUs, worker GPUs): whole machines when there are several.
+    """(trainer GPUs, worker GPUs): whole machines when there are several; all for both if workers sleep.
 
     Without a GPU: the ranks of the accelerate file beside ``rollout.num_workers``.
 
@@ -116,12 +129,14 @@ def possible_splits(config: JobConfig, file: AccelerateFile) -> list[tuple[int, 
     if not config.gpus:
         return [(file.num_processes, config.rollout.num_workers)]
     total = config.nodes * config.gpus
+    if config.rollout.enable_sleep_mode:
+        return [(total, total)]
     step = 1 if config.nodes == 1 else config.gpus
     splits = [(trainer, total - trainer) for trainer in range(step, total, step)]
     if not splits:
         raise ValueError(
-            "gpus is 1: trainer and workers need a GPU each. Set gpus to at least 2, or nodes, or give "
-            "rollout.urls of workers elsewhere."
+            "gpus is 1: trainer and workers need a GPU each. Set gpus to at least 2, or nodes, or share it: "
+            "rollout.enable_sleep_mode=true."
         )
     return splits
 
@@ -129,6 +144,8 @@ def possible_splits(config: JobConfig, file: AccelerateFile) -> list[tuple[int, 
 def _splits(config: JobConfig, model: Architecture, file: AccelerateFile, work: Workload) -> Iterator[Split]:
     size = BYTES[config.model.dtype]
     limit = config.hardware.memory_gib * GIB
+    trainer_limit = limit - (config.plan.runtime_gib * GIB if config.gpus else 0)
+    shares = config.gpus and config.rollout.enable_sleep_mode
     for trainer, workers in possible_splits(config, file):
         sharding = Sharding(
             zero_stage=file.zero_stage,
@@ -144,6 +161,7 @@ def _splits(config: JobConfig, model: Architecture, file: AccelerateFile, work: 
                 bytes_per_value=size,
                 checkpointing=config.model.gradient_checkpointing,
                 companions=companions_of(config),
+                adapters=adapters_of(config, model),
             )
             for micro in largest_micro_batches(config, work)
         )
@@ -154,11 +172,14 @@ def _splits(config: JobConfig, model: Architecture, file: AccelerateFile, work: 
             workers=workers,
             trainer_memory=memory,
             worker_memory=worker,
-            trainer_limit=limit - (config.plan.runtime_gib * GIB if config.gpus else 0),
+            trainer_limit=trainer_limit,
             seconds=step_seconds(config, model, work, worker, trainer, workers)
             if config.gpus and holds_one
             else None,
             longest_context=config.rollout.max_model_len,
+            room_beside_worker=trainer_limit - config.rollout.gpu_memory_utilization * limit
+            if shares
+            else math.inf,
         )
 
 
@@ -167,7 +188,7 @@ def _worker(config: JobConfig, model: Architecture, limit: float) -> WorkerMemor
     size = BYTES[config.model.dtype if config.rollout.dtype == "auto" else config.rollout.dtype]
     if config.gpus:
         activations = config.plan.worker_activation_gib * GIB
-        available = config.plan.worker_memory_share * limit
+        available = config.rollout.gpu_memory_utilization * limit
     else:
         activations = 0.0
         available = model.parameters * size + config.rollout.kv_cache_gib * GIB
@@ -212,6 +233,11 @@ def _changes(config: JobConfig) -> Iterator[tuple[str, Change]]:
         yield "launch.accelerate=auto", _setter("launch", "accelerate", "auto")
     if config.nodes == 1 and not file.offloads_optimizer:
         yield "launch.accelerate=gpu_zero3_offload", _setter("launch", "accelerate", "gpu_zero3_offload")
+    if config.rollout.enable_sleep_mode:
+        for share in LESS_FOR_WORKERS:
+            if share < config.rollout.gpu_memory_utilization:
+                name = f"rollout.gpu_memory_utilization={share}"
+                yield name, _setter("rollout", "gpu_memory_utilization", share)
     yield _shorter_calls(config, work)
     nodes = [number for number in (2, 4, 8, 16) if number > config.nodes]
     for number in nodes:

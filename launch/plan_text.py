@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from launch.workload import longest_row
+from launch.workload import adapters_of, longest_row
 
 if TYPE_CHECKING:
     from launch.plan import Plan, Split
@@ -20,7 +21,6 @@ UNITS = {
     "train_mfu": "of bf16_tflops",
     "prefill_mfu": "of bf16_tflops",
     "decode_bandwidth_share": "of bandwidth_gbps",
-    "worker_memory_share": "of memory_gib",
     "worker_activation_gib": "GiB",
     "runtime_gib": "GiB",
     "publish_gbps": "GB/s",
@@ -57,10 +57,14 @@ def _head(plan: Plan) -> list[str]:
     if config.gpus:
         where = f"{config.nodes} x {config.gpus} {config.hardware.name}"
         split = f"{best.trainer} GPUs train, {best.workers} sample"
+        if config.rollout.enable_sleep_mode:
+            split = "all GPUs sample, then train"
     else:
         where = "one machine without a GPU"
         split = f"{best.trainer} ranks train, {best.workers} workers sample"
     parameters = f"{plan.model.parameters / 1e6:,.1f} M parameters"
+    if adapters := adapters_of(config, plan.model):
+        parameters += f", {adapters / 1e6:,.1f} M in adapters"
     return [
         f"model      {config.model.path}, {parameters}, {config.model.dtype}",
         f"machines   {where}: {split}",
@@ -82,6 +86,9 @@ def _memory(plan: Plan) -> list[str]:
     ]
     limit = f" of {best.trainer_limit / GIB:.1f}" if plan.config.gpus else ""
     lines.append(f"  {'peak':38}{memory.peak / GIB:8.2f}{limit}{_mark(best.trainer_fits, plan)}")
+    if plan.config.gpus and math.isfinite(best.room_beside_worker):
+        beside = f"{memory.static / GIB:8.2f} of {best.room_beside_worker / GIB:.1f}"
+        lines.append(f"  {'held while the worker samples':38}{beside}")
     lines.append("  peak = what is held all the time + max(gathered + activations")
     lines.append("         + max(logits, one layer's backward), temporaries of the step)")
     lines.append(f"memory of a worker{' GPU' if plan.config.gpus else ''}, GiB")

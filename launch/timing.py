@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from configs.schema import JobConfig
 from launch.architecture import Architecture
 from launch.memory import WorkerMemory
-from launch.workload import Workload, companions_of, training_flops
+from launch.workload import Workload, adapters_of, companions_of, training_flops
 
 TERA, GIGA = 1e12, 1e9
 
@@ -50,6 +50,7 @@ def step_seconds(
         work,
         recomputes=config.model.gradient_checkpointing,
         companions=companions_of(config),
+        adapters=adapters_of(config, model),
     )
     return StepSeconds(
         prefill=2 * matrices * work.prefilled / (workers * peak * plan.prefill_mfu),

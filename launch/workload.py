@@ -114,6 +114,11 @@ def companions_of(config: JobConfig) -> Companions:
     )
 
 
+def adapters_of(config: JobConfig, model: Architecture) -> int:
+    """Parameters of a run's LoRA adapters; 0 if every weight is trained."""
+    return model.adapters(config.model.lora_r, config.model.lora_target_modules)
+
+
 def workload_of(config: JobConfig) -> Workload:
     """The calls of one step of a run."""
     plan, algo = config.plan, config.algo
@@ -215,25 +220,35 @@ def _solution_limit(config: JobConfig) -> int:
 
 
 def training_flops(
-    model: Architecture, work: Workload, *, recomputes: bool, companions: Companions = ALONE
+    model: Architecture,
+    work: Workload,
+    *,
+    recomputes: bool,
+    companions: Companions = ALONE,
+    adapters: int = 0,
 ) -> float:
     """FLOPs of one step's forward and backward passes on all ranks.
 
     A product of a token with a matrix of P parameters takes 2P forward and 4P backward, and 2P more where
     the forward pass is recomputed. A query attends to ``context`` keys at 4 * width * context FLOPs forward,
     the mean over a completion being its prompt and half of itself. The LM head sees trained tokens only and
-    is always recomputed. A critic takes what the policy takes, a reference its forward pass.
+    is taken to be recomputed, as it is but for the last chunk of each micro-batch. A critic takes what a
+    policy takes, a reference its forward pass. Weights that LoRA freezes have no gradient, which saves 2P;
+    ``adapters`` are the parameters that it trains instead.
     """
     passes = 4 if recomputes else 3
-    matrices = 2 * passes * model.layers * model.layer_matrices * work.forwarded
+    products = 2 * model.layers * model.layer_matrices * work.forwarded
     attention = 0.0
     for calls in work.trained:
         in_completions = calls.decoded * (calls.prompt + calls.completion / 2)
         in_prompts = (calls.forwarded - calls.decoded) * calls.prompt / 2
         attention += 4 * passes * model.layers * model.query * (in_completions + in_prompts)
-    head = 8 * model.embedding * work.trained_tokens
-    policy = matrices + attention + head
-    return policy * (1 + companions.critic + companions.reference / passes)
+    head = 2 * model.embedding * work.trained_tokens
+    whole = passes * products + attention + 4 * head
+    own = whole
+    if adapters:
+        own += 2 * passes * adapters * work.forwarded - products - head
+    return own + whole * (companions.critic + companions.reference / passes)
 
 
 def longest_row(work: Workload) -> int:

@@ -68,8 +68,8 @@ class RolloutEngine:
         config = self._config
         options = (self.pool, config.publish_timeout_seconds, config.pause_mode)
         if config.weight_transfer == "directory":
-            return DirectoryPublisher(*options)
-        return TransferPublisher(*options, backend=config.weight_transfer)
+            return DirectoryPublisher(*options, sleeps=config.enable_sleep_mode)
+        return TransferPublisher(*options, sleeps=config.enable_sleep_mode, backend=config.weight_transfer)
 
     def __enter__(self) -> "RolloutEngine":
         with contextlib.ExitStack() as stack:

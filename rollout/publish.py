@@ -1,7 +1,7 @@
 """Sends new weights to the workers: through a directory that all can read, or through a process group.
 
 Requests in flight are frozen, not lost: they go on with the new weights, and their tokens carry both
-versions. By option they are waited for instead.
+versions. By option they are waited for instead. Workers that share GPUs with the trainer sleep in between.
 """
 
 import asyncio
@@ -26,11 +26,15 @@ Source = TypeVar("Source")
 class Publisher(ABC, Generic[Source]):
     """Makes all workers serve new weights, and checks that they do."""
 
-    def __init__(self, pool: WorkerPool, timeout_seconds: float, pause_mode: str = "keep") -> None:
-        """``pause_mode`` is vLLM's: ``keep`` freezes requests in flight, ``wait`` lets them end first."""
+    def __init__(
+        self, pool: WorkerPool, timeout_seconds: float, pause_mode: str = "keep", *, sleeps: bool = False
+    ) -> None:
+        """``pause_mode`` is vLLM's: ``keep`` freezes requests in flight, ``wait`` lets them end first.
+        ``sleeps``: whether ``sleep`` is used, so that workers must be woken."""
         self._pool = pool
         self._pause_mode = pause_mode
         self._timeout = timeout_seconds
+        self._sleeps = sleeps
         self._current: tuple[Source, int] | None = None
         pool.reviver.after_restart = self._bring_up_to_date
 
@@ -47,6 +51,26 @@ class Publisher(ABC, Generic[Source]):
         for outcome in await asyncio.gather(*work, return_exceptions=True):
             if isinstance(outcome, BaseException):
                 raise outcome
+
+    async def sleep(self) -> None:
+        """Has every worker give its GPU's memory back until the next publish; requests in flight end first.
+
+        Raises:
+            RuntimeError: If a worker does not, or takes too long. The message names it.
+        """
+        assert self._sleeps, "nothing would wake the workers"
+        await asyncio.gather(*map(self._put_to_sleep, self._pool.endpoints))
+
+    async def _put_to_sleep(self, endpoint: Endpoint) -> None:
+        # Level 1: weights move to the host, the KV cache is dropped.
+        path, reviver = "/sleep?level=1&mode=wait", self._pool.reviver
+        await reviver.settled(endpoint)
+        try:
+            await self._pool.post(endpoint, path, timeout=self._timeout)
+        except RuntimeError:
+            reviver.begin(endpoint)
+            await reviver.settled(endpoint)
+            await self._pool.post(endpoint, path, timeout=self._timeout)
 
     @abstractmethod
     async def _load(self, endpoint: Endpoint, weights: Source) -> None:
@@ -75,6 +99,8 @@ class Publisher(ABC, Generic[Source]):
 
     async def _publish_to(self, endpoint: Endpoint, weights: Source, version: int) -> None:
         post = self._pool.post
+        if self._sleeps:
+            await post(endpoint, "/wake_up", timeout=self._timeout)  # nothing to one that is awake
         await post(endpoint, f"/pause?mode={self._pause_mode}", timeout=self._timeout)
         try:
             await self._load(endpoint, weights)
@@ -101,10 +127,16 @@ class TransferPublisher(Publisher[Mapping[str, torch.Tensor]]):
     """Publishes weights that are in our host memory; each worker gets them over a group of its own."""
 
     def __init__(
-        self, pool: WorkerPool, timeout_seconds: float, pause_mode: str = "keep", *, backend: str
+        self,
+        pool: WorkerPool,
+        timeout_seconds: float,
+        pause_mode: str = "keep",
+        *,
+        sleeps: bool = False,
+        backend: str,
     ) -> None:
         """``backend``: ``nccl`` or ``gloo``."""
-        super().__init__(pool, timeout_seconds, pause_mode)
+        super().__init__(pool, timeout_seconds, pause_mode, sleeps=sleeps)
         self._backend = backend
         self._device = torch.device("cuda" if backend == "nccl" else "cpu")
 

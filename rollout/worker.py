@@ -192,7 +192,11 @@ class LocalWorker:
             command += ["--middleware", "rollout.access.RequireKey"]
         if config.enforce_eager:
             command.append("--enforce-eager")
-        if not torch.cuda.is_available():
+        if torch.cuda.is_available():
+            command += ["--gpu-memory-utilization", str(config.gpu_memory_utilization)]
+            if config.enable_sleep_mode:
+                command.append("--enable-sleep-mode")
+        else:
             # Chunked prefill of a seeded request kills a CPU engine ("CPU Generator does not use offset").
             command += ["--no-enable-chunked-prefill"]
             command += ["--max-num-batched-tokens", str(max(8192, config.max_model_len))]

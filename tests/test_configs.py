@@ -303,6 +303,10 @@ def test_what_is_no_override_is_a_config_error(override: str):
             "collect.draft_source=reuse algo.operator_fraction=0.75",
             r"algo\.operator_fraction is 0\.75, .* at most 0\.5",
         ),
+        (
+            "rollout.enable_sleep_mode=true collect.max_staleness=1",
+            r"workers that sleep while the trainer updates cannot collect ahead",
+        ),
         ("collect.max_staleness=-1", r"collect\.max_staleness must be at least 0, got -1\."),
         ("operator.drafts=[4]", r"operator\.drafts must be two numbers .* got \[4\]; \[\] leaves it alone"),
         ("operator.top_k_range=[4,2]", r"operator\.top_k_range must be two numbers .* got \[4, 2\]"),

@@ -69,6 +69,19 @@ def test_workers_take_the_first_gpus_and_the_trainer_the_others():
         _parts("gpus=2", "rollout.num_workers=2")
 
 
+def test_workers_that_sleep_share_the_trainers_gpus():
+    made = _parts("gpus=2", "rollout.num_workers=2", "rollout.enable_sleep_mode=true")
+    assert made["workers"].environment["CUDA_VISIBLE_DEVICES"] == "0,1"
+    assert made["trainer"].environment["CUDA_VISIBLE_DEVICES"] == "0,1"
+    assert "rollout.enable_sleep_mode=true" in made["workers"].command
+    command = list(made["trainer"].command)
+    assert command[command.index("--num_processes") + 1] == "2"
+    with pytest.raises(
+        ValueError, match=r"gpus is 2 and rollout\.num_workers 3: .* no more workers than GPUs"
+    ):
+        _parts("gpus=2", "rollout.num_workers=3", "rollout.enable_sleep_mode=true")
+
+
 def test_workers_that_run_elsewhere_are_not_started_and_several_machines_are_refused():
     made = _parts("rollout.urls=[http://a:1]")
     assert list(made) == ["trainer"]

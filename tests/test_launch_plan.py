@@ -6,11 +6,14 @@ from dataclasses import fields
 
 import pytest
 from conftest import REPO, config_with
+from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from configs.compose import ConfigError, load
-from configs.schema import HardwareConfig, PlanConfig
+from configs.schema import HardwareConfig, ModelConfig, PlanConfig
+from launch.architecture import parse_architecture
 from launch.plan import Plan, make_plan
 from launch.plan_text import UNITS, plan_text
+from train.lora import add_adapters
 
 REAL = ["experiment=qwen3_8b_pdr"]
 
@@ -45,6 +48,35 @@ def test_a_critic_and_a_reference_take_memory_and_time(four_nodes: Plan):
     assert "critic" not in plan_text(four_nodes)
     on_trunk = _plan("nodes=4", "gpus=8", "algo.loss_type=ppo", "algo.sft_coef=0", "algo.critic=policy_trunk")
     assert on_trunk.splits[0].trainer_memory.peak == plain.peak
+
+
+def test_adapters_take_little_memory_and_two_thirds_of_the_products(four_nodes: Plan):
+    lora = _plan("nodes=4", "gpus=8", "model.lora_r=16")
+    whole, adapted = four_nodes.splits[0].trainer_memory, lora.splits[0].trainer_memory
+    assert adapted.optimizer < 0.01 * whole.optimizer
+    assert adapted.activations == whole.activations
+    assert 0.66 < lora.flops / four_nodes.flops < 0.85
+    assert "M in adapters" in plan_text(lora)
+    some = _plan("nodes=4", "gpus=8", "model.lora_r=16", "model.lora_target_modules=[q_proj,v_proj]")
+    assert some.splits[0].trainer_memory.optimizer < adapted.optimizer
+    with pytest.raises(ValueError, match=r"names head; a plan knows q_proj"):
+        _plan("gpus=8", "model.lora_r=16", "model.lora_target_modules=[head]")
+
+
+def test_the_parameters_of_adapters_are_peft_s():
+    config = Qwen3Config(
+        vocab_size=300,
+        hidden_size=64,
+        intermediate_size=160,
+        num_hidden_layers=3,
+        head_dim=16,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+    )
+    model = Qwen3ForCausalLM(config)
+    add_adapters(model, ModelConfig(path="x", lora_r=4))
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert parse_architecture(config.to_dict(), "test").adapters(4) == trained
 
 
 def test_more_trainer_gpus_update_faster_and_hold_less(four_nodes: Plan):
@@ -110,6 +142,18 @@ def test_one_gpu_cannot_do_both():
         _plan("gpus=1")
 
 
+def test_one_gpu_does_both_in_turn_if_the_trainer_leaves_the_worker_room():
+    small = ["gpus=1", "rollout.enable_sleep_mode=true", "launch.accelerate=gpu_zero3_offload"]
+    (split,) = _plan(*small, "rollout.gpu_memory_utilization=0.5").splits
+    assert (split.trainer, split.workers) == (1, 1)
+    assert split.fits
+    assert split.trainer_memory.static <= split.room_beside_worker < split.trainer_limit
+    crowded = _plan(*small, "rollout.gpu_memory_utilization=0.99")
+    assert not crowded.best.fits
+    assert "rollout.gpu_memory_utilization=0.6" in crowded.fixes
+    assert "held while the worker samples" in plan_text(crowded)
+
+
 def test_the_text_shows_every_part_and_every_assumption_with_its_unit(four_nodes: Plan):
     text = plan_text(four_nodes)
     for part in ("weights", "gradients", "optimizer", "activations", "logits", "KV cache", "PFLOP"):
@@ -130,7 +174,8 @@ def test_the_text_shows_every_part_and_every_assumption_with_its_unit(four_nodes
         ("plan.completion_share=0", r"plan\.completion_share must be above 0\."),
         ("plan.solution_share=2", r"plan\.solution_share must lie between 0 and 1"),
         ("plan.decode_bandwidth_share=-1", r"plan\.decode_bandwidth_share must lie between"),
-        ("plan.worker_memory_share=0", r"plan\.worker_memory_share must be above 0\."),
+        ("rollout.gpu_memory_utilization=0", r"rollout\.gpu_memory_utilization must be above 0"),
+        ("rollout.gpu_memory_utilization=1.1", r"rollout\.gpu_memory_utilization must lie between 0 and 1"),
         ("plan.worker_activation_gib=-1", r"plan\.worker_activation_gib must be at least 0"),
         ("plan.runtime_gib=-1", r"plan\.runtime_gib must be at least 0"),
         ("plan.publish_gbps=0", r"plan\.publish_gbps must be above 0, got 0"),

@@ -106,6 +106,11 @@ def test_a_job_without_room_for_both_is_refused(tmp_path: Path, overrides: list[
         _script(tmp_path, *overrides)
 
 
+def test_workers_on_nodes_of_their_own_need_not_sleep(tmp_path: Path):
+    with pytest.raises(ValueError, match="workers have nodes of their own: leave it false"):
+        _script(tmp_path, "rollout.enable_sleep_mode=true")
+
+
 def test_shellcheck_finds_nothing(tmp_path: Path):
     if shutil.which("shellcheck") is None:
         pytest.skip("shellcheck is not installed (apt install shellcheck)")

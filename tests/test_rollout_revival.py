@@ -32,18 +32,27 @@ class Stub(StubServer):
         self.loaded: list[str] = []
         self.load_status = 200
         self.load_seconds = 0.0
+        self.is_asleep = False
+        self.loaded_asleep = False
 
     def add_routes(self, app: web.Application) -> None:
         super().add_routes(app)
         for path in ("/pause", "/resume", "/reset_prefix_cache"):
             app.router.add_post(path, self._health)
+        for path in ("/sleep", "/wake_up"):
+            app.router.add_post(path, self._lie_down_or_get_up)
         app.router.add_post("/collective_rpc", self._load)
         app.router.add_post("/update_weight_version", self._relabel)
 
     async def _load(self, request: web.Request) -> web.Response:
+        self.loaded_asleep |= self.is_asleep
         self.loaded.append((await request.json())["kwargs"]["weights_path"])
         await asyncio.sleep(self.load_seconds)
         return web.Response(status=self.load_status)
+
+    async def _lie_down_or_get_up(self, request: web.Request) -> web.Response:
+        self.is_asleep = request.path == "/sleep"
+        return web.Response()
 
     async def _relabel(self, request: web.Request) -> web.Response:
         self.version = (await request.json())["new_version"]
@@ -170,6 +179,35 @@ def test_a_worker_that_broke_before_a_publish_is_restarted_with_the_new_weights(
         await publisher.publish(tmp_path / "8", 8)
         assert (stub.version, stub.loaded) == ("8", [str(tmp_path / "8")])
         assert pool.reviver.restarts == 1
+
+    _with_pool(test)
+
+
+def test_a_worker_that_sleeps_is_woken_before_it_is_published_to(tmp_path: Path):
+    async def test(pool: WorkerPool, stub: Stub) -> None:
+        publisher = DirectoryPublisher(pool, 5.0, sleeps=True)
+        await publisher.sleep()
+        assert stub.is_asleep
+        await publisher.publish(tmp_path, 3)
+        assert (stub.version, stub.is_asleep, stub.loaded_asleep) == ("3", False, False)
+        await publisher.publish(tmp_path, 4)  # awake already
+        assert stub.version == "4"
+
+    _with_pool(test)
+
+
+def test_a_worker_that_broke_is_restarted_and_then_put_to_sleep(tmp_path: Path):
+    async def test(pool: WorkerPool, stub: Stub) -> None:
+        publisher = DirectoryPublisher(pool, 5.0, sleeps=True)
+        await publisher.publish(tmp_path, 3)
+        stub.version = "default"
+
+        async def restart() -> str:
+            return stub.url
+
+        pool.endpoints = [_dead(restart)]
+        await publisher.sleep()
+        assert (stub.version, stub.is_asleep, pool.reviver.restarts) == ("3", True, 1)
 
     _with_pool(test)
 

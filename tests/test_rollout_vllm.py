@@ -27,7 +27,7 @@ from rollout.evaluate import Job, evaluate
 from rollout.operators import Operator
 from rollout.produce import Producer
 from rollout.prompts import Codec
-from rollout.publish import TransferPublisher
+from rollout.publish import DirectoryPublisher, TransferPublisher
 from rollout.records import (
     ANALYSE,
     DISTIL,
@@ -362,6 +362,26 @@ def test_weights_over_a_process_group_are_served_as_those_of_a_directory(
         engine.pool.reviver.after_restart = by_directory
     (completion,) = engine.run(engine.pool.generate(PROMPT, SAMPLING), 60)
     assert [span.version for span in completion.versions] == [43]
+    expected = _expected_logprobs(tmp_path, completion)
+    torch.testing.assert_close(torch.tensor(completion.logprobs), expected, atol=1e-3, rtol=1e-3)
+
+
+def test_workers_sleep_until_the_next_publish(engine: RolloutEngine, tmp_path: Path):
+    """A CPU worker keeps its memory, but else does as one that gives it back."""
+    tiny_model(seed=7).save_pretrained(tmp_path)
+    by_directory = engine.pool.reviver.after_restart
+    try:
+        publisher = DirectoryPublisher(engine.pool, 60, sleeps=True)
+        engine.run(publisher.sleep(), 60)
+        waiting = engine.pool.generate(PROMPT, SAMPLING)
+        answer = asyncio.run_coroutine_threadsafe(waiting, engine._loop)
+        with pytest.raises(TimeoutError):
+            answer.result(timeout=1)
+        engine.run(publisher.publish(tmp_path, 47), 60)
+        (completion,) = answer.result(timeout=60)
+    finally:
+        engine.pool.reviver.after_restart = by_directory
+    assert [span.version for span in completion.versions] == [47]
     expected = _expected_logprobs(tmp_path, completion)
     torch.testing.assert_close(torch.tensor(completion.logprobs), expected, atol=1e-3, rtol=1e-3)
 

@@ -54,6 +54,12 @@ def test_a_run_updates_publishes_reports_evaluates_and_checkpoints(tmp_path, tin
     assert (tmp_path / "curves.png").stat().st_size > 10_000
 
 
+def test_workers_that_share_gpus_sleep_in_every_update_and_wake_at_the_publish(tmp_path, tiny_policy):
+    shared = run(make_config(tmp_path / "a", tiny_policy, rollout={"enable_sleep_mode": True}))
+    assert shared.outside.publisher.events == ["sleep", "publish"] * 3
+    assert run(make_config(tmp_path / "b", tiny_policy)).outside.publisher.events == ["publish"] * 3
+
+
 def test_only_the_published_version_stays_on_disk_and_is_the_policy(tmp_path, tiny_policy):
     trainer = run(make_config(tmp_path, tiny_policy))
     (folder,) = (tmp_path / "weights").iterdir()

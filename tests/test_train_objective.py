@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from training_fakes import make_group
+from training_fakes import VOCAB, make_group
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from trl_oracle import MAX_COMPLETION_LENGTH, Oracle, load_sharpened, ragged_groups, sampled_nearly_by
 
@@ -18,7 +18,7 @@ from train.collate import MicroBatch, collate
 from train.credit import credit, weigh
 from train.losses import LOSSES, imitation_nll
 from train.objective import objective
-from train.packing import make_plan, separate, share_prompts
+from train.packing import ModelSizes, make_plan, separate, share_prompts
 from train.policy import PolicyModel
 from train.rows import Row
 
@@ -225,7 +225,9 @@ def test_shared_prompts_padding_order_and_cutting_leave_the_gradient_as_it_is(lo
     assert reference.norm() > 0
     shared = share_prompts(rows, tokens_per_row=200)
     assert max(len(row.branches) for row in shared) > 1
-    plan = make_plan(shared, tokens_per_micro_batch=60, world_size=2)
+    plan = make_plan(
+        shared, tokens_per_micro_batch=60, world_size=2, sizes=ModelSizes(hidden=64, vocab=VOCAB)
+    )
     others = {
         "padded together": [apart],
         "in another order": [apart[::-1]],

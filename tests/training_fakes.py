@@ -141,7 +141,11 @@ class RecordingPublisher:
 
     def __init__(self, output_dir: Path) -> None:
         self.versions: list[int] = []
+        self.events: list[str] = []
         self._folder = WeightsFolder(output_dir)
+
+    def sleep(self) -> None:
+        self.events.append("sleep")
 
     def publish(self, weights: HostWeights, version: int) -> None:
         assert all(value.device.type == "cpu" for value in weights.state.values())
@@ -149,6 +153,7 @@ class RecordingPublisher:
         assert (directory / "config.json").is_file()
         assert list(directory.glob("*.safetensors"))
         self.versions.append(version)
+        self.events.append("publish")
         self._folder.keep_only(directory)
 
 
@@ -164,7 +169,7 @@ class CountingEvaluator:
 
 
 def make_config(output_dir: Path, model: Path, /, **changes: Any) -> TrainingConfig:
-    """A small float32 run; ``changes`` may be ``algo``, ``train``, ``resume``, ``model``."""
+    """A small float32 run; ``changes`` may be ``algo``, ``train``, ``resume``, ``model``, ``rollout``."""
     algo = {"learning_rate": 1e-3, "epsilon_high": 5.0, "max_grad_norm": 1e9, **changes.get("algo", {})}
     train = {"max_steps": 3, "save_steps": 1, "keep_last": 3, "tokens_per_micro_batch": 160}
     return TrainingConfig(
@@ -173,7 +178,7 @@ def make_config(output_dir: Path, model: Path, /, **changes: Any) -> TrainingCon
         model=ModelConfig(path=str(model), **{"dtype": "float32", **changes.get("model", {})}),
         data=DataConfig(path="unused.jsonl"),
         algo=AlgoConfig(**algo),
-        rollout=RolloutConfig(),
+        rollout=RolloutConfig(**changes.get("rollout", {})),
         train=TrainConfig(**{**train, **changes.get("train", {})}),
     )
 

@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
@@ -30,6 +30,7 @@ from rollout.draw import ProblemStream
 from rollout.engine import RolloutEngine
 from rollout.grouping import Credited, GroupFilter, RewardGroup
 from rollout.lock import locked
+from rollout.pool import PoolCounts
 from rollout.problems import load_eval, load_train
 from rollout.produce import Producer
 from rollout.prompts import Codec
@@ -192,16 +193,24 @@ def reward_group(shaper: Shaper, max_tokens: int) -> RewardGroup:
     return reward
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class EngineCollector:
     """The producer on the engine's loop, for the trainer's thread."""
 
     engine: RolloutEngine
     producer: Producer
     timeout_seconds: float
+    _seen: PoolCounts = field(default_factory=PoolCounts)
+    """When the batch before was handed over."""
 
     def next(self, step: int, version: int) -> CollectedBatch:
-        return self.engine.run(self.producer.next(step, version), self.timeout_seconds)
+        batch = self.engine.run(self.producer.next(step, version), self.timeout_seconds)
+        before, self._seen = self._seen, replace(self.engine.pool.counts)
+        read = self._seen.prompt_tokens - before.prompt_tokens
+        cached = self._seen.cached_tokens - before.cached_tokens
+        if not read:  # all of it was finished before a resume
+            return batch
+        return replace(batch, metrics={**batch.metrics, "workers/cached_share": cached / read})
 
     def state_dict(self) -> dict[str, Any]:
         async def state() -> dict[str, Any]:

@@ -18,7 +18,7 @@ from train.credit import split_updates, weigh
 from train.distributed import sum_over_ranks
 from train.gae import TokenCredit, advantage_moments, credit_tokens, mean_and_std, whiten
 from train.optimizer import TrainedModel
-from train.packing import Bin, make_plan, separate, share_prompts
+from train.packing import Bin, ModelSizes, make_plan, separate, share_prompts
 from train.reference import Reference
 from train.rows import Row
 
@@ -56,6 +56,7 @@ class Annotator:
         reference: Reference | None,
         critic: TrainedModel | None,
         shares_prompts: bool,
+        sizes: ModelSizes,
     ) -> None:
         """``critic`` is that with a backbone of its own, if there is one."""
         self._config = config
@@ -64,6 +65,7 @@ class Annotator:
         self._reference = reference
         self._critic = critic
         self._shares_prompts = shares_prompts
+        self._sizes = sizes
 
     def parts(self, rows: Sequence[Row], roles: Sequence[str]) -> tuple[list[Part], dict[str, float]]:
         """One part for each optimizer step of a pass, and metrics of the critic's advantages, if any.
@@ -86,7 +88,12 @@ class Annotator:
     def _part(self, rows: list[Row], roles: Sequence[str]) -> Part:
         budget = self._config.train.tokens_per_micro_batch
         packed = share_prompts(rows, tokens_per_row=budget) if self._shares_prompts else separate(rows)
-        plan = make_plan(packed, tokens_per_micro_batch=budget, world_size=self._accelerator.num_processes)
+        plan = make_plan(
+            packed,
+            tokens_per_micro_batch=budget,
+            world_size=self._accelerator.num_processes,
+            sizes=self._sizes,
+        )
         bins = [step[self._accelerator.process_index] for step in plan]
         return Part(rows=rows, bins=bins, annotations=[self._annotate(bin, roles) for bin in bins])
 

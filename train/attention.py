@@ -29,6 +29,12 @@ class RowShape:
     prompt: int
     completions: tuple[int, ...]
 
+    @property
+    def pairs(self) -> float:
+        """Queries and keys that attention pairs."""
+        own = sum(n * (self.prompt + n / 2) for n in self.completions)
+        return self.prompt**2 / 2 + own
+
 
 def attend(
     module: nn.Module,

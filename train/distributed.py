@@ -76,6 +76,13 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
     return accelerator
 
 
+def give_back_cached_memory(accelerator: Accelerator) -> None:
+    """Returns what torch holds of a GPU without using it, on every rank before any goes on."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    accelerator.wait_for_everyone()
+
+
 def zero_stage(accelerator: Accelerator) -> int:
     """ZeRO stage of the run; 0 without DeepSpeed."""
     plugin = accelerator.state.deepspeed_plugin

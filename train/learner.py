@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from accelerate import Accelerator
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from configs.schema import TrainingConfig
 from train.annotate import Annotator, Part
@@ -15,6 +16,7 @@ from train.lora import add_adapters
 from train.metrics import TokenMetrics, update_metrics
 from train.objective import objective, value_objective
 from train.optimizer import StepOutcome, TrainedModel
+from train.packing import ModelSizes
 from train.policy import PolicyModel, has_full_attention, load_model
 from train.reference import FrozenReference, Reference, WithoutAdapters
 from train.refusal import RefusalGuard
@@ -41,6 +43,7 @@ class Learner:
             reference=self._make_reference(),
             critic=self.critic,
             shares_prompts=has_full_attention(self.model.config),
+            sizes=_sizes(self.model),
         )
 
     def learn(self, rows: Sequence[Row], step: int) -> dict[str, float]:
@@ -132,3 +135,8 @@ class Learner:
         loss, terms = value_objective(batch, values, self._config.algo)
         tokens.add(batch, terms)
         return loss
+
+
+def _sizes(model: PreTrainedModel) -> ModelSizes:
+    config = model.config.get_text_config()
+    return ModelSizes(hidden=config.hidden_size, vocab=config.vocab_size)

@@ -8,6 +8,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
+BLOCK_BYTES = 4 * 2**20
+"""Of the logits that a CPU works on at once: they stay in its cache from one operation to the next."""
+
 
 class _TokenLogprobs(torch.autograd.Function):
     """See ``token_logprobs``."""
@@ -16,11 +19,23 @@ class _TokenLogprobs(torch.autograd.Function):
     def forward(
         ctx: FunctionCtx, logits: Tensor, targets: Tensor, entropy_has_gradient: bool
     ) -> tuple[Tensor, Tensor]:
-        normaliser = logits.logsumexp(-1)
-        logprobs = logits.gather(-1, targets[:, None]).squeeze(-1) - normaliser
-        probs = (logits - normaliser[:, None]).exp_()
-        # H = -sum p log p = log Z - sum p z
-        entropies = normaliser - torch.linalg.vecdot(probs, logits)
+        logprobs, entropies = logits.new_empty(2, len(targets))
+        # The caller gives the logits up: probabilities take their place, row by row.
+        probs = logits.detach()
+        rows = len(targets)
+        if logits.device.type == "cpu":
+            rows = max(1, BLOCK_BYTES // (logits.element_size() * logits.shape[-1]))
+        blocks = zip(*(x.split(rows) for x in (probs, targets, logprobs, entropies)), strict=True)
+        for block, target, logprob, entropy in blocks:
+            top = block.amax(-1, keepdim=True)
+            exponentials = (block - top).exp_()
+            total = exponentials.sum(-1, keepdim=True)
+            normaliser = (top + total.log()).squeeze(-1)
+            exponentials /= total
+            torch.sub(block.gather(-1, target[:, None]).squeeze(-1), normaliser, out=logprob)
+            # H = -sum p log p = log Z - sum p z
+            torch.sub(normaliser, torch.linalg.vecdot(exponentials, block), out=entropy)
+            block.copy_(exponentials)
         ctx.save_for_backward(probs, targets, entropies)
         cast(Any, ctx).entropy_has_gradient = entropy_has_gradient
         if not entropy_has_gradient:
@@ -49,7 +64,7 @@ def token_logprobs(
     """``log softmax(logits)[targets]`` and the entropies of the distributions, both shape ``(N,)``.
 
     Args:
-        logits: fp32, shape ``(N, vocabulary)``.
+        logits: fp32, shape ``(N, vocabulary)``. They are overwritten; give no tensor that is needed again.
         targets: Shape ``(N,)``.
         entropy_has_gradient: For an entropy bonus.
     """

@@ -20,7 +20,7 @@ from configs.schema import TrainingConfig
 from rollout.collect import CollectedBatch
 from train.checkpoint import Checkpoints, TrainerState, config_fingerprint, find_checkpoint, read_state
 from train.credit import credit
-from train.distributed import from_rank_zero, max_over_ranks, zero_stage
+from train.distributed import from_rank_zero, give_back_cached_memory, max_over_ranks, zero_stage
 from train.learner import Learner
 from train.metrics import Stopwatch, group_metrics, staleness_metrics
 from train.policy import HostWeights, gather_weights
@@ -52,6 +52,9 @@ class Publisher(Protocol):
     """Makes the workers serve new weights; returns when they do."""
 
     def publish(self, weights: HostWeights, version: int) -> None: ...
+    def sleep(self) -> None:
+        """Called before an update if workers share the trainer's GPUs; they wake at the next publish."""
+        ...
 
 
 class Evaluator(Protocol):
@@ -172,6 +175,8 @@ class Trainer:
             batch = Batch(rows=rows, metrics=metrics)
             if (self.step + 1) % self.config.train.save_steps == 0 or self.step == 0:
                 self.outside.reporter.write_rollouts(self.step + 1, collected.rollouts[:ROLLOUTS_SHOWN])
+            if self.config.rollout.enable_sleep_mode:
+                self.outside.publisher.sleep()  # before any rank has its rows
         return from_rank_zero(self.accelerator, batch, what=f"the groups of step {self.step + 1}")
 
     def _publish(self) -> None:
@@ -179,6 +184,8 @@ class Trainer:
         self._publish_version(self.policy_version)
 
     def _publish_version(self, version: int) -> None:
+        if self.config.rollout.enable_sleep_mode:
+            give_back_cached_memory(self.accelerator)
         weights = gather_weights(self.model, is_main=self.outside is not None)
         if self.outside and weights:
             self.outside.publisher.publish(weights, version)

@@ -15,8 +15,16 @@ SHARE_FROM = 0.1
 """A group shares its prompt when that saves at least this share of its tokens; below, attending to each
 completion by itself costs more than it saves."""
 
-HEAD_CHUNK = 1024
-"""Trained tokens that go through the LM head at once."""
+HEAD_CHUNK_BYTES = 512 * 2**20
+"""Of the fp32 logits of the trained tokens that go through the LM head at once."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSizes:
+    """What the cost of a micro-batch depends on."""
+
+    hidden: int
+    vocab: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -64,17 +72,20 @@ def _split(row: Row, tokens_per_row: int) -> list[Row]:
     return [replace(row, branches=tuple(part)) for part in parts]
 
 
-def make_plan(rows: Sequence[Row], *, tokens_per_micro_batch: int, world_size: int) -> list[list[Bin]]:
+def make_plan(
+    rows: Sequence[Row], *, tokens_per_micro_batch: int, world_size: int, sizes: ModelSizes
+) -> list[list[Bin]]:
     """Packs rows into micro-steps; each holds one bin for each rank.
 
-    Rows are sorted by length, so that micro-batches waste little padding, and neighbours, which cost about
-    the same, run at the same time on different ranks. Where the count does not divide, large bins are
-    halved, and at last a row of zero weight fills up.
+    Rows are sorted by length, so that micro-batches waste little padding; micro-batches are sorted by their
+    cost, attention included, so that those which run at the same time on different ranks take about as long.
+    Where the count does not divide, costly ones are halved, and at last a row of zero weight fills up.
 
     Args:
         rows: As ``share_prompts`` leaves them; not empty.
         tokens_per_micro_batch: Padded tokens of one micro-batch; a longer row gets one of its own.
         world_size: Number of ranks.
+        sizes: Of the model.
 
     Returns:
         ``plan[micro_step][rank]``.
@@ -82,20 +93,20 @@ def make_plan(rows: Sequence[Row], *, tokens_per_micro_batch: int, world_size: i
     assert rows, "a plan needs rows"
     bins = _fill(rows, tokens_per_micro_batch)
     while len(bins) % world_size:
-        largest = max(range(len(bins)), key=lambda position: (len(bins[position]) > 1, _cost(bins[position])))
+        largest = max(range(len(bins)), key=lambda i: (len(bins[i]) > 1, cost(bins[i], sizes)))
         if len(bins[largest]) > 1:
             bins.append(bins[largest][1::2])
             bins[largest] = bins[largest][::2]
         else:
             bins.append([_dummy(min(rows, key=lambda row: row.num_tokens))])
-    bins.sort(key=_cost, reverse=True)
+    bins.sort(key=lambda rows: cost(rows, sizes), reverse=True)
     steps = [bins[start : start + world_size] for start in range(0, len(bins), world_size)]
-    return [_micro_step(step) for step in steps]
+    return [_micro_step(step, sizes) for step in steps]
 
 
-def _micro_step(bins: Sequence[Sequence[Row]]) -> list[Bin]:
+def _micro_step(bins: Sequence[Sequence[Row]], sizes: ModelSizes) -> list[Bin]:
     most = max(sum(row.num_trained for row in rows) for rows in bins)
-    chunks = max(1, math.ceil(most / HEAD_CHUNK))
+    chunks = max(1, math.ceil(4 * most * sizes.vocab / HEAD_CHUNK_BYTES))
     return [Bin(rows=tuple(rows), head_chunks=chunks) for rows in bins]
 
 
@@ -115,8 +126,14 @@ def _fill(rows: Sequence[Row], budget: int) -> list[list[Row]]:
     return bins
 
 
-def _cost(rows: Sequence[Row]) -> int:
-    return len(rows) * max(row.num_tokens for row in rows)
+def cost(rows: Sequence[Row], sizes: ModelSizes) -> float:
+    """Of a micro-batch, in tokens: padded ones, and what attention takes on top.
+
+    A layer's matrices have about 12 hidden^2 parameters, 24 hidden^2 FLOPs a token; a pair of query and key
+    takes 4 hidden.
+    """
+    tokens = len(rows) * max(row.num_tokens for row in rows)
+    return tokens + sum(row.shape.pairs for row in rows) / (6 * sizes.hidden)
 
 
 def _dummy(row: Row) -> Row:

@@ -85,7 +85,8 @@ class PolicyModel(nn.Module):
     """Log-probs, entropies and, with a head for them, values of the trained tokens of a micro-batch.
 
     A module, so that DeepSpeed sees one forward: backbone, then only the trained positions through the
-    LM head, in chunks whose logits are recomputed in the backward pass rather than kept.
+    LM head, in chunks whose logits are recomputed in the backward pass rather than kept. Not the last one's:
+    the backward pass begins with it.
     """
 
     def __init__(
@@ -118,10 +119,10 @@ class PolicyModel(nn.Module):
         All fp32, shape ``(N,)``. With ``only_values_learn`` values have no gradient in the trunk.
         """
         hidden = predictor_states(self.model.base_model, batch)
-        chunks = zip(
-            hidden.tensor_split(batch.head_chunks), batch.targets.tensor_split(batch.head_chunks), strict=True
-        )
-        results = [checkpoint(self._head, part, targets, use_reentrant=False) for part, targets in chunks]
+        parts, targets = (x.tensor_split(batch.head_chunks) for x in (hidden, batch.targets))
+        *before, last = zip(parts, targets, strict=True)
+        results = [checkpoint(self._head, *chunk, use_reentrant=False) for chunk in before]
+        results.append(self._head(*last))
         logprobs, entropies = zip(*results, strict=True)
         values = None
         if self.value_head is not None:

@@ -48,6 +48,10 @@ class EnginePublisher:
         self._send(directory, version)
         folder.keep_only(directory)
 
+    def sleep(self) -> None:
+        """Returns when every worker has given its GPU's memory back; raises as ``rollout.publish`` does."""
+        self.engine.run(self.engine.publisher.sleep(), self.config.rollout.publish_timeout_seconds)
+
     def _send(self, weights: Path | Mapping[str, Tensor], version: int) -> None:
         work = self.engine.publisher.publish(weights, version)
         self.engine.run(work, self.config.rollout.publish_timeout_seconds)

@@ -52,6 +52,12 @@ class TrainingConfig:
                 "it is for evaluation only."
             )
         self._check_credit()
+        if self.rollout.enable_sleep_mode and self.collect.max_staleness:
+            raise ValueError(
+                f"rollout.enable_sleep_mode is true and collect.max_staleness {self.collect.max_staleness}: "
+                "workers that sleep while the trainer updates cannot collect ahead of it. Set one of them to "
+                "its default."
+            )
         if self.rollout.chats:
             raise ValueError(
                 "rollout.chat_url is for evaluation only: an endpoint that chats gives neither token ids nor "

@@ -78,9 +78,6 @@ class PlanConfig:
     decode_bandwidth_share: float = 0.6
     """Share of hardware.bandwidth_gbps that a worker reaches in decoding."""
 
-    worker_memory_share: float = 0.92
-    """Share of a GPU's memory that vLLM takes: the default of its --gpu-memory-utilization."""
-
     worker_activation_gib: float = 4.0
     """Memory of a worker beside weights and KV cache, GiB."""
 
@@ -97,7 +94,6 @@ class PlanConfig:
             "train_mfu",
             "prefill_mfu",
             "decode_bandwidth_share",
-            "worker_memory_share",
         ):
             share(f"plan.{name}", getattr(self, name))
             if getattr(self, name) == 0:

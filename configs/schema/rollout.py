@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from configs.schema.checks import above, at_least, choice
+from configs.schema.checks import above, at_least, choice, share
 
 WITHOUT_EFFECT = (
     "urls",
@@ -18,6 +18,8 @@ WITHOUT_EFFECT = (
     "weight_transfer",
     "max_num_seqs",
     "kv_cache_gib",
+    "gpu_memory_utilization",
+    "enable_sleep_mode",
     "num_threads",
 )
 """Options that may differ when a run goes on: where and how fast it samples, not what."""
@@ -98,6 +100,13 @@ class RolloutConfig:
     num_threads: int = 0
     """Threads of each CPU worker; 0 shares the cores out."""
 
+    gpu_memory_utilization: float = 0.92
+    """Share of its GPU's memory that a local worker takes."""
+
+    enable_sleep_mode: bool = False
+    """Trainer and workers share GPUs: workers give their memory back while the trainer updates, weights to
+    the host, KV cache dropped. Leave room for the trainer's weights and optimizer: gpu_memory_utilization."""
+
     enforce_eager: bool = True
     """Skip compilation: starts sooner, decodes a little slower."""
 
@@ -125,6 +134,8 @@ class RolloutConfig:
         at_least("rollout.num_threads", self.num_threads, 0)
         at_least("rollout.kv_cache_gib", self.kv_cache_gib, 1)
         at_least("rollout.max_num_seqs", self.max_num_seqs, 1)
+        share("rollout.gpu_memory_utilization", self.gpu_memory_utilization)
+        above("rollout.gpu_memory_utilization", self.gpu_memory_utilization, 0)
         above("rollout.request_timeout_seconds", self.request_timeout_seconds, 0)
         above("rollout.start_timeout_seconds", self.start_timeout_seconds, 0)
         above("rollout.publish_timeout_seconds", self.publish_timeout_seconds, 0)

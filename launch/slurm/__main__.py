@@ -31,7 +31,7 @@ def script(config: JobConfig, overrides: Sequence[str]) -> str:
     """The batch script of a job: some nodes run workers, a GPU each, the others the trainer.
 
     Raises:
-        ValueError: If there are not enough nodes for both.
+        ValueError: If there are not enough nodes for both, or the workers are to share the trainer's.
     """
     worker_nodes = config.launch.worker_nodes
     trainer_nodes = config.nodes - worker_nodes
@@ -39,6 +39,10 @@ def script(config: JobConfig, overrides: Sequence[str]) -> str:
         raise ValueError(
             f"nodes is {config.nodes}, launch.worker_nodes {worker_nodes} and gpus {config.gpus}: a node for "
             "the trainer and GPUs on each are needed, e.g. nodes=2 gpus=8 launch.worker_nodes=1."
+        )
+    if config.rollout.enable_sleep_mode:
+        raise ValueError(
+            "rollout.enable_sleep_mode is true, but here workers have nodes of their own: leave it false."
         )
     output_dir = Path(config.output_dir).absolute()
     own = [item for item in overrides if not is_of_the_job(item) and not item.startswith("output_dir=")]

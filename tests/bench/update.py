@@ -37,7 +37,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from train.attention import SHARED_PROMPT
 from train.collate import collate
-from train.packing import make_plan, share_prompts
+from train.packing import ModelSizes, make_plan, share_prompts
 from train.policy import PolicyModel
 from train.rows import Branch, Row
 
@@ -80,7 +80,13 @@ def _group(kind: str) -> Row:
     prompt, number, shortest, longest = KINDS[kind]
     rng = random.Random(kind)
     lengths = [shortest, longest, *(rng.randint(shortest, longest) for _ in range(number - 2))]
-    return Row(prompt_ids=_ids(rng, prompt), branches=tuple(_branch(rng, kind, length) for length in lengths))
+    return make_group(rng, kind, prompt, lengths)
+
+
+def make_group(rng: random.Random, role: str, prompt: int, lengths: Sequence[int]) -> Row:
+    """Random tokens with random advantages."""
+    branches = tuple(_branch(rng, role, length) for length in lengths)
+    return Row(prompt_ids=_ids(rng, prompt), branches=branches)
 
 
 def _ids(rng: random.Random, length: int) -> np.ndarray:
@@ -100,15 +106,17 @@ def _branch(rng: random.Random, kind: str, length: int) -> Branch:
     )
 
 
-def our_pass(model: LlamaForCausalLM, kinds: Sequence[str]) -> Callable[[], None]:
+def our_pass(model: LlamaForCausalLM, groups: Sequence[Row]) -> Callable[[], None]:
     """A pass as the learner makes it; the loss is the sum of advantage x log-prob."""
     policy = PolicyModel(model, temperature=1.0)
-    rows = share_prompts(make_rows(kinds), tokens_per_row=TOKENS_PER_MICRO_BATCH)
-    plan = make_plan(rows, tokens_per_micro_batch=TOKENS_PER_MICRO_BATCH, world_size=1)
+    roles = sorted({branch.role for row in groups for branch in row.branches})
+    rows = share_prompts(groups, tokens_per_row=TOKENS_PER_MICRO_BATCH)
+    sizes = ModelSizes(hidden=model.config.hidden_size, vocab=VOCABULARY)
+    plan = make_plan(rows, tokens_per_micro_batch=TOKENS_PER_MICRO_BATCH, world_size=1, sizes=sizes)
 
     def run() -> None:
         for (bin_,) in plan:
-            batch = collate(bin_.rows, roles=list(KINDS), head_chunks=bin_.head_chunks)
+            batch = collate(bin_.rows, roles=roles, head_chunks=bin_.head_chunks)
             logprobs, _, _ = policy(batch)
             (logprobs * batch.advantages).sum().backward()
 
@@ -197,7 +205,7 @@ def measure(side: str, case: str, size: str, dtype: torch.dtype, repeat: int, gr
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     if side == "ours":
-        run = our_pass(model, CASES[case])
+        run = our_pass(model, make_rows(CASES[case]))
     else:
         run = their_pass(model, CASES[case], together=side == "theirs")
     floor = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
