@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-from collections.abc import Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
@@ -19,17 +18,18 @@ logger = logging.getLogger(__name__)
 GIB = 2**30
 
 
-def share_cores(cores: Sequence[int], num_workers: int, num_threads: int) -> list[list[int]]:
-    """The cores of each worker: an equal part each, or ``num_threads`` each; shared where there are too few.
+def share_cores(cores: int, num_workers: int, num_threads: int) -> int:
+    """Threads of each CPU worker: ``num_threads`` if given, else a part of the cores less one, at least one.
 
-    Args:
-        cores: Ids of the cores that this process may use.
-        num_workers: Workers to place.
-        num_threads: Cores for each; 0 gives each ``len(cores) // num_workers``, at least one.
+    The one is for the worker's HTTP server and for us, who keep it busy.
     """
-    each = num_threads or max(1, len(cores) // num_workers)
-    each = min(each, len(cores))
-    return [[cores[(worker * each + i) % len(cores)] for i in range(each)] for worker in range(num_workers)]
+    return num_threads or max(1, cores // num_workers - 1)
+
+
+def _cores() -> int:
+    """Physical cores that this process may use; a second thread of one does not multiply faster."""
+    usable = len(os.sched_getaffinity(0))
+    return min(usable, psutil.cpu_count(logical=False) or usable)
 
 
 def places(config: RolloutConfig, log_dir: Path) -> list[WorkerPlace]:
@@ -39,18 +39,15 @@ def places(config: RolloutConfig, log_dir: Path) -> list[WorkerPlace]:
         ValueError: If there are fewer GPUs than workers.
     """
     count = config.num_workers
-    cores: list[str] = [""] * count
     devices: list[str] = [""] * count
     if torch.cuda.is_available() and count > 1:
         devices = _devices(count)
-    elif not torch.cuda.is_available() and (count > 1 or config.num_threads):
-        usable = sorted(os.sched_getaffinity(0))
-        cores = [",".join(map(str, part)) for part in share_cores(usable, count, config.num_threads)]
+    threads = share_cores(_cores(), count, config.num_threads)
     return [
         WorkerPlace(
             log_path=log_dir / f"worker_{i}.log",
             number=i,
-            cores=cores[i],
+            num_threads=threads,
             devices=devices[i],
         )
         for i in range(count)

@@ -20,6 +20,11 @@ from rollout.guard import end_tree
 
 LOG_LINES = 30
 PORT_ATTEMPTS = 100
+ONE_PROCESS = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
+"""Scheduler and model in one process. On a CPU vLLM gives the model one of its own, to bind its threads
+there: it starts after the other and must be told of every token. ``_openmp`` limits the threads instead."""
+OPENMP = Path(sys.prefix) / "lib" / "libiomp5.so"
+"""Intel's, which comes with vLLM's CPU build; its threads wait for each other without spinning for long."""
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -30,8 +35,8 @@ class WorkerPlace:
     log_path: Path
     number: int = 0
     """From 0; it takes port ``rollout.port + number``."""
-    cores: str = ""
-    """Ids of the cores of its threads, "0,1"; empty leaves the choice to vLLM."""
+    num_threads: int = 1
+    """Of the model, without a GPU."""
     devices: str = ""
     """Its CUDA_VISIBLE_DEVICES; empty leaves what this process has."""
 
@@ -63,6 +68,15 @@ def _is_free(port: int) -> bool:
         except OSError:
             return False
     return True
+
+
+def _openmp(num_threads: int) -> dict[str, str]:
+    """Environment in which a CPU worker's model has so many threads."""
+    environment = {"OMP_NUM_THREADS": str(num_threads)}
+    if num_threads > 1 and OPENMP.is_file():
+        others = os.environ.get("LD_PRELOAD", "")
+        environment |= {"LD_PRELOAD": f"{OPENMP}:{others}".rstrip(":"), "KMP_BLOCKTIME": "5"}
+    return environment
 
 
 class LocalWorker:
@@ -197,6 +211,7 @@ class LocalWorker:
             if config.enable_sleep_mode:
                 command.append("--enable-sleep-mode")
         else:
+            command += ["--distributed-executor-backend", ONE_PROCESS]
             # Chunked prefill of a seeded request kills a CPU engine ("CPU Generator does not use offset").
             command += ["--no-enable-chunked-prefill"]
             command += ["--max-num-batched-tokens", str(max(8192, config.max_model_len))]
@@ -220,8 +235,8 @@ class LocalWorker:
         environment["VLLM_SERVER_DEV_MODE"] = "1"  # /pause, /resume, /collective_rpc
         environment["VLLM_CPU_KVCACHE_SPACE"] = f"{self._config.kv_cache_gib}"
         environment["VLLM_NO_USAGE_STATS"] = "1"
-        if self._place.cores:
-            environment["VLLM_CPU_OMP_THREADS_BIND"] = self._place.cores
+        if not torch.cuda.is_available():
+            environment |= _openmp(self._place.num_threads)
         if self._place.devices:
             environment["CUDA_VISIBLE_DEVICES"] = self._place.devices
         return environment

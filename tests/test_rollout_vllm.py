@@ -378,7 +378,8 @@ def test_workers_sleep_until_the_next_publish(engine: RolloutEngine, tmp_path: P
         with pytest.raises(TimeoutError):
             answer.result(timeout=1)
         engine.run(publisher.publish(tmp_path, 47), 60)
-        (completion,) = answer.result(timeout=60)
+        assert len(answer.result(timeout=60)) == 1
+        (completion,) = engine.run(engine.pool.generate(PROMPT, SAMPLING), 60)
     finally:
         engine.pool.reviver.after_restart = by_directory
     assert [span.version for span in completion.versions] == [47]

@@ -125,15 +125,19 @@ def test_a_server_that_never_answers_is_ended_at_its_limit(tmp_path: Path):
 
 
 def test_a_server_is_not_given_the_trainers_ranks_and_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    for name in ("RANK", "MASTER_ADDR", "WORLD_SIZE", "OMP_NUM_THREADS", "ACCELERATE_USE_CPU"):
+    for name in ("RANK", "MASTER_ADDR", "WORLD_SIZE", "ACCELERATE_USE_CPU"):
         monkeypatch.setenv(name, "1")
-    script = "import os; print('SEEN', sorted(os.environ)); raise SystemExit(1)"
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    script = (
+        "import os; print('SEEN', sorted(os.environ), os.environ['OMP_NUM_THREADS']); raise SystemExit(1)"
+    )
     worker = _worker(script, tmp_path / "log")
     with pytest.raises(RuntimeError):
         worker.start()
     seen = (tmp_path / "log").read_text()
     assert "'VLLM_SERVER_DEV_MODE'" in seen and "'VLLM_CPU_KVCACHE_SPACE'" in seen
-    for name in ("RANK", "MASTER_ADDR", "WORLD_SIZE", "OMP_NUM_THREADS", "ACCELERATE_USE_CPU"):
+    assert "] 1\n" in seen
+    for name in ("RANK", "MASTER_ADDR", "WORLD_SIZE", "ACCELERATE_USE_CPU"):
         assert f"'{name}'" not in seen
 
 

@@ -98,7 +98,7 @@ class RolloutConfig:
     """KV cache of each CPU worker, GiB (VLLM_CPU_KVCACHE_SPACE)."""
 
     num_threads: int = 0
-    """Threads of each CPU worker; 0 shares the cores out."""
+    """Threads of each CPU worker's model; 0 shares the cores out, but for one each."""
 
     gpu_memory_utilization: float = 0.92
     """Share of its GPU's memory that a local worker takes."""

@@ -44,6 +44,7 @@ from rollout.operators import Operator
 from rollout.prompts import Codec
 from rollout.records import Completion, Prompt, Sampling, Usage, VersionSpan
 from rollout.sampler import Sampler
+from rollout.worker import ONE_PROCESS
 
 SCHEDULE = (8, 4, 1)
 REQUESTS_PER_SLOT = 8
@@ -109,6 +110,7 @@ class InProcess:
             max_num_batched_tokens=max(8192, WORKER.max_model_len),
             enable_chunked_prefill=False,
             enforce_eager=True,
+            distributed_executor_backend=ONE_PROCESS,
             logprobs_mode="processed_logprobs",
         )
 
@@ -279,6 +281,7 @@ def in_a_process(side: str, folder: Path, options: argparse.Namespace) -> dict[s
     environment = os.environ | {
         "VLLM_CPU_KVCACHE_SPACE": str(WORKER.kv_cache_gib),
         "VLLM_NO_USAGE_STATS": "1",
+        "OMP_NUM_THREADS": "1",  # as our worker's on two cores
         "PYTHONPATH": str(Path(__file__).parents[2]),
     }
     done = subprocess.run(
