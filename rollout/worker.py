@@ -199,6 +199,7 @@ class LocalWorker:
             *("--uvicorn-log-level", "warning"),
             "--enable-scale-out",  # /inference/v1/generate: token ids in, token ids out
             "--enable-prompt-tokens-details",
+            "--disable-log-stats",
             *("--logprobs-mode", "processed_logprobs"),  # after the temperature, as the trainer's are
             *("--worker-extension-cls", "rollout.vllm_extension.PublishExtension"),
         ]

@@ -1,11 +1,13 @@
 """Bench: our workers over HTTP against vLLM in process, on the same requests and cores.
 
-    python tests/bench/sampling.py [--json] [--policy FOLDER] [--problems 48] [--at-once 64]
+    python tests/bench/sampling.py [--json] [--policy FOLDER] [--problems 48] [--at-once 64] [--repeat 3]
 
-``http`` makes single requests, so many at once: what client, HTTP and API server cost (at most 1.15 x the
-wall time in process). ``pdr [8, 4, 1]`` is the operator on many problems; theirs does it as public scripts of
-such methods do, stage by stage, each stage one ``LLM.generate`` for all problems. It is our operator's code,
-on a sampler that waits for all of them, so both send the same kinds of prompts; sampled texts differ.
+``http`` makes single requests, of which a worker decodes so many at once: what client, HTTP and API server
+cost (at most 1.15 x the wall time in process). ``pdr [8, 4, 1]`` is the operator on many problems; theirs
+does it as public scripts of such methods do, stage by stage, each stage one ``LLM.generate`` for all
+problems. It is our operator's code, on a sampler that waits for all of them, so both send the same kinds of
+prompts; sampled texts differ. The two take turns; each counts by
+its fastest round.
 
 The policy is a Qwen3 of 0.9 M parameters that a few steps taught to write between a few and 400 tokens, about
 log-normal, then a boxed answer; or give a folder. Neither loading nor a first small round is counted.
@@ -23,7 +25,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -46,11 +49,15 @@ from rollout.records import Completion, Prompt, Sampling, Usage, VersionSpan
 from rollout.sampler import Sampler
 from rollout.worker import ONE_PROCESS
 
+Round = Callable[[], int]
+"""Gives the tokens that it made."""
 SCHEDULE = (8, 4, 1)
-REQUESTS_PER_SLOT = 8
+REQUESTS_PER_SLOT = 4
 LIMIT_SECONDS = 1800.0
 MAX_TOKENS = 448
+READY = "ready to go"
 LONGEST = 400
+TRAINING_STEPS = 120
 MEDIAN_TOKENS, SIGMA = 60.0, 0.8
 WORKER = RolloutConfig(
     max_completion_length=MAX_TOKENS,
@@ -63,7 +70,7 @@ WORKER = RolloutConfig(
 
 
 def make_policy(folder: Path) -> None:
-    """A policy whose answers have many lengths."""
+    """A policy whose answers have many lengths, whatever it is asked and however long that is."""
     tokenizer = byte_tokenizer()
     model = tiny_model(
         hidden_size=128,
@@ -74,14 +81,16 @@ def make_policy(folder: Path) -> None:
     )
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     rng = random.Random(0)
-    start = tokenizer.encode("<|im_start|>assistant\n")
-    for _ in range(150):
-        rows = [start + _said(tokenizer, rng) for _ in range(8)]
-        ids = torch.zeros(8, max(map(len, rows)), dtype=torch.long)
+    codec = Codec(tokenizer=tokenizer)
+    for _ in range(TRAINING_STEPS):
+        asked = [list(codec.prompt(_letters(rng, round(10 * 80 ** rng.random()))).ids) for _ in range(8)]
+        rows = [(prompt, _said(tokenizer, rng)) for prompt in asked]
+        ids = torch.zeros(8, max(len(prompt) + len(said) for prompt, said in rows), dtype=torch.long)
         labels = torch.full_like(ids, -100)
-        for index, row in enumerate(rows):
-            ids[index, : len(row)] = torch.tensor(row)
-            labels[index, len(start) : len(row)] = ids[index, len(start) : len(row)]
+        for index, (prompt, said) in enumerate(rows):
+            end = len(prompt) + len(said)
+            ids[index, :end] = torch.tensor(prompt + said)
+            labels[index, len(prompt) : end] = ids[index, len(prompt) : end]
         model(input_ids=ids, labels=labels).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -89,16 +98,20 @@ def make_policy(folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
+def _letters(rng: random.Random, number: int) -> str:
+    return "".join(rng.choices("abcdefgh ", k=number))
+
+
 def _said(tokenizer: Any, rng: random.Random) -> list[int]:
     length = min(round(MEDIAN_TOKENS * rng.lognormvariate(0, SIGMA)), LONGEST)
-    letters = "".join(rng.choices("abcdefgh ", k=length))
-    return [*tokenizer.encode(f"{letters}\\boxed{{{rng.randrange(100)}}}"), tokenizer.eos_token_id]
+    said = f"{_letters(rng, length)}\\boxed{{{rng.randrange(100)}}}"
+    return [*tokenizer.encode(said), tokenizer.eos_token_id]
 
 
 class InProcess:
     """vLLM's ``LLM``, set up as our worker is."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, max_num_seqs: int) -> None:
         from vllm import LLM, SamplingParams
 
         self._params = SamplingParams
@@ -106,7 +119,7 @@ class InProcess:
             model=str(folder),
             dtype=WORKER.dtype,
             max_model_len=WORKER.max_model_len,
-            max_num_seqs=WORKER.max_num_seqs,
+            max_num_seqs=max_num_seqs,
             max_num_batched_tokens=max(8192, WORKER.max_model_len),
             enable_chunked_prefill=False,
             enforce_eager=True,
@@ -186,16 +199,10 @@ def single_requests(codec: Codec, number: int, seed: int) -> list[tuple[Prompt, 
 async def through(
     generate: Callable[..., Awaitable[Sequence[Completion]]],
     requests: Sequence[tuple[Prompt, Sampling, int]],
-    at_once: int,
 ) -> int:
-    """Makes single requests, so many at once; gives their tokens."""
-    slots = asyncio.Semaphore(at_once)
-
-    async def one(request: tuple[Prompt, Sampling, int]) -> int:
-        async with slots:
-            return sum(len(completion.token_ids) for completion in await generate(*request))
-
-    return sum(await asyncio.gather(*map(one, requests)))
+    """Makes single requests; gives their tokens."""
+    answers = await asyncio.gather(*(generate(*request) for request in requests))
+    return sum(len(completion.token_ids) for answer in answers for completion in answer)
 
 
 async def through_operator(sampler: Sampler, codec: Codec, pdr: Operator, num_problems: int) -> int:
@@ -220,77 +227,139 @@ class Speed:
         return self.tokens / self.seconds
 
 
-def _timed(work: Callable[[], int]) -> Speed:
+def timed(work: Round) -> Speed:
+    """Of one round."""
     started = time.perf_counter()
     tokens = work()
     return Speed(seconds=time.perf_counter() - started, tokens=tokens)
 
 
-def ours(folder: Path, problems: int, at_once: int) -> dict[str, Speed]:
-    """Through our engine and its worker."""
+@contextmanager
+def ours_http(folder: Path, options: argparse.Namespace) -> Iterator[Round]:
+    """Single requests through our engine and its worker."""
     codec = Codec(tokenizer=AutoTokenizer.from_pretrained(folder))
-    with (
-        tempfile.TemporaryDirectory() as logs,
-        RolloutEngine(WORKER, str(folder), Path(logs)) as engine,
-    ):
-        generate = engine.pool.generate
+    with _engine(folder, max_num_seqs=options.at_once) as engine:
 
-        def single(number: int, seed: int) -> int:
+        def single(number: int = REQUESTS_PER_SLOT * options.at_once, seed: int = 0) -> int:
             requests = single_requests(codec, number, seed)
-            return engine.run(through(generate, requests, at_once), LIMIT_SECONDS)
+            return engine.run(through(engine.pool.generate, requests), LIMIT_SECONDS)
+
+        single(options.at_once, seed=10**6)
+        yield single
+
+
+@contextmanager
+def ours_pdr(folder: Path, options: argparse.Namespace) -> Iterator[Round]:
+    """The operator through our engine and its worker."""
+    codec = Codec(tokenizer=AutoTokenizer.from_pretrained(folder))
+    with _engine(folder) as engine:
 
         def whole() -> int:
             pdr = operator(SCHEDULE, "all")
-            return engine.run(through_operator(engine.pool, codec, pdr, problems), LIMIT_SECONDS)
+            work = through_operator(engine.pool, codec, pdr, options.problems)
+            return engine.run(work, LIMIT_SECONDS)
 
-        single(at_once, 10**6)
-        return {
-            "http": _timed(lambda: single(REQUESTS_PER_SLOT * at_once, 0)),
-            "pdr": _timed(whole),
-        }
+        first = single_requests(codec, options.at_once, 10**6)
+        engine.run(through(engine.pool.generate, first), LIMIT_SECONDS)
+        yield whole
 
 
-def theirs(folder: Path, problems: int, at_once: int) -> dict[str, Speed]:
-    """In this process."""
+@contextmanager
+def _engine(folder: Path, **changes: Any) -> Iterator[RolloutEngine]:
+    worker = replace(WORKER, **changes)
+    with tempfile.TemporaryDirectory() as logs, RolloutEngine(worker, str(folder), Path(logs)) as engine:
+        yield engine
+
+
+@contextmanager
+def theirs_http(folder: Path, options: argparse.Namespace) -> Iterator[Round]:
+    """Single requests in this process."""
     codec = Codec(tokenizer=AutoTokenizer.from_pretrained(folder))
-    WORKER.max_num_seqs = at_once  # in process nothing else bounds what runs at once
-    llm = InProcess(folder)
+    llm = InProcess(folder, max_num_seqs=options.at_once)
 
-    def single(number: int, seed: int) -> int:
+    def single(number: int = REQUESTS_PER_SLOT * options.at_once, seed: int = 0) -> int:
         answers = llm.generate(single_requests(codec, number, seed))
         return sum(len(completion.token_ids) for answer in answers for completion in answer)
 
-    single(at_once, 10**6)
-    return {"http": _timed(lambda: single(REQUESTS_PER_SLOT * at_once, 0))}
+    single(options.at_once, seed=10**6)
+    yield single
 
 
-def theirs_by_stages(folder: Path, problems: int) -> dict[str, Speed]:
+@contextmanager
+def theirs_pdr(folder: Path, options: argparse.Namespace) -> Iterator[Round]:
     """The operator in this process, stage by stage."""
     codec = Codec(tokenizer=AutoTokenizer.from_pretrained(folder))
-    llm = InProcess(folder)
-    llm.generate(single_requests(codec, 64, 10**6))
-    sampler = StageByStage(llm=llm, num_problems=problems)
-    work = through_operator(sampler, codec, operator(SCHEDULE, "all"), problems)
-    return {"pdr": _timed(lambda: asyncio.run(work))}
+    llm = InProcess(folder, max_num_seqs=WORKER.max_num_seqs)
+    llm.generate(single_requests(codec, options.at_once, 10**6))
+
+    def whole() -> int:
+        sampler = StageByStage(llm=llm, num_problems=options.problems)
+        pdr = operator(SCHEDULE, "all")
+        return asyncio.run(through_operator(sampler, codec, pdr, options.problems))
+
+    yield whole
 
 
-def in_a_process(side: str, folder: Path, options: argparse.Namespace) -> dict[str, Speed]:
-    """A side of its own process: vLLM binds threads, and must not have torch started before."""
-    command = [sys.executable, __file__, "--side", side, "--policy", str(folder)]
-    command += ["--problems", str(options.problems), "--at-once", str(options.at_once)]
-    environment = os.environ | {
-        "VLLM_CPU_KVCACHE_SPACE": str(WORKER.kv_cache_gib),
-        "VLLM_NO_USAGE_STATS": "1",
-        "OMP_NUM_THREADS": "1",  # as our worker's on two cores
-        "PYTHONPATH": str(Path(__file__).parents[2]),
-    }
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=LIMIT_SECONDS, check=False, env=environment
-    )
-    if done.returncode:
-        sys.exit(f"sampling: {side} ended with status {done.returncode}:\n{done.stderr[-3000:]}")
-    found = json.loads(done.stdout.splitlines()[-1])
-    return {name: Speed(**speed) for name, speed in found.items()}
+SIDES = {"ours-http": ours_http, "theirs-http": theirs_http, "ours-pdr": ours_pdr, "theirs-pdr": theirs_pdr}
+
+
+def serve(side: str, folder: Path, options: argparse.Namespace) -> None:
+    """Makes a round for each line that comes in, and says how fast it was."""
+    with SIDES[side](folder, options) as work:
+        print(READY, flush=True)
+        for _ in sys.stdin:
+            print(json.dumps(asdict(timed(work))), flush=True)
+
+
+class Side:
+    """A side in a process of its own: vLLM binds threads, and must not have torch started before."""
+
+    def __init__(self, side: str, folder: Path, options: argparse.Namespace) -> None:
+        command = [sys.executable, __file__, "--side", side, "--policy", str(folder)]
+        command += ["--problems", str(options.problems), "--at-once", str(options.at_once)]
+        environment = os.environ | {
+            "VLLM_CPU_KVCACHE_SPACE": str(WORKER.kv_cache_gib),
+            "VLLM_NO_USAGE_STATS": "1",
+            "OMP_NUM_THREADS": "1",  # as our worker's on two cores
+            "PYTHONPATH": str(Path(__file__).parents[2]),
+        }
+        self._name = side
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
+
+    def read(self, start: str) -> str:
+        """The next line that begins so; vLLM also writes to standard output."""
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if line.startswith(start):
+                return line
+        sys.exit(f"sampling: {self._name} ended with status {self._process.wait()}.")
+
+    def round(self) -> Speed:
+        """One round."""
+        assert self._process.stdin is not None
+        self._process.stdin.write("go\n")
+        self._process.stdin.flush()
+        return Speed(**json.loads(self.read("{")))
+
+    def close(self) -> None:
+        """Ends it."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(LIMIT_SECONDS)
+
+
+def compare(name: str, folder: Path, options: argparse.Namespace) -> tuple[Speed, Speed]:
+    """The fastest round of each side; they take turns, so that a machine that changes does so for both."""
+    sides = [Side(f"{who}-{name}", folder, options) for who in ("ours", "theirs")]
+    for side in sides:
+        side.read(READY)
+    rounds = [[side.round() for side in sides] for _ in range(options.repeat)]
+    for side in sides:
+        side.close()
+    mine, their = (max(of_side, key=lambda speed: speed.rate) for of_side in zip(*rounds, strict=True))
+    return mine, their
 
 
 def main() -> int:
@@ -300,29 +369,23 @@ def main() -> int:
     parser.add_argument("--policy", type=Path, help="HF folder")
     parser.add_argument("--problems", type=int, default=48)
     parser.add_argument("--at-once", type=int, default=64)
+    parser.add_argument("--repeat", type=int, default=3, help="rounds, of which the fastest counts")
     parser.add_argument("--side", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.side:
-        if options.side == "ours":
-            found = ours(options.policy, options.problems, options.at_once)
-        elif options.side == "theirs":
-            found = theirs(options.policy, options.problems, options.at_once)
-        else:
-            found = theirs_by_stages(options.policy, options.problems)
-        print(json.dumps({name: asdict(speed) for name, speed in found.items()}))
+        serve(options.side, options.policy, options)
         return 0
     with tempfile.TemporaryDirectory() as made:
         folder = options.policy or Path(made)
         if options.policy is None:
             make_policy(folder)
-        mine = in_a_process("ours", folder, options)
-        their = in_a_process("theirs", folder, options) | in_a_process("by-stages", folder, options)
-    cases = {"http": f"http, {options.at_once} at once", "pdr": f"pdr {list(SCHEDULE)}"}
-    for name, case in cases.items():
-        row = {"bench": "rollout", "case": case, "ours": round(mine[name].rate)}
-        row |= {"theirs": round(their[name].rate), "ratio": round(mine[name].rate / their[name].rate, 3)}
-        row["unit"] = "tokens/s"
-        print(json.dumps(row) if options.json else "  ".join(map(str, row.values())), flush=True)
+        cases = {"http": f"http, {options.at_once} at once", "pdr": f"pdr {list(SCHEDULE)}"}
+        for name, case in cases.items():
+            mine, their = compare(name, folder, options)
+            row = {"bench": "rollout", "case": case, "ours": round(mine.rate), "theirs": round(their.rate)}
+            row |= {"ratio": round(mine.rate / their.rate, 3), "unit": "tokens/s"}
+            print(f"{case}: rounds of {mine.tokens} and {their.tokens} tokens", file=sys.stderr)
+            print(json.dumps(row) if options.json else "  ".join(map(str, row.values())), flush=True)
     return 0
 
 
