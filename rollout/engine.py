@@ -7,7 +7,7 @@ import gc
 import logging
 import os
 import threading
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -49,6 +49,7 @@ class RolloutEngine:
         self._fleet = Fleet(config, model_path, log_dir) if is_local else None
         self.sampler = ChatEndpoint(config) if config.chats else WorkerPool(self._endpoints(), config)
         """Where calls are sampled."""
+        self._is_begun = False
         self._entered = contextlib.ExitStack()
 
     @property
@@ -71,13 +72,28 @@ class RolloutEngine:
             return DirectoryPublisher(*options, sleeps=config.enable_sleep_mode)
         return TransferPublisher(*options, sleeps=config.enable_sleep_mode, backend=config.weight_transfer)
 
+    @contextlib.contextmanager
+    def begun(self) -> Iterator["RolloutEngine"]:
+        """Local workers start when this is entered, so that other work can be done until ``self`` is."""
+        if self._fleet is None:
+            yield self
+            return
+        try:
+            self._fleet.begin()
+            self._is_begun = True
+            yield self
+        finally:
+            self._fleet.close()
+
     def __enter__(self) -> "RolloutEngine":
         with contextlib.ExitStack() as stack:
             self._thread.start()
             stack.callback(self._stop_loop)
             if self._fleet is not None:
                 stack.callback(self._fleet.close)
-                self._fleet.start()
+                if not self._is_begun:
+                    self._fleet.begin()
+                self._fleet.wait()
                 for endpoint, worker in zip(self.pool.endpoints, self._fleet.workers, strict=True):
                     endpoint.url = worker.url
             self.run(self.sampler.__aenter__(), 10)

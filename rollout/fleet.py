@@ -3,7 +3,7 @@
 import json
 import logging
 import os
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -101,38 +101,52 @@ def emulates(dtype: str, model: Path) -> bool:
 
 
 class Fleet:
-    """Local workers. ``start`` brings all up side by side or leaves none behind."""
+    """Local workers, started side by side: all of them answer in the end, or none is left behind."""
 
     def __init__(self, config: RolloutConfig, model_path: str, log_dir: Path) -> None:
         self._config = config
         self._model_path = model_path
         self.workers = [LocalWorker(config, model_path, place) for place in places(config, log_dir)]
+        self._threads = ThreadPoolExecutor(max_workers=len(self.workers), thread_name_prefix="worker")
+        self._starts: list[Future[None]] = []
 
-    def start(self) -> None:
-        """Starts all workers.
+    def begin(self) -> None:
+        """Starts all workers, and does not wait for them.
 
         Raises:
             ValueError: If a port is taken, memory for the KV caches is not free, or the model is too short.
-            RuntimeError: If a worker ends, or does not answer in time.
         """
         self._check_memory()
         check_length(self._config.max_model_len, Path(self._model_path))
         self._warn_of_slow_dtype()
         for worker in self.workers:
             worker.check_address()
-        with ThreadPoolExecutor(max_workers=len(self.workers)) as threads:
-            starts = [threads.submit(worker.start) for worker in self.workers]
-            try:
-                for start in wait(starts, return_when=FIRST_EXCEPTION).done:
-                    start.result()
-            except BaseException:
-                self.close()  # those that still start end, too
-                raise
+        self._starts = [self._threads.submit(worker.start) for worker in self.workers]
+
+    def wait(self) -> None:
+        """Waits for what ``begin`` began.
+
+        Raises:
+            ValueError: If a port is taken.
+            RuntimeError: If a worker ends, or does not answer in time.
+        """
+        try:
+            for start in wait(self._starts, return_when=FIRST_EXCEPTION).done:
+                start.result()
+        except BaseException:
+            self.close()  # those that still start end, too
+            raise
+
+    def start(self) -> None:
+        """Both. Raises as they do."""
+        self.begin()
+        self.wait()
 
     def close(self) -> None:
         """Ends every worker for good."""
         with ThreadPoolExecutor(max_workers=len(self.workers)) as threads:
             list(threads.map(LocalWorker.close, self.workers))
+        self._threads.shutdown()  # the starts under way have failed
 
     def _warn_of_slow_dtype(self) -> None:
         if not torch.cuda.is_available() and emulates(self._config.dtype, Path(self._model_path)):

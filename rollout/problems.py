@@ -11,8 +11,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, load_dataset, load_from_disk
-
 from configs.schema import DataConfig
 from rollout.records import Problem
 
@@ -86,6 +84,8 @@ def _jsonl(path: Path) -> Iterator[Row]:
 
 def _hub(config: DataConfig, split: str) -> Iterator[Row]:
     assert config.name is not None
+    from datasets import Dataset, load_dataset, load_from_disk  # takes a second, for those who use it
+
     if Path(config.name, "dataset_info.json").exists() or Path(config.name, "dataset_dict.json").exists():
         loaded = load_from_disk(config.name)
         splits = {"train": loaded} if isinstance(loaded, Dataset) else loaded

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import yaml
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler
@@ -44,6 +44,8 @@ from train.preemption import StopRequest
 from train.publishing import EnginePublisher
 from train.report import Reporter
 
+FAILURES = (ValueError, FileNotFoundError, RuntimeError)
+"""What a run may end with before it began, told in one line."""
 STATE_SECONDS = 60.0
 """The longest that the engine's loop may take to say where the collector stands."""
 CLOSE_SECONDS = 30.0
@@ -63,16 +65,27 @@ def main(config: TrainingConfig, overrides: list[str]) -> None:
             load_tokenizer(config.model)  # on every rank, so that none waits for one that ended
             set_seed(config.seed)
             outside = _outside(config, overrides, stack) if is_main else None
-        except (ValueError, FileNotFoundError, RuntimeError) as error:
-            # The launcher's own report ends with what is recorded here; without it, it names no cause.
-            get_error_handler().record_exception(error)
-            sys.exit(f"train: {error}" if is_main else 1)
+        except FAILURES as error:
+            _give_up(error, is_main=is_main)
         accelerator = make_accelerator(config)
-        came_to_end = Trainer(config, accelerator, outside, StopRequest().listen()).run()
+        collaborators = outside.collaborators if outside else None
+        trainer = Trainer(config, accelerator, collaborators, StopRequest().listen())
+        try:
+            if outside:
+                outside.open(stack)  # last: the workers have been starting meanwhile
+        except FAILURES as error:
+            _give_up(error, is_main=is_main)
+        came_to_end = trainer.run()
     if not came_to_end:
         leave(PREEMPTED)
     if is_main:
         print(write_run_report(config))
+
+
+def _give_up(error: Exception, *, is_main: bool) -> NoReturn:
+    # The launcher's own report ends with what is recorded here; without it, it names no cause.
+    get_error_handler().record_exception(error)
+    sys.exit(f"train: {error}" if is_main else 1)
 
 
 def _is_done(config: TrainingConfig) -> bool:
@@ -81,10 +94,12 @@ def _is_done(config: TrainingConfig) -> bool:
     return is_finished(config) and evaluated
 
 
-def _outside(config: TrainingConfig, overrides: list[str], stack: ExitStack) -> Collaborators:
-    """Rank 0's links to the outside, cheapest checks first; ``stack`` takes them down."""
+def _outside(config: TrainingConfig, overrides: list[str], stack: ExitStack) -> "Outside":
+    """Rank 0's links to the outside; ``stack`` takes them down. What takes long to start is started first."""
     output_dir = Path(config.output_dir)
     stack.enter_context(locked(output_dir))
+    engine = RolloutEngine(config.rollout, config.model.path, output_dir / "logs")
+    stack.enter_context(engine.begun())
     problems = load_train(config.data, check_gold)
     held_out = load_eval(config.data, check_gold)
     cache = DraftCache(Path(config.collect.draft_cache)) if config.collect.draft_cache else None
@@ -93,7 +108,6 @@ def _outside(config: TrainingConfig, overrides: list[str], stack: ExitStack) -> 
     thinking = config.operator.thinking
     opened = Codec(tokenizer=tokenizer).opens_thinking(thinking.open)
     scorer = stack.enter_context(build_scorer(config.rewards, thinking, prompt_opens_thinking=opened))
-    engine = stack.enter_context(RolloutEngine(config.rollout, config.model.path, output_dir / "logs"))
     settings = policy_settings(config.operator, config.rollout, engine.pool, tokenizer)
     grader = Grader(scorer)
     collector = Collector(
@@ -124,12 +138,15 @@ def _outside(config: TrainingConfig, overrides: list[str], stack: ExitStack) -> 
         collector, max_staleness=config.collect.max_staleness, last_step=config.train.max_steps
     )
     engine_collector = EngineCollector(engine, producer, config.train.collective_timeout_seconds)
-    stack.callback(engine_collector.close)
-    return Collaborators(
+    return Outside(
+        engine=engine,
         collector=engine_collector,
-        publisher=EnginePublisher(engine, config),
-        evaluator=HeldOutEvaluator(config, held_out, operators, engine, settings, grader),
-        reporter=Reporter(config),
+        collaborators=Collaborators(
+            collector=engine_collector,
+            publisher=EnginePublisher(engine, config),
+            evaluator=HeldOutEvaluator(config, held_out, operators, engine, settings, grader),
+            reporter=Reporter(config),
+        ),
     )
 
 
@@ -232,6 +249,20 @@ class EngineCollector:
 
     def close(self) -> None:
         self.engine.run(self.producer.close(), CLOSE_SECONDS)
+
+
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """Rank 0's links to the outside, not open yet."""
+
+    engine: RolloutEngine
+    collector: EngineCollector
+    collaborators: Collaborators
+
+    def open(self, stack: ExitStack) -> None:
+        """Waits for the workers. Raises as the engine does."""
+        stack.enter_context(self.engine)
+        stack.callback(self.collector.close)
 
 
 def _write_run_card(config: TrainingConfig, overrides: list[str], output_dir: Path) -> None:

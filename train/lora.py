@@ -6,14 +6,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from peft import LoraConfig, inject_adapter_in_model
-from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from configs.schema import ModelConfig
+
+if TYPE_CHECKING:  # peft takes seconds to import, and few runs have adapters
+    from peft import LoraConfig
+    from peft.tuners.lora import LoraLayer
 
 ADAPTER = "default"
 BASE = "base_layer."
@@ -26,6 +28,8 @@ def add_adapters(model: PreTrainedModel, config: ModelConfig) -> None:
     Raises:
         ValueError: If no layer has one of the names of ``model.lora_target_modules``.
     """
+    from peft import LoraConfig, inject_adapter_in_model
+
     adapters = LoraConfig(
         r=config.lora_r,
         lora_alpha=config.lora_alpha,
@@ -45,6 +49,10 @@ def add_adapters(model: PreTrainedModel, config: ModelConfig) -> None:
 
 def lora_layers(model: nn.Module) -> dict[str, LoraLayer]:
     """The layers with an adapter, by name."""
+    if not any(hasattr(module, "peft_config") for module in model.modules()):
+        return {}
+    from peft.tuners.lora import LoraLayer
+
     return {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
 
 
