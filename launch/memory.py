@@ -14,9 +14,9 @@ from launch.architecture import Architecture
 
 HEAD_CHUNK_BYTES = 512 * 2**20
 """Of the fp32 logits of a chunk that goes through the LM head at once (train/packing.py)."""
-LOGIT_COPIES = 2.5
-"""fp32 arrays of the size of a chunk's logits that live at once: logits, probabilities, and the bfloat16
-product that the first were made of."""
+LOGIT_COPIES = {4: 1.0, 2: 1.5}
+"""fp32 arrays of the size of a chunk's logits that live at once, by bytes of a weight: the logits, which
+become probabilities and gradient in their place, and the bfloat16 product that they were made of."""
 ZERO_BUCKET = 500_000_000
 """Elements of DeepSpeed's bucket for reduced gradients; its default."""
 ZERO3_LIVE = 1_000_000_000
@@ -31,6 +31,8 @@ class Sharding:
     ranks: int
     offloads_optimizer: bool = False
     offloads_weights: bool = False
+    on_cpu: bool = False
+    """Memory that is not written to is then not taken."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +130,7 @@ def trainer_memory(
         critic=whole["weights"] + whole["gradients"] + whole["optimizer"] if companions.critic else 0.0,
         reference=size * model.parameters / _weight_parts(sharding) if companions.reference else 0.0,
         activations=kept,
-        logits=LOGIT_COPIES * min(HEAD_CHUNK_BYTES, 4 * micro.tokens * model.vocab),
+        logits=LOGIT_COPIES[size] * min(HEAD_CHUNK_BYTES, 4 * micro.tokens * model.vocab),
         recompute=working,
     )
 
@@ -152,14 +154,19 @@ def _state(model: Architecture, sharding: Sharding, size: int, adapters: int) ->
         }
     part = trained / ranks
     gathered = min(total, ZERO3_LIVE) * size if stage == 3 else 0.0
-    gradients = part * size + min(trained, ZERO_BUCKET) * size
+    bucket = min(trained, ZERO_BUCKET) * size
+    # The gradient in fp32, and two temporaries of AdamW, each of the rank's whole part.
+    step = 0.0 if sharding.offloads_optimizer else 3 * 4 * part
+    if sharding.on_cpu:  # the bucket is written as the activations go
+        step, gradients = max(step, bucket), part * size
+    else:
+        gradients = part * size + bucket
     return {
         "weights": 0.0 if sharding.offloads_weights else size * total / _weight_parts(sharding),
-        "gradients": min(trained, ZERO_BUCKET) * size if sharding.offloads_optimizer else gradients,
+        "gradients": bucket if sharding.offloads_optimizer else gradients,
         "optimizer": 0.0 if sharding.offloads_optimizer else 12 * part,
         "gathered": gathered,
-        # The gradient in fp32, and two temporaries of AdamW, each of the rank's whole part.
-        "step": 0.0 if sharding.offloads_optimizer else 3 * 4 * part,
+        "step": step,
     }
 
 

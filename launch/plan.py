@@ -152,6 +152,7 @@ def _splits(config: JobConfig, model: Architecture, file: AccelerateFile, work: 
             ranks=trainer,
             offloads_optimizer=file.offloads_optimizer,
             offloads_weights=file.offloads_weights,
+            on_cpu=not config.gpus,
         )
         memory = largest(
             trainer_memory(

@@ -82,6 +82,15 @@ def test_zero_spreads_optimizer_and_by_stage_weights_over_ranks(stage: int, weig
     assert memory.weights == 4 * MODEL.parameters * weights
 
 
+def test_a_cpu_takes_the_bucket_of_gradients_when_the_activations_are_gone():
+    device, host = (Sharding(zero_stage=2, ranks=2, on_cpu=on_cpu) for on_cpu in (False, True))
+    options = {"bytes_per_value": 4, "checkpointing": False}
+    at_once, later = (trainer_memory(MODEL, sharding, MICRO, **options) for sharding in (device, host))
+    assert at_once.gradients - later.gradients == 4 * MODEL.parameters
+    assert later.step >= 4 * MODEL.parameters
+    assert later.peak < at_once.peak
+
+
 def test_only_zero_3_gathers_weights_and_no_more_than_its_limit():
     assert _memory(2).gathered == 0
     assert _memory(3).gathered == 4 * MODEL.parameters

@@ -4,7 +4,7 @@
 
 Each case is a short run of ``python -m train`` (stage 0: one process without DeepSpeed; 2 and 3: two ranks)
 with a real vLLM worker. Measured is the peak resident memory of a rank (VmHWM) above that of a process that
-imported the same libraries and joined no run. Rank 1 is taken where there is one: rank 0 also holds
+trained next to nothing with the same libraries. Rank 1 is taken where there is one: rank 0 also holds
 problems, verifier and reports, and copies the weights when it publishes them. `--json` prints one object a
 line: {"bench", "case", "ours", "theirs", "ratio", "unit"} with ours = predicted and theirs = measured.
 """
@@ -59,6 +59,25 @@ OPTIONS = [
 reward is arbitrary, so that groups have something to learn from."""
 
 
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536"}
+BASELINE = """
+import deepspeed, psutil, torch
+import train.__main__
+from accelerate import Accelerator
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+sizes = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=1, head_dim=16)
+model = Qwen3ForCausalLM(Qwen3Config(vocab_size=64, num_key_value_heads=1, **sizes))
+model, optimizer = Accelerator().prepare(model, torch.optim.AdamW(model.parameters()))
+for _ in range(2):
+    model(input_ids=torch.zeros(1, 8, dtype=torch.long)).logits.sum().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+print(psutil.Process().memory_info().rss)
+"""
+"""Libraries load a part of themselves when they are first used."""
+
+
 def is_even(*, gold: str, completion: str) -> float:
     """An arbitrary reward: 1 for a completion of an even number of letters."""
     return float(len(completion) % 2 == 0)
@@ -68,7 +87,7 @@ def predicted(policy: Path, stage: int) -> TrainerMemory:
     """What the plan says of one rank."""
     config = load("job", [*OPTIONS, f"model.path={policy}"])
     work = workload_of(config)
-    sharding = Sharding(zero_stage=stage, ranks=2 if stage else 1)
+    sharding = Sharding(zero_stage=stage, ranks=2 if stage else 1, on_cpu=True)
     return largest(
         trainer_memory(architecture_of(str(policy)), sharding, micro, bytes_per_value=4, checkpointing=False)
         for micro in largest_micro_batches(config, work)
@@ -87,13 +106,15 @@ def peak_bytes(pid: int) -> int:
 
 
 def baseline() -> int:
-    """Resident memory of a process with the same libraries and nothing else, bytes."""
-    code = (
-        "import train.__main__, deepspeed, accelerate, psutil, torch\n"
-        "torch.ones(64, 64) @ torch.ones(64, 64)\n"
-        "print(psutil.Process().memory_info().rss)"
+    """Resident memory of a process that trains next to nothing with the same libraries, bytes."""
+    done = subprocess.run(
+        [sys.executable, "-c", BASELINE],
+        cwd=REPO,
+        env={**os.environ, **ENVIRONMENT},
+        capture_output=True,
+        text=True,
+        check=True,
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, check=True)
     return int(done.stdout.split()[-1])
 
 
@@ -119,7 +140,7 @@ def measured(policy: Path, stage: int, folder: Path) -> dict[int, int]:
     command = [sys.executable, *(launch if stage else []), *train]
     guarded = [sys.executable, "-m", "rollout.guard", *command]
     log = folder.with_suffix(".log")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536"}
+    environment = {**os.environ, **ENVIRONMENT}
     environment["PYTHONPATH"] = str(Path(__file__).parent)  # of is_even
     with log.open("wb") as out:
         run = subprocess.Popen(
