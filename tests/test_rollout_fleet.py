@@ -107,6 +107,15 @@ def test_one_that_dies_at_start_ends_the_others_without_waiting_for_them(tmp_pat
     assert _children() == before
 
 
+@pytest.mark.component
+def test_what_was_begun_and_is_not_waited_for_is_ended(tmp_path: Path):
+    before = _children()
+    fleet = ScriptFleet(_config(2), tmp_path, NEVER, NEVER)
+    fleet.begin()
+    fleet.close()
+    assert _children() == before
+
+
 def test_a_server_is_told_its_threads(tmp_path: Path):
     script = "import os; raise SystemExit('THREADS ' + os.environ['OMP_NUM_THREADS'])"
     fleet = ScriptFleet(_config(1, num_threads=3), tmp_path, script)

@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
+import torch
 import yaml
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 from transformers import set_seed
@@ -65,14 +66,18 @@ def main(config: TrainingConfig, overrides: list[str]) -> None:
             load_tokenizer(config.model)  # on every rank, so that none waits for one that ended
             set_seed(config.seed)
             outside = _outside(config, overrides, stack) if is_main else None
+            # A worker on a GPU measures the memory that is free while it starts: no rank may take any then.
+            opens_first = torch.cuda.is_available()
+            if outside and opens_first:
+                outside.open(stack)
         except FAILURES as error:
             _give_up(error, is_main=is_main)
         accelerator = make_accelerator(config)
         collaborators = outside.collaborators if outside else None
         trainer = Trainer(config, accelerator, collaborators, StopRequest().listen())
         try:
-            if outside:
-                outside.open(stack)  # last: the workers have been starting meanwhile
+            if outside and not opens_first:
+                outside.open(stack)  # the workers have been starting meanwhile
         except FAILURES as error:
             _give_up(error, is_main=is_main)
         came_to_end = trainer.run()
