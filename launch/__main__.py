@@ -25,6 +25,8 @@ def main(config: JobConfig, overrides: list[str]) -> float | None:
     """One job. In a sweep one that failed does not stop the others, and one that is done is not run again."""
     if HydraConfig.get().mode is not RunMode.MULTIRUN:
         sys.exit(_run(config, overrides))
+    if any(item.startswith("output_dir=") for item in overrides):
+        sys.exit("launch: each run of a sweep has a folder of its own: give hydra.sweep.dir, not output_dir.")
     folder = Path(HydraConfig.get().runtime.output_dir)
     config.output_dir, config.resume = str(folder), "auto"
     own = [*overrides, assignment("output_dir", folder), "resume=auto"]

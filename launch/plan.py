@@ -52,10 +52,19 @@ class Split:
     """Bytes that a rank may hold while the worker on its GPU samples."""
 
     @property
+    def peak_fits(self) -> bool:
+        """Whether a rank's peak is within its limit."""
+        return self.trainer_memory.peak <= self.trainer_limit
+
+    @property
+    def leaves_room(self) -> bool:
+        """Whether what a rank always holds leaves the worker on its GPU room."""
+        return self.trainer_memory.static <= self.room_beside_worker
+
+    @property
     def trainer_fits(self) -> bool:
-        """Whether a rank's peak is within its limit, and what it always holds leaves the worker room."""
-        memory = self.trainer_memory
-        return memory.peak <= self.trainer_limit and memory.static <= self.room_beside_worker
+        """Whether both are so."""
+        return self.peak_fits and self.leaves_room
 
     @property
     def workers_fit(self) -> bool:

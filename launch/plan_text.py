@@ -56,7 +56,10 @@ def _head(plan: Plan) -> list[str]:
     config, best = plan.config, plan.best
     if config.gpus:
         where = f"{config.nodes} x {config.gpus} {config.hardware.name}"
-        split = f"{best.trainer} GPUs train, {best.workers} sample"
+        option = f"rollout.num_workers={best.workers}"
+        if config.nodes > 1:
+            option = f"launch.worker_nodes={best.workers // config.gpus}"
+        split = f"{best.trainer} GPUs train, {best.workers} sample ({option})"
         if config.rollout.enable_sleep_mode:
             split = "all GPUs sample, then train"
     else:
@@ -85,10 +88,10 @@ def _memory(plan: Plan) -> list[str]:
         if (size := getattr(memory, name)) or name not in COMPANIONS
     ]
     limit = f" of {best.trainer_limit / GIB:.1f}" if plan.config.gpus else ""
-    lines.append(f"  {'peak':38}{memory.peak / GIB:8.2f}{limit}{_mark(best.trainer_fits, plan)}")
+    lines.append(f"  {'peak':38}{memory.peak / GIB:8.2f}{limit}{_mark(best.peak_fits, plan)}")
     if plan.config.gpus and math.isfinite(best.room_beside_worker):
         beside = f"{memory.static / GIB:8.2f} of {best.room_beside_worker / GIB:.1f}"
-        lines.append(f"  {'held while the worker samples':38}{beside}")
+        lines.append(f"  {'held while the worker samples':38}{beside}{_mark(best.leaves_room, plan)}")
     lines.append("  peak = what is held all the time + max(gathered + activations")
     lines.append("         + max(logits, one layer's backward), temporaries of the step)")
     lines.append(f"memory of a worker{' GPU' if plan.config.gpus else ''}, GiB")
@@ -99,7 +102,7 @@ def _memory(plan: Plan) -> list[str]:
     held = worker.tokens / best.longest_context
     lines.append(
         f"    {worker.tokens} tokens of {worker.cache_per_token} bytes: "
-        f"{held:.1f} sequences of rollout.max_model_len"
+        f"{held:.1f} sequences of the longest kind, rollout.max_model_len"
     )
     return lines
 

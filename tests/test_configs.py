@@ -326,6 +326,7 @@ def test_what_is_no_override_is_a_config_error(override: str):
         ("rollout.max_retries=-1", r"rollout\.max_retries must be at least 0, got -1\."),
         ("rollout.num_workers=0", r"rollout\.num_workers must be at least 1, got 0\."),
         ("rollout.num_threads=-1", r"rollout\.num_threads must be at least 0, got -1\."),
+        ("rollout.port=70000", r"rollout\.port is 70000 with 1 workers: ports end at 65535\."),
         ("rollout.port=-1", r"rollout\.port must be at least 0, got -1\."),
         ("rollout.kv_cache_gib=0", r"rollout\.kv_cache_gib must be at least 1, got 0\."),
         ("rollout.max_num_seqs=0", r"rollout\.max_num_seqs must be at least 1, got 0\."),

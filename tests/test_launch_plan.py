@@ -151,7 +151,9 @@ def test_one_gpu_does_both_in_turn_if_the_trainer_leaves_the_worker_room():
     crowded = _plan(*small, "rollout.gpu_memory_utilization=0.99")
     assert not crowded.best.fits
     assert "rollout.gpu_memory_utilization=0.6" in crowded.fixes
-    assert "held while the worker samples" in plan_text(crowded)
+    lines = {line.strip().split("  ")[0]: line for line in plan_text(crowded).splitlines()}
+    assert "DOES NOT FIT" in lines["held while the worker samples"]
+    assert "DOES NOT FIT" not in lines["peak"]
 
 
 def test_the_text_shows_every_part_and_every_assumption_with_its_unit(four_nodes: Plan):

@@ -131,6 +131,10 @@ class RolloutConfig:
         at_least("rollout.num_workers", self.num_workers, 1)
         at_least("rollout.max_retries", self.max_retries, 0)
         at_least("rollout.port", self.port, 0)
+        if self.port + self.num_workers > 2**16:
+            raise ValueError(
+                f"rollout.port is {self.port} with {self.num_workers} workers: ports end at {2**16 - 1}."
+            )
         at_least("rollout.num_threads", self.num_threads, 0)
         at_least("rollout.kv_cache_gib", self.kv_cache_gib, 1)
         at_least("rollout.max_num_seqs", self.max_num_seqs, 1)
