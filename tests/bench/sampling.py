@@ -24,6 +24,7 @@ import random
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -327,6 +328,9 @@ class Side:
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )
+        self._limit = threading.Timer(LIMIT_SECONDS, self._process.kill)
+        self._limit.daemon = True
+        self._limit.start()
 
     def read(self, start: str) -> str:
         """The next line that begins so; vLLM also writes to standard output."""
@@ -348,6 +352,7 @@ class Side:
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait(LIMIT_SECONDS)
+        self._limit.cancel()
 
 
 def compare(name: str, folder: Path, options: argparse.Namespace) -> tuple[Speed, Speed]:
