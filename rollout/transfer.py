@@ -1,8 +1,9 @@
 """Weights through a process group: NCCL between GPUs; gloo, by the same code, where there are none.
 
 The sender holds the weights in host memory and makes a group of two with one worker, for one transfer: a
-worker that was started anew needs to know nothing of earlier ones. Weights go bucket by bucket, so that
-neither side's device needs room for more than one beside its model.
+worker that was started anew needs to know nothing of earlier ones. Weights go bucket by bucket; while one is
+on its way the sender fills the next and the receiver loads the last, so that neither side's device needs
+room for more than two beside its model.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from torch import distributed as dist
 from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 SENDER, RECEIVER, SIZE = 0, 1, 2
-BUCKET_BYTES = 2**28
+BUCKET_BYTES = 2**26
 ALIGNMENT = 16
 """Bytes; no dtype's element is larger, so every weight in a bucket can be viewed in its own dtype."""
 LOOK_SECONDS = 0.02
@@ -121,11 +122,16 @@ def send(
     store = _store(meeting, server)
     _wait_for(HERE, store, meeting, given_up)
     group = _join(store, meeting, SENDER)
+    sent: _Broadcast | None = None
     for bucket in buckets(entries_of(weights), meeting.bucket_bytes):
-        packed = torch.zeros(sum(entry.room for entry in bucket), dtype=torch.uint8)
+        packed = _room_for(bucket, torch.device("cpu"))
         for entry, part in zip(bucket, _parts(packed, bucket), strict=True):
             part.copy_(weights[entry.name])
-        _broadcast(group, packed.to(device), meeting)
+        if sent is not None:
+            sent.wait()
+        sent = _Broadcast(group, packed.to(device), meeting)
+    if sent is not None:
+        sent.wait()
     _wait_for(DONE, store, meeting, given_up)  # the group must outlive what is on its way
 
 
@@ -138,12 +144,19 @@ def receive(entries: Sequence[Entry], meeting: Meeting, device: torch.device) ->
     store = _store(meeting)
     store.set(HERE, "1")
     group = _join(store, meeting, RECEIVER)
-    for bucket in buckets(entries, meeting.bucket_bytes):
-        packed = torch.empty(sum(entry.room for entry in bucket), dtype=torch.uint8, device=device)
-        _broadcast(group, packed, meeting)
-        for entry, part in zip(bucket, _parts(packed, bucket), strict=True):
+    parcels = list(buckets(entries, meeting.bucket_bytes))
+    coming: _Broadcast | None = None
+    for bucket, after in zip(parcels, [*parcels[1:], None], strict=True):
+        here = coming or _Broadcast(group, _room_for(bucket, device), meeting)
+        here.wait()
+        coming = _Broadcast(group, _room_for(after, device), meeting) if after is not None else None
+        for entry, part in zip(bucket, _parts(here.packed, bucket), strict=True):
             yield entry.name, part
     store.set(DONE, "1")
+
+
+def _room_for(bucket: Sequence[Entry], device: torch.device) -> Tensor:
+    return torch.empty(sum(entry.room for entry in bucket), dtype=torch.uint8, device=device)
 
 
 def _parts(packed: Tensor, bucket: Sequence[Entry]) -> Iterator[Tensor]:
@@ -189,13 +202,21 @@ def _join(store: TCPStore, meeting: Meeting, rank: int) -> Any:
     return dist.ProcessGroupGloo(store, rank, SIZE, options)
 
 
-def _broadcast(group: Any, packed: Tensor, meeting: Meeting) -> None:
-    options = dist.BroadcastOptions()
-    options.rootRank = SENDER
-    work = group.broadcast([packed], options)
-    work.wait(timedelta(seconds=meeting.seconds))
-    if packed.is_cuda:  # NCCL's wait only orders streams
-        torch.cuda.synchronize(packed.device)
+class _Broadcast:
+    """A bucket on its way from the sender."""
+
+    def __init__(self, group: Any, packed: Tensor, meeting: Meeting) -> None:
+        self.packed = packed
+        self._seconds = meeting.seconds
+        options = dist.BroadcastOptions()
+        options.rootRank = SENDER
+        self._work = group.broadcast([packed], options)
+
+    def wait(self) -> None:
+        """Returns when it is there; raises after the meeting's limit."""
+        self._work.wait(timedelta(seconds=self._seconds))
+        if self.packed.is_cuda:  # NCCL's wait only orders streams
+            torch.cuda.synchronize(self.packed.device)
 
 
 def own_address(host: str) -> str:

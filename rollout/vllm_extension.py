@@ -5,7 +5,7 @@ The only module that imports vLLM, and only inside vLLM's own processes.
 
 from typing import Any
 
-from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
+from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
 
 from rollout.transfer import Entry, Meeting, receive
 
@@ -34,9 +34,13 @@ class PublishExtension:
 
     def _reload(self, **source: Any) -> None:
         self.reload_weights(**source)  # type: ignore[attr-defined]
-        model = self.model_runner.get_model()  # type: ignore[attr-defined]
-        for layer in model.modules():
-            # vLLM's CPU build multiplies with a packed copy of the head's weight. reload_weights packs
-            # what it loads, but a tied head is not loaded: without this it would keep the old copy.
-            if isinstance(layer, ParallelLMHead) and hasattr(layer, "cpu_linear"):
-                layer.quant_method.process_weights_after_loading(layer)
+        layers = list(self.model_runner.get_model().modules())  # type: ignore[attr-defined]
+        embeddings = [layer for layer in layers if type(layer) is VocabParallelEmbedding]
+        for head in layers:
+            if not isinstance(head, ParallelLMHead):
+                continue
+            for embedding in embeddings:
+                # vLLM's CPU build multiplies with packed copies. reload_weights packs what it loads, but a
+                # tied head is not loaded: without this it would keep the copy of the old weights.
+                if head.weight is embedding.weight and hasattr(embedding, "cpu_linear"):
+                    head.cpu_linear = embedding.cpu_linear

@@ -44,7 +44,7 @@ from train.rows import Branch, Row
 KINDS = {"trace": (60, 8, 40, 400), "refine": (700, 8, 40, 300), "distil": (1500, 4, 60, 120)}
 """Prompt tokens, completions, their shortest and longest."""
 CASES = {"mix": tuple(KINDS), **{kind: (kind,) for kind in KINDS}}
-SIZES = {"30m": (8, 384, 1024, 6, 2), "135m": (30, 576, 1536, 9, 3)}
+SIZES = {"30m": (8, 384, 1024, 6, 2), "135m": (30, 576, 1536, 9, 3), "360m": (32, 960, 2560, 15, 5)}
 """Of SmolLM2's family: layers, width, width of the MLP, heads, heads of keys and values."""
 VOCABULARY = 49_152
 TOKENS_PER_MICRO_BATCH = 4096
