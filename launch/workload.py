@@ -29,6 +29,8 @@ class Calls:
     """Mean tokens of a completion."""
     longest_prompt: int
     trained: bool = False
+    may_share: bool = True
+    """Whether ``train.packing`` lets completions share a prompt."""
 
     @property
     def number(self) -> int:
@@ -48,6 +50,8 @@ class Calls:
     @property
     def shares_prompt(self) -> bool:
         """Whether the trainer runs a prompt once for all its completions."""
+        if not self.may_share:
+            return False
         apart = self.per_context * (self.prompt + self.completion)
         return (self.per_context - 1) * self.prompt >= SHARE_FROM * apart
 
@@ -141,7 +145,12 @@ def workload_of(config: JobConfig) -> Workload:
         calls += _operator_calls(config, operators, completion)
     most = config.rollout.max_model_len - config.rollout.call_tokens  # workers refuse longer prompts
     calls = [
-        replace(each, prompt=min(each.prompt, most), longest_prompt=min(each.longest_prompt, most))
+        replace(
+            each,
+            prompt=min(each.prompt, most),
+            longest_prompt=min(each.longest_prompt, most),
+            may_share=config.train.packing == "shared",
+        )
         for each in calls
     ]
     depth = (2 if config.operator.distiller == "global_summary" else 1) * (len(config.operator.schedule) - 1)

@@ -241,6 +241,7 @@ def test_what_is_no_override_is_a_config_error(override: str):
         ("rewards.kind=custom", r"rewards\.path must name package\.module:function"),
         ("rewards.num_workers=0", r"rewards\.num_workers must be at least 1, got 0\."),
         ("rewards.limit_seconds=0", r"rewards\.limit_seconds must be at least 0\.1, got 0"),
+        ("train.packing=dense", r"train\.packing is 'dense'; choose one of shared, padded\."),
         ("algo.loss_type=ppo2", r"algo\.loss_type is 'ppo2'; choose one of "),
         ("algo.advantage_estimator=gae", r"algo\.advantage_estimator is 'gae'; choose one of group_mean, "),
         ("algo.pass_k=0", r"algo\.pass_k must be at least 1, got 0\."),

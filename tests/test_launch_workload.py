@@ -97,6 +97,12 @@ def test_long_prompts_are_shared_and_short_ones_are_not():
     assert refine.forwarded == 3 * 900 + 24 * 1000
 
 
+def test_padded_rows_share_no_prompt():
+    trace, refine = _work("plan.completion_share=1.0", "train.packing=padded").trained
+    assert not trace.shares_prompt and not refine.shares_prompt
+    assert refine.forwarded == 24 * (900 + 1000)
+
+
 def test_a_row_longer_than_the_bound_is_the_largest_micro_batch():
     config = _config("train.tokens_per_micro_batch=512", "plan.completion_share=1.0")
     trace, refine = largest_micro_batches(config, workload_of(config))

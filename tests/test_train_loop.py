@@ -71,16 +71,15 @@ def test_only_the_published_version_stays_on_disk_and_is_the_policy(tmp_path, ti
     assert all(not torch.equal(published[name], start[name]) for name, _ in trainer.model.named_parameters())
 
 
-def test_token_budget_and_prompt_sharing_do_not_change_the_result(tmp_path, tiny_policy, monkeypatch):
+def test_token_budget_and_packing_do_not_change_the_result(tmp_path, tiny_policy):
     finals = []
-    for budget, shares in ((160, True), (4000, True), (90, False)):
+    for budget, packing in ((160, "shared"), (4000, "shared"), (90, "padded")):
         config = make_config(
-            tmp_path / f"{budget}", tiny_policy, train={"max_steps": 1, "tokens_per_micro_batch": budget}
+            tmp_path / f"{budget}",
+            tiny_policy,
+            train={"max_steps": 1, "tokens_per_micro_batch": budget, "packing": packing},
         )
-        trainer = make_trainer(config, make_accelerator(config))
-        assert trainer.learner._annotator._shares_prompts
-        trainer.learner._annotator._shares_prompts = shares
-        trainer.run()
+        run(config)
         finals.append(read_lines(tmp_path / f"{budget}")[0])
     for name in ("loss", "grad_norm", "trained_tokens/trace", "trained_tokens/refine", "kl/refine"):
         assert finals[1][name] == pytest.approx(finals[0][name], rel=1e-5), name

@@ -21,7 +21,7 @@ def predictor_states(backbone: nn.Module, batch: MicroBatch) -> Tensor:
         raise ValueError(
             f"The rows of this micro-batch share prompts, but the model's attention is {attention!r}; load "
             f"it with attn_implementation={SHARED_PROMPT!r}, or give each completion a row of its own "
-            "(train.packing.separate)."
+            "(train.packing=padded)."
         )
     outputs = backbone(
         input_ids=batch.input_ids,

@@ -42,7 +42,7 @@ class Learner:
             policy=self.policy,
             reference=self._make_reference(),
             critic=self.critic,
-            shares_prompts=has_full_attention(self.model.config),
+            shares_prompts=config.train.packing == "shared" and has_full_attention(self.model.config),
             sizes=_sizes(self.model),
         )
 

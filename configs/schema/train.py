@@ -36,6 +36,10 @@ class TrainConfig:
     tokens_per_micro_batch: int = 8192
     """Padded tokens in one forward pass of one rank."""
 
+    packing: str = "shared"
+    """shared: a prompt runs once for all its completions, where that pays and the model allows it. padded:
+    each completion is a row with a prompt of its own; the same results, several times as slow."""
+
     report_to: list[str] = field(default_factory=list)
     """Trackers: [] or [wandb]. Without a key wandb runs offline; it never asks."""
 
@@ -52,6 +56,7 @@ class TrainConfig:
         if self.keep_best:
             self._check_keep_best()
         at_least("train.eval_samples", self.eval_samples, 1)
+        choice("train.packing", self.packing, ("shared", "padded"))
         for tracker in self.report_to:
             choice("train.report_to", tracker, ("wandb",))
 

@@ -4,8 +4,8 @@
 
 A random model of SmolLM2's sizes in fp32 goes from the trainer's memory to a real vLLM worker on this
 machine: through a directory, as ``train.publishing`` does it (written, loaded, old version removed), and
-over a gloo group. The plain copy writes one file of as many bytes beside them; the two take turns, and of each
-the fastest counts, as a disk that is still writing holds up both.
+over a gloo group. The plain copy writes one file of as many bytes beside them. The two take turns, and of
+each the fastest counts: a disk that is still writing holds up both.
 
 `--json` prints one object per line: {"bench", "case", "ours", "theirs", "ratio", "unit"}; a ratio above 1
 means that ours is better.
