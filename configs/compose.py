@@ -171,12 +171,17 @@ def load_operator(name: str, base: OperatorConfig) -> OperatorConfig:
     return resolve(merged)
 
 
-def run(config_name: str, main: Callable[[Any, list[str]], float | None]) -> None:
+def run(
+    config_name: str,
+    main: Callable[[Any, list[str]], float | None],
+    refused: Callable[[list[str]], float | None] = lambda _: None,
+) -> None:
     """Entry point of a command: checks the command line, then hands over to Hydra.
 
     ``main(config, overrides)`` gets the checked dataclass and the overrides that made it, in a sweep those of
     one job; what it returns is a sweeper's objective. Hydra's own flags (``--cfg job``, ``--help``,
-    ``--multirun``, ``--config-dir``) work as usual. A config error ends the program with status 2.
+    ``--multirun``, ``--config-dir``) work as usual. A config error ends the program with status 2; in a sweep
+    it ends its job, and ``refused(overrides)`` stands for ``main``.
     """
     register()
     args = get_args_parser().parse_args()
@@ -201,7 +206,7 @@ def run(config_name: str, main: Callable[[Any, list[str]], float | None]) -> Non
             checked = resolve(config)
         except ConfigError as error:  # of one job of a sweep: what is checked above are single runs
             print(f"{config_name} ({' '.join(overrides)}): {error}", file=sys.stderr)
-            return None if HydraConfig.get().mode is RunMode.MULTIRUN else sys.exit(2)
+            return refused(overrides) if HydraConfig.get().mode is RunMode.MULTIRUN else sys.exit(2)
         return main(checked, overrides)
 
     start()

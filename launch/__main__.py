@@ -12,7 +12,7 @@ from hydra.types import RunMode
 
 from configs.compose import run
 from configs.schema import JobConfig
-from configs.status import INTERRUPTED, PREEMPTED
+from configs.status import INTERRUPTED, PREEMPTED, REFUSED
 from launch.job import assignment, parts
 from launch.supervise import Supervisor
 from rollout.worker import free_ports
@@ -30,17 +30,11 @@ def main(config: JobConfig, overrides: list[str]) -> float | None:
     folder = Path(HydraConfig.get().runtime.output_dir)
     config.output_dir, config.resume = str(folder), "auto"
     own = [*overrides, assignment("output_dir", folder), "resume=auto"]
-    status_file, written = folder / "status", folder / "job.txt"
-    said = "\n".join(overrides) + "\n"
-    if written.is_file() and written.read_text() != said:
-        sys.exit(
-            f"launch: {folder} holds a run with other options. Choose another hydra.sweep.dir, or remove it."
-        )
+    status_file = folder / "status"
+    _claim(folder, overrides)
     if status_file.is_file() and status_file.read_text() == "0":
         print(f"{folder}: done already")
         return _objective(config)
-    folder.mkdir(parents=True, exist_ok=True)
-    written.write_text(said)
     status_file.write_text("running")
     status = _run(config, own)
     status_file.write_text(str(status))
@@ -50,13 +44,32 @@ def main(config: JobConfig, overrides: list[str]) -> float | None:
     return _objective(config) if not status else FAILED
 
 
+def refused(overrides: list[str]) -> float:
+    """One job of a sweep whose options are no good; why was said."""
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    _claim(folder, overrides)
+    (folder / "status").write_text(str(REFUSED))
+    return FAILED
+
+
+def _claim(folder: Path, overrides: list[str]) -> None:
+    """Makes a folder that of one job; ends the sweep if it is another's."""
+    written, said = folder / "job.txt", "\n".join(overrides) + "\n"
+    if written.is_file() and written.read_text() != said:
+        sys.exit(
+            f"launch: {folder} holds a run with other options. Choose another hydra.sweep.dir, or remove it."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    written.write_text(said)
+
+
 def _run(config: JobConfig, overrides: list[str]) -> int:
     try:
         port = config.rollout.port or free_ports(config.rollout.num_workers)
         planned = parts(config, overrides, os.environ, port=port)
     except ValueError as error:
         print(f"launch: {error}", file=sys.stderr)
-        return 2
+        return REFUSED
     stopped = Path(config.output_dir) / "stopped"
     with Supervisor() as supervisor:
         for number in (signal.SIGTERM, signal.SIGUSR1):
@@ -65,7 +78,10 @@ def _run(config: JobConfig, overrides: list[str]) -> int:
             status = supervisor.run(planned)
         except KeyboardInterrupt:
             return INTERRUPTED
-    return PREEMPTED if supervisor.told and stopped.exists() else status
+    if supervisor.told and stopped.exists():
+        print(f"{config.output_dir}: stopped as told, and saved; go on with resume=auto", flush=True)
+        return PREEMPTED
+    return status
 
 
 def _objective(config: JobConfig) -> float:
@@ -80,4 +96,4 @@ def _objective(config: JobConfig) -> float:
 
 
 if __name__ == "__main__":
-    run("job", main)
+    run("job", main, refused)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
+from typing import BinaryIO
 
 import psutil
 
@@ -41,6 +43,8 @@ class Supervisor:
     """Starts parts in order, each once the one before is up. A context manager: no process is left behind."""
 
     say: Callable[[str], None] = field(default=lambda line: print(line, flush=True))
+    show: Callable[[str], None] = field(default=lambda text: print(text, end="", flush=True))
+    """Gets the output of the last part as it comes, bars included."""
     _running: list[tuple[Part, subprocess.Popen[bytes]]] = field(default_factory=list)
     told: list[int] = field(default_factory=list)
     """Signals that came."""
@@ -62,12 +66,23 @@ class Supervisor:
             self._start(part)
             if not self._wait_until_up(part):
                 return 1
-        self._start(last)
+        begin = self._start(last)
+        with last.log.open("rb") as log:
+            log.seek(begin)
+            return self._watch(last, log)
+
+    def _watch(self, last: Part, log: BinaryIO) -> int:
+        """Until a part ends. Shows what the last one writes."""
+        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         while True:
-            if (ended := self._ended()) is not None:
+            ended = self._ended()
+            self.show(decoder.decode(log.read()))
+            if ended is not None:
                 part, status = ended
-                if part is not last or status:
+                if part is not last:
                     self._show_end(part, status)
+                elif status:
+                    self.say(f"{part.name}: ended with status {status}, log in {part.log}")
                 return status if part is last else 1
             if self._passed_on < len(self.told) and self._tell_ranks():
                 self._passed_on = len(self.told)
@@ -92,9 +107,11 @@ class Supervisor:
                 rank.send_signal(signal.SIGUSR1)
         return bool(found)
 
-    def _start(self, part: Part) -> None:
+    def _start(self, part: Part) -> int:
+        """Gives the byte of its log at which its output begins: a run gone on with wrote there before."""
         part.log.parent.mkdir(parents=True, exist_ok=True)
         with part.log.open("ab") as log:
+            begin = log.tell()
             process = subprocess.Popen(
                 # The guard ends the part's whole tree when we end, in whatever way.
                 [sys.executable, "-m", "rollout.guard", *part.command],
@@ -105,6 +122,7 @@ class Supervisor:
             )
         self._running.append((part, process))
         self.say(f"{part.name}: started, log in {part.log}")
+        return begin
 
     def _wait_until_up(self, part: Part) -> bool:
         deadline = time.monotonic() + part.ready_seconds

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import sys
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,7 @@ class Fleet:
     def __init__(self, config: RolloutConfig, model_path: str, log_dir: Path) -> None:
         self._config = config
         self._model_path = model_path
+        self._log_dir = log_dir
         self.workers = [LocalWorker(config, model_path, place) for place in places(config, log_dir)]
         self._threads = ThreadPoolExecutor(max_workers=len(self.workers), thread_name_prefix="worker")
         self._starts: list[Future[None]] = []
@@ -121,6 +123,8 @@ class Fleet:
         self._warn_of_slow_dtype()
         for worker in self.workers:
             worker.check_address()
+        what = f"{len(self.workers)} worker{'s' * (len(self.workers) > 1)}"
+        print(f"Starting {what}, logs in {self._log_dir}", file=sys.stderr, flush=True)
         self._starts = [self._threads.submit(worker.start) for worker in self.workers]
 
     def wait(self) -> None:

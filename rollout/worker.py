@@ -1,9 +1,11 @@
 """Starts, watches and stops one local vLLM server."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.request
@@ -93,6 +95,8 @@ class LocalWorker:
         self._model_path = model_path
         self._place = place
         self._process: subprocess.Popen[bytes] | None = None
+        self._sockets = ""
+        """Folder of the server's own sockets, which it leaves behind."""
         self._port = 0
         self._is_closed = False
         self._spawning = threading.Lock()
@@ -118,6 +122,7 @@ class LocalWorker:
         with self._spawning, self._place.log_path.open("ab") as log:
             if self._is_closed:
                 raise RuntimeError("The rollout worker was closed.")
+            self._sockets = tempfile.mkdtemp(prefix="vllm_")
             process = self._process = subprocess.Popen(
                 [sys.executable, "-m", "rollout.guard", *self._command()],
                 stdin=subprocess.PIPE,
@@ -144,6 +149,7 @@ class LocalWorker:
         except subprocess.TimeoutExpired:
             end_tree(process.pid)
         self._process = None
+        shutil.rmtree(self._sockets, ignore_errors=True)
 
     def restart(self) -> None:
         """Stops the server, or what is left of it, and starts it anew. Raises as ``start`` does."""
@@ -239,6 +245,7 @@ class LocalWorker:
         environment["VLLM_SERVER_DEV_MODE"] = "1"  # /pause, /resume, /collective_rpc
         environment["VLLM_CPU_KVCACHE_SPACE"] = f"{self._config.kv_cache_gib}"
         environment["VLLM_NO_USAGE_STATS"] = "1"
+        environment["VLLM_RPC_BASE_PATH"] = self._sockets
         if not torch.cuda.is_available():
             environment |= _on_cpu(self._place.num_threads)
         if self._place.devices:

@@ -111,10 +111,10 @@ def _run(made: list[Part]) -> tuple[int, str]:
     """The status and what was said; nothing is left running."""
     said: list[str] = []
     before = {process.pid for process in psutil.Process().children(recursive=True)}
-    with Supervisor(say=said.append) as supervisor:
+    with Supervisor(say=said.append, show=said.append) as supervisor:
         status = supervisor.run(made)
     assert {process.pid for process in psutil.Process().children(recursive=True)} <= before
-    return status, "\n".join(said)
+    return status, "\n".join(line for line in said if line)
 
 
 @pytest.mark.component
@@ -132,14 +132,14 @@ def test_the_trainer_starts_when_workers_are_up_and_its_end_is_that_of_the_job(t
 
 
 @pytest.mark.component
-def test_a_trainer_that_fails_ends_the_job_with_its_status_and_last_lines(tmp_path: Path):
-    made = [
-        _serving(tmp_path / "w.log", free_port()),
-        _script("trainer", "print('bar\\rbad loss'); raise SystemExit(3)", tmp_path / "t.log"),
-    ]
-    status, said = _run(made)
+def test_a_trainer_that_fails_ends_the_job_with_its_status_and_its_output_was_shown(tmp_path: Path):
+    log = tmp_path / "t.log"
+    log.write_text("of a run before\n")
+    code = "print('bar\\rbad löss'); raise SystemExit(3)"
+    status, said = _run([_serving(tmp_path / "w.log", free_port()), _script("trainer", code, log)])
     assert status == 3
-    assert "trainer: ended with status 3" in said and "  bad loss" in said
+    assert "bar\rbad löss\n" in said and "of a run before" not in said
+    assert f"trainer: ended with status 3, log in {log}" in said
 
 
 @pytest.mark.component
@@ -233,6 +233,21 @@ def test_a_job_that_is_told_to_stop_before_it_has_a_trainer_ends(tmp_path: Path)
     assert not [line for line in said if line.startswith("trainer")]
 
 
+@pytest.mark.component
+def test_workers_of_a_model_that_is_not_there_are_not_started(tmp_path: Path):
+    done = subprocess.run(
+        [sys.executable, "-m", "launch.workers", "model.path=./nowhere", f"output_dir={tmp_path}"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(REPO)},
+    )
+    assert done.returncode == 1
+    assert "workers: model.path: the folder ./nowhere does not exist." in done.stderr
+    assert not (tmp_path / "logs").exists()
+
+
 def test_no_process_has_no_ranks():
     assert ranks(2**22 + 1) == []
 
@@ -289,13 +304,16 @@ def test_a_sweep_goes_on_after_a_failure_and_knows_its_own_runs(tmp_path: Path):
     done = sweep("gpus=8", "nodes=2,3", "algo.num_generations=8,1")
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("num_generations must be at least 2, got 1") == 2
-    assert [job.status for job in read_jobs(tmp_path / "sweep")] == ["failed (2)", "failed (2)"]
+    assert [job.status for job in read_jobs(tmp_path / "sweep")] == ["failed (2)"] * 4
     (tmp_path / "sweep" / "0" / "status").write_text("0")
     again = sweep("gpus=8", "nodes=2,3", "algo.num_generations=8,1")
     assert f"{tmp_path}/sweep/0: done already" in again.stdout
     assert again.stdout.count("failed with status 2") == 1
     other = sweep("gpus=4", "nodes=2,3")
     assert "holds a run with other options" in other.stdout + other.stderr
+    own = sweep("seed=1,2", "output_dir=mine")
+    assert "give hydra.sweep.dir, not output_dir" in own.stdout + own.stderr and own.returncode
+    assert not (tmp_path / "mine").exists()
 
 
 def _swept_by(plugin: str, folder: Path, *options: str) -> subprocess.CompletedProcess[str]:

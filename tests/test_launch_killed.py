@@ -140,7 +140,7 @@ def _ends(job: Job, number: int) -> None:
     assert job.process.wait(LIMIT_SECONDS) == 1
     print(f"rank {number}: the job ended after {time.monotonic() - began:.0f} s")
     assert "trainer: ended with status 1" in job.said
-    assert "The end of" in job.said
+    assert "ChildFailedError" in job.said  # the launcher's own report
     _, alive = psutil.wait_procs(tree, timeout=1)
     assert not alive
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from configs.compose import run
 from configs.schema import WorkersConfig
+from rollout.build import load_tokenizer
 from rollout.fleet import Fleet
 from rollout.worker import LOOPBACK, LocalWorker
 
@@ -21,7 +22,14 @@ def main(config: WorkersConfig, overrides: list[str]) -> None:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    fleet = Fleet(config.rollout, config.model.path, Path(config.output_dir) / "logs")
+    try:
+        load_tokenizer(config.model)  # finds a wrong path in seconds; vLLM takes a minute
+        _serve(Fleet(config.rollout, config.model.path, Path(config.output_dir) / "logs"), config, stop)
+    except (ValueError, FileNotFoundError, RuntimeError) as error:
+        sys.exit(f"workers: {error}")
+
+
+def _serve(fleet: Fleet, config: WorkersConfig, stop: threading.Event) -> None:
     try:
         fleet.start()
         print(f"Ready: rollout.urls=[{','.join(_urls(config))}]", flush=True)
@@ -29,8 +37,6 @@ def main(config: WorkersConfig, overrides: list[str]) -> None:
             for worker in fleet.workers:
                 if not worker.is_alive:
                     _start_anew(worker)
-    except (ValueError, RuntimeError) as error:
-        sys.exit(f"workers: {error}")
     finally:
         fleet.close()
 
