@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import config_with
 
-from launch.slurm.__main__ import script
+from launch.slurm.__main__ import advice, script
 
 BASE = ["model.path=x", "data.path=x"]
 LIMIT_SECONDS = 60
@@ -166,3 +166,22 @@ def test_a_job_that_is_told_to_stop_tells_the_ranks_and_queues_again(tmp_path: P
     assert "Told to stop" in done.stdout
     assert "pkill -USR1 -f python[^ ]* -u -m train " in calls
     assert calls.rstrip().endswith("scontrol requeue 42")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ("launch.worker_nodes=2", []),
+        (
+            "launch.worker_nodes=1",
+            ["with launch.worker_nodes=2", "longer than launch.slurm_grace_seconds = 600"],
+        ),
+        ("hardware.memory_gib=20", ["it does not fit"]),
+        ("model.path=nowhere", ["No plan of it: model.path is 'nowhere'"]),
+    ],
+)
+def test_advice_names_a_better_split_and_a_step_that_outlasts_the_grace(overrides: str, said: list[str]):
+    options = ["experiment=qwen3_8b_pdr", "data.path=x", "nodes=4", "gpus=8", overrides]
+    lines = advice(config_with("job", options, []))
+    assert len(lines) == len(said)
+    assert all(part in line for part, line in zip(said, lines, strict=True))

@@ -9,6 +9,7 @@ from configs.compose import run
 from configs.schema import JobConfig
 from launch.accelerate_file import accelerate_file
 from launch.job import assignment, is_of_the_job, worker_options
+from launch.plan import make_plan
 
 TEMPLATE = Path(__file__).parent / "job.sbatch"
 WORKER_PORT = 8100
@@ -25,6 +26,29 @@ def main(config: JobConfig, overrides: list[str]) -> None:
     (path.parent / "logs").mkdir(parents=True, exist_ok=True)  # Slurm makes no folder for its output
     path.write_text(text)
     print(f"Wrote {path}: sbatch {shlex.quote(str(path))}")
+    for line in advice(config):
+        print(line)
+
+
+def advice(config: JobConfig) -> list[str]:
+    """What the job's plan says of its split, and of the time that it has for saving."""
+    try:
+        plan = make_plan(config)
+    except ValueError as error:
+        return [f"No plan of it: {error}"]
+    mine = {split.workers // config.gpus: split for split in plan.splits}[config.launch.worker_nodes]
+    if not mine.fits or mine.seconds is None:
+        return ["By its plan it does not fit; see python -m launch.plan with the same options."]
+    seconds, lines = mine.seconds.total, []
+    if (best := plan.best) is not mine and best.seconds is not None:
+        better = f"launch.worker_nodes={best.workers // config.gpus}"
+        lines.append(f"Its plan expects {seconds:.0f} s a step; with {better} {best.seconds.total:.0f} s.")
+    if seconds >= config.launch.slurm_grace_seconds:
+        lines.append(
+            f"A step ({seconds:.0f} s) takes longer than launch.slurm_grace_seconds = "
+            f"{config.launch.slurm_grace_seconds}: told to stop, the job would be killed before it has saved."
+        )
+    return lines
 
 
 def script(config: JobConfig, overrides: Sequence[str]) -> str:
