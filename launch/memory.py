@@ -10,10 +10,9 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from configs.packing import HEAD_CHUNK_BYTES
 from launch.architecture import Architecture
 
-HEAD_CHUNK_BYTES = 512 * 2**20
-"""Of the fp32 logits of a chunk that goes through the LM head at once (train/packing.py)."""
 LOGIT_COPIES = {4: 1.0, 2: 1.5}
 """fp32 arrays of the size of a chunk's logits that live at once, by bytes of a weight: the logits, which
 become probabilities and gradient in their place, and the bfloat16 product that they were made of."""

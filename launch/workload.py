@@ -6,12 +6,10 @@ Lengths are means, from the assumptions in ``PlanConfig``; limits are the run's 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from configs.packing import SHARE_FROM
 from configs.schema import JobConfig
 from launch.architecture import Architecture
 from launch.memory import ALONE, Companions
-
-SHARE_FROM = 0.1
-"""The trainer lets a group share its prompt when that saves this share of its tokens (train/packing.py)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,8 +1,9 @@
-"""Runs a command that must not outlive its parent: ``python -m rollout.guard COMMAND ...``.
+"""Runs a command that must not outlive its parent: ``start_guarded`` and ``end_guarded``.
 
-The parent holds this process's standard input open and never writes to it. When it closes, because
-the parent ended in whatever way (SIGKILL included), on SIGTERM, or when the command itself ends, the
-command's whole process tree is ended. The exit status is the command's.
+Between them is a process of its own, ``python -m rollout.guard COMMAND ...``. The parent holds its standard
+input open and never writes to it. When it closes, because the parent ended in whatever way (SIGKILL
+included), on SIGTERM, or when the command itself ends, the command's whole process tree is ended. The exit
+status is the command's.
 """
 
 import ctypes
@@ -11,13 +12,42 @@ import select
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from typing import IO
 
 import psutil
 
 PR_SET_CHILD_SUBREAPER = 36
 GRACE_SECONDS = 5.0
 POLL_SECONDS = 0.2
+END_SECONDS = 30.0
+"""The longest that a guard may take to end its command's tree."""
+
+
+def start_guarded(
+    command: Sequence[str], output: IO[bytes], environment: Mapping[str, str] | None = None
+) -> subprocess.Popen[bytes]:
+    """Starts the guard of a command, whose output and errors go to ``output``."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "rollout.guard", *command],
+        stdin=subprocess.PIPE,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        env=environment,
+    )
+
+
+def end_guarded(process: subprocess.Popen[bytes]) -> None:
+    """Ends a guard and its command's tree, if they have not ended; returns when they are gone."""
+    assert process.stdin is not None, "of start_guarded"
+    with suppress(OSError):
+        process.stdin.close()
+    try:
+        process.wait(timeout=END_SECONDS)
+    except subprocess.TimeoutExpired:
+        end_tree(process.pid)
+        process.wait(timeout=END_SECONDS)
 
 
 def end_tree(pid: int, grace_seconds: float = GRACE_SECONDS) -> None:

@@ -18,7 +18,7 @@ import torch
 
 from configs.schema import RolloutConfig
 from rollout.access import KEY_VARIABLE
-from rollout.guard import end_tree
+from rollout.guard import end_guarded, start_guarded
 
 LOG_LINES = 30
 PORT_ATTEMPTS = 100
@@ -123,13 +123,7 @@ class LocalWorker:
             if self._is_closed:
                 raise RuntimeError("The rollout worker was closed.")
             self._sockets = tempfile.mkdtemp(prefix="vllm_")
-            process = self._process = subprocess.Popen(
-                [sys.executable, "-m", "rollout.guard", *self._command()],
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=self._environment(),
-            )
+            process = self._process = start_guarded(self._command(), log, self._environment())
         try:
             self._wait_until_healthy(process)
         except BaseException:
@@ -138,16 +132,9 @@ class LocalWorker:
 
     def stop(self) -> None:
         """Ends the server's process tree; it may be started again."""
-        process = self._process
-        if process is None:
+        if self._process is None:
             return
-        if process.stdin is not None:
-            with suppress(OSError):
-                process.stdin.close()  # the guard ends the tree
-        try:
-            process.wait(timeout=15)
-        except subprocess.TimeoutExpired:
-            end_tree(process.pid)
+        end_guarded(self._process)
         self._process = None
         shutil.rmtree(self._sockets, ignore_errors=True)
 

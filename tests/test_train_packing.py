@@ -8,12 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from training_fakes import VOCAB, make_group, make_groups
 
+from configs.packing import HEAD_CHUNK_BYTES
 from configs.schema import AlgoConfig
 from rollout.records import REFINE, TRACE
 from train.attention import RowShape
 from train.collate import collate
 from train.credit import credit, split_updates, weigh
-from train.packing import HEAD_CHUNK_BYTES, Bin, ModelSizes, cost, make_plan, separate, share_prompts
+from train.packing import Bin, ModelSizes, cost, make_plan, separate, share_prompts
 from train.rows import Branch, Row
 
 SIZES = ModelSizes(hidden=64, vocab=VOCAB)

@@ -9,14 +9,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from configs.packing import HEAD_CHUNK_BYTES, SHARE_FROM
 from train.rows import Branch, Row
-
-SHARE_FROM = 0.1
-"""A group shares its prompt when that saves at least this share of its tokens; below, attending to each
-completion by itself costs more than it saves."""
-
-HEAD_CHUNK_BYTES = 512 * 2**20
-"""Of the fp32 logits of the trained tokens that go through the LM head at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,12 +13,11 @@ from pathlib import Path
 
 from configs.compose import run
 from configs.schema import ArmConfig, StudyConfig
+from rollout.guard import end_guarded, start_guarded
 from train.study_table import COLD_START, Trained, study_table
 
 LOG_LINES = 15
 """Last lines of a stage that failed, to be shown."""
-END_SECONDS = 60.0
-"""The longest that a stage's processes may take to end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,18 +115,15 @@ def _run(stage: Stage, limit_seconds: float) -> None:
         SystemExit: If it fails or takes longer; with its command and the last lines of its log.
     """
     stage.log.parent.mkdir(parents=True, exist_ok=True)
-    guarded = [sys.executable, "-m", "rollout.guard", *stage.command]
-    with stage.log.open("a") as log:
-        process = subprocess.Popen(guarded, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT)
+    with stage.log.open("ab") as log:
+        process = start_guarded(stage.command, log)
     try:
         status = process.wait(timeout=limit_seconds)
         ended = f"ended with status {status}"
     except subprocess.TimeoutExpired:
         status, ended = 1, f"took longer than stage_timeout_seconds = {limit_seconds:g}"
     finally:
-        assert process.stdin is not None
-        process.stdin.close()  # the guard ends the tree
-        process.wait(timeout=END_SECONDS)
+        end_guarded(process)
     if status:
         last = "\n".join(stage.log.read_text(errors="replace").splitlines()[-LOG_LINES:])
         sys.exit(
