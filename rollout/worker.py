@@ -132,9 +132,10 @@ class LocalWorker:
 
     def stop(self) -> None:
         """Ends the server's process tree; it may be started again."""
-        if self._process is None:
+        process = self._process  # another thread may stop it, too
+        if process is None:
             return
-        end_guarded(self._process)
+        end_guarded(process)
         self._process = None
         shutil.rmtree(self._sockets, ignore_errors=True)
 

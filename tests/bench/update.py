@@ -242,9 +242,10 @@ def difference(one: Path, other: Path) -> float:
 
 def compare(arguments: argparse.Namespace, case: str, folder: Path) -> None:
     """Prints the rows of one case."""
+    other = ", ".join(("", *({arguments.model, arguments.dtype} - {"30m", "float32"})))
 
     def row(name: str, mine: float, their: float, ratio: float, unit: str) -> None:
-        line = {"bench": "update", "case": name, "ours": round(mine, 3), "theirs": round(their, 3)}
+        line = {"bench": "update", "case": name + other, "ours": round(mine, 3), "theirs": round(their, 3)}
         line |= {"ratio": round(ratio, 2), "unit": unit}
         print(json.dumps(line) if arguments.json else "  ".join(map(str, line.values())), flush=True)
 
