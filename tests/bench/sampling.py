@@ -48,7 +48,7 @@ from rollout.operators import Operator
 from rollout.prompts import Codec
 from rollout.records import Completion, Prompt, Sampling, Usage, VersionSpan
 from rollout.sampler import Sampler
-from rollout.worker import ONE_PROCESS
+from rollout.worker import KEPT_MEMORY, ONE_PROCESS
 
 Round = Callable[[], int]
 """Gives the tokens that it made."""
@@ -322,6 +322,7 @@ class Side:
             "VLLM_CPU_KVCACHE_SPACE": str(WORKER.kv_cache_gib),
             "VLLM_NO_USAGE_STATS": "1",
             "OMP_NUM_THREADS": "1",  # as our worker's on two cores
+            "GLIBC_TUNABLES": KEPT_MEMORY,
             "PYTHONPATH": str(Path(__file__).parents[2]),
         }
         self._name = side
