@@ -1,6 +1,7 @@
 """``python -m train``, under ``accelerate launch``: compose, check, build, run."""
 
 import json
+import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,7 @@ from transformers import set_seed
 import configs
 import rewards.verdict
 from configs.compose import load_operator, run
-from configs.schema import WITHOUT_EFFECT, TrainingConfig
+from configs.schema import WITHOUT_EFFECT, ModelConfig, TrainingConfig
 from configs.status import PREEMPTED
 from rewards.build import build_scorer, build_shaper
 from rewards.gold import check_gold
@@ -29,6 +30,7 @@ from rollout.collect import CollectedBatch, CollectOptions, Collector
 from rollout.drafts import DraftCache
 from rollout.draw import ProblemStream
 from rollout.engine import RolloutEngine
+from rollout.fleet import emulates
 from rollout.grouping import Credited, GroupFilter, RewardGroup
 from rollout.lock import locked
 from rollout.pool import PoolCounts
@@ -44,6 +46,8 @@ from train.loop import Collaborators, Trainer, is_finished
 from train.preemption import StopRequest
 from train.publishing import EnginePublisher
 from train.report import Reporter
+
+logger = logging.getLogger(__name__)
 
 FAILURES = (ValueError, FileNotFoundError, RuntimeError)
 """What a run may end with before it began, told in one line."""
@@ -65,6 +69,8 @@ def main(config: TrainingConfig, overrides: list[str]) -> None:
                 return
             load_tokenizer(config.model)  # on every rank, so that none waits for one that ended
             set_seed(config.seed)
+            if is_main:
+                warn_of_slow_dtype(config.model)
             outside = _outside(config, overrides, stack) if is_main else None
             # A worker on a GPU measures the memory that is free while it starts: no rank may take any then.
             opens_first = torch.cuda.is_available()
@@ -97,6 +103,16 @@ def _is_done(config: TrainingConfig) -> bool:
     """Whether the last step and the evaluation after it were made."""
     evaluated = phase_path(config, AFTER).exists() or not config.train.eval_at_end
     return is_finished(config) and evaluated
+
+
+def warn_of_slow_dtype(model: ModelConfig) -> None:
+    """Says that an update will be slow, if it will be."""
+    if not torch.cuda.is_available() and emulates(model.dtype, Path(model.path)):
+        logger.warning(
+            "This CPU (%s) has no bfloat16 arithmetic: an update with model.dtype=bfloat16 may take 40 times "
+            "as long. Set model.dtype=float32.",
+            torch.backends.cpu.get_cpu_capability(),
+        )
 
 
 def _outside(config: TrainingConfig, overrides: list[str], stack: ExitStack) -> "Outside":
