@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 TORCH := torch==2.13.0+cpu
 # One thread each: the tests' models are tiny, and the processes share the cores.
 PARALLEL := OMP_NUM_THREADS=1 $(PY) -m pytest -q -n auto --dist worksteal
-BENCHES := barrier client evaluation growth overlap plan_memory publishing sampling update verifier worker_settings
+BENCHES := barrier client evaluation growth overlap plan_memory publishing sampling steps update verifier worker_settings
 UNIT := $(PARALLEL) -m "not component and not integration and not slow"
 
 $(STAMP): pyproject.toml
