@@ -65,6 +65,7 @@ def _claim(folder: Path, overrides: list[str]) -> None:
 
 def _run(config: JobConfig, overrides: list[str]) -> int:
     try:
+        _refuse_used(config)
         port = config.rollout.port or free_ports(config.rollout.num_workers)
         planned = parts(config, overrides, os.environ, port=port)
     except ValueError as error:
@@ -81,7 +82,21 @@ def _run(config: JobConfig, overrides: list[str]) -> int:
     if supervisor.told and stopped.exists():
         print(f"{config.output_dir}: stopped as told, and saved; go on with resume=auto", flush=True)
         return PREEMPTED
-    return status
+    return PREEMPTED if supervisor.told and not supervisor.reached_last else status
+
+
+def _refuse_used(config: JobConfig) -> None:
+    """The trainer would, but only after the workers are up.
+
+    Raises:
+        ValueError: If ``resume`` is none and the folder holds a checkpoint.
+    """
+    whole = sorted(Path(config.output_dir).glob("checkpoints/step_*/manifest.json"))
+    if config.resume == "none" and whole:
+        raise ValueError(
+            f"resume is none, but {whole[-1].parent} exists: a new run would mix with an earlier one. "
+            "Set resume=auto to go on with it, or another output_dir, or remove its checkpoints."
+        )
 
 
 def _objective(config: JobConfig) -> float:

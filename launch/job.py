@@ -74,6 +74,7 @@ def _trainer(
         command=command,
         log=_log(config, "trainer"),
         environment=dict(environment) | _devices(config, first=first, count=config.gpus - first),
+        says_why="train: ",
     )
 
 

@@ -19,6 +19,8 @@ import psutil
 
 LOG_LINES = 20
 """Last lines that are shown of a process that failed."""
+KEPT_CHARACTERS = 20_000
+"""Of the last part's output, to find why it failed."""
 LOOK_SECONDS = 0.2
 END_SECONDS = 20.0
 """The longest that a process may take to end its tree."""
@@ -36,6 +38,8 @@ class Part:
     """It is up when all of them answer with 200; nothing to wait for if empty."""
     ready_seconds: float = 0.0
     """The longest that this may take."""
+    says_why: str = ""
+    """How the line begins that says why it failed; a launcher's report comes after it."""
 
 
 @dataclass(slots=True)
@@ -50,6 +54,8 @@ class Supervisor:
     """Signals that came."""
     _passed_on: int = 0
     """Of them, those that ranks were told of."""
+    reached_last: bool = False
+    """Whether the last part was started."""
 
     def __enter__(self) -> Supervisor:
         return self
@@ -66,6 +72,7 @@ class Supervisor:
             self._start(part)
             if not self._wait_until_up(part):
                 return 1
+        self.reached_last = True
         begin = self._start(last)
         with last.log.open("rb") as log:
             log.seek(begin)
@@ -74,15 +81,20 @@ class Supervisor:
     def _watch(self, last: Part, log: BinaryIO) -> int:
         """Until a part ends. Shows what the last one writes."""
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        shown = ""
         while True:
             ended = self._ended()
-            self.show(decoder.decode(log.read()))
+            text = decoder.decode(log.read())
+            self.show(text)
+            shown = (shown + text)[-KEPT_CHARACTERS:]
             if ended is not None:
                 part, status = ended
                 if part is not last:
                     self._show_end(part, status)
                 elif status:
                     self.say(f"{part.name}: ended with status {status}, log in {part.log}")
+                    for line in _why(part, shown):
+                        self.say(line)
                 return status if part is last else 1
             if self._passed_on < len(self.told) and self._tell_ranks():
                 self._passed_on = len(self.told)
@@ -94,7 +106,10 @@ class Supervisor:
         A job that has no trainer yet ends at once.
         """
         self.told.append(number)
-        self.say(f"{signal.Signals(number).name}: the ranks save and stop after their step")
+        what = "the ranks save and stop after their step"
+        if not self.reached_last:
+            what = "the job ends; its trainer has not begun, there is nothing to save"
+        self.say(f"{signal.Signals(number).name}: {what}")
 
     def _tell_ranks(self) -> bool:
         """Whether there was a rank to tell.
@@ -155,6 +170,12 @@ class Supervisor:
     def _show_log(self, part: Part) -> None:
         lines = part.log.read_text(errors="replace").replace("\r", "\n").splitlines()[-LOG_LINES:]
         self.say("\n".join([f"The end of {part.log}:", *(f"  {line}" for line in lines)]))
+
+
+def _why(part: Part, output: str) -> list[str]:
+    """The last line of a part's output that says why it failed, if there is one."""
+    lines = output.replace("\r", "\n").splitlines() if part.says_why else []
+    return [line for line in lines if line.startswith(part.says_why)][-1:]
 
 
 def ranks(pid: int) -> list[psutil.Process]:

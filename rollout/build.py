@@ -25,7 +25,10 @@ def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
     """
     path = model.path
     if not Path(path).is_dir() and not _may_be_on_the_hub(path):
-        raise FileNotFoundError(f"model.path: the folder {path} does not exist.")
+        raise FileNotFoundError(
+            f"model.path: the folder {path} does not exist. Give another, or make it: a cold start "
+            "(python -m train.coldstart, with the run's experiment) does, if that has one."
+        )
     try:
         return AutoTokenizer.from_pretrained(path, trust_remote_code=model.trust_remote_code)
     except (OSError, ValueError) as error:

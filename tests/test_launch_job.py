@@ -135,9 +135,11 @@ def test_the_trainer_starts_when_workers_are_up_and_its_end_is_that_of_the_job(t
 def test_a_trainer_that_fails_ends_the_job_with_its_status_and_its_output_was_shown(tmp_path: Path):
     log = tmp_path / "t.log"
     log.write_text("of a run before\n")
-    code = "print('bar\\rbad löss'); raise SystemExit(3)"
-    status, said = _run([_serving(tmp_path / "w.log", free_port()), _script("trainer", code, log)])
+    code = "print('bar\\rbad löss'); print('why: it is'); print('a report'); raise SystemExit(3)"
+    made = [_serving(tmp_path / "w.log", free_port()), _script("trainer", code, log, says_why="why: ")]
+    status, said = _run(made)
     assert status == 3
+    assert said.index("why: it is", said.index("trainer: ended"))  # once more, at the end
     assert "bar\rbad löss\n" in said and "of a run before" not in said
     assert f"trainer: ended with status 3, log in {log}" in said
 
@@ -228,6 +230,7 @@ def test_a_job_that_is_told_to_stop_before_it_has_a_trainer_ends(tmp_path: Path)
     started = time.monotonic()
     with Supervisor(say=said.append) as supervisor:
         supervisor.pass_on(signal.SIGTERM)
+        assert said == ["SIGTERM: the job ends; its trainer has not begun, there is nothing to save"]
         assert supervisor.run([waiting, _script("trainer", "", tmp_path / "t.log")]) == 1
     assert time.monotonic() - started < 25
     assert not [line for line in said if line.startswith("trainer")]
@@ -245,6 +248,23 @@ def test_workers_of_a_model_that_is_not_there_are_not_started(tmp_path: Path):
     )
     assert done.returncode == 1
     assert "workers: model.path: the folder ./nowhere does not exist." in done.stderr
+    assert not (tmp_path / "logs").exists()
+
+
+@pytest.mark.component
+def test_a_folder_with_checkpoints_is_refused_before_a_process_starts(tmp_path: Path):
+    (tmp_path / "checkpoints" / "step_000004").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "step_000004" / "manifest.json").touch()
+    done = subprocess.run(
+        [sys.executable, "-m", "launch", "experiment=demo", "resume=none", f"output_dir={tmp_path}"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(REPO)},
+    )
+    assert done.returncode == 2
+    assert f"launch: resume is none, but {tmp_path}/checkpoints/step_000004 exists" in done.stderr
     assert not (tmp_path / "logs").exists()
 
 

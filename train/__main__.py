@@ -109,8 +109,8 @@ def warn_of_slow_dtype(model: ModelConfig) -> None:
     """Says that an update will be slow, if it will be."""
     if not torch.cuda.is_available() and emulates(model.dtype, Path(model.path)):
         logger.warning(
-            "This CPU (%s) has no bfloat16 arithmetic: an update with model.dtype=bfloat16 may take 40 times "
-            "as long. Set model.dtype=float32.",
+            "This CPU (%s) has no bfloat16 arithmetic: an update with model.dtype=bfloat16 may take up to 40 "
+            "times as long. Set model.dtype=float32.",
             torch.backends.cpu.get_cpu_capability(),
         )
 

@@ -48,7 +48,8 @@ class DataConfig:
 
     num_eval: int = 500
     """Held-out problems: how many to generate, or the most to read from eval_path or eval_split. Evaluating
-    a file or a split (``python -m rollout``), the most to take of it."""
+    a file or a split (``python -m rollout``), the most to take of it. Generated training problems leave
+    these out, so another number may change those, too."""
 
     on_bad_gold: str = "refuse"
     """What to do with a gold answer that does not parse: ``refuse`` the data, or ``drop`` and count."""

@@ -5,8 +5,8 @@
 A step decodes one token of every sequence that has a slot, and takes `fixed + each * sequences` ms. Lengths
 are log-normal, 5 to 400 tokens. Ours begins a problem's next round when its last one is there, theirs when
 those of all problems are. Case by case: steps as a CPU worker's were measured (7 ms for one sequence, 29 for
-64), and steps that take the same for one sequence as for many. The ratio that `sampling.py` measures can
-reach that of the first case and no more.
+64), and steps that take the same for one sequence as for many. The first is about what `sampling.py` can be
+expected to measure.
 
 `--json` prints one object per line: {"bench", "case", "ours", "theirs", "ratio", "unit"}; a ratio above 1
 means that ours is better.
