@@ -95,8 +95,8 @@ class LocalWorker:
         self._model_path = model_path
         self._place = place
         self._process: subprocess.Popen[bytes] | None = None
-        self._sockets = ""
-        """Folder of the server's own sockets, which it leaves behind."""
+        self._temporary = ""
+        """Folder for the sockets and files that the server leaves behind."""
         self._port = 0
         self._is_closed = False
         self._spawning = threading.Lock()
@@ -122,7 +122,7 @@ class LocalWorker:
         with self._spawning, self._place.log_path.open("ab") as log:
             if self._is_closed:
                 raise RuntimeError("The rollout worker was closed.")
-            self._sockets = tempfile.mkdtemp(prefix="vllm_")
+            self._temporary = tempfile.mkdtemp(prefix="vllm_")
             process = self._process = start_guarded(self._command(), log, self._environment())
         try:
             self._wait_until_healthy(process)
@@ -137,7 +137,7 @@ class LocalWorker:
             return
         end_guarded(process)
         self._process = None
-        shutil.rmtree(self._sockets, ignore_errors=True)
+        shutil.rmtree(self._temporary, ignore_errors=True)
 
     def restart(self) -> None:
         """Stops the server, or what is left of it, and starts it anew. Raises as ``start`` does."""
@@ -233,7 +233,7 @@ class LocalWorker:
         environment["VLLM_SERVER_DEV_MODE"] = "1"  # /pause, /resume, /collective_rpc
         environment["VLLM_CPU_KVCACHE_SPACE"] = f"{self._config.kv_cache_gib}"
         environment["VLLM_NO_USAGE_STATS"] = "1"
-        environment["VLLM_RPC_BASE_PATH"] = self._sockets
+        environment["TMPDIR"] = self._temporary
         if not torch.cuda.is_available():
             environment |= _on_cpu(self._place.num_threads)
         if self._place.devices:

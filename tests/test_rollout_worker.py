@@ -53,9 +53,9 @@ def test_a_port_in_use_is_refused_by_the_name_of_its_option(tmp_path: Path):
 
 
 @pytest.mark.component
-def test_what_the_server_leaves_in_its_folder_of_sockets_goes_with_it(tmp_path: Path, monkeypatch):
+def test_temporary_files_that_the_server_leaves_go_with_it(tmp_path: Path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    leaves = "import os, pathlib\n(pathlib.Path(os.environ['VLLM_RPC_BASE_PATH']) / 'left').touch()\n"
+    leaves = "import tempfile, pathlib\n(pathlib.Path(tempfile.gettempdir()) / 'left').touch()\n"
     worker = _worker(leaves + SERVER, tmp_path / "log")
     worker.start()
     assert list(tmp_path.glob("vllm_*/left"))
