@@ -18,14 +18,13 @@ from rewards.gold import check_gold
 from rewards.grader import Grader
 from rollout.build import build_operator, load_tokenizer, policy_settings
 from rollout.engine import RolloutEngine
-from rollout.evaluate import Comparison, Job, evaluate, missing
-from rollout.journal import Journal
+from rollout.evaluation.evaluate import Comparison, Job, Progress, evaluate, missing
+from rollout.evaluation.journal import Journal
+from rollout.evaluation.pareto import draw_pareto
+from rollout.evaluation.report import compare, require_outcomes, write_report
 from rollout.lock import locked
-from rollout.pareto import draw_pareto
 from rollout.problems import load_eval, load_train
-from rollout.progress import Progress
 from rollout.prompts import Codec
-from rollout.report import compare, require_outcomes, write_report
 
 DAY_SECONDS = 86_400.0
 

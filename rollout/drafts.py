@@ -4,7 +4,7 @@ import random
 from collections import defaultdict
 from pathlib import Path
 
-from rollout.journal import read_calls
+from rollout.evaluation.journal import read_calls
 from rollout.records import ATTEMPTS, Call
 
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from fakes import EvenIsCorrect, ScriptedPolicy, operator, problem, settings
 
-from rollout.evaluate import Comparison, Job, evaluate, missing
-from rollout.journal import Journal
+from rollout.evaluation.evaluate import Comparison, Job, evaluate, missing
+from rollout.evaluation.journal import Journal
+from rollout.evaluation.outcomes import Attempt, Failure, Outcome, Round
+from rollout.evaluation.report import Report, compare
 from rollout.operators import Operator
-from rollout.outcome import Attempt, Failure, Outcome, Round
 from rollout.records import Rollout
-from rollout.report import Report, compare
 from rollout.sampler import Sampler
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rollout.bootstrap import bootstrap
+from rollout.evaluation.bootstrap import bootstrap
 
 
 def test_the_mean_is_the_mean_and_lies_in_its_interval():

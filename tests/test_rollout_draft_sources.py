@@ -12,9 +12,9 @@ from test_rollout_collect import _collector
 
 from rollout.drafts import DraftCache
 from rollout.draw import ProblemStream
+from rollout.evaluation.journal import Journal
+from rollout.evaluation.outcomes import reduce
 from rollout.grouping import GroupFilter
-from rollout.journal import Journal
-from rollout.outcome import reduce
 from rollout.records import DRAFT, REFINE, TRACE
 from rollout.run import run_operator
 from rollout.thinking import ThinkingMarks

@@ -10,11 +10,11 @@ import pytest
 from evaluation_fakes import OPERATORS, TRACE, Kept, comparison, outcome, run_comparison
 from fakes import CODEC, EvenIsCorrect, SamplerOf, ScriptedPolicy, operator, problem, settings
 
-from rollout.evaluate import Comparison, Job, evaluate, missing
-from rollout.journal import read_journal
-from rollout.outcome import Key, Outcome
+from rollout.evaluation.evaluate import Comparison, Job, evaluate, missing
+from rollout.evaluation.journal import read_journal
+from rollout.evaluation.outcomes import Key, Outcome
+from rollout.evaluation.report import write_report
 from rollout.records import Completion, Prompt, Sampling
-from rollout.report import write_report
 from rollout.sampler import CallFailed, Sampler
 
 

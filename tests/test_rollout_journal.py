@@ -8,8 +8,8 @@ import pytest
 from fakes import ScriptedPolicy, operator, roll
 
 from rollout.budget import budget
-from rollout.journal import Journal, read_journal, rollout_to_json
-from rollout.outcome import Failure, outcome_from_json, reduce
+from rollout.evaluation.journal import Journal, read_journal, rollout_to_json
+from rollout.evaluation.outcomes import Failure, outcome_from_json, reduce
 from rollout.thinking import ThinkingMarks
 
 MARKS = ThinkingMarks()

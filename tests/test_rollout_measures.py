@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rollout.measures import (
+from rollout.evaluation.measures import (
     Ballot,
     flips,
     follows_majority,

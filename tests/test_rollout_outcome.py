@@ -7,7 +7,7 @@ import pytest
 from fakes import Reply, Request, ScriptedPolicy, operator, roll
 
 from rollout.budget import budget
-from rollout.outcome import outcome_from_json, outcome_to_json, reduce
+from rollout.evaluation.outcomes import outcome_from_json, outcome_to_json, reduce
 from rollout.records import ATTEMPTS, DISTIL, DRAFT, REFINE, VERIFY
 from rollout.thinking import ThinkingMarks
 

@@ -11,12 +11,12 @@ from conftest import REPO
 from evaluation_fakes import OPERATORS, comparison, outcome, run_comparison
 from fakes import EvenIsCorrect, operator
 
-from rollout.matching import Match, matches, vote_row
-from rollout.outcome import Failure, Outcome
-from rollout.pareto import draw_pareto
-from rollout.report import Report, Run, busy_seconds, compare, require_outcomes, write_report
-from rollout.rows import Difference, Row, Vote, Whole
-from rollout.transitions import Transition
+from rollout.evaluation.matched_votes import Match, matches, vote_row
+from rollout.evaluation.outcomes import Failure, Outcome
+from rollout.evaluation.pareto import draw_pareto
+from rollout.evaluation.report import Report, Run, busy_seconds, compare, require_outcomes, write_report
+from rollout.evaluation.report_rows import Difference, Row, Vote, Whole
+from rollout.evaluation.transitions import Transition
 
 DEMO_FIELDS = {
     "operator",

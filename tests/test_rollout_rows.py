@@ -10,9 +10,8 @@ import pytest
 from evaluation_fakes import outcome
 from fakes import EvenIsCorrect
 
-from rollout.answers import accuracy_by_problem, group_answers
-from rollout.outcome import Outcome, Round
-from rollout.rows import Row, difference, operator_rows, pairwise
+from rollout.evaluation.outcomes import Outcome, Round, accuracy_by_problem, group_answers
+from rollout.evaluation.report_rows import Row, difference, operator_rows, pairwise
 
 
 def _rows(outcomes: Sequence[Outcome], trace: dict[str, float] | None = None, **rest) -> list[Row]:

@@ -23,7 +23,7 @@ from rollout.chat import ChatEndpoint
 from rollout.collect import CollectOptions, Collector
 from rollout.draw import ProblemStream
 from rollout.engine import RolloutEngine
-from rollout.evaluate import Job, evaluate
+from rollout.evaluation.evaluate import Job, evaluate
 from rollout.operators import Operator
 from rollout.produce import Producer
 from rollout.prompts import Codec

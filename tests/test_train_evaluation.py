@@ -8,8 +8,8 @@ from evaluation_fakes import outcome
 from fakes import ScriptedPolicy, operator, roll
 from training_fakes import make_config
 
-from rollout.journal import Journal
-from rollout.outcome import Failure
+from rollout.evaluation.journal import Journal
+from rollout.evaluation.outcomes import Failure
 from train.evaluation import AFTER, BEFORE, phase_of, phase_path, write_run_report
 
 OPERATORS = ["trace", "pdr"]

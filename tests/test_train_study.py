@@ -9,8 +9,8 @@ import pytest
 from fakes import ScriptedPolicy, operator, roll
 
 from configs.schema import ArmConfig, StudyConfig
-from rollout.journal import Journal
-from rollout.outcome import reduce
+from rollout.evaluation.journal import Journal
+from rollout.evaluation.outcomes import reduce
 from rollout.thinking import ThinkingMarks
 from train import study
 from train.study import stages, trained

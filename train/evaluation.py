@@ -9,17 +9,15 @@ from statistics import fmean
 from configs.schema import TrainingConfig
 from rewards.build import build_scorer
 from rewards.grader import Grader
-from rollout.answers import accuracy_by_problem, by_operator, group_answers
 from rollout.engine import RolloutEngine
-from rollout.evaluate import Job, evaluate, missing
-from rollout.journal import Journal, read_journal
+from rollout.evaluation.evaluate import Job, Progress, evaluate, missing
+from rollout.evaluation.journal import Journal, read_journal
+from rollout.evaluation.outcomes import Failure, Key, Outcome, accuracy_by_problem, by_operator, group_answers
+from rollout.evaluation.report import Report, count_reasons, require_outcomes, summary, write_report
+from rollout.evaluation.report_rows import Difference, Row, difference, operator_rows, pairwise
 from rollout.operators import Operator
-from rollout.outcome import Failure, Key, Outcome
 from rollout.policy import PolicySettings
-from rollout.progress import Progress
 from rollout.records import Problem
-from rollout.report import Report, count_reasons, require_outcomes, summary, write_report
-from rollout.rows import Difference, Row, difference, operator_rows, pairwise
 
 BEFORE, AFTER = "before", "after"
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from statistics import fmean
 
 from configs.schema import StudyConfig
-from rollout.answers import accuracy_by_problem, by_operator
-from rollout.bootstrap import Interval, bootstrap
-from rollout.journal import read_journal
+from rollout.evaluation.bootstrap import Interval, bootstrap
+from rollout.evaluation.journal import read_journal
+from rollout.evaluation.outcomes import accuracy_by_problem, by_operator
 
 COLD_START = "cold start"
 

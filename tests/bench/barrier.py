@@ -29,7 +29,7 @@ from fakes import CODEC, END, EvenIsCorrect, operator, problem, settings
 from stub_server import StubOptions, stub_process
 
 from configs.schema import RolloutConfig
-from rollout.evaluate import Job, evaluate
+from rollout.evaluation.evaluate import Job, evaluate
 from rollout.operators import Operator
 from rollout.pool import WorkerPool
 from rollout.records import Completion, Prompt, Rollout, Sampling

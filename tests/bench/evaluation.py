@@ -31,11 +31,11 @@ from stub_server import StubOptions, stub_process
 
 from configs.schema import RolloutConfig
 from rollout.engine import spare_collector
-from rollout.evaluate import Comparison, Job, evaluate
-from rollout.journal import Journal
+from rollout.evaluation.evaluate import Comparison, Job, evaluate
+from rollout.evaluation.journal import Journal
+from rollout.evaluation.report import compare, write_report
 from rollout.pool import WorkerPool
 from rollout.records import Completion, Prompt, Sampling
-from rollout.report import compare, write_report
 from rollout.routing import Endpoint
 from rollout.sampler import Sampler
 

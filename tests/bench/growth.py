@@ -40,7 +40,7 @@ from update import make_group, make_model, our_pass
 
 from configs.schema import RolloutConfig
 from rollout.engine import spare_collector
-from rollout.evaluate import Job, evaluate
+from rollout.evaluation.evaluate import Job, evaluate
 from rollout.pool import WorkerPool
 from rollout.routing import Endpoint
 from train.attention import SHARED_PROMPT

@@ -42,7 +42,7 @@ from tiny import byte_tokenizer, tiny_model
 
 from configs.schema import RolloutConfig
 from rollout.engine import RolloutEngine
-from rollout.evaluate import Job, evaluate
+from rollout.evaluation.evaluate import Job, evaluate
 from rollout.operators import Operator
 from rollout.prompts import Codec
 from rollout.records import Completion, Prompt, Sampling, Usage, VersionSpan

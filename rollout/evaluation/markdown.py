@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from rollout.rows import Difference, Row
-from rollout.transitions import Stratum, Transition
+from rollout.evaluation.report_rows import Difference, Row
+from rollout.evaluation.transitions import Stratum, Transition
 
 
 def markdown(

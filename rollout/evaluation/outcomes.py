@@ -1,13 +1,17 @@
-"""What a rollout is reduced to: small, so that ten thousand fit in memory, and enough for the report."""
+"""What a rollout is reduced to, so that ten thousand fit in memory; outcomes by problem and operator."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from statistics import fmean
 from typing import Any
 
 from rollout.budget import budget, chains
+from rollout.evaluation.measures import Ballot
 from rollout.records import ATTEMPTS, Call, Rollout
 from rollout.thinking import ThinkingMarks, split
+from rollout.vote import Same, equivalence_classes
 
 Key = tuple[str, str, int]
 """Problem id, operator, sample: what one rollout of an evaluation is known by."""
@@ -205,4 +209,65 @@ def _total_until(calls: Sequence[Call], number: int) -> int:
         call.num_tokens
         for call in calls
         if call.round < number or (call.round == number and call.role in ATTEMPTS)
+    )
+
+
+AnswerClasses = Mapping[str, Mapping[str, int]]
+"""For each problem, for each answer as it was written, the number of its class of equivalent answers."""
+
+
+async def group_answers(outcomes: Iterable[Outcome], same: Same) -> AnswerClasses:
+    """Puts the answers of each problem into classes of mathematical equivalence, over all its rollouts.
+
+    Args:
+        outcomes: In an order that does not depend on timing: an answer joins the first class that it fits.
+        same: Decides equivalence.
+    """
+    written: dict[str, dict[str, None]] = defaultdict(dict)
+    for outcome in outcomes:
+        for each in outcome.rounds:
+            written[outcome.problem_id] |= {a.answer: None for a in each.attempts if a.answer is not None}
+    classes: dict[str, dict[str, int]] = {}
+    for problem, answers in written.items():
+        distinct = list(answers)
+        found = await equivalence_classes(distinct, same)
+        classes[problem] = {distinct[i]: number for number, members in enumerate(found) for i in members}
+    return classes
+
+
+def ballots(problem: str, attempts: Iterable[Attempt], classes: AnswerClasses) -> list[Ballot]:
+    """Attempts at one problem, as voters."""
+    known = classes.get(problem, {})
+    return [Ballot(choice=None if a.answer is None else known[a.answer], right=a.correct) for a in attempts]
+
+
+def by_problem(outcomes: Iterable[Outcome]) -> dict[str, list[Outcome]]:
+    """The outcomes of each problem, in order."""
+    grouped: dict[str, list[Outcome]] = defaultdict(list)
+    for item in outcomes:
+        grouped[item.problem_id].append(item)
+    return dict(grouped)
+
+
+def by_operator(outcomes: Iterable[Outcome]) -> dict[str, list[Outcome]]:
+    """The outcomes of each operator, operators in order of appearance."""
+    grouped: dict[str, list[Outcome]] = defaultdict(list)
+    for item in outcomes:
+        grouped[item.operator].append(item)
+    return dict(grouped)
+
+
+def accuracy_by_problem(outcomes: Iterable[Outcome], number: int = -1) -> dict[str, float]:
+    """Per problem, the mean over its rollouts of the mean over the attempts of round ``number``."""
+    return {
+        problem: fmean(fmean(a.correct for a in item.rounds[number].attempts) for item in items)
+        for problem, items in by_problem(outcomes).items()
+    }
+
+
+def pass_at_width(outcomes: Iterable[Outcome], number: int) -> float:
+    """Mean over problems of the share of rollouts with at least one right attempt in round ``number``."""
+    return fmean(
+        fmean(any(a.correct for a in item.rounds[number].attempts) for item in items)
+        for items in by_problem(outcomes).values()
     )

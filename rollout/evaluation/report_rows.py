@@ -7,11 +7,18 @@ from itertools import combinations
 from statistics import fmean
 from typing import Any
 
-from rollout.answers import AnswerClasses, accuracy_by_problem, ballots, by_problem, pass_at_width
-from rollout.bootstrap import bootstrap
-from rollout.measures import Ballot, maj_at_k, mean_or_none, pass_at_k, powers_of_two, shares
-from rollout.outcome import Attempt, Outcome
-from rollout.transitions import Transition, transition
+from rollout.evaluation.bootstrap import bootstrap
+from rollout.evaluation.measures import Ballot, maj_at_k, mean_or_none, pass_at_k, powers_of_two, shares
+from rollout.evaluation.outcomes import (
+    AnswerClasses,
+    Attempt,
+    Outcome,
+    accuracy_by_problem,
+    ballots,
+    by_problem,
+    pass_at_width,
+)
+from rollout.evaluation.transitions import Transition, transition
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

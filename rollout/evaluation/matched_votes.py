@@ -9,11 +9,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from rollout.answers import AnswerClasses, ballots, by_operator, by_problem
-from rollout.bootstrap import bootstrap
-from rollout.measures import maj_at_k, pass_at_k, shares, windows
-from rollout.outcome import Outcome
-from rollout.rows import Row, Vote
+from rollout.evaluation.bootstrap import bootstrap
+from rollout.evaluation.measures import maj_at_k, pass_at_k, shares, windows
+from rollout.evaluation.outcomes import AnswerClasses, Outcome, ballots, by_operator, by_problem
+from rollout.evaluation.report_rows import Row, Vote
 
 TRACE, MAJORITY = "trace", "majority"
 """Names of the two operators that are not matched: the unit of the match, and voting itself."""

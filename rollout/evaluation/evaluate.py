@@ -6,9 +6,11 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from rollout.matching import MAJORITY, TRACE, matches
+from tqdm import tqdm
+
+from rollout.evaluation.matched_votes import MAJORITY, TRACE, matches
+from rollout.evaluation.outcomes import Failure, Key, Outcome, reduce
 from rollout.operators import Operator
-from rollout.outcome import Failure, Key, Outcome, reduce
 from rollout.policy import PolicySettings, derive_seed
 from rollout.records import Grader, Problem, Rollout
 from rollout.run import run_operator
@@ -33,6 +35,31 @@ class Sink(Protocol):
 
     def add(self, outcome: Outcome, rollout: Rollout) -> None: ...
     def add_failure(self, failure: Failure) -> None: ...
+
+
+class Progress:
+    """Hands rollouts on to another sink and shows how many there were. Use as a context manager."""
+
+    def __init__(self, sink: Sink, *, title: str, total: int, done: int) -> None:
+        self._sink = sink
+        self._bar = tqdm(total=total, initial=done, unit="rollout", desc=title)
+        self._failed = 0
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def add(self, outcome: Outcome, rollout: Rollout) -> None:
+        self._sink.add(outcome, rollout)
+        self._bar.update()
+
+    def add_failure(self, failure: Failure) -> None:
+        self._sink.add_failure(failure)
+        self._failed += 1
+        self._bar.set_postfix(failed=self._failed)
+        self._bar.update()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from rollout.budget import budget
-from rollout.outcome import Failure, Key, Outcome, outcome_from_json, outcome_to_json
+from rollout.evaluation.outcomes import Failure, Key, Outcome, outcome_from_json, outcome_to_json
 from rollout.records import Call, Rollout, Usage
 
 _OUTCOME, _FAILURE = '{"outcome":', '{"failure":'

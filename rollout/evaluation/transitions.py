@@ -4,9 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from rollout.answers import AnswerClasses, ballots, by_problem, pass_at_width
-from rollout.bootstrap import bootstrap_ratio
-from rollout.measures import (
+from rollout.evaluation.bootstrap import bootstrap_ratio
+from rollout.evaluation.measures import (
     Flips,
     GivenDrafts,
     flips,
@@ -14,7 +13,7 @@ from rollout.measures import (
     given_right_drafts,
     mean_or_none,
 )
-from rollout.outcome import Outcome, Round
+from rollout.evaluation.outcomes import AnswerClasses, Outcome, Round, ballots, by_problem, pass_at_width
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

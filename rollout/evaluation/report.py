@@ -8,11 +8,10 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from rollout.answers import accuracy_by_problem, by_operator, group_answers
-from rollout.matching import TRACE, matches, vote_row
-from rollout.outcome import Failure, Key, Outcome
-from rollout.rows import Difference, Row, operator_rows, pairwise
-from rollout.tables import markdown
+from rollout.evaluation.markdown import markdown
+from rollout.evaluation.matched_votes import TRACE, matches, vote_row
+from rollout.evaluation.outcomes import Failure, Key, Outcome, accuracy_by_problem, by_operator, group_answers
+from rollout.evaluation.report_rows import Difference, Row, operator_rows, pairwise
 from rollout.vote import Same
 
 

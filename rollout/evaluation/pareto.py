@@ -7,7 +7,7 @@ from typing import Any
 
 import matplotlib
 
-from rollout.rows import Row
+from rollout.evaluation.report_rows import Row
 
 matplotlib.use("Agg")
 from matplotlib import pyplot

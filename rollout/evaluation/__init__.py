@@ -1,0 +1,1 @@
+"""Operators on a data set: journal of rollouts, measures against token budgets, report and pictures."""
