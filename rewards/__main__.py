@@ -9,7 +9,7 @@ import asyncio
 import sys
 from pathlib import Path
 
-from rewards.extract import FORMS
+from rewards.answers.extract import FORMS
 from rewards.files import audit_file, score_file
 from rewards.scorer import Scorer
 

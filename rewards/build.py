@@ -3,7 +3,7 @@
 from dataclasses import asdict
 
 from configs.schema import RewardsConfig, ThinkingConfig
-from rewards.extract import Rules
+from rewards.answers.extract import Rules
 from rewards.scorer import Scorer
 from rewards.shaping import Shaper, ShapingOptions
 

@@ -13,9 +13,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from rewards.algebra import squash
+from rewards.answers.algebra import squash
+from rewards.answers.latex import normalise
 from rewards.gold import check_gold
-from rewards.latex import normalise
 from rewards.scorer import Scorer
 from rewards.verdict import STATUSES, Verdict
 

@@ -6,11 +6,10 @@ import threading
 from dataclasses import dataclass
 from functools import lru_cache
 
-from rewards.algebra import squash
-from rewards.extract import boxed_answer
-from rewards.latex import normalise
-from rewards.pool import Pool
-from rewards.shapes import (
+from rewards.answers.algebra import squash
+from rewards.answers.extract import boxed_answer
+from rewards.answers.latex import normalise
+from rewards.answers.shapes import (
     Expression,
     Group,
     Interval,
@@ -22,7 +21,8 @@ from rewards.shapes import (
     Text,
     UnreadableError,
 )
-from rewards.structure import CLOCK, parse_shape
+from rewards.answers.structure import CLOCK, parse_shape
+from rewards.processes.pool import Pool
 
 MAX_GOLD_CHARS = 20_000
 LIMIT_SECONDS = 10.0

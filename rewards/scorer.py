@@ -8,14 +8,13 @@ from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any, Self
 
-from rewards.algebra import NeedsAlgebraError, NoAlgebra
-from rewards.equivalence import equivalent
-from rewards.extract import FORMS, Extraction, Rules, extract
-from rewards.gate import Gate
+from rewards.answers.algebra import NeedsAlgebraError, NoAlgebra
+from rewards.answers.equivalence import equivalent
+from rewards.answers.extract import FORMS, Extraction, Rules, extract
+from rewards.answers.shapes import UnreadableError
 from rewards.gold import read_gold
-from rewards.nursery import import_path
-from rewards.pool import Pool
-from rewards.shapes import UnreadableError
+from rewards.processes.fork_server import import_path
+from rewards.processes.pool import Gate, Pool
 from rewards.tally import Tally
 from rewards.verdict import Verdict
 

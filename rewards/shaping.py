@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from rewards.extract import Rules, extract, solution_part
+from rewards.answers.extract import Rules, extract, solution_part
 from rewards.verdict import Verdict
 
 DISTIL = "distil"

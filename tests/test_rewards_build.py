@@ -10,8 +10,8 @@ from conftest import REPO
 from configs.compose import load
 from configs.schema import RewardsConfig, ThinkingConfig
 from configs.schema.rewards import ANSWER_FORMS, WeightsConfig
+from rewards.answers.extract import FORMS
 from rewards.build import build_scorer, build_shaper
-from rewards.extract import FORMS
 from rewards.shaping import TERMS, RewardInput
 from rewards.verdict import Verdict
 

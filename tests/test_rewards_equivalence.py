@@ -4,10 +4,10 @@ import contextlib
 
 import pytest
 
-from rewards.algebra import NeedsAlgebraError, NoAlgebra
-from rewards.equivalence import equivalent
-from rewards.shapes import UnreadableError
-from rewards.symbolic import SymPyAlgebra
+from rewards.answers.algebra import NeedsAlgebraError, NoAlgebra
+from rewards.answers.equivalence import equivalent
+from rewards.answers.shapes import UnreadableError
+from rewards.answers.symbolic import SymPyAlgebra
 
 SAME = [
     # numbers

@@ -2,7 +2,7 @@
 
 import pytest
 
-from rewards.extract import FORMS, Rules, extract
+from rewards.answers.extract import FORMS, Rules, extract
 from rewards.scorer import Scorer
 
 STRICT = Rules(forms=())

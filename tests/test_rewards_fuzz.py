@@ -7,8 +7,8 @@ import random
 
 import pytest
 
-from rewards.algebra import squash
-from rewards.latex import normalise
+from rewards.answers.algebra import squash
+from rewards.answers.latex import normalise
 from rewards.scorer import Scorer
 
 GOLDS = [

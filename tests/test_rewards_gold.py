@@ -4,7 +4,7 @@ import pytest
 
 from rewards import gold
 from rewards.gold import check_gold, choice_letter, gold_answer, parse_gold
-from rewards.pool import Pool
+from rewards.processes.pool import Pool
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from rewards import pool
-from rewards.gate import Gate
-from rewards.nursery import Nursery, shared_nursery
+from rewards.processes import pool
+from rewards.processes.fork_server import ForkServer, shared_fork_server
+from rewards.processes.pool import Gate
 from rewards.scorer import Scorer
 from rewards.verdict import STATUSES
 
@@ -84,13 +84,13 @@ def test_a_cold_start_counts_against_the_limit(monkeypatch: pytest.MonkeyPatch) 
         asked.append(seconds)
         return {"status": "correct", "reason": ""}
 
-    def fork_slowly(nursery: Nursery, memory_limit_mb: int) -> tuple[int, socket.socket]:
+    def fork_slowly(fork_server: ForkServer, memory_limit_mb: int) -> tuple[int, socket.socket]:
         time.sleep(0.5)
-        return fork(nursery, memory_limit_mb)
+        return fork(fork_server, memory_limit_mb)
 
-    fork = Nursery.fork_worker
+    fork = ForkServer.fork_worker
     monkeypatch.setattr(pool._Worker, "ask", ask)
-    monkeypatch.setattr(Nursery, "fork_worker", fork_slowly)
+    monkeypatch.setattr(ForkServer, "fork_worker", fork_slowly)
     for limit_seconds, most, least in ((60.0, 59.5, 20.0), (0.6, 0.2, 0.19)):
         with Scorer(num_workers=1, limit_seconds=limit_seconds) as fresh:
             fresh.score_sync(gold=r"\sqrt{8}", completion=r"\boxed{2\sqrt{2}}")
@@ -98,14 +98,14 @@ def test_a_cold_start_counts_against_the_limit(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_scorers_share_the_process_that_workers_are_forked_from() -> None:
-    assert shared_nursery() is shared_nursery()
+    assert shared_fork_server() is shared_fork_server()
     with Scorer(limit_seconds=60.0) as one, Scorer(limit_seconds=60.0) as other:
         for fresh in (one, other):
             assert fresh.score_sync(gold=r"\sqrt{8}", completion=r"\boxed{2\sqrt{2}}").is_correct
         assert parent_of(one.worker_pids()[0]) == parent_of(other.worker_pids()[0])
 
 
-def test_a_nursery_that_died_is_started_again() -> None:
+def test_a_fork_server_that_died_is_started_again() -> None:
     with Scorer(num_workers=1, limit_seconds=60.0) as fresh:
         assert fresh.score_sync(gold=r"\sqrt{8}", completion=r"\boxed{2\sqrt{2}}").is_correct
         (worker,) = fresh.worker_pids()
@@ -304,11 +304,11 @@ def _start_caller(tmp_path: Path) -> tuple["subprocess.Popen[str]", list[int]]:
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_no_worker_outlives_a_killed_parent_and_main_runs_once(tmp_path: Path) -> None:
     process, pids = _start_caller(tmp_path)
-    nursery = parent_of(pids[0])
+    fork_server = parent_of(pids[0])
     process.kill()
     rest = process.communicate(timeout=60)[0]
     assert rest == ""  # neither a second "main runs" nor noise
-    assert not any(is_running(pid) for pid in [*pids, nursery])
+    assert not any(is_running(pid) for pid in [*pids, fork_server])
 
 
 def test_closing_ends_checks_under_way_with_an_error() -> None:

@@ -2,7 +2,7 @@
 
 import re
 
-from rewards.joining import joined
+from rewards.answers.joining import joined
 
 _MARKER = re.compile(
     r"(?im)(?:\b(?:answer|r.ponse|respuesta|antwort)\b(?:\s+to\s[^.\n:]{0,80}?)?\s*"

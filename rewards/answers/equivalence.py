@@ -6,10 +6,10 @@ decimal may be a rounded value, an answer may not), so both are keyword-only eve
 
 import re
 
-from rewards.algebra import Algebra, squash
-from rewards.leaves import same_leaf
-from rewards.shapes import Expression, Group, Interval, Matrix, Named, Number, Relation, Shape, Text
-from rewards.structure import canonical_spelling, parse_shape, parse_spelling
+from rewards.answers.algebra import Algebra, squash
+from rewards.answers.shapes import Expression, Group, Interval, Matrix, Named, Number, Relation, Shape, Text
+from rewards.answers.structure import canonical_spelling, parse_shape, parse_spelling
+from rewards.answers.values import same_value
 
 
 def equivalent(*, gold: str, answer: str, algebra: Algebra) -> bool:
@@ -120,7 +120,7 @@ def _same(*, gold: Shape, answer: Shape, algebra: Algebra) -> bool:
         case Matrix(), Matrix():
             return _same_matrix(gold=gold, answer=answer, algebra=algebra)
         case ((Number() | Expression() | Text()), (Number() | Expression() | Text())):
-            return same_leaf(gold=gold, answer=answer, algebra=algebra)
+            return same_value(gold=gold, answer=answer, algebra=algebra)
         case Matrix(), Expression():
             return algebra.same_expression(gold=_matrix_text(gold), answer=answer.text)
         case _:

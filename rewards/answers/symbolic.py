@@ -15,8 +15,8 @@ from latex2sympy2_extended.latex2sympy2 import ConversionConfig
 from math_verify import verify
 from sympy.core.function import AppliedUndef
 
-from rewards.algebra import squash
-from rewards.shapes import Relation, UnreadableError
+from rewards.answers.algebra import squash
+from rewards.answers.shapes import Relation, UnreadableError
 
 DIGITS = 120
 """Decimal digits of numeric comparisons."""

@@ -4,6 +4,7 @@ A task has a limit of wall time, counted from when a thread of the pool takes it
 worker is killed (SIGKILL) and replaced; a worker that dies is replaced and its task done again.
 """
 
+import collections
 import contextlib
 import os
 import signal
@@ -13,8 +14,8 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from rewards.nursery import shared_nursery
-from rewards.worker import read_message, write_message
+from rewards.processes.fork_server import shared_fork_server
+from rewards.processes.worker import read_message, write_message
 
 MAX_ATTEMPTS = 3
 """A task whose worker died is given to so many workers in all."""
@@ -83,8 +84,8 @@ class Pool:
         self.num_workers = num_workers
         self.limit_seconds = limit_seconds
         self.memory_limit_mb = memory_limit_mb
-        self._nursery = shared_nursery()
-        self._nursery.begin()
+        self._fork_server = shared_fork_server()
+        self._fork_server.begin()
         self._threads = ThreadPoolExecutor(num_workers, thread_name_prefix="verifier")
         self._own = threading.local()
         self._lock = threading.Lock()
@@ -115,7 +116,7 @@ class Pool:
         return self._threads.submit(self._do, request)
 
     def worker_pids(self) -> list[int]:
-        """Process ids of the workers that are alive now, without the nursery."""
+        """Process ids of the workers that are alive now, without the fork server."""
         with self._lock:
             return [worker.pid for worker in self._workers.values()]
 
@@ -166,7 +167,7 @@ class Pool:
             return worker
         for _ in range(MAX_ATTEMPTS):
             try:
-                worker = _Worker(*self._nursery.fork_worker(self.memory_limit_mb))
+                worker = _Worker(*self._fork_server.fork_worker(self.memory_limit_mb))
                 break
             except ProcessLookupError:
                 continue  # killed before it was ours
@@ -183,3 +184,32 @@ class Pool:
             self.num_replaced += 1
             worker.kill()
         self._own.worker = None
+
+
+class Gate:
+    """Back-pressure: at most `limit` inside; who comes later gets a future that opens in order."""
+
+    def __init__(self, limit: int) -> None:
+        self._free = limit
+        self._waiting: collections.deque[Future[None]] = collections.deque()
+        self._lock = threading.Lock()
+
+    def enter(self) -> Future[None]:
+        """A future that is done once there is room."""
+        ticket: Future[None] = Future()
+        with self._lock:
+            if self._free == 0:
+                self._waiting.append(ticket)
+                return ticket
+            self._free -= 1
+        ticket.set_result(None)
+        return ticket
+
+    def leave(self) -> None:
+        """Makes room for the next in line."""
+        with self._lock:
+            if not self._waiting:
+                self._free += 1
+                return
+            ticket = self._waiting.popleft()
+        ticket.set_result(None)

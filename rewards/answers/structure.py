@@ -1,14 +1,14 @@
 """Reads the structure of an answer by its brackets and separators.
 
-What an expression means is for `rewards.symbolic`. Linear in the text's length, except that nesting is
+What an expression means is for `symbolic`. Linear in the length of the text, except that nesting is
 limited.
 """
 
 import re
 
-from rewards.latex import normalise, split_top, strip_outer, top_tokens
-from rewards.quantity import parse_quantity
-from rewards.shapes import (
+from rewards.answers.latex import normalise, split_top, strip_outer, top_tokens
+from rewards.answers.quantity import parse_quantity
+from rewards.answers.shapes import (
     Expression,
     Group,
     Interval,
@@ -20,7 +20,7 @@ from rewards.shapes import (
     Text,
     UnreadableError,
 )
-from rewards.units import split_unit
+from rewards.answers.units import split_unit
 
 MAX_RAW_CHARS = 60_000
 MAX_CHARS = 5_000

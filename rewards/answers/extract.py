@@ -10,9 +10,9 @@
 import re
 from dataclasses import dataclass
 
-from rewards.forms import READERS
-from rewards.joining import Span, joined
-from rewards.latex import matching_braces, normalise
+from rewards.answers.forms import READERS
+from rewards.answers.joining import Span, joined
+from rewards.answers.latex import matching_braces, normalise
 
 FORMS = tuple(READERS)
 """Ways to find an answer outside a box, in the order in which they are tried: `<answer>7</answer>`;

@@ -149,7 +149,7 @@ def _unwrap_fonts(text: str) -> str:
 def normalise(text: str) -> str:
     """The canonical spelling of an answer: wrappers, fonts, spacing and synonyms removed.
 
-    Values are never changed here: `0.50` stays `0.50`; that is for `rewards.quantity`.
+    Values are never changed here: `0.50` stays `0.50`; that is for `rewards.answers.quantity`.
     """
     text = ascii_spelling(text)
     if "\\begin" not in text:

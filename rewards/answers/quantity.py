@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from rewards.units import is_currency, split_currency, split_scale, unit_suffix
+from rewards.answers.units import is_currency, split_currency, split_scale, unit_suffix
 
 MAX_DIGITS = 1000
 """Numbers of more digits, or larger exponents, are compared digit by digit, never computed with."""

@@ -1,9 +1,9 @@
-"""The process that does the algebra: `python -m rewards.worker FD`, started by `rewards.nursery`.
+"""The process that does the algebra: `python -m rewards.processes.worker FD`, started by `fork_server`.
 
-One *nursery* process imports SymPy and compares a few expressions. It does no work itself: for each
+One *fork server* process imports SymPy and compares a few expressions. It does no work itself: for each
 request on its control socket it forks a worker that is as warm, so that replacing a killed worker
 costs milliseconds. A worker answers one request at a time on a socket of its own. It dies with
-the nursery (kernel signal), and the nursery with its parent (end of file, or a change of parent).
+the fork server (kernel signal), and the fork server with its parent (end of file, or a change of parent).
 """
 
 import array
@@ -21,8 +21,8 @@ import struct
 import sys
 from typing import Any
 
-from rewards.equivalence import equivalent
-from rewards.shapes import UnreadableError
+from rewards.answers.equivalence import equivalent
+from rewards.answers.shapes import UnreadableError
 
 HEADER = struct.Struct(">I")
 _PR_SET_PDEATHSIG = 1
@@ -77,14 +77,14 @@ def answer_request(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check(request: dict[str, Any]) -> dict[str, Any]:
-    from rewards.symbolic import SymPyAlgebra  # SymPy only in workers
+    from rewards.answers.symbolic import SymPyAlgebra  # SymPy only in workers
 
     right = equivalent(gold=request["gold"], answer=request["answer"], algebra=SymPyAlgebra())
     return {"status": "correct" if right else "wrong", "reason": ""}
 
 
 def _parse(request: dict[str, Any]) -> dict[str, Any]:
-    from rewards.symbolic import check_value  # SymPy only in workers
+    from rewards.answers.symbolic import check_value  # SymPy only in workers
 
     for text in request["expressions"]:
         check_value(text)
@@ -123,8 +123,8 @@ def _die_with_parent(parent: int) -> None:
             os._exit(1)
 
 
-def _become_worker(connection: socket.socket, nursery: int, memory_bytes: int) -> None:
-    _die_with_parent(nursery)
+def _become_worker(connection: socket.socket, fork_server: int, memory_bytes: int) -> None:
+    _die_with_parent(fork_server)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -144,9 +144,9 @@ def _receive_request(control: socket.socket) -> tuple[int, int] | None:
     return struct.unpack(">Q", data)[0], descriptors[0]
 
 
-def run_nursery(control: socket.socket) -> None:
+def run_fork_server(control: socket.socket) -> None:
     """Forks one worker per request and answers with its process id; warms up while it waits."""
-    from rewards.symbolic import SymPyAlgebra  # SymPy only in workers
+    from rewards.answers.symbolic import SymPyAlgebra  # SymPy only in workers
 
     algebra = SymPyAlgebra()
     to_warm_up = list(_WARM_UP)
@@ -180,13 +180,13 @@ def run_nursery(control: socket.socket) -> None:
 
 
 def main() -> None:
-    """Runs the nursery on the inherited socket; keyboard interrupts are the parent's business."""
+    """Runs the fork server on the inherited socket; keyboard interrupts are the parent's business."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     sys.setrecursionlimit(3000)
     sys.set_int_max_str_digits(0)
     with contextlib.suppress(ConnectionError):
-        run_nursery(socket.socket(fileno=int(sys.argv[1])))
+        run_fork_server(socket.socket(fileno=int(sys.argv[1])))
 
 
 if __name__ == "__main__":

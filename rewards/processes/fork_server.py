@@ -1,7 +1,7 @@
 """The warm process that workers are forked from: one for all pools of a program.
 
 It is started with the first pool, imports SymPy while the caller does other things, and lives until
-the program ends, however that happens (`rewards.worker`). If it dies, the next fork starts another.
+the program ends, however that happens (`rewards.processes.worker`). If it dies, the next fork starts another.
 """
 
 import atexit
@@ -21,7 +21,7 @@ MAX_ATTEMPTS = 3
 """Starts that are tried before giving up."""
 
 
-class Nursery:
+class ForkServer:
     """Starts worker processes; safe to call from any thread."""
 
     def __init__(self) -> None:
@@ -83,7 +83,7 @@ class Nursery:
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 (open as long as the process lives)
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "rewards.worker", str(theirs.fileno())],
+                [sys.executable, "-m", "rewards.processes.worker", str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -113,15 +113,15 @@ def import_path() -> list[str]:
 
 
 _lock = threading.Lock()
-_nursery: Nursery | None = None
+_fork_server: ForkServer | None = None
 _owner = 0
 
 
-def shared_nursery() -> Nursery:
-    """The nursery of this process; a forked child gets its own, not its parent's socket."""
-    global _nursery, _owner
+def shared_fork_server() -> ForkServer:
+    """The fork server of this process; a forked child gets its own, not its parent's socket."""
+    global _fork_server, _owner
     with _lock:
-        if _nursery is None or _owner != os.getpid():
-            _nursery, _owner = Nursery(), os.getpid()
-            atexit.register(_nursery.stop)
-        return _nursery
+        if _fork_server is None or _owner != os.getpid():
+            _fork_server, _owner = ForkServer(), os.getpid()
+            atexit.register(_fork_server.stop)
+        return _fork_server

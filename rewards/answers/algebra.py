@@ -3,11 +3,11 @@
 import re
 from typing import Protocol
 
-from rewards.shapes import Relation
+from rewards.answers.shapes import Relation
 
 
 class Algebra(Protocol):
-    """What a computer algebra system decides; see `rewards.symbolic`."""
+    """What a computer algebra system decides; see `rewards.answers.symbolic`."""
 
     def same_expression(self, *, gold: str, answer: str) -> bool:
         """Whether two expressions are equal for all values of their variables."""

@@ -4,13 +4,13 @@ import itertools
 import re
 from fractions import Fraction
 
-from rewards.algebra import Algebra, squash
-from rewards.quantity import Quantity, other_unit, same_quantity
-from rewards.shapes import Expression, Number, Text
-from rewards.structure import CLOCK, parse_shape
+from rewards.answers.algebra import Algebra, squash
+from rewards.answers.quantity import Quantity, other_unit, same_quantity
+from rewards.answers.shapes import Expression, Number, Text
+from rewards.answers.structure import CLOCK, parse_shape
 
 
-def same_leaf(
+def same_value(
     *, gold: Number | Expression | Text, answer: Number | Expression | Text, algebra: Algebra
 ) -> bool:
     """Whether two numbers, expressions or words are the same answer."""
@@ -105,6 +105,6 @@ def _same_ratio(*, gold: str, answer: str, algebra: Algebra) -> bool:
         gold_leaf, answer_leaf = parse_shape(left), parse_shape(right)
         if not isinstance(gold_leaf, Number | Expression) or not isinstance(answer_leaf, Number | Expression):
             return False
-        if not same_leaf(gold=gold_leaf, answer=answer_leaf, algebra=algebra):
+        if not same_value(gold=gold_leaf, answer=answer_leaf, algebra=algebra):
             return False
     return True

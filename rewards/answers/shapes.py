@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from rewards.quantity import Quantity
+from rewards.answers.quantity import Quantity
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

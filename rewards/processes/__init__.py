@@ -1,0 +1,1 @@
+"""Verifier processes that can be killed when an answer takes too long."""
