@@ -11,8 +11,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
 from configs.compose import run
+from configs.exit_status import INTERRUPTED, PREEMPTED, REFUSED
 from configs.schema import JobConfig
-from configs.status import INTERRUPTED, PREEMPTED, REFUSED
 from launch.job import assignment, parts
 from launch.supervise import Supervisor
 from rollout.worker import free_ports

@@ -14,7 +14,7 @@ from transformers import (
     Qwen3Config,
 )
 
-from launch.architecture import KNOWN, architecture_of, parse_architecture
+from launch.plan.architecture import KNOWN, architecture_of, parse_architecture
 
 SIZES = {
     "vocab_size": 131,

@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, Qwen3Config
 
-from launch.architecture import parse_architecture
-from launch.memory import MicroBatch, Sharding, trainer_memory, worker_memory
+from launch.plan.architecture import parse_architecture
+from launch.plan.memory import MicroBatch, Sharding, trainer_memory, worker_memory
 from train.attention import SHARED_PROMPT, RowShape
 
 MODEL = parse_architecture(

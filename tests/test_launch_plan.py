@@ -10,9 +10,9 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from configs.compose import ConfigError, load
 from configs.schema import HardwareConfig, ModelConfig, PlanConfig
-from launch.architecture import parse_architecture
-from launch.plan import Plan, make_plan
-from launch.plan_text import UNITS, plan_text
+from launch.plan.architecture import parse_architecture
+from launch.plan.planning import Plan, make_plan
+from launch.plan.text import UNITS, plan_text
 from train.lora import add_adapters
 
 REAL = ["experiment=qwen3_8b_pdr"]

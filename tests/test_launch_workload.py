@@ -8,9 +8,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, Qwen3Config
 
 from configs.schema import JobConfig
-from launch.architecture import parse_architecture
-from launch.shapes import largest_micro_batches
-from launch.workload import Workload, longest_row, training_flops, workload_of
+from launch.plan.architecture import parse_architecture
+from launch.plan.workload import Workload, largest_micro_batches, longest_row, training_flops, workload_of
 
 BASE = [
     "model.path=x",

@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from training_fakes import VOCAB, make_group, make_groups
 
-from configs.packing import HEAD_CHUNK_BYTES
-from configs.schema import AlgoConfig
+from configs.schema import HEAD_CHUNK_BYTES, AlgoConfig
 from rollout.records import REFINE, TRACE
 from train.attention import RowShape
 from train.collate import collate

@@ -19,8 +19,8 @@ from transformers import set_seed
 import configs
 import rewards.verdict
 from configs.compose import load_operator, run
+from configs.exit_status import PREEMPTED
 from configs.schema import WITHOUT_EFFECT, ModelConfig, TrainingConfig
-from configs.status import PREEMPTED
 from rewards.build import build_scorer, build_shaper
 from rewards.gold import check_gold
 from rewards.grader import Grader

@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from configs.packing import HEAD_CHUNK_BYTES, SHARE_FROM
+from configs.schema import HEAD_CHUNK_BYTES, SHARE_FROM
 from train.rows import Branch, Row
 
 

@@ -15,9 +15,11 @@ from configs.schema.operator import OperatorConfig, PromptsConfig, ThinkingConfi
 from configs.schema.rewards import RewardsConfig
 from configs.schema.rollout import WITHOUT_EFFECT, RolloutConfig
 from configs.schema.study import ArmConfig, StudyConfig
-from configs.schema.train import TrainConfig
+from configs.schema.train import HEAD_CHUNK_BYTES, SHARE_FROM, TrainConfig
 
 __all__ = [
+    "HEAD_CHUNK_BYTES",
+    "SHARE_FROM",
     "WITHOUT_EFFECT",
     "AlgoConfig",
     "ArmConfig",

@@ -4,6 +4,13 @@ from dataclasses import dataclass, field
 
 from configs.schema.checks import at_least, choice
 
+SHARE_FROM = 0.1
+"""A group shares its prompt if that saves at least this share of its tokens. Below it, attending to each
+completion by itself costs more than it saves. The trainer packs by it, and ``launch.plan`` counts with it."""
+
+HEAD_CHUNK_BYTES = 512 * 2**20
+"""Bytes of fp32 logits that go through the LM head at once. Used by the trainer and by ``launch.plan``."""
+
 
 @dataclass(kw_only=True)
 class TrainConfig:

@@ -9,7 +9,7 @@ from configs.compose import run
 from configs.schema import JobConfig
 from launch.accelerate_file import accelerate_file
 from launch.job import assignment, is_of_the_job, worker_options
-from launch.plan import make_plan
+from launch.plan.planning import make_plan
 
 TEMPLATE = Path(__file__).parent / "job.sbatch"
 WORKER_PORT = 8100

@@ -37,8 +37,8 @@ from virtual_time import run_virtually
 
 from configs.compose import load
 from configs.schema import JobConfig, RolloutConfig
-from launch.plan import Split, make_plan
-from launch.timing import token_seconds
+from launch.plan.planning import Split, make_plan
+from launch.plan.timing import token_seconds
 from rollout.collect import CollectOptions, Collector
 from rollout.draw import ProblemStream
 from rollout.pool import WorkerPool

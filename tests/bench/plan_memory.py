@@ -21,10 +21,9 @@ from pathlib import Path
 import psutil
 
 from configs.compose import load
-from launch.architecture import architecture_of
-from launch.memory import Sharding, TrainerMemory, largest, trainer_memory
-from launch.shapes import largest_micro_batches
-from launch.workload import workload_of
+from launch.plan.architecture import architecture_of
+from launch.plan.memory import Sharding, TrainerMemory, largest, trainer_memory
+from launch.plan.workload import largest_micro_batches, workload_of
 
 MIB = 2**20
 REPO = Path(__file__).parents[2]

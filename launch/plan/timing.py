@@ -8,9 +8,9 @@ publishing follow one another, as in ``train/loop.py``.
 from dataclasses import dataclass
 
 from configs.schema import JobConfig
-from launch.architecture import Architecture
-from launch.memory import WorkerMemory
-from launch.workload import Workload, adapters_of, companions_of, training_flops
+from launch.plan.architecture import Architecture
+from launch.plan.memory import WorkerMemory
+from launch.plan.workload import Workload, adapters_of, companions_of, training_flops
 
 TERA, GIGA = 1e12, 1e9
 

@@ -10,8 +10,8 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from configs.packing import HEAD_CHUNK_BYTES
-from launch.architecture import Architecture
+from configs.schema import HEAD_CHUNK_BYTES
+from launch.plan.architecture import Architecture
 
 LOGIT_COPIES = {4: 1.0, 2: 1.5}
 """fp32 arrays of the size of a chunk's logits that live at once, by bytes of a weight: the logits, which

@@ -6,10 +6,9 @@ Lengths are means, from the assumptions in ``PlanConfig``; limits are the run's 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from configs.packing import SHARE_FROM
-from configs.schema import JobConfig
-from launch.architecture import Architecture
-from launch.memory import ALONE, Companions
+from configs.schema import SHARE_FROM, JobConfig
+from launch.plan.architecture import Architecture
+from launch.plan.memory import ALONE, Companions, MicroBatch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -261,3 +260,22 @@ def training_flops(
 def longest_row(work: Workload) -> int:
     """Tokens of the longest sequence that is trained."""
     return max(calls.longest_prompt for calls in work.trained) + work.call_limit
+
+
+def largest_micro_batches(config: JobConfig, work: Workload) -> list[MicroBatch]:
+    """For each kind of trained call the micro-batch that needs the most memory.
+
+    ``train.tokens_per_micro_batch`` bounds the padded tokens, but a row that is longer gets a micro-batch of
+    its own; a group that shares its prompt is one row as long as the bound allows.
+    """
+    bound = config.train.tokens_per_micro_batch
+    return [_largest(calls, work.call_limit, bound) for calls in work.trained]
+
+
+def _largest(calls: Calls, limit: int, bound: int) -> MicroBatch:
+    prompt, single = calls.longest_prompt, calls.longest_prompt + limit
+    if not calls.shares_prompt:
+        return MicroBatch(tokens=max(bound, single))
+    length = max(single, min(bound, prompt + calls.per_context * limit))
+    together = min(calls.per_context, max(1, (length - prompt) // calls.completion))
+    return MicroBatch(tokens=max(bound, length), repeated=prompt * together)

@@ -1,15 +1,10 @@
 """A plan as text: memory, work, time, splits, and every assumption with its unit."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import asdict
-from typing import TYPE_CHECKING
 
-from launch.workload import adapters_of, longest_row
-
-if TYPE_CHECKING:
-    from launch.plan import Plan, Split
+from launch.plan.planning import Plan, Split
+from launch.plan.workload import adapters_of, longest_row
 
 GIB = 2**30
 

@@ -1,28 +1,21 @@
-"""``python -m launch.plan experiment=X nodes=4 gpus=8``: what a run needs and takes. No GPU needed.
-
-Memory per GPU by part, tokens and FLOPs of a step, expected seconds under stated assumptions, the best split
-of the GPUs between trainer and workers, and, where something does not fit, the options that make it fit.
-"""
+"""A run before it is run: memory and time of each split of the GPUs, and options that make a run fit."""
 
 import copy
 import math
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import combinations
 
-from configs.compose import run
 from configs.schema import JobConfig
 from launch.accelerate_file import AccelerateFile, accelerate_file
-from launch.architecture import Architecture, architecture_of
-from launch.memory import Sharding, TrainerMemory, WorkerMemory, largest, trainer_memory, worker_memory
-from launch.plan_text import plan_text
-from launch.shapes import largest_micro_batches
-from launch.timing import StepSeconds, step_seconds
-from launch.workload import (
+from launch.plan.architecture import Architecture, architecture_of
+from launch.plan.memory import Sharding, TrainerMemory, WorkerMemory, largest, trainer_memory, worker_memory
+from launch.plan.timing import StepSeconds, step_seconds
+from launch.plan.workload import (
     Workload,
     adapters_of,
     companions_of,
+    largest_micro_batches,
     longest_row,
     training_flops,
     workload_of,
@@ -276,15 +269,3 @@ def _shorter_calls(config: JobConfig, work: Workload) -> tuple[str, Change]:
 
 def _setter(part: str, name: str, value: object) -> Change:
     return lambda config: setattr(getattr(config, part) if part else config, name, value)
-
-
-def main(config: JobConfig, overrides: list[str]) -> None:
-    """Prints the plan."""
-    try:
-        print(plan_text(make_plan(config)))
-    except ValueError as error:
-        sys.exit(f"launch.plan: {error}")
-
-
-if __name__ == "__main__":
-    run("job", main)

@@ -1,0 +1,1 @@
+"""``python -m launch.plan``: what a run needs and takes, without running it."""

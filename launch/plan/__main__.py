@@ -1,0 +1,24 @@
+"""``python -m launch.plan experiment=X nodes=4 gpus=8``: what a run needs and takes. No GPU needed.
+
+Memory per GPU by part, tokens and FLOPs of a step, expected seconds under stated assumptions, the best split
+of the GPUs between trainer and workers, and, where something does not fit, the options that make it fit.
+"""
+
+import sys
+
+from configs.compose import run
+from configs.schema import JobConfig
+from launch.plan.planning import make_plan
+from launch.plan.text import plan_text
+
+
+def main(config: JobConfig, overrides: list[str]) -> None:
+    """Prints the plan."""
+    try:
+        print(plan_text(make_plan(config)))
+    except ValueError as error:
+        sys.exit(f"launch.plan: {error}")
+
+
+if __name__ == "__main__":
+    run("job", main)
