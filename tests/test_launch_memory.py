@@ -8,7 +8,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, Qw
 
 from launch.plan.architecture import parse_architecture
 from launch.plan.memory import MicroBatch, Sharding, trainer_memory, worker_memory
-from train.attention import SHARED_PROMPT, RowShape
+from train.batch.rows import RowShape
+from train.model.attention import SHARED_PROMPT
 
 MODEL = parse_architecture(
     {

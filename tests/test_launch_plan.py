@@ -13,7 +13,7 @@ from configs.schema import HardwareConfig, ModelConfig, PlanConfig
 from launch.plan.architecture import parse_architecture
 from launch.plan.planning import Plan, make_plan
 from launch.plan.text import UNITS, plan_text
-from train.lora import add_adapters
+from train.model.lora import add_adapters
 
 REAL = ["experiment=qwen3_8b_pdr"]
 

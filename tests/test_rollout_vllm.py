@@ -41,7 +41,7 @@ from rollout.records import (
 )
 from rollout.run import run_operator
 from rollout.sampler import RequestRefused
-from train.policy import gather_weights
+from train.model.policy import gather_weights
 
 pytestmark = pytest.mark.integration
 

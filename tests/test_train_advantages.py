@@ -12,8 +12,8 @@ from training_fakes import make_group, make_groups
 from configs.schema import AlgoConfig
 from configs.schema.algo import ADVANTAGE_ESTIMATORS
 from rollout.records import DRAFT, REFINE
-from train.advantages import STD_EPSILON, group_advantages, group_mean, leave_one_out, pass_at_k
-from train.credit import credit
+from train.loss.advantages import STD_EPSILON, group_advantages, group_mean, leave_one_out, pass_at_k
+from train.loss.credit import credit
 
 REWARDS = st.lists(
     st.lists(st.sampled_from([-1.0, 0.0, 0.25, 1.0]), min_size=1, max_size=6), min_size=1, max_size=6

@@ -11,11 +11,12 @@ from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen3
 
 from configs.schema import AlgoConfig, ModelConfig
 from rollout.records import REFINE, TRACE
-from train.attention import RowShape, attend
-from train.collate import collate
-from train.credit import credit
-from train.packing import separate
-from train.policy import PolicyModel, has_full_attention, load_model
+from train.batch.collate import collate
+from train.batch.packing import separate
+from train.batch.rows import RowShape
+from train.loss.credit import credit
+from train.model.attention import attend
+from train.model.policy import PolicyModel, has_full_attention, load_model
 
 ROWS = (RowShape(5, (3, 1, 4)), RowShape(2, (6,)), RowShape(1, (2, 2)))
 LENGTH = 14

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rollout.records import DISTIL, DRAFT, REFINE, TRACE
-from train.averaging import mean_over_longest, mean_over_sequences, mean_over_tokens, role_weights
+from train.loss.averaging import mean_over_longest, mean_over_sequences, mean_over_tokens, role_weights
 
 LENGTHS = st.lists(st.integers(1, 50), min_size=1, max_size=8)
 

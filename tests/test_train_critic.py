@@ -8,14 +8,15 @@ from transformers import PreTrainedModel
 
 from configs.schema import AlgoConfig
 from rollout.records import REFINE
-from train.attention import SHARED_PROMPT
-from train.collate import MicroBatch, collate
-from train.credit import credit, weigh
-from train.critic import CriticModel, clipped_value_loss
-from train.objective import objective, value_objective
-from train.packing import separate
-from train.policy import PolicyModel
-from train.rows import Row
+from train.batch.collate import MicroBatch, collate
+from train.batch.packing import separate
+from train.batch.rows import Row
+from train.loss.credit import credit, weigh
+from train.loss.losses import clipped_value_loss
+from train.loss.objective import objective, value_objective
+from train.model.attention import SHARED_PROMPT
+from train.model.critic import CriticModel
+from train.model.policy import PolicyModel
 
 ALGO = AlgoConfig(loss_type="ppo", epsilon=0.1, epsilon_high=0.2, sft_coef=0.0, cliprange_value=0.3)
 

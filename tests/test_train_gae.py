@@ -9,9 +9,9 @@ from training_fakes import make_group
 
 from configs.schema import AlgoConfig
 from rollout.records import REFINE, TRACE
-from train.collate import MicroBatch, collate
-from train.credit import credit, weigh
-from train.gae import advantage_moments, credit_tokens, gae, mean_and_std, whiten
+from train.batch.collate import MicroBatch, collate
+from train.loss.credit import credit, weigh
+from train.loss.gae import advantage_moments, credit_tokens, gae, mean_and_std, whiten
 
 UNIT = st.floats(0, 1)
 STEPS = st.lists(st.tuples(st.floats(-3, 3), st.floats(-3, 3)), min_size=1, max_size=8)

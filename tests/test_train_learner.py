@@ -9,13 +9,13 @@ from transformers import AutoModelForCausalLM
 
 from configs.schema import TrainingConfig
 from rollout.records import TRACE, Group
-from train.collate import collate
-from train.credit import credit, split_updates, weigh
-from train.critic import CriticModel
+from train.batch.collate import collate
+from train.batch.packing import separate
 from train.distributed import make_accelerator
 from train.learner import Learner
-from train.packing import separate
-from train.policy import PolicyModel
+from train.loss.credit import credit, split_updates, weigh
+from train.model.critic import CriticModel
+from train.model.policy import PolicyModel
 from train.refusal import RefusalGuard
 
 

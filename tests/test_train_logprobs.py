@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from train.logprobs import token_logprobs
+from train.model.logprobs import token_logprobs
 
 
 @pytest.mark.parametrize("entropy_has_gradient", [False, True])
@@ -42,7 +42,7 @@ def test_blocks_of_rows_change_nothing(monkeypatch: pytest.MonkeyPatch):
     targets = torch.randint(31, (7,), generator=generator)
     results = []
     for block in (31 * 4 * 3, 31 * 4 * 100, 1):
-        monkeypatch.setattr("train.logprobs.BLOCK_BYTES", block)
+        monkeypatch.setattr("train.model.logprobs.BLOCK_BYTES", block)
         logprobs, entropies = token_logprobs(1 * logits, targets, entropy_has_gradient=True)
         (gradient,) = torch.autograd.grad(logprobs.sum() + entropies.sum(), logits)
         results.append((logprobs.detach(), entropies.detach(), gradient))

@@ -9,11 +9,11 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, set_seed
 
 from configs.schema import AlgoConfig, ModelConfig
 from rollout.records import REFINE
-from train.collate import collate
-from train.credit import credit
+from train.batch.collate import collate
 from train.distributed import make_accelerator
-from train.lora import adapters_off, add_adapters, lora_layers, merged_weights
-from train.policy import PolicyModel, load_model, save_weights
+from train.loss.credit import credit
+from train.model.lora import adapters_off, add_adapters, lora_layers, merged_weights
+from train.model.policy import PolicyModel, load_model, save_weights
 
 IDS = torch.arange(5, 60)[None]
 LORA = {"lora_r": 4, "lora_alpha": 16}

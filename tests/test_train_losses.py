@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from configs.schema.algo import LOSS_TYPES
-from train.losses import LOSSES, reinforce, sequence_mean, sequence_sum, truncated_reinforce
+from train.loss.losses import LOSSES, reinforce, sequence_mean, sequence_sum, truncated_reinforce
 
 
 def gradient(loss_type: str, log_ratio: Tensor, advantages: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from configs.schema.algo import IMPORTANCE_SAMPLING_MODES
-from train.mismatch import importance_weights
+from train.loss.losses import importance_weights
 
 LOG_MISMATCH = torch.log(torch.tensor([0.25, 1.0, 4.0, 1.5, 1.5]))
 SEQUENCES = torch.tensor([0, 0, 0, 1, 1])

@@ -13,14 +13,14 @@ from trl_oracle import MAX_COMPLETION_LENGTH, Oracle, load_sharpened, ragged_gro
 from configs.schema import AlgoConfig
 from configs.schema.algo import IMPORTANCE_SAMPLING_MODES
 from rollout.records import REFINE, TRACE, Group
-from train.attention import SHARED_PROMPT
-from train.collate import MicroBatch, collate
-from train.credit import credit, weigh
-from train.losses import LOSSES, imitation_nll
-from train.objective import objective
-from train.packing import ModelSizes, make_plan, separate, share_prompts
-from train.policy import PolicyModel
-from train.rows import Row
+from train.batch.collate import MicroBatch, collate
+from train.batch.packing import ModelSizes, make_plan, separate, share_prompts
+from train.batch.rows import Row
+from train.loss.credit import credit, weigh
+from train.loss.losses import LOSSES, imitation_nll
+from train.loss.objective import objective
+from train.model.attention import SHARED_PROMPT
+from train.model.policy import PolicyModel
 
 EPSILON = 0.2
 EPSILON_HIGH = {"cispo": 1.3}

@@ -10,11 +10,10 @@ from training_fakes import VOCAB, make_group, make_groups
 
 from configs.schema import HEAD_CHUNK_BYTES, AlgoConfig
 from rollout.records import REFINE, TRACE
-from train.attention import RowShape
-from train.collate import collate
-from train.credit import credit, split_updates, weigh
-from train.packing import Bin, ModelSizes, cost, make_plan, separate, share_prompts
-from train.rows import Branch, Row
+from train.batch.collate import collate
+from train.batch.packing import Bin, ModelSizes, cost, make_plan, separate, share_prompts
+from train.batch.rows import Branch, Row, RowShape
+from train.loss.credit import credit, split_updates, weigh
 
 SIZES = ModelSizes(hidden=64, vocab=VOCAB)
 ALGO = AlgoConfig(epsilon_high=5.0)

@@ -11,10 +11,10 @@ from transformers import AutoModelForCausalLM, Qwen3ForCausalLM
 from configs.schema import AlgoConfig, ModelConfig
 from rollout.records import REFINE, TRACE
 from train.__main__ import warn_of_slow_dtype
-from train.collate import collate
-from train.credit import credit
-from train.packing import separate
-from train.policy import PolicyModel, has_full_attention, load_model, save_weights
+from train.batch.collate import collate
+from train.batch.packing import separate
+from train.loss.credit import credit
+from train.model.policy import PolicyModel, has_full_attention, load_model, save_weights
 
 ALGO = AlgoConfig(epsilon_high=5.0)
 

@@ -17,7 +17,7 @@ from configs.schema import AlgoConfig, DataConfig, ModelConfig, RolloutConfig, T
 from rollout.collect import CollectedBatch
 from rollout.records import REFINE, TRACE, Call, Group, GroupKey, Sample, Usage, VersionSpan, context_key
 from train.loop import Collaborators, Trainer
-from train.policy import HostWeights
+from train.model.policy import HostWeights
 from train.preemption import StopRequest
 from train.publishing import WeightsFolder
 from train.report import Reporter

@@ -13,14 +13,14 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from configs.schema import TrainingConfig
-from train.collate import MicroBatch, collate
-from train.credit import split_updates, weigh
+from train.batch.collate import MicroBatch, collate
+from train.batch.packing import Bin, ModelSizes, make_plan, separate, share_prompts
+from train.batch.rows import Row
 from train.distributed import sum_over_ranks
-from train.gae import TokenCredit, advantage_moments, credit_tokens, mean_and_std, whiten
+from train.loss.credit import split_updates, weigh
+from train.loss.gae import TokenCredit, advantage_moments, credit_tokens, mean_and_std, whiten
+from train.model.reference import Reference
 from train.optimizer import TrainedModel
-from train.packing import Bin, ModelSizes, make_plan, separate, share_prompts
-from train.reference import Reference
-from train.rows import Row
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,7 +30,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from configs.schema import TrainingConfig
 from train.distributed import zero_stage
 from train.manifest import damage, is_sealed, remove, seal, sync
-from train.policy import save_adapter, save_weights
+from train.model.policy import save_adapter, save_weights
 
 logger = logging.getLogger(__name__)
 

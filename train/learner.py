@@ -10,17 +10,17 @@ from transformers import PreTrainedModel
 
 from configs.schema import TrainingConfig
 from train.annotate import Annotator, Part
-from train.collate import MicroBatch
-from train.critic import CriticModel
-from train.lora import add_adapters
+from train.batch.collate import MicroBatch
+from train.batch.packing import ModelSizes
+from train.batch.rows import Row
+from train.loss.objective import objective, value_objective
 from train.metrics import TokenMetrics, update_metrics
-from train.objective import objective, value_objective
+from train.model.critic import CriticModel
+from train.model.lora import add_adapters
+from train.model.policy import PolicyModel, has_full_attention, load_model
+from train.model.reference import FrozenReference, Reference, WithoutAdapters
 from train.optimizer import StepOutcome, TrainedModel
-from train.packing import ModelSizes
-from train.policy import PolicyModel, has_full_attention, load_model
-from train.reference import FrozenReference, Reference, WithoutAdapters
 from train.refusal import RefusalGuard
-from train.rows import Row
 
 
 class Learner:

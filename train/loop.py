@@ -18,16 +18,16 @@ from transformers.utils.logging import disable_progress_bar
 
 from configs.schema import TrainingConfig
 from rollout.collect import CollectedBatch
+from train.batch.rows import Row
 from train.checkpoint import Checkpoints, TrainerState, config_fingerprint, find_checkpoint, read_state
-from train.credit import credit
 from train.distributed import from_rank_zero, give_back_cached_memory, max_over_ranks, zero_stage
 from train.learner import Learner
+from train.loss.credit import credit
 from train.metrics import Stopwatch, group_metrics, staleness_metrics
-from train.policy import HostWeights, gather_weights
+from train.model.policy import HostWeights, gather_weights
 from train.preemption import StopRequest
 from train.refusal import RefusalGuard
 from train.report import Reporter
-from train.rows import Row
 
 ROLLOUTS_SHOWN = 2
 """Rollouts written as text at each checkpoint."""

@@ -17,11 +17,11 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from rollout.records import TRACE, Group, Rollout, Sample
-from train.collate import MicroBatch
+from train.batch.collate import MicroBatch
+from train.batch.rows import Row
 from train.distributed import max_over_ranks, sum_over_ranks
-from train.objective import TokenTerms
+from train.loss.objective import TokenTerms
 from train.optimizer import StepOutcome
-from train.rows import Row
 
 
 class TokenMetrics:

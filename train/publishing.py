@@ -9,7 +9,7 @@ from torch import Tensor
 
 from configs.schema import TrainingConfig
 from rollout.engine import RolloutEngine
-from train.policy import HostWeights
+from train.model.policy import HostWeights
 
 
 class WeightsFolder:

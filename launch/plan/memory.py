@@ -1,7 +1,7 @@
 """Memory of one trainer rank and of one worker, part by part.
 
 Counted are the tensors that live at the peak of a step, as torch, transformers and DeepSpeed allocate them
-for a dense decoder with train/attention.py. ``tests/bench/plan_memory.py`` measures the same.
+for a dense decoder with train/model/attention.py. ``tests/bench/plan_memory.py`` measures the same.
 Left out: the interpreter with its libraries, the CUDA context and what the allocator cannot use
 (``plan.runtime_gib`` stands for them), NCCL, and rank 0's copy of the weights in host memory at publishing.
 """

@@ -43,11 +43,11 @@ from rollout.engine import spare_collector
 from rollout.evaluation.evaluate import Job, evaluate
 from rollout.pool import WorkerPool
 from rollout.routing import Endpoint
-from train.attention import SHARED_PROMPT
+from train.batch.rows import Row
 from train.distributed import leave, make_accelerator
 from train.learner import Learner
+from train.model.attention import SHARED_PROMPT
 from train.refusal import RefusalGuard
-from train.rows import Row
 
 REPO = Path(__file__).parents[2]
 GROUP_SIZES = (2, 4, 8, 16, 32)

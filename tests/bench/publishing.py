@@ -30,7 +30,7 @@ from update import SIZES, make_model
 
 from configs.schema import DataConfig, ModelConfig, RolloutConfig, TrainingConfig
 from rollout.engine import RolloutEngine
-from train.policy import gather_weights, load_model
+from train.model.policy import gather_weights, load_model
 from train.publishing import EnginePublisher
 
 MIB = 2**20

@@ -35,11 +35,11 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from train.attention import SHARED_PROMPT
-from train.collate import collate
-from train.packing import ModelSizes, make_plan, share_prompts
-from train.policy import PolicyModel
-from train.rows import Branch, Row
+from train.batch.collate import collate
+from train.batch.packing import ModelSizes, make_plan, share_prompts
+from train.batch.rows import Branch, Row
+from train.model.attention import SHARED_PROMPT
+from train.model.policy import PolicyModel
 
 KINDS = {"trace": (60, 8, 40, 400), "refine": (700, 8, 40, 300), "distil": (1500, 4, 60, 120)}
 """Prompt tokens, completions, their shortest and longest."""

@@ -10,10 +10,10 @@ import numpy as np
 
 from configs.schema import AlgoConfig
 from rollout.records import DISTIL, DRAFT, Group, Sample
-from train.advantages import group_advantages, make_estimator
-from train.averaging import mean_over_sequences, mean_over_tokens, role_weights
-from train.losses import LOSSES
-from train.rows import Branch, Row
+from train.batch.rows import Branch, Row
+from train.loss.advantages import group_advantages, make_estimator
+from train.loss.averaging import mean_over_sequences, mean_over_tokens, role_weights
+from train.loss.losses import LOSSES
 
 
 def credit(groups: Sequence[Group], algo: AlgoConfig) -> list[Row]:

@@ -6,8 +6,8 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from train.attention import SHARED_PROMPT
-from train.collate import MicroBatch
+from train.batch.collate import MicroBatch
+from train.model.attention import SHARED_PROMPT
 
 
 def predictor_states(backbone: nn.Module, batch: MicroBatch) -> Tensor:

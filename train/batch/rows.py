@@ -6,14 +6,26 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from train.attention import RowShape
+
+@dataclass(frozen=True, slots=True)
+class RowShape:
+    """Tokens of one row; what follows them is padding."""
+
+    prompt: int
+    completions: tuple[int, ...]
+
+    @property
+    def pairs(self) -> float:
+        """Queries and keys that attention pairs."""
+        own = sum(n * (self.prompt + n / 2) for n in self.completions)
+        return self.prompt**2 / 2 + own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Branch:
     """One completion; each array has one entry per completion token.
 
-    The weights are those of each trained token and hold every normalisation (see ``train.averaging``).
+    The weights are those of each trained token and hold every normalisation (see ``train.loss.averaging``).
     """
 
     role: str

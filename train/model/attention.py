@@ -7,7 +7,6 @@ itself, both causally. Only these pairs are computed: P^2 / 2 + sum of L_i (P + 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -16,24 +15,12 @@ from torch.nn import functional
 from torch.nn.attention.bias import causal_lower_right
 from transformers import AttentionInterface
 
+from train.batch.rows import RowShape
+
 SHARED_PROMPT = "shared_prompt"
 """Its name as an ``attn_implementation``. Transformers makes no mask for names that it does not know."""
 FOREIGN = ("sliding_window", "position_bias", "softcap", "s_aux")
 """What models of other kinds hand to their attention."""
-
-
-@dataclass(frozen=True, slots=True)
-class RowShape:
-    """Tokens of one row; what follows them is padding."""
-
-    prompt: int
-    completions: tuple[int, ...]
-
-    @property
-    def pairs(self) -> float:
-        """Queries and keys that attention pairs."""
-        own = sum(n * (self.prompt + n / 2) for n in self.completions)
-        return self.prompt**2 / 2 + own
 
 
 def attend(
@@ -71,7 +58,7 @@ def attend(
     if foreign := [name for name in FOREIGN if others.get(name) is not None]:
         raise ValueError(
             f"{type(module).__name__} needs {foreign[0]}, which attention over shared prompts does not have: "
-            "train.policy.has_full_attention should say no to this model."
+            "train.model.policy.has_full_attention should say no to this model."
         )
     sdpa = partial(_sdpa, scaling=scaling, dropout=dropout)
     if rows is None or all(

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from train.collate import MicroBatch
+from train.batch.collate import MicroBatch
 
 WHITEN_EPSILON = 1e-8
 """Added to the standard deviation when advantages are whitened."""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from train.backbone import predictor_states
-from train.collate import MicroBatch
+from train.batch.collate import MicroBatch
+from train.model.backbone import predictor_states
 
 
 class ValueHead(nn.Linear):
@@ -36,28 +35,3 @@ class CriticModel(nn.Module):
     def forward(self, batch: MicroBatch) -> Tensor:
         """Value of the state before each trained token, fp32, shape ``(N,)``."""
         return self.value_head(predictor_states(self.backbone, batch))
-
-
-def clipped_value_loss(
-    values: Tensor, old_values: Tensor, returns: Tensor, *, cliprange_value: float
-) -> tuple[Tensor, Tensor]:
-    """The squared error of the value, pessimistic about moves away from the old value, per token.
-
-        loss = 1/2 max( (V - R)^2, (clip(V, V_old - cliprange_value, V_old + cliprange_value) - R)^2 )
-
-    Args:
-        values: Shape ``(N,)``, with gradient.
-        old_values: Shape ``(N,)``, of the critic before its first update on this batch.
-        returns: Shape ``(N,)``.
-        cliprange_value: Distance from ``old_values`` beyond which a move no longer pays.
-
-    Returns:
-        The loss per token, and where the clip stopped the gradient.
-
-    References:
-        Schulman et al., Proximal Policy Optimization, https://arxiv.org/abs/1707.06347, as in OpenAI's
-        baselines.
-    """
-    clipped = torch.clamp(values, old_values - cliprange_value, old_values + cliprange_value)
-    plain_error, clipped_error = (values - returns).square(), (clipped - returns).square()
-    return 0.5 * torch.maximum(plain_error, clipped_error), clipped_error > plain_error

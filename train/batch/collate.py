@@ -1,7 +1,7 @@
 """Rows -> one micro-batch of flat tensors.
 
 A row of one completion is an ordinary sequence. A row of several is ``[prompt, c1, .., cn]``: positions
-restart after the prompt for each completion, and ``train.attention`` keeps completions from seeing one
+restart after the prompt for each completion, and ``train.model.attention`` keeps completions from seeing one
 another.
 """
 
@@ -15,8 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from train.attention import RowShape
-from train.rows import Branch, Row
+from train.batch.rows import Branch, Row, RowShape
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +31,7 @@ class MicroBatch:
     input_ids: Tensor
     position_ids: Tensor
     attention_mask: Tensor
-    """Bool, ``(B, T)``: where a token is no padding. For attention other than ``train.attention``."""
+    """Bool, ``(B, T)``: where a token is no padding. For attention other than ``train.model.attention``."""
     rows: tuple[RowShape, ...]
     """Of each of the B rows."""
     predictors: Tensor
@@ -51,7 +50,7 @@ class MicroBatch:
     num_sequences: int
     """Completions, those without a trained token included."""
     head_chunks: int
-    """See ``train.packing.Bin``."""
+    """See ``train.batch.packing.Bin``."""
     old_logprobs: Tensor | None = None
     """Of the policy before its first update on this batch; None where this is that update."""
     ref_logprobs: Tensor | None = None

@@ -1,6 +1,6 @@
 """Rows -> micro-batches of rows, balanced over ranks.
 
-Several completions of one prompt share its keys and values where that pays (see ``train.collate``).
+Several completions of one prompt share its keys and values where that pays (see ``train.batch.collate``).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from configs.schema import HEAD_CHUNK_BYTES, SHARE_FROM
-from train.rows import Branch, Row
+from train.batch.rows import Branch, Row
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,12 +15,12 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from configs.schema import ModelConfig
-from train.attention import SHARED_PROMPT
-from train.backbone import predictor_states
-from train.collate import MicroBatch
-from train.critic import ValueHead
-from train.logprobs import token_logprobs
-from train.lora import adapter_config, adapter_parameters, merged_weights
+from train.batch.collate import MicroBatch
+from train.model.attention import SHARED_PROMPT
+from train.model.backbone import predictor_states
+from train.model.critic import ValueHead
+from train.model.logprobs import token_logprobs
+from train.model.lora import adapter_config, adapter_parameters, merged_weights
 
 
 def load_model(config: ModelConfig) -> PreTrainedModel:
@@ -69,8 +69,8 @@ class Float32Head(nn.Linear):
 def has_full_attention(config: PreTrainedConfig) -> bool:
     """Whether every layer of a model attends to its whole context by content and rotary position alone.
 
-    Only then ``train.attention`` stands for what the model has. Families that came before ``layer_types`` say
-    by other options that they do not.
+    Only then may ``train.model.attention`` replace its own. Families older than ``layer_types`` say by
+    other options that they do not.
     """
     text = config.get_text_config()
     if (layers := getattr(text, "layer_types", None)) is not None:

@@ -9,10 +9,8 @@ import torch
 from torch import Tensor
 
 from configs.schema import AlgoConfig
-from train.collate import MicroBatch
-from train.critic import clipped_value_loss
-from train.losses import LOSSES, imitation_nll, k3, sequence_mean
-from train.mismatch import importance_weights
+from train.batch.collate import MicroBatch
+from train.loss.losses import LOSSES, clipped_value_loss, imitation_nll, importance_weights, k3, sequence_mean
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

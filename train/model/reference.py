@@ -10,9 +10,9 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from configs.schema import TrainingConfig
-from train.collate import MicroBatch
-from train.lora import adapters_off
-from train.policy import PolicyModel, load_model
+from train.batch.collate import MicroBatch
+from train.model.lora import adapters_off
+from train.model.policy import PolicyModel, load_model
 
 
 class Reference(Protocol):

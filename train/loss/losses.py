@@ -1,7 +1,7 @@
 """Policy losses on flat token tensors. Pure: one equation each, option names and formulas as in TRL 1.16.
 
 ``N`` trained tokens; ``ratio`` is exp(logprob - old_logprob), per token or per sequence. What a batch makes
-of the loss of its tokens is ``train.averaging``.
+of the loss of its tokens is ``train.loss.averaging``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from train.averaging import TokenWeights, mean_over_longest, mean_over_sequences, mean_over_tokens
+from train.loss.averaging import TokenWeights, mean_over_longest, mean_over_sequences, mean_over_tokens
 
 TokenLoss = Callable[..., tuple[Tensor, Tensor]]
 """``(ratio, logprobs, advantages, epsilon=, epsilon_high=) -> (loss, is_clipped)``."""
@@ -98,7 +98,7 @@ LOSSES: Mapping[str, PolicyLoss] = {
         token_loss=clipped_surrogate, token_weights=mean_over_sequences, has_sequence_ratio=True
     ),
     "reinforce": PolicyLoss(token_loss=reinforce, token_weights=mean_over_tokens),
-    # With advantages of a critic (train.gae) in the place of a group's.
+    # With advantages of a critic (train.loss.gae) in the place of a group's.
     "ppo": PolicyLoss(token_loss=clipped_surrogate, token_weights=mean_over_tokens),
 }
 
@@ -153,3 +153,75 @@ def imitation_nll(logprobs: Tensor, weights: Tensor) -> Tensor:
         weights: Shape ``(N,)``: ``mean_over_sequences`` of the positive samples, zero for all others.
     """
     return -(weights * logprobs).sum()
+
+
+def clipped_value_loss(
+    values: Tensor, old_values: Tensor, returns: Tensor, *, cliprange_value: float
+) -> tuple[Tensor, Tensor]:
+    """The squared error of the value, pessimistic about moves away from the old value, per token.
+
+        loss = 1/2 max( (V - R)^2, (clip(V, V_old - cliprange_value, V_old + cliprange_value) - R)^2 )
+
+    Args:
+        values: Shape ``(N,)``, with gradient.
+        old_values: Shape ``(N,)``, of the critic before its first update on this batch.
+        returns: Shape ``(N,)``.
+        cliprange_value: Distance from ``old_values`` beyond which a move no longer pays.
+
+    Returns:
+        The loss per token, and where the clip stopped the gradient.
+
+    References:
+        Schulman et al., Proximal Policy Optimization, https://arxiv.org/abs/1707.06347, as in OpenAI's
+        baselines.
+    """
+    clipped = torch.clamp(values, old_values - cliprange_value, old_values + cliprange_value)
+    plain_error, clipped_error = (values - returns).square(), (clipped - returns).square()
+    return 0.5 * torch.maximum(plain_error, clipped_error), clipped_error > plain_error
+
+
+def importance_weights(
+    log_mismatch: Tensor,
+    sequences: Tensor,
+    num_sequences: int,
+    *,
+    mode: str,
+    clip_min: float | None,
+    clip_max: float | None,
+) -> tuple[Tensor, Tensor]:
+    """Factors of the token losses that correct for the mismatch of sampler and trainer, within limits.
+
+    Two engines assign one policy different log-probs, and a stale sampler adds to the difference.
+
+        mismatch = exp(log_mismatch), per token, or its product over the sequence (``sequence_*``)
+        weight   = min(max(mismatch, clip_min), clip_max)                (``*_truncate``)
+        weight   = mismatch where clip_min <= mismatch <= clip_max else 0   (``*_mask``)
+
+    ``token_truncate`` is truncated importance sampling; ``token_mask`` with both limits is IcePop.
+
+    Args:
+        log_mismatch: Shape ``(N,)``: old_logprob - sampler_logprob, where the old log-prob is the trainer's
+            for the policy before this batch.
+        sequences: Shape ``(N,)``: number of each token's sequence.
+        num_sequences: How many there are.
+        mode: ``token_truncate``, ``token_mask``, ``sequence_truncate`` or ``sequence_mask``.
+        clip_min: Lower limit; None for none.
+        clip_max: Upper limit; None for none.
+
+    Returns:
+        The weights, shape ``(N,)``, and which tokens were outside the limits.
+
+    References:
+        Yao et al., Your Efficient RL Framework Secretly Brings You Off-Policy RL Training,
+        https://fengyao.notion.site/off-policy-rl; IcePop, https://ringtech.notion.site/icepop.
+    """
+    level, action = mode.split("_")
+    if level == "sequence":
+        log_mismatch = sequence_sum(log_mismatch, sequences, num_sequences)
+    mismatch = torch.exp(log_mismatch)
+    least = 0.0 if clip_min is None else clip_min
+    most = torch.inf if clip_max is None else clip_max
+    is_outside = (mismatch < least) | (mismatch > most)
+    if action == "truncate":
+        return mismatch.clamp(least, most), is_outside
+    return mismatch.masked_fill(is_outside, 0.0), is_outside

@@ -1,0 +1,1 @@
+"""The policy, the critic and the reference: backbones, attention over shared prompts, log-probs, LoRA."""
