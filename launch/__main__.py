@@ -15,7 +15,7 @@ from configs.exit_status import INTERRUPTED, PREEMPTED, REFUSED
 from configs.schema import JobConfig
 from launch.job import assignment, parts
 from launch.supervise import Supervisor
-from rollout.worker import free_ports
+from rollout.workers.local_worker import free_ports
 
 FAILED = float("-inf")
 """The objective of a job that failed, for sweepers."""

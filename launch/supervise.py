@@ -129,7 +129,7 @@ class Supervisor:
             begin = log.tell()
             process = subprocess.Popen(
                 # The guard ends the part's whole tree when we end, in whatever way.
-                [sys.executable, "-m", "rollout.guard", *part.command],
+                [sys.executable, "-m", "rollout.workers.process_guard", *part.command],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,

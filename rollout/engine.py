@@ -13,14 +13,14 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from configs.schema import RolloutConfig
-from rollout.access import KEY_VARIABLE
-from rollout.chat import ChatEndpoint
-from rollout.fleet import Fleet
-from rollout.pool import WorkerPool
-from rollout.publish import DirectoryPublisher, Publisher, TransferPublisher
-from rollout.revival import RESTART_ATTEMPTS
-from rollout.routing import Endpoint
-from rollout.worker import LOOPBACK, LocalWorker
+from rollout.endpoints.access import KEY_VARIABLE
+from rollout.endpoints.chat import ChatEndpoint
+from rollout.endpoints.pool import WorkerPool
+from rollout.endpoints.restarts import RESTART_ATTEMPTS
+from rollout.endpoints.routing import Endpoint
+from rollout.weights.publish import DirectoryPublisher, Publisher, TransferPublisher
+from rollout.workers.fleet import Fleet
+from rollout.workers.local_worker import LOOPBACK, LocalWorker
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from configs.schema import JobConfig
 from launch.job import assignment, parts
 from launch.supervise import Part, Supervisor, ranks
 from launch.table import draw, read_jobs, table
-from rollout.worker import free_port
+from rollout.workers.local_worker import free_port
 
 BASE = ["model.path=x", "data.path=x"]
 

@@ -55,7 +55,7 @@ def test_a_package_imports_only_the_packages_below_it(package: str):
 
 
 def test_only_the_workers_extension_imports_vllm():
-    assert _importers("vllm") == {"rollout/vllm_extension.py"}
+    assert _importers("vllm") == {"rollout/weights/vllm_extension.py"}
 
 
 def test_configs_rewards_and_launch_import_no_torch():
@@ -69,7 +69,7 @@ def test_configs_rewards_and_launch_import_no_torch():
 def test_only_train_knows_of_ranks(library: str):
     outside = {name for name in _importers(library) if not name.startswith("train/")}
     # Weights go over groups of two, which are none of a run's ranks.
-    assert outside <= ({"rollout/transfer.py"} if library == "torch.distributed" else set())
+    assert outside <= ({"rollout/weights/transfer.py"} if library == "torch.distributed" else set())
 
 
 @pytest.mark.component

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from rollout.access import RequireKey
+from rollout.endpoints.access import RequireKey
 
 
 def _asked(path: str, *headers: tuple[bytes, bytes], kind: str = "http") -> list[Any]:

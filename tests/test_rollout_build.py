@@ -9,7 +9,7 @@ from tiny import byte_tokenizer
 from configs.compose import load, load_operator
 from configs.schema import ModelConfig, OperatorConfig, RolloutConfig
 from rollout.build import build_operator, load_tokenizer, policy_settings
-from rollout.chat import ChatEndpoint
+from rollout.endpoints.chat import ChatEndpoint
 from rollout.operators import OPERATORS
 from rollout.records import TRACE
 

@@ -12,7 +12,7 @@ from fakes import plain_policy, problem
 
 from configs.schema import RolloutConfig
 from rollout.budget import budget
-from rollout.chat import ChatEndpoint, Dialect
+from rollout.endpoints.chat import ChatEndpoint, Dialect
 from rollout.records import EMPTY, Completion, Prompt, Rollout, Sampling
 from rollout.sampler import CallFailed, RequestRefused
 

@@ -6,10 +6,9 @@ from typing import Any
 
 import pytest
 
-from rollout.client import Client
-from rollout.retry import Unavailable
+from rollout.endpoints.client import Client, Unavailable
 from rollout.sampler import RequestRefused
-from rollout.worker import free_port
+from rollout.workers.local_worker import free_port
 
 KEY = "a-secret-nobody-may-see"
 Answer = Callable[[bytes], bytes]

@@ -8,7 +8,7 @@ from statistics import fmean as mean
 import pytest
 from fakes import Request, ScriptedPolicy, boxed, operator, roll
 
-from rollout.grouping import Credited, contributions, group_rollout
+from rollout.collection.groups import Credited, contributions, group_rollout
 from rollout.records import DISTIL, DRAFT, REFINE, Call, Group, Rollout, Verdict
 
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 from fakes import EvenIsCorrect, ScriptedPolicy, operator, problem, roll, settings
-from test_rollout_collect import _collector
+from test_rollout_collector import _collector
 
-from rollout.drafts import DraftCache
-from rollout.draw import ProblemStream
+from rollout.collection.draft_cache import DraftCache
+from rollout.collection.groups import GroupFilter
+from rollout.collection.problem_stream import ProblemStream
 from rollout.evaluation.journal import Journal
 from rollout.evaluation.outcomes import reduce
-from rollout.grouping import GroupFilter
 from rollout.records import DRAFT, REFINE, TRACE
 from rollout.run import run_operator
 from rollout.thinking import ThinkingMarks

@@ -10,10 +10,10 @@ from fakes import prompt_of
 from stub_server import StubOptions, stub_process
 
 from configs.schema import RolloutConfig
-from rollout.chat import ChatEndpoint
+from rollout.endpoints.chat import ChatEndpoint
 from rollout.engine import RolloutEngine
 from rollout.records import Sampling
-from rollout.worker import free_port
+from rollout.workers.local_worker import free_port
 
 SAMPLING = Sampling(temperature=1.0, top_p=1.0, max_tokens=8, seed=1)
 KEY = "a-secret-nobody-may-see"

@@ -8,8 +8,8 @@ import psutil
 import pytest
 
 from configs.schema import RolloutConfig
-from rollout.fleet import Fleet, check_length, emulates, places, share_cores
-from rollout.worker import free_port
+from rollout.workers.fleet import Fleet, check_length, emulates, places, share_cores
+from rollout.workers.local_worker import free_port
 
 SERVER = """
 import http.server, sys

@@ -21,7 +21,7 @@ from fakes import (
 )
 
 from rollout.budget import budget
-from rollout.grouping import group_rollout
+from rollout.collection.groups import group_rollout
 from rollout.records import ANALYSE, ATTEMPTS, DISTIL, DRAFT, REFINE, TRACE, VERIFY, Rollout, Usage
 from rollout.run import run_operator
 from rollout.sampler import CallFailed

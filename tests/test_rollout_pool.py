@@ -13,12 +13,12 @@ from aiohttp import web
 from fakes import prompt_of
 
 from configs.schema import RolloutConfig
-from rollout.pool import WorkerPool
+from rollout.endpoints.pool import WorkerPool
+from rollout.endpoints.routing import Endpoint
+from rollout.endpoints.vllm_api import parse_version
 from rollout.records import Sampling, VersionSpan
-from rollout.routing import Endpoint
 from rollout.sampler import CallFailed, RequestRefused
-from rollout.wire import parse_version
-from rollout.worker import free_port
+from rollout.workers.local_worker import free_port
 
 SAMPLING = Sampling(temperature=1.0, top_p=1.0, max_tokens=8, seed=1)
 LIMIT_SECONDS = 30
@@ -478,11 +478,11 @@ def test_a_dead_local_worker_is_restarted_once_however_many_requests_it_failed()
             brought_up.append(endpoint.url)
 
         pool.endpoints = [Endpoint(url=f"http://127.0.0.1:{free_port()}", restart=restart)]
-        pool.reviver.after_restart = bring_up
+        pool.restarter.after_restart = bring_up
         done = await asyncio.gather(*(pool.generate(prompt_of(i), SAMPLING) for i in range(8)))
         assert len(done) == len(stubs[0].bodies) == 8
         assert started == brought_up == [stubs[0].url]
-        assert pool.reviver.restarts == 1
+        assert pool.restarter.restarts == 1
 
     _with_pool(test, fine)
 

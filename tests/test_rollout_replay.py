@@ -11,12 +11,12 @@ import pytest
 from fakes import EvenIsCorrect, ScriptedPolicy, operator, problem, roll, settings
 
 from rewards.verdict import Verdict
-from rollout.collect import CollectedBatch, CollectOptions, Collector
-from rollout.draw import ProblemStream
-from rollout.grouping import GroupFilter
-from rollout.produce import Producer
+from rollout.collection.collector import CollectedBatch, CollectOptions, Collector
+from rollout.collection.groups import GroupFilter
+from rollout.collection.problem_stream import ProblemStream
+from rollout.collection.producer import Producer
+from rollout.collection.replay import Replay
 from rollout.records import Rollout
-from rollout.replay import Replay
 
 SCHEDULE = (4, 1)
 

@@ -6,7 +6,12 @@ from email.utils import format_datetime
 
 import pytest
 
-from rollout.retry import LONGEST_SECONDS, backoff_seconds, is_temporary, retry_after_seconds
+from rollout.endpoints.client import (
+    LONGEST_BACKOFF_SECONDS,
+    backoff_seconds,
+    is_temporary,
+    retry_after_seconds,
+)
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -14,7 +19,7 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 def test_waits_double_up_to_a_bound_less_up_to_half():
     rng = random.Random(0)
     for attempt in range(20):
-        longest = min(0.5 * 2**attempt, LONGEST_SECONDS)
+        longest = min(0.5 * 2**attempt, LONGEST_BACKOFF_SECONDS)
         waits = [backoff_seconds(attempt, rng) for _ in range(200)]
         assert all(longest / 2 <= wait <= longest for wait in waits)
         assert max(waits) - min(waits) > 0.3 * longest

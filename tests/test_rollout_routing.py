@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from rollout.routing import COOL_DOWN_SECONDS, Endpoint, Router
+from rollout.endpoints.routing import COOL_DOWN_SECONDS, Endpoint, Router
 
 NOW = 1000.0
 

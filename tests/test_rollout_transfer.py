@@ -15,10 +15,10 @@ from stub_server import StubOptions, StubServer
 from torch import Tensor
 
 from configs.schema import RolloutConfig
-from rollout.pool import WorkerPool
-from rollout.publish import TransferPublisher
-from rollout.routing import Endpoint
-from rollout.transfer import (
+from rollout.endpoints.pool import WorkerPool
+from rollout.endpoints.routing import Endpoint
+from rollout.weights.publish import TransferPublisher
+from rollout.weights.transfer import (
     ALIGNMENT,
     Entry,
     GivenUp,
@@ -110,7 +110,7 @@ def test_this_machine_is_seen_by_itself_on_loopback():
 
 
 class Stub(StubServer):
-    """A worker that receives as ``rollout.vllm_extension`` does."""
+    """A worker that receives as ``rollout.weights.vllm_extension`` does."""
 
     def __init__(self) -> None:
         super().__init__(StubOptions(median_tokens=5))

@@ -19,15 +19,14 @@ from configs.compose import load
 from configs.schema import RolloutConfig
 from rollout.budget import budget
 from rollout.build import build_operator, policy_settings
-from rollout.chat import ChatEndpoint
-from rollout.collect import CollectOptions, Collector
-from rollout.draw import ProblemStream
+from rollout.collection.collector import CollectOptions, Collector
+from rollout.collection.problem_stream import ProblemStream
+from rollout.collection.producer import Producer
+from rollout.endpoints.chat import ChatEndpoint
 from rollout.engine import RolloutEngine
 from rollout.evaluation.evaluate import Job, evaluate
 from rollout.operators import Operator
-from rollout.produce import Producer
 from rollout.prompts import Codec
-from rollout.publish import DirectoryPublisher, TransferPublisher
 from rollout.records import (
     ANALYSE,
     DISTIL,
@@ -41,6 +40,7 @@ from rollout.records import (
 )
 from rollout.run import run_operator
 from rollout.sampler import RequestRefused
+from rollout.weights.publish import DirectoryPublisher, TransferPublisher
 from train.model.policy import gather_weights
 
 pytestmark = pytest.mark.integration
@@ -354,12 +354,12 @@ def test_weights_over_a_process_group_are_served_as_those_of_a_directory(
     model.save_pretrained(tmp_path)
     weights = gather_weights(model, is_main=True)
     assert weights is not None
-    by_directory = engine.pool.reviver.after_restart
+    by_directory = engine.pool.restarter.after_restart
     try:
         publisher = TransferPublisher(engine.pool, 60, backend="gloo")
         engine.run(publisher.publish(weights.state, 43), 60)
     finally:
-        engine.pool.reviver.after_restart = by_directory
+        engine.pool.restarter.after_restart = by_directory
     (completion,) = engine.run(engine.pool.generate(PROMPT, SAMPLING), 60)
     assert [span.version for span in completion.versions] == [43]
     expected = _expected_logprobs(tmp_path, completion)
@@ -369,7 +369,7 @@ def test_weights_over_a_process_group_are_served_as_those_of_a_directory(
 def test_workers_sleep_until_the_next_publish(engine: RolloutEngine, tmp_path: Path):
     """A CPU worker keeps its memory, but else does as one that gives it back."""
     tiny_model(seed=7).save_pretrained(tmp_path)
-    by_directory = engine.pool.reviver.after_restart
+    by_directory = engine.pool.restarter.after_restart
     try:
         publisher = DirectoryPublisher(engine.pool, 60, sleeps=True)
         engine.run(publisher.sleep(), 60)
@@ -381,7 +381,7 @@ def test_workers_sleep_until_the_next_publish(engine: RolloutEngine, tmp_path: P
         assert len(answer.result(timeout=60)) == 1
         (completion,) = engine.run(engine.pool.generate(PROMPT, SAMPLING), 60)
     finally:
-        engine.pool.reviver.after_restart = by_directory
+        engine.pool.restarter.after_restart = by_directory
     assert [span.version for span in completion.versions] == [47]
     expected = _expected_logprobs(tmp_path, completion)
     torch.testing.assert_close(torch.tensor(completion.logprobs), expected, atol=1e-3, rtol=1e-3)
@@ -414,9 +414,9 @@ def test_a_killed_worker_is_restarted_with_the_current_weights_and_nothing_is_lo
     tiny_model(seed=6).save_pretrained(tmp_path)
     engine.run(engine.publisher.publish(tmp_path, 42), 60)
     operator = _operator("operator.schedule=[4,2,1]")
-    restarts = engine.pool.reviver.restarts
+    restarts = engine.pool.restarter.restarts
     _evaluate_and_kill(engine, rollout_config, operator)
-    assert engine.pool.reviver.restarts == restarts + 1
+    assert engine.pool.restarter.restarts == restarts + 1
     (completion,) = engine.run(engine.pool.generate(PROMPT, GREEDY), 60)
     assert completion.versions[0].version == 42
 
@@ -440,10 +440,10 @@ def test_two_workers_share_a_run_and_when_one_is_killed_the_other_goes_on(
         # Only what the killed worker had not answered was sent again.
         assert pool.counts.requests - requests == needed + pool.counts.retries
         assert 0 < pool.counts.retries <= 40
-        settled = (pool.reviver.settled(endpoint) for endpoint in pool.endpoints)
+        settled = (pool.restarter.settled(endpoint) for endpoint in pool.endpoints)
         for waiting in settled:
             engine.run(waiting, config.start_timeout_seconds)
-        assert pool.reviver.restarts == 1
+        assert pool.restarter.restarts == 1
         assert [engine.run(pool.served_version(e), 30) for e in pool.endpoints] == [3, 3]
     logs = [(tmp_path / "logs" / f"worker_{i}.log").read_text() for i in range(2)]
     assert all(log and "a-secret-nobody-may-see" not in log for log in logs)

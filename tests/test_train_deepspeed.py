@@ -12,7 +12,7 @@ import torch
 from training_fakes import first_moments, make_config, make_trainer, read_metric
 from transformers import AutoModelForCausalLM, set_seed
 
-from rollout.guard import end_tree
+from rollout.workers.process_guard import end_tree
 from train.checkpoint import finished_checkpoints
 from train.distributed import make_accelerator
 from train.export import export

@@ -14,7 +14,7 @@ import torch
 from accelerate import Accelerator
 
 from configs.schema import AlgoConfig, DataConfig, ModelConfig, RolloutConfig, TrainConfig, TrainingConfig
-from rollout.collect import CollectedBatch
+from rollout.collection.collector import CollectedBatch
 from rollout.records import REFINE, TRACE, Call, Group, GroupKey, Sample, Usage, VersionSpan, context_key
 from train.loop import Collaborators, Trainer
 from train.model.policy import HostWeights

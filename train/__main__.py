@@ -26,20 +26,20 @@ from rewards.gold import check_gold
 from rewards.grader import Grader
 from rewards.shaping import RewardInput, ShapedReward, Shaper
 from rollout.build import build_operator, load_tokenizer, policy_settings
-from rollout.collect import CollectedBatch, CollectOptions, Collector
-from rollout.drafts import DraftCache
-from rollout.draw import ProblemStream
+from rollout.collection.collector import CollectedBatch, CollectOptions, Collector
+from rollout.collection.draft_cache import DraftCache
+from rollout.collection.groups import Credited, GroupFilter, RewardGroup
+from rollout.collection.problem_stream import ProblemStream
+from rollout.collection.producer import Producer
+from rollout.collection.replay import Replay
+from rollout.endpoints.pool import PoolCounts
 from rollout.engine import RolloutEngine
-from rollout.fleet import emulates
-from rollout.grouping import Credited, GroupFilter, RewardGroup
 from rollout.lock import locked
-from rollout.pool import PoolCounts
 from rollout.problems import load_eval, load_train
-from rollout.produce import Producer
 from rollout.prompts import Codec
 from rollout.records import Call, Verdict
-from rollout.replay import Replay
 from rollout.vary import Ranges
+from rollout.workers.fleet import emulates
 from train.distributed import leave, make_accelerator
 from train.evaluation import AFTER, HeldOutEvaluator, phase_path, write_run_report
 from train.loop import Collaborators, Trainer, is_finished

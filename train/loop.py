@@ -17,7 +17,7 @@ from transformers import AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from configs.schema import TrainingConfig
-from rollout.collect import CollectedBatch
+from rollout.collection.collector import CollectedBatch
 from train.batch.rows import Row
 from train.checkpoint import Checkpoints, TrainerState, config_fingerprint, find_checkpoint, read_state
 from train.distributed import from_rank_zero, give_back_cached_memory, max_over_ranks, zero_stage

@@ -39,7 +39,7 @@ class EnginePublisher:
     config: TrainingConfig
 
     def publish(self, weights: HostWeights, version: int) -> None:
-        """Returns when every worker serves ``version``; raises as ``rollout.publish`` does."""
+        """Returns when every worker serves ``version``; raises as ``rollout.weights.publish`` does."""
         if self.config.rollout.weight_transfer != "directory":
             self._send(weights.state, version)
             return
@@ -49,7 +49,7 @@ class EnginePublisher:
         folder.keep_only(directory)
 
     def sleep(self) -> None:
-        """Returns when every worker has given its GPU's memory back; raises as ``rollout.publish`` does."""
+        """Returns when every worker has freed its GPU memory; raises as ``rollout.weights.publish`` does."""
         self.engine.run(self.engine.publisher.sleep(), self.config.rollout.publish_timeout_seconds)
 
     def _send(self, weights: Path | Mapping[str, Tensor], version: int) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 from configs.compose import run
 from configs.schema import WorkersConfig
 from rollout.build import load_tokenizer
-from rollout.fleet import Fleet
-from rollout.worker import LOOPBACK, LocalWorker
+from rollout.workers.fleet import Fleet
+from rollout.workers.local_worker import LOOPBACK, LocalWorker
 
 LOOK_SECONDS = 1.0
 RESTARTS_IN_A_ROW = 3

@@ -29,11 +29,11 @@ from fakes import CODEC, END, EvenIsCorrect, operator, problem, settings
 from stub_server import StubOptions, stub_process
 
 from configs.schema import RolloutConfig
+from rollout.endpoints.pool import WorkerPool
+from rollout.endpoints.routing import Endpoint
 from rollout.evaluation.evaluate import Job, evaluate
 from rollout.operators import Operator
-from rollout.pool import WorkerPool
 from rollout.records import Completion, Prompt, Rollout, Sampling
-from rollout.routing import Endpoint
 from rollout.sampler import Sampler
 
 SECONDS_PER_TOKEN = 0.004

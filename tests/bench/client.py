@@ -26,9 +26,9 @@ from fakes import prompt_of
 from stub_server import StubOptions, stub_process
 
 from configs.schema import RolloutConfig
-from rollout.pool import WorkerPool
+from rollout.endpoints.pool import WorkerPool
+from rollout.endpoints.routing import Endpoint
 from rollout.records import Prompt, Sampling
-from rollout.routing import Endpoint
 
 AT_ONCE = 64
 PROMPT_TOKENS = 500

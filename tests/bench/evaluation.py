@@ -30,13 +30,13 @@ from fakes import CODEC, END, EvenIsCorrect, ScriptedPolicy, operator, problem, 
 from stub_server import StubOptions, stub_process
 
 from configs.schema import RolloutConfig
+from rollout.endpoints.pool import WorkerPool
+from rollout.endpoints.routing import Endpoint
 from rollout.engine import spare_collector
 from rollout.evaluation.evaluate import Comparison, Job, evaluate
 from rollout.evaluation.journal import Journal
 from rollout.evaluation.report import compare, write_report
-from rollout.pool import WorkerPool
 from rollout.records import Completion, Prompt, Sampling
-from rollout.routing import Endpoint
 from rollout.sampler import Sampler
 
 SCHEDULE = (8, 1)

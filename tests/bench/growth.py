@@ -39,10 +39,10 @@ from training_fakes import make_config
 from update import make_group, make_model, our_pass
 
 from configs.schema import RolloutConfig
+from rollout.endpoints.pool import WorkerPool
+from rollout.endpoints.routing import Endpoint
 from rollout.engine import spare_collector
 from rollout.evaluation.evaluate import Job, evaluate
-from rollout.pool import WorkerPool
-from rollout.routing import Endpoint
 from train.batch.rows import Row
 from train.distributed import leave, make_accelerator
 from train.learner import Learner

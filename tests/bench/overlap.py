@@ -39,12 +39,12 @@ from configs.compose import load
 from configs.schema import JobConfig, RolloutConfig
 from launch.plan.planning import Split, make_plan
 from launch.plan.timing import token_seconds
-from rollout.collect import CollectOptions, Collector
-from rollout.draw import ProblemStream
-from rollout.pool import WorkerPool
-from rollout.produce import Producer
+from rollout.collection.collector import CollectOptions, Collector
+from rollout.collection.problem_stream import ProblemStream
+from rollout.collection.producer import Producer
+from rollout.endpoints.pool import WorkerPool
+from rollout.endpoints.routing import Endpoint
 from rollout.records import Call, Sampling, Verdict
-from rollout.routing import Endpoint
 
 SCALE = 64
 """Tokens for which one simulated token stands."""

@@ -137,7 +137,7 @@ def measured(policy: Path, stage: int, folder: Path) -> dict[int, int]:
     launch = ["-m", "accelerate.commands.launch", "--config_file"]
     launch += [str(REPO / f"launch/accelerate/cpu_zero{stage}.yaml")]
     command = [sys.executable, *(launch if stage else []), *train]
-    guarded = [sys.executable, "-m", "rollout.guard", *command]
+    guarded = [sys.executable, "-m", "rollout.workers.process_guard", *command]
     log = folder.with_suffix(".log")
     environment = {**os.environ, **ENVIRONMENT}
     environment["PYTHONPATH"] = str(Path(__file__).parent)  # of is_even

@@ -47,7 +47,7 @@ from rollout.operators import Operator
 from rollout.prompts import Codec
 from rollout.records import Completion, Prompt, Sampling, Usage, VersionSpan
 from rollout.sampler import Sampler
-from rollout.worker import KEPT_MEMORY, ONE_PROCESS
+from rollout.workers.local_worker import KEPT_MEMORY, ONE_PROCESS
 
 Round = Callable[[], int]
 """Gives the tokens that it made."""

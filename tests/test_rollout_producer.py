@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 from fakes import ScriptedPolicy
-from test_rollout_collect import _collector
+from test_rollout_collector import _collector
 
-from rollout.collect import CollectedBatch
-from rollout.produce import Producer, without_stale
+from rollout.collection.collector import CollectedBatch
+from rollout.collection.producer import Producer, without_stale
 from rollout.records import VersionSpan
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from rollout.collect import CollectedBatch, Collector
+from rollout.collection.collector import CollectedBatch, Collector
 from rollout.records import Group
 
 

@@ -1,6 +1,6 @@
 """Runs a command that must not outlive its parent: ``start_guarded`` and ``end_guarded``.
 
-Between them is a process of its own, ``python -m rollout.guard COMMAND ...``. The parent holds its standard
+Between them is ``python -m rollout.workers.process_guard COMMAND ...``. The parent holds its standard
 input open and never writes to it. When it closes, because the parent ended in whatever way (SIGKILL
 included), on SIGTERM, or when the command itself ends, the command's whole process tree is ended. The exit
 status is the command's.
@@ -30,7 +30,7 @@ def start_guarded(
 ) -> subprocess.Popen[bytes]:
     """Starts the guard of a command, whose output and errors go to ``output``."""
     return subprocess.Popen(
-        [sys.executable, "-m", "rollout.guard", *command],
+        [sys.executable, "-m", "rollout.workers.process_guard", *command],
         stdin=subprocess.PIPE,
         stdout=output,
         stderr=subprocess.STDOUT,

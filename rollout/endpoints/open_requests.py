@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from rollout.endpoints.routing import Endpoint
 from rollout.records import Completion
-from rollout.routing import Endpoint
 
 logger = logging.getLogger(__name__)
 
@@ -19,7 +19,7 @@ ABORT_AGAIN_SECONDS = 0.1
 
 
 @dataclass(slots=True, eq=False)
-class Flight:
+class OpenRequest:
     """One request. ``wire_id`` is the name that its worker knows it by."""
 
     wire_id: str | None
@@ -31,21 +31,21 @@ class Flight:
     """Why its answer was no longer waited for; empty if it was."""
 
 
-class Flights:
+class OpenRequests:
     """Keeps the requests under way and aborts them: ``send_abort(endpoint, wire_ids)`` tells a worker."""
 
     def __init__(self, send_abort: Callable[[Endpoint, Sequence[str]], Awaitable[None]]) -> None:
         self._send_abort = send_abort
-        self._by_name: defaultdict[str, list[Flight]] = defaultdict(list)
+        self._by_name: defaultdict[str, list[OpenRequest]] = defaultdict(list)
 
     @contextmanager
-    def under(self, name: str, flight: Flight) -> Iterator[None]:
-        """Makes ``flight`` known as ``name`` inside the block; flights may share a name."""
-        self._by_name[name].append(flight)
+    def under(self, name: str, request: OpenRequest) -> Iterator[None]:
+        """Makes ``request`` known as ``name`` inside the block; requests may share a name."""
+        self._by_name[name].append(request)
         try:
             yield
         finally:
-            self._by_name[name].remove(flight)
+            self._by_name[name].remove(request)
             if not self._by_name[name]:
                 del self._by_name[name]
 
@@ -55,28 +55,28 @@ class Flights:
         What no worker has is cancelled. What a worker has is its to end, as it holds the tokens; if it
         does not within ``ABORT_SECONDS``, the work is cancelled as ``overdue``.
         """
-        flights = [flight for name in names for flight in self._by_name.get(name, ())]
-        for flight in flights:
-            flight.is_aborted = True
-            if flight.endpoint is None:
-                flight.work.cancel()
-        waiting = [flight for flight in flights if flight.endpoint is not None]
+        requests = [request for name in names for request in self._by_name.get(name, ())]
+        for request in requests:
+            request.is_aborted = True
+            if request.endpoint is None:
+                request.work.cancel()
+        waiting = [request for request in requests if request.endpoint is not None]
         clock = asyncio.get_running_loop().time
         deadline = clock() + ABORT_SECONDS
         while waiting and clock() < deadline:
             await self._tell(waiting)
-            await asyncio.wait([flight.work for flight in waiting], timeout=ABORT_AGAIN_SECONDS)
-            waiting = [flight for flight in waiting if not flight.work.done()]
-        for flight in waiting:
-            where = flight.endpoint.url if flight.endpoint else "A worker"
-            flight.overdue = f"{where} did not hand over an aborted request within {ABORT_SECONDS:g} s."
-            flight.work.cancel()
+            await asyncio.wait([request.work for request in waiting], timeout=ABORT_AGAIN_SECONDS)
+            waiting = [request for request in waiting if not request.work.done()]
+        for request in waiting:
+            where = request.endpoint.url if request.endpoint else "A worker"
+            request.overdue = f"{where} did not hand over an aborted request within {ABORT_SECONDS:g} s."
+            request.work.cancel()
 
-    async def _tell(self, flights: Sequence[Flight]) -> None:
+    async def _tell(self, requests: Sequence[OpenRequest]) -> None:
         names: defaultdict[Endpoint, list[str]] = defaultdict(list)
-        for flight in flights:
-            if flight.endpoint is not None and flight.wire_id is not None:
-                names[flight.endpoint].append(flight.wire_id)
+        for request in requests:
+            if request.endpoint is not None and request.wire_id is not None:
+                names[request.endpoint].append(request.wire_id)
         orders = (self._send_abort(endpoint, wire_ids) for endpoint, wire_ids in names.items())
         for result in await asyncio.gather(*orders, return_exceptions=True):
             if isinstance(result, Exception):

@@ -7,7 +7,7 @@ from typing import Any
 
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
 
-from rollout.transfer import Entry, Meeting, receive
+from rollout.weights.transfer import Entry, Meeting, receive
 
 
 class PublishExtension:
@@ -18,7 +18,7 @@ class PublishExtension:
         self._reload(weights_path=weights_path)
 
     def receive_published(self, meeting: dict[str, Any], entries: list[dict[str, Any]]) -> None:
-        """Loads what ``rollout.transfer.send`` sends into the running model.
+        """Loads what ``rollout.weights.transfer.send`` sends into the running model.
 
         Raises:
             ValueError: If the worker is spread over several devices, each of which would want its share.

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from configs.schema import RolloutConfig
-from rollout.worker import LocalWorker, WorkerPlace, free_port, free_ports
+from rollout.workers.local_worker import LocalWorker, WorkerPlace, free_port, free_ports
 
 SERVER = """
 import http.server, sys

@@ -17,8 +17,8 @@ from urllib.error import URLError
 import torch
 
 from configs.schema import RolloutConfig
-from rollout.access import KEY_VARIABLE
-from rollout.guard import end_guarded, start_guarded
+from rollout.endpoints.access import KEY_VARIABLE
+from rollout.workers.process_guard import end_guarded, start_guarded
 
 LOG_LINES = 30
 PORT_ATTEMPTS = 100
@@ -198,10 +198,10 @@ class LocalWorker:
             "--enable-prompt-tokens-details",
             "--disable-log-stats",
             *("--logprobs-mode", "processed_logprobs"),  # after the temperature, as the trainer's are
-            *("--worker-extension-cls", "rollout.vllm_extension.PublishExtension"),
+            *("--worker-extension-cls", "rollout.weights.vllm_extension.PublishExtension"),
         ]
         if KEY_VARIABLE in os.environ:
-            command += ["--middleware", "rollout.access.RequireKey"]
+            command += ["--middleware", "rollout.endpoints.access.RequireKey"]
         if config.enforce_eager:
             command.append("--enforce-eager")
         if torch.cuda.is_available():

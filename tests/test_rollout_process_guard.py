@@ -17,9 +17,11 @@ pytestmark = pytest.mark.component
 
 LIMIT_SECONDS = 20
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(REPO)}
-SHORT = "import sys, rollout.guard as guard; guard.GRACE_SECONDS = 0.5; sys.exit(guard.main())"
+SHORT = (
+    "import sys, rollout.workers.process_guard as guard; guard.GRACE_SECONDS = 0.5; sys.exit(guard.main())"
+)
 GUARD = [sys.executable, "-c", SHORT, sys.executable, "-c"]
-"""``python -m rollout.guard python -c``, with less patience for what ignores SIGTERM."""
+"""``python -m rollout.workers.process_guard python -c``, with less patience for what ignores SIGTERM."""
 
 STUBBORN = """
 import os, signal, sys, time

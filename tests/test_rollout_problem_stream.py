@@ -3,7 +3,7 @@
 import pytest
 from fakes import ScriptedPolicy, operator, problem, roll
 
-from rollout.draw import ProblemStream
+from rollout.collection.problem_stream import ProblemStream
 from rollout.records import Rollout
 
 PROBLEMS = [problem(f"p{i}") for i in range(6)]

@@ -11,14 +11,13 @@ from typing import Any
 import msgspec
 
 from configs.schema import RolloutConfig
-from rollout import wire
-from rollout.access import KEY_VARIABLE
-from rollout.client import Client
-from rollout.flights import Flight, Flights
+from rollout.endpoints import vllm_api
+from rollout.endpoints.access import KEY_VARIABLE
+from rollout.endpoints.client import FIRST_BACKOFF_SECONDS, Client, Unavailable, backoff_seconds
+from rollout.endpoints.open_requests import OpenRequest, OpenRequests
+from rollout.endpoints.restarts import Restarter
+from rollout.endpoints.routing import Endpoint, Router
 from rollout.records import Completion, Prompt, Sampling
-from rollout.retry import FIRST_SECONDS, Unavailable, backoff_seconds
-from rollout.revival import Reviver
-from rollout.routing import Endpoint, Router
 from rollout.sampler import CallFailed, RequestRefused
 
 logger = logging.getLogger(__name__)
@@ -52,12 +51,12 @@ class WorkerPool:
     def __init__(self, endpoints: Sequence[Endpoint], config: RolloutConfig) -> None:
         self.endpoints = list(endpoints)
         self.counts = PoolCounts()
-        self.reviver = Reviver(self._is_sound)
+        self.restarter = Restarter(self._is_sound)
         self._config = config
         self._client = Client(KEY_VARIABLE, config.request_timeout_seconds)
         self._router = Router()
         self._slots = asyncio.Semaphore(config.max_concurrency)
-        self._flights = Flights(self._send_abort)
+        self._open_requests = OpenRequests(self._send_abort)
         self._rng = random.Random()  # only spreads retries in time
 
     async def __aenter__(self) -> "WorkerPool":
@@ -65,7 +64,7 @@ class WorkerPool:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self.reviver.close()
+        await self.restarter.close()
         await self._client.__aexit__()
 
     async def generate(
@@ -79,19 +78,21 @@ class WorkerPool:
                 after the request was aborted.
         """
         if sampling.temperature > 0 or n == 1:
-            return await self._fly(prompt, sampling, n, request_id, request_id)
+            return await self._request(prompt, sampling, n, request_id, request_id)
         # vLLM refuses n > 1 when greedy.
         names = [None if request_id is None else f"{request_id}-{i}" for i in range(n)]
-        singles = await asyncio.gather(*(self._fly(prompt, sampling, 1, request_id, name) for name in names))
+        singles = await asyncio.gather(
+            *(self._request(prompt, sampling, 1, request_id, name) for name in names)
+        )
         return [completion for (completion,) in singles]
 
     async def abort(self, request_ids: Collection[str]) -> None:
         """Ends requests early (``Sampler.abort``); returns when their answers are there.
 
-        Only the worker that has a request is told. One that no worker has yet gives no tokens. A
-        worker that keeps an answer for longer than ``flights.ABORT_SECONDS`` makes its ``generate`` fail.
+        Only the worker that has a request is told. One that no worker has yet returns no tokens. If a worker
+        keeps an answer for longer than ``open_requests.ABORT_SECONDS``, its ``generate`` fails.
         """
-        await self._flights.abort(request_ids)
+        await self._open_requests.abort(request_ids)
 
     async def post(self, endpoint: Endpoint, path: str, body: Any = None, timeout: float = 60.0) -> Any:
         """One control request.
@@ -108,7 +109,7 @@ class WorkerPool:
             RuntimeError: If it does not say within ``timeout`` seconds.
         """
         answer = await self._client.control("GET", endpoint.url + "/weight_info", None, timeout)
-        endpoint.version = wire.parse_version(answer["weight_version"])
+        endpoint.version = vllm_api.parse_version(answer["weight_version"])
         return endpoint.version
 
     async def check_key(self, endpoint: Endpoint, timeout: float = 30.0) -> None:
@@ -119,36 +120,40 @@ class WorkerPool:
         """
         await self._client.control("GET", endpoint.url + "/v1/models", None, timeout)
 
-    async def _fly(
+    async def _request(
         self, prompt: Prompt, sampling: Sampling, n: int, request_id: str | None, wire_id: str | None
     ) -> list[Completion]:
-        """One request, named ``request_id`` for ``abort`` and ``wire_id`` on the wire."""
-        flight = Flight(wire_id=wire_id)
+        """One request, named ``request_id`` for ``abort`` and ``wire_id`` on the vllm_api."""
+        request = OpenRequest(wire_id=wire_id)
         if request_id is None:
-            return await self._sampled(flight, prompt, sampling, n)
-        flight.work = asyncio.create_task(self._sampled(flight, prompt, sampling, n))
-        with self._flights.under(request_id, flight):
+            return await self._sampled(request, prompt, sampling, n)
+        request.work = asyncio.create_task(self._sampled(request, prompt, sampling, n))
+        with self._open_requests.under(request_id, request):
             try:
-                return await flight.work
+                return await request.work
             except asyncio.CancelledError:
                 own = asyncio.current_task()
-                if not flight.is_aborted or (own is not None and own.cancelling()):
+                if not request.is_aborted or (own is not None and own.cancelling()):
                     raise
-                if flight.overdue:
-                    raise CallFailed(flight.overdue) from None
+                if request.overdue:
+                    raise CallFailed(request.overdue) from None
                 version = max(endpoint.version for endpoint in self.endpoints)
-                return [wire.never_sent(version)] * n
+                return [vllm_api.never_sent(version)] * n
 
-    async def _sampled(self, flight: Flight, prompt: Prompt, sampling: Sampling, n: int) -> list[Completion]:
-        body = wire.request_body(prompt, sampling, n, flight.wire_id)
+    async def _sampled(
+        self, request: OpenRequest, prompt: Prompt, sampling: Sampling, n: int
+    ) -> list[Completion]:
+        body = vllm_api.request_body(prompt, sampling, n, request.wire_id)
         async with self._slots:
-            endpoint, answer = await self._send(flight, body, prompt.context, n)
+            endpoint, answer = await self._send(request, body, prompt.context, n)
         self.counts.prompt_tokens += answer.usage.prompt_tokens
         self.counts.completion_tokens += answer.usage.completion_tokens
         self.counts.cached_tokens += answer.cached_tokens
-        return wire.completions(answer, len(prompt.ids), endpoint.version)
+        return vllm_api.completions(answer, len(prompt.ids), endpoint.version)
 
-    async def _send(self, flight: Flight, body: bytes, context: str, n: int) -> tuple[Endpoint, wire.Answer]:
+    async def _send(
+        self, request: OpenRequest, body: bytes, context: str, n: int
+    ) -> tuple[Endpoint, vllm_api.Answer]:
         ready_at: dict[Endpoint, float] = {}
         failures: Counter[Endpoint] = Counter()
         cause = ""
@@ -157,10 +162,10 @@ class WorkerPool:
             self.counts.requests += 1
             self.counts.retries += attempt > 0
             try:
-                return endpoint, await self._attempt(flight, endpoint, body, n)
+                return endpoint, await self._attempt(request, endpoint, body, n)
             except Unavailable as error:
                 cause = str(error)
-                if flight.is_aborted:
+                if request.is_aborted:
                     raise CallFailed(f"A worker broke while it aborted a request: {cause}") from error
                 now = asyncio.get_running_loop().time()
                 if now >= endpoint.avoid_until:  # once for all requests that a broken worker had
@@ -169,7 +174,7 @@ class WorkerPool:
                 failures[endpoint] += 1
                 endpoint.failed(now, error.retry_after)
                 if not error.is_busy:
-                    self.reviver.begin(endpoint)
+                    self.restarter.begin(endpoint)
         raise CallFailed(
             f"No rollout worker answered after {self._config.max_retries + 1} attempts; "
             f"the last failure: {cause}"
@@ -183,7 +188,7 @@ class WorkerPool:
         while True:
             endpoint = self._router.choose(self.endpoints, context, failures, clock())
             if endpoint is None:
-                await self.reviver.back(self.endpoints)
+                await self.restarter.back(self.endpoints)
                 continue
             pause = endpoint.closed_until - clock()
             if pause > self._config.request_timeout_seconds:
@@ -192,30 +197,34 @@ class WorkerPool:
                     f"rollout.request_timeout_seconds = {self._config.request_timeout_seconds:g}."
                 )
             if pause > 0:  # not all at once when it opens
-                pause += self._rng.uniform(0.0, FIRST_SECONDS)
+                pause += self._rng.uniform(0.0, FIRST_BACKOFF_SECONDS)
             pause = max(pause, ready_at.get(endpoint, 0.0) - clock())
             if pause <= 0:
                 return endpoint
             await asyncio.sleep(min(pause, LOOK_AGAIN_SECONDS))
 
-    async def _attempt(self, flight: Flight, endpoint: Endpoint, body: bytes, n: int) -> wire.Answer:
+    async def _attempt(
+        self, request: OpenRequest, endpoint: Endpoint, body: bytes, n: int
+    ) -> vllm_api.Answer:
         endpoint.in_flight += n
-        flight.endpoint = endpoint
+        request.endpoint = endpoint
         try:
-            payload = await self._client.sample(endpoint.url + wire.GENERATE, body)
+            payload = await self._client.sample(endpoint.url + vllm_api.GENERATE, body)
         finally:
-            flight.endpoint = None
+            request.endpoint = None
             endpoint.in_flight -= n
         try:
-            answer = wire.parse_answer(payload)
+            answer = vllm_api.parse_answer(payload)
         except msgspec.MsgspecError as error:
             raise RequestRefused(f"{endpoint.url} does not answer as vLLM 0.32 does: {error}") from error
-        if answer.is_aborted and not flight.is_aborted:
+        if answer.is_aborted and not request.is_aborted:
             raise Unavailable(f"{endpoint.url} gave up a request that nobody aborted.")
         return answer
 
     async def _send_abort(self, endpoint: Endpoint, wire_ids: Sequence[str]) -> None:
-        await self.post(endpoint, wire.ABORT, {"request_ids": [wire.abort_id(name) for name in wire_ids]})
+        await self.post(
+            endpoint, vllm_api.ABORT, {"request_ids": [vllm_api.abort_id(name) for name in wire_ids]}
+        )
 
     async def until_healthy(self, url: str, timeout_seconds: float) -> None:
         """Waits for a worker that somebody else starts.

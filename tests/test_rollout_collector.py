@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from fakes import EvenIsCorrect, Request, ScriptedPolicy, boxed, operator, problem, roll, settings
 
-from rollout.collect import MAX_STEPS_WITHOUT_GROUPS, CollectedBatch, CollectOptions, Collector
-from rollout.draw import ProblemStream
-from rollout.grouping import GroupFilter, group_rollout
+from rollout.collection.collector import MAX_STEPS_WITHOUT_GROUPS, CollectedBatch, CollectOptions, Collector
+from rollout.collection.groups import GroupFilter, group_rollout
+from rollout.collection.problem_stream import ProblemStream
 from rollout.operators import Operator
 from rollout.records import REFINE, TRACE, Call, Verdict
 from rollout.sampler import RequestRefused, Sampler

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
-from rollout.routing import Endpoint
+from rollout.endpoints.routing import Endpoint
 from rollout.sampler import CallFailed
 
 logger = logging.getLogger(__name__)
@@ -18,7 +18,7 @@ RESTART_ATTEMPTS = 3
 """Times that a worker is started anew before it is given up."""
 
 
-class Reviver:
+class Restarter:
     """One restart at a time for each worker, however many requests it failed."""
 
     def __init__(self, is_sound: Callable[[Endpoint], Awaitable[bool]]) -> None:
@@ -37,7 +37,7 @@ class Reviver:
         if endpoint.restart is None or endpoint.is_down or endpoint.lost:
             return
         endpoint.is_down = True
-        self._tasks[endpoint] = asyncio.create_task(self._revive(endpoint, endpoint.restart))
+        self._tasks[endpoint] = asyncio.create_task(self._check(endpoint, endpoint.restart))
 
     async def back(self, endpoints: Sequence[Endpoint]) -> None:
         """Waits until one of ``endpoints``, none of which is up, is back or given up.
@@ -67,7 +67,7 @@ class Reviver:
             with suppress(asyncio.CancelledError):
                 await task
 
-    async def _revive(self, endpoint: Endpoint, restart: Callable[[], Awaitable[str]]) -> None:
+    async def _check(self, endpoint: Endpoint, restart: Callable[[], Awaitable[str]]) -> None:
         try:
             if not await self._is_sound(endpoint):
                 await self._restart(endpoint, restart)

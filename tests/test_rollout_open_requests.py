@@ -11,10 +11,10 @@ from fakes import prompt_of
 from stub_server import StubOptions, StubServer
 
 from configs.schema import RolloutConfig
-from rollout import flights
-from rollout.pool import WorkerPool
+from rollout.endpoints import open_requests
+from rollout.endpoints.pool import WorkerPool
+from rollout.endpoints.routing import Endpoint
 from rollout.records import Completion, Sampling, VersionSpan
-from rollout.routing import Endpoint
 from rollout.sampler import CallFailed
 
 pytestmark = pytest.mark.component
@@ -163,7 +163,7 @@ def test_a_request_whose_worker_dies_during_the_abort_fails_and_is_not_sent_agai
 def test_a_worker_that_keeps_an_aborted_request_is_not_waited_for_without_end(
     monkeypatch: pytest.MonkeyPatch,
 ):
-    monkeypatch.setattr(flights, "ABORT_SECONDS", 1.0)
+    monkeypatch.setattr(open_requests, "ABORT_SECONDS", 1.0)
 
     async def test(pool: WorkerPool, stubs: list[Stub]) -> None:
         (task,) = await _under_way(pool, "mine")

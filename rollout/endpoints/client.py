@@ -2,11 +2,13 @@
 
 import json
 import os
+import random
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import aiohttp
 
-from rollout.retry import Unavailable, is_temporary, retry_after_seconds
 from rollout.sampler import RequestRefused
 
 KEEP_ALIVE_SECONDS = 3.0
@@ -18,6 +20,22 @@ SLOW_HINT = (
 )
 SHOWN_CHARACTERS = 500
 """Of an endpoint's answer, in an error."""
+
+FIRST_BACKOFF_SECONDS = 0.5
+LONGEST_BACKOFF_SECONDS = 30.0
+
+
+class Unavailable(Exception):
+    """A failure that may pass: 408, 429, a 5xx, a broken connection, a request that took too long.
+
+    ``retry_after`` is the wait in seconds that the endpoint asked for, 0 if it asked for none;
+    ``is_busy`` says that it answered 429, so it is in good health.
+    """
+
+    def __init__(self, message: str, *, retry_after: float = 0.0, is_busy: bool = False) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+        self.is_busy = is_busy
 
 
 class Client:
@@ -113,3 +131,35 @@ class Client:
 
     def _redacted(self, text: str) -> str:
         return text.replace(self._key, f"[{self._key_variable}]") if self._key else text
+
+
+def is_temporary(status: int) -> bool:
+    """Whether an HTTP status is worth another attempt."""
+    return status in (408, 429) or status >= 500
+
+
+def backoff_seconds(attempt: int, rng: random.Random) -> float:
+    """The wait after failed attempt ``attempt`` (from 0): doubles each time, less up to half at random.
+
+    The random part keeps requests that failed together from coming back together.
+    """
+    longest = min(FIRST_BACKOFF_SECONDS * 2**attempt, LONGEST_BACKOFF_SECONDS)
+    return longest * rng.uniform(0.5, 1.0)
+
+
+def retry_after_seconds(header: str | None, now: datetime | None = None) -> float:
+    """Seconds that a ``Retry-After`` header, in seconds or as an HTTP date (RFC 9110, 10.2.3), asks to wait.
+
+    0 without a header, for a date that has passed, or for what is neither.
+    """
+    if not header:
+        return 0.0
+    if header.strip().isdecimal():
+        return float(header)
+    try:
+        date = parsedate_to_datetime(header)
+    except ValueError:
+        return 0.0
+    if date.tzinfo is None:
+        date = date.replace(tzinfo=UTC)
+    return max((date - (now or datetime.now(UTC))).total_seconds(), 0.0)

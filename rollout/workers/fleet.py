@@ -12,7 +12,7 @@ import psutil
 import torch
 
 from configs.schema import RolloutConfig
-from rollout.worker import LocalWorker, WorkerPlace
+from rollout.workers.local_worker import LocalWorker, WorkerPlace
 
 logger = logging.getLogger(__name__)
 

@@ -12,13 +12,13 @@ from fakes import prompt_of
 from stub_server import StubOptions, StubServer
 
 from configs.schema import RolloutConfig
-from rollout.pool import WorkerPool
-from rollout.publish import DirectoryPublisher
+from rollout.endpoints.pool import WorkerPool
+from rollout.endpoints.restarts import RESTART_ATTEMPTS
+from rollout.endpoints.routing import Endpoint
 from rollout.records import Sampling
-from rollout.revival import RESTART_ATTEMPTS
-from rollout.routing import Endpoint
 from rollout.sampler import CallFailed
-from rollout.worker import free_port
+from rollout.weights.publish import DirectoryPublisher
+from rollout.workers.local_worker import free_port
 
 SAMPLING = Sampling(temperature=1.0, top_p=1.0, max_tokens=8, seed=1)
 LIMIT_SECONDS = 20
@@ -92,8 +92,8 @@ def test_while_one_worker_is_restarted_the_other_serves():
         assert len(done) == stub.requests == 6
         assert dead.is_down
         release.set()
-        await pool.reviver.settled(dead)
-        assert (dead.is_down, dead.url, pool.reviver.restarts) == (False, stub.url, 1)
+        await pool.restarter.settled(dead)
+        assert (dead.is_down, dead.url, pool.restarter.restarts) == (False, stub.url, 1)
 
     _with_pool(test)
 
@@ -129,7 +129,7 @@ def test_a_restart_that_fails_once_is_tried_again():
 
         pool.endpoints = [_dead(restart)]
         assert len(await pool.generate(prompt_of(1), SAMPLING)) == 1
-        assert (attempts, pool.reviver.restarts) == (2, 1)
+        assert (attempts, pool.restarter.restarts) == (2, 1)
 
     _with_pool(test)
 
@@ -145,7 +145,7 @@ def test_a_pool_that_closes_does_not_wait_for_a_restart():
 
         dead = _dead(restart)
         pool.endpoints = [dead]
-        pool.reviver.begin(dead)
+        pool.restarter.begin(dead)
         await started.wait()
 
     _with_pool(test)  # leaving it closes it
@@ -178,7 +178,7 @@ def test_a_worker_that_broke_before_a_publish_is_restarted_with_the_new_weights(
         publisher = DirectoryPublisher(pool, 5.0)
         await publisher.publish(tmp_path / "8", 8)
         assert (stub.version, stub.loaded) == ("8", [str(tmp_path / "8")])
-        assert pool.reviver.restarts == 1
+        assert pool.restarter.restarts == 1
 
     _with_pool(test)
 
@@ -207,7 +207,7 @@ def test_a_worker_that_broke_is_restarted_and_then_put_to_sleep(tmp_path: Path):
 
         pool.endpoints = [_dead(restart)]
         await publisher.sleep()
-        assert (stub.version, stub.is_asleep, pool.reviver.restarts) == ("3", True, 1)
+        assert (stub.version, stub.is_asleep, pool.restarter.restarts) == ("3", True, 1)
 
     _with_pool(test)
 
@@ -217,7 +217,7 @@ def test_a_worker_that_does_not_take_weights_fails_the_publish_by_name(tmp_path:
         stub.load_status = 500
         with pytest.raises(RuntimeError, match=rf"{stub.url}/collective_rpc answered 500"):
             await DirectoryPublisher(pool, 5.0).publish(tmp_path, 9)
-        assert pool.reviver.restarts == 0
+        assert pool.restarter.restarts == 0
 
     _with_pool(test)
 
@@ -242,7 +242,7 @@ def test_a_hanging_worker_of_ours_is_restarted_with_the_new_weights(tmp_path: Pa
         endpoint.restart, endpoint.version = restart, 8  # it says another version than it is known by
         await DirectoryPublisher(pool, 0.2).publish(tmp_path / "9", 9)
         assert stub.version == "9"
-        assert pool.reviver.restarts == 1
+        assert pool.restarter.restarts == 1
 
     _with_pool(test)
 
@@ -256,13 +256,13 @@ def test_a_worker_that_came_back_with_other_weights_gets_the_current_ones_before
         publisher = DirectoryPublisher(pool, 5.0)
         await publisher.publish(tmp_path / "7", 7)
         stub.version, stub.loaded = "default", []
-        pool.reviver.begin(endpoint)
+        pool.restarter.begin(endpoint)
         (completion,) = await pool.generate(prompt_of(1), SAMPLING)
         assert completion.versions[0].version == 7
         assert stub.loaded == [str(tmp_path / "7")]
-        pool.reviver.begin(endpoint)  # it is sound now
-        await pool.reviver.settled(endpoint)
-        assert pool.reviver.restarts == 1
+        pool.restarter.begin(endpoint)  # it is sound now
+        await pool.restarter.settled(endpoint)
+        assert pool.restarter.restarts == 1
 
     _with_pool(test)
 

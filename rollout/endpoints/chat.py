@@ -14,9 +14,8 @@ from typing import Any
 import msgspec
 
 from configs.schema import RolloutConfig
-from rollout.client import Client
+from rollout.endpoints.client import Client, Unavailable, backoff_seconds
 from rollout.records import Completion, Prompt, Sampling, Usage, VersionSpan
-from rollout.retry import Unavailable, backoff_seconds
 from rollout.sampler import CallFailed, RequestRefused
 
 logger = logging.getLogger(__name__)

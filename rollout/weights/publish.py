@@ -16,9 +16,9 @@ from urllib.parse import urlsplit
 
 import torch
 
-from rollout.pool import WorkerPool
-from rollout.routing import Endpoint
-from rollout.transfer import GivenUp, Meeting, entries_of, listen, own_address, send
+from rollout.endpoints.pool import WorkerPool
+from rollout.endpoints.routing import Endpoint
+from rollout.weights.transfer import GivenUp, Meeting, entries_of, listen, own_address, send
 
 Source = TypeVar("Source")
 
@@ -36,7 +36,7 @@ class Publisher(ABC, Generic[Source]):
         self._timeout = timeout_seconds
         self._sleeps = sleeps
         self._current: tuple[Source, int] | None = None
-        pool.reviver.after_restart = self._bring_up_to_date
+        pool.restarter.after_restart = self._bring_up_to_date
 
     async def publish(self, weights: Source, version: int) -> None:
         """Loads ``weights`` into every worker and checks that it serves ``version``.
@@ -63,13 +63,13 @@ class Publisher(ABC, Generic[Source]):
 
     async def _put_to_sleep(self, endpoint: Endpoint) -> None:
         # Level 1: weights move to the host, the KV cache is dropped.
-        path, reviver = "/sleep?level=1&mode=wait", self._pool.reviver
-        await reviver.settled(endpoint)
+        path, restarter = "/sleep?level=1&mode=wait", self._pool.restarter
+        await restarter.settled(endpoint)
         try:
             await self._pool.post(endpoint, path, timeout=self._timeout)
         except RuntimeError:
-            reviver.begin(endpoint)
-            await reviver.settled(endpoint)
+            restarter.begin(endpoint)
+            await restarter.settled(endpoint)
             await self._pool.post(endpoint, path, timeout=self._timeout)
 
     @abstractmethod
@@ -77,19 +77,19 @@ class Publisher(ABC, Generic[Source]):
         """Has a worker that is paused load ``weights``."""
 
     async def _rpc(self, endpoint: Endpoint, method: str, **arguments: Any) -> None:
-        """Has a worker call a method of ``rollout.vllm_extension``."""
+        """Has a worker call a method of ``rollout.weights.vllm_extension``."""
         body = {"method": method, "kwargs": arguments}
         await self._pool.post(endpoint, "/collective_rpc", body, timeout=self._timeout)
 
     async def _publish_or_replace(self, endpoint: Endpoint, weights: Source, version: int) -> None:
         """A local worker that broke is restarted, which loads the current weights, too."""
-        reviver = self._pool.reviver
-        await reviver.settled(endpoint)
+        restarter = self._pool.restarter
+        await restarter.settled(endpoint)
         try:
             await self._publish_to(endpoint, weights, version)
         except RuntimeError:
-            reviver.begin(endpoint)
-            await reviver.settled(endpoint)
+            restarter.begin(endpoint)
+            await restarter.settled(endpoint)
             if await self._pool.served_version(endpoint) != version:
                 raise
 

@@ -1,0 +1,1 @@
+"""From problems to scored groups, for training: a stream of problems, groups, batches ahead, replay."""

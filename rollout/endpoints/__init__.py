@@ -1,0 +1,1 @@
+"""Where calls are sampled: the pool of vLLM workers, a chat endpoint, HTTP, routing, restarts."""
