@@ -22,7 +22,7 @@ from rollout.evaluation.evaluate import Comparison, Job, Progress, evaluate, mis
 from rollout.evaluation.journal import Journal
 from rollout.evaluation.pareto import draw_pareto
 from rollout.evaluation.report import compare, require_outcomes, write_report
-from rollout.lock import locked
+from rollout.output_lock import locked
 from rollout.problems import load_eval, load_train
 from rollout.prompts import Codec
 

@@ -1,6 +1,8 @@
-"""From the options of a run to an operator and the settings of its policy."""
+"""From the options of a run to its tokenizer, the settings of its policy, and its operator with variants."""
 
 import importlib
+import random
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
@@ -117,3 +119,27 @@ def _operator_class(kind: str) -> type[Operator]:
     if not (isinstance(found, type) and issubclass(found, Operator)):
         raise ValueError(f"operator.kind is {kind!r}, which is no subclass of rollout.operators.Operator.")
     return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ranges:
+    """What is drawn anew for each problem; empty leaves the operator's own value."""
+
+    drafts: tuple[int, ...] = ()
+    """The least and the most drafts of the first round (M)."""
+    top_k: tuple[int, ...] = ()
+    """The least and the most drafts that a distiller keeps (k)."""
+    distillers: tuple[str, ...] = ()
+    """Names to choose from."""
+
+    def draw(self, operator: Operator, rng: random.Random) -> Operator:
+        """``operator`` with values drawn uniformly from the ranges."""
+        options = operator.options
+        distil = options.distil
+        if self.drafts:
+            options = replace(options, schedule=(rng.randint(*self.drafts), *options.schedule[1:]))
+        if self.top_k:
+            distil = replace(distil, top_k=rng.randint(*self.top_k))
+        if self.distillers:
+            distil = replace(distil, name=rng.choice(self.distillers))
+        return type(operator)(replace(options, distil=distil))

@@ -11,12 +11,14 @@ Training asks for a group of answers instead of one: that is its only difference
 operator of your own is one more class like these and one YAML file (README).
 """
 
+import asyncio
 import random
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rollout.policy import Policy
-from rollout.records import DRAFT, EMPTY, REFINE, TRACE, Answers
+from rollout.policy import Policy, PolicySettings, derive_seed
+from rollout.records import ATTEMPTS, DRAFT, EMPTY, REFINE, TRACE, Answers, Call, Grader, Problem, Rollout
 from rollout.vote import equivalence_classes
 from rollout.workspace import DistillerOptions, carry_over, distil, trust
 
@@ -127,3 +129,36 @@ OPERATORS: dict[str, type[Operator]] = {
 
 def _role(round: int) -> str:
     return DRAFT if round == 0 else REFINE
+
+
+async def run_operator(
+    problem: Problem,
+    operator: Operator,
+    settings: PolicySettings,
+    grader: Grader,
+    seed: int,
+    num_answers: int = 1,
+    given_drafts: Sequence[Call] = (),
+) -> Rollout:
+    """The scored rollout of ``operator`` on ``problem``; equal seeds ask for equal samples.
+
+    Its first drafts are those given, as far as they go.
+
+    Raises:
+        CallFailed: If one of its calls got no answer.
+    """
+    policy = Policy(problem, settings, grader, seed, given_drafts)
+    rng = random.Random(derive_seed(seed, problem.id, operator.name))
+    answers = await operator.answer(policy, rng, num_answers)
+    calls = tuple(policy.calls)
+    places = [i for i, call in enumerate(calls) if call.role in ATTEMPTS]
+    verdicts = await asyncio.gather(*(policy.verdict(i) for i in places))
+    return Rollout(
+        problem=problem,
+        operator=operator.name,
+        calls=calls,
+        answers=answers.calls,
+        waited_for=answers.waited_for,
+        verdicts=dict(zip(places, verdicts, strict=True)),
+        counts=dict(policy.counts),
+    )

@@ -8,11 +8,10 @@ from typing import Any
 
 from tiny import byte_tokenizer
 
-from rollout.operators import OPERATORS, Operator, OperatorOptions
+from rollout.operators import OPERATORS, Operator, OperatorOptions, run_operator
 from rollout.policy import Policy, PolicySettings
 from rollout.prompts import Codec, PromptTexts
 from rollout.records import Completion, Problem, Prompt, Rollout, Sampling, Usage, VersionSpan, context_key
-from rollout.run import run_operator
 from rollout.sampler import Sampler
 from rollout.thinking import ThinkingMarks
 from rollout.workspace import DistillerOptions

@@ -10,15 +10,15 @@ import pytest
 from fakes import EvenIsCorrect, ScriptedPolicy, operator, problem, roll, settings
 from test_rollout_collector import _collector
 
+from rollout.build import Ranges
 from rollout.collection.draft_cache import DraftCache
 from rollout.collection.groups import GroupFilter
 from rollout.collection.problem_stream import ProblemStream
 from rollout.evaluation.journal import Journal
 from rollout.evaluation.outcomes import reduce
+from rollout.operators import run_operator
 from rollout.records import DRAFT, REFINE, TRACE
-from rollout.run import run_operator
 from rollout.thinking import ThinkingMarks
-from rollout.vary import Ranges
 
 
 def _rolled(policy: ScriptedPolicy, width: int, given: int):

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from rollout.lock import LOCK, locked
+from rollout.output_lock import LOCK, locked
 
 HOLD = """
 import multiprocessing, sys, time
 from pathlib import Path
-from rollout.lock import locked
+from rollout.output_lock import locked
 
 with locked(Path(sys.argv[1])):
     multiprocessing.get_context("fork").Process(target=time.sleep, args=(5,), daemon=True).start()

@@ -22,8 +22,8 @@ from fakes import (
 
 from rollout.budget import budget
 from rollout.collection.groups import group_rollout
+from rollout.operators import run_operator
 from rollout.records import ANALYSE, ATTEMPTS, DISTIL, DRAFT, REFINE, TRACE, VERIFY, Rollout, Usage
-from rollout.run import run_operator
 from rollout.sampler import CallFailed
 from rollout.workspace import DISTILLERS
 

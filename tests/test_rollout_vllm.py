@@ -25,7 +25,7 @@ from rollout.collection.producer import Producer
 from rollout.endpoints.chat import ChatEndpoint
 from rollout.engine import RolloutEngine
 from rollout.evaluation.evaluate import Job, evaluate
-from rollout.operators import Operator
+from rollout.operators import Operator, run_operator
 from rollout.prompts import Codec
 from rollout.records import (
     ANALYSE,
@@ -38,10 +38,10 @@ from rollout.records import (
     Problem,
     Sampling,
 )
-from rollout.run import run_operator
 from rollout.sampler import RequestRefused
 from rollout.weights.publish import DirectoryPublisher, TransferPublisher
 from train.model.policy import gather_weights
+from train.sharding import Unsharded
 
 pytestmark = pytest.mark.integration
 
@@ -352,7 +352,7 @@ def test_weights_over_a_process_group_are_served_as_those_of_a_directory(
 ):
     model = tiny_model(seed=6)
     model.save_pretrained(tmp_path)
-    weights = gather_weights(model, is_main=True)
+    weights = gather_weights(model, Unsharded(), is_main=True)
     assert weights is not None
     by_directory = engine.pool.restarter.after_restart
     try:

@@ -24,6 +24,7 @@ from train.distributed import make_accelerator
 from train.manifest import MANIFEST, damage, is_sealed, remove, seal
 from train.preemption import StopRequest
 from train.report import read_metrics, truncate_metrics
+from train.sharding import Unsharded
 
 STATE = TrainerState(
     step=4, policy_version=5, world_size=1, zero_stage=0, config_fingerprint="x", collector={"position": 3}
@@ -202,10 +203,10 @@ def test_the_best_checkpoint_is_kept_besides_the_last(tmp_path, tiny_policy):
 
 def test_what_a_checkpoint_takes_counts_moments_of_what_is_trained_and_the_critic():
     policy, critic = nn.Linear(10, 10, bias=False), nn.Linear(10, 1, bias=False)
-    assert checkpoint_bytes(policy) == 100 * (4 + 4 + 12)
-    assert checkpoint_bytes(policy, critic) == 100 * (4 + 4 + 12) + 10 * (4 + 12)
+    assert checkpoint_bytes(Unsharded(), policy) == 100 * (4 + 4 + 12)
+    assert checkpoint_bytes(Unsharded(), policy, critic) == 100 * (4 + 4 + 12) + 10 * (4 + 12)
     policy.requires_grad_(False)
-    assert checkpoint_bytes(policy.bfloat16()) == 100 * (2 + 2)
+    assert checkpoint_bytes(Unsharded(), policy.bfloat16()) == 100 * (2 + 2)
 
 
 @pytest.mark.component

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from configs.schema import ColdStartConfig
 from rollout.prompts import Codec
-from train.coldstart import (
+from train.coldstart.__main__ import (
     RECORD_FILE,
     SPECIAL_TOKENS,
     build_model,

@@ -16,7 +16,7 @@ from train.learner import Learner
 from train.loss.credit import credit, split_updates, weigh
 from train.model.critic import CriticModel
 from train.model.policy import PolicyModel
-from train.refusal import RefusalGuard
+from train.nonfinite_steps import RefusalGuard
 
 
 def make_learner(config: TrainingConfig) -> Learner:

@@ -14,6 +14,7 @@ from train.distributed import make_accelerator
 from train.loss.credit import credit
 from train.model.lora import adapters_off, add_adapters, lora_layers, merged_weights
 from train.model.policy import PolicyModel, load_model, save_weights
+from train.sharding import Unsharded
 
 IDS = torch.arange(5, 60)[None]
 LORA = {"lora_r": 4, "lora_alpha": 16}
@@ -50,7 +51,7 @@ def test_fresh_adapters_change_nothing_and_are_all_that_is_trained(tiny_policy):
 
 def test_what_is_published_is_a_plain_model_with_the_adapters_merged(tiny_policy, tmp_path):
     model = adapted(tiny_policy)
-    save_weights(model, tmp_path / "policy", is_main=True)
+    save_weights(model, Unsharded(), tmp_path / "policy", is_main=True)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "policy", dtype=torch.float32)
     torch.testing.assert_close(logits(loaded), logits(model), atol=1e-5, rtol=0)
     assert not torch.allclose(logits(loaded), logits(tiny_model()), atol=1e-2)

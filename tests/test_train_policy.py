@@ -15,6 +15,7 @@ from train.batch.collate import collate
 from train.batch.packing import separate
 from train.loss.credit import credit
 from train.model.policy import PolicyModel, has_full_attention, load_model, save_weights
+from train.sharding import Unsharded
 
 ALGO = AlgoConfig(epsilon_high=5.0)
 
@@ -56,14 +57,14 @@ def test_saved_weights_load_in_auto_model_with_equal_logits(tied, tmp_path):
     config = tiny_model().config
     config.tie_word_embeddings = tied
     model = Qwen3ForCausalLM(config).float()
-    save_weights(model, tmp_path / "policy", is_main=True)
+    save_weights(model, Unsharded(), tmp_path / "policy", is_main=True)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "policy", dtype=torch.float32)
     ids = torch.arange(5, 40)[None]
     torch.testing.assert_close(loaded(ids).logits, model(ids).logits, atol=1e-6, rtol=0)
 
 
 def test_only_rank_zero_writes(tmp_path):
-    save_weights(tiny_model(), tmp_path / "policy", is_main=False)
+    save_weights(tiny_model(), Unsharded(), tmp_path / "policy", is_main=False)
     assert not (tmp_path / "policy").exists()
 
 
@@ -107,7 +108,7 @@ def test_a_float32_head_rounds_no_logit_and_shares_its_weights(tiny_policy, tmp_
     exact = hidden.float() @ head.weight.float().T
     assert torch.equal(head(hidden), exact)
     assert not torch.equal(plain.get_output_embeddings()(hidden).float(), exact)
-    save_weights(model, tmp_path / "policy", is_main=True)
+    save_weights(model, Unsharded(), tmp_path / "policy", is_main=True)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "policy", dtype=torch.bfloat16)
     assert torch.equal(loaded.get_output_embeddings().weight, head.weight)
 

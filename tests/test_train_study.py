@@ -12,9 +12,9 @@ from configs.schema import ArmConfig, StudyConfig
 from rollout.evaluation.journal import Journal
 from rollout.evaluation.outcomes import reduce
 from rollout.thinking import ThinkingMarks
-from train import study
-from train.study import stages, trained
-from train.study_table import COLD_START, Trained, study_table
+from train.study import __main__ as study
+from train.study.__main__ import stages, trained
+from train.study.table import COLD_START, Trained, study_table
 
 
 def _study(folder: Path, **changes) -> StudyConfig:

@@ -15,7 +15,7 @@ from rollout.problems import load_train
 from rollout.prompts import PromptTexts
 from rollout.records import Problem
 from rollout.thinking import OK, ThinkingMarks, split
-from train import worked_solutions as ws
+from train.coldstart import worked_solutions as ws
 
 TEXTS = Path(__file__).parents[1] / "configs" / "operator" / "prompts" / "default.yaml"
 PROMPTS = PromptTexts(**yaml.safe_load(TEXTS.read_text(encoding="utf-8")))

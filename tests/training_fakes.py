@@ -16,10 +16,10 @@ from accelerate import Accelerator
 from configs.schema import AlgoConfig, DataConfig, ModelConfig, RolloutConfig, TrainConfig, TrainingConfig
 from rollout.collection.collector import CollectedBatch
 from rollout.records import REFINE, TRACE, Call, Group, GroupKey, Sample, Usage, VersionSpan, context_key
+from train.engine_links import WeightsFolder
 from train.loop import Collaborators, Trainer
 from train.model.policy import HostWeights
 from train.preemption import StopRequest
-from train.publishing import WeightsFolder
 from train.report import Reporter
 
 VOCAB = 261

@@ -25,7 +25,7 @@ from rewards.build import build_scorer, build_shaper
 from rewards.gold import check_gold
 from rewards.grader import Grader
 from rewards.shaping import RewardInput, ShapedReward, Shaper
-from rollout.build import build_operator, load_tokenizer, policy_settings
+from rollout.build import Ranges, build_operator, load_tokenizer, policy_settings
 from rollout.collection.collector import CollectedBatch, CollectOptions, Collector
 from rollout.collection.draft_cache import DraftCache
 from rollout.collection.groups import Credited, GroupFilter, RewardGroup
@@ -34,17 +34,16 @@ from rollout.collection.producer import Producer
 from rollout.collection.replay import Replay
 from rollout.endpoints.pool import PoolCounts
 from rollout.engine import RolloutEngine
-from rollout.lock import locked
+from rollout.output_lock import locked
 from rollout.problems import load_eval, load_train
 from rollout.prompts import Codec
 from rollout.records import Call, Verdict
-from rollout.vary import Ranges
 from rollout.workers.fleet import emulates
 from train.distributed import leave, make_accelerator
+from train.engine_links import EnginePublisher
 from train.evaluation import AFTER, HeldOutEvaluator, phase_path, write_run_report
 from train.loop import Collaborators, Trainer, is_finished
 from train.preemption import StopRequest
-from train.publishing import EnginePublisher
 from train.report import Reporter
 
 logger = logging.getLogger(__name__)

@@ -28,9 +28,9 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from configs.schema import TrainingConfig
-from train.distributed import zero_stage
 from train.manifest import damage, is_sealed, remove, seal, sync
 from train.model.policy import save_adapter, save_weights
+from train.sharding import Sharding, sharding_of
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +85,7 @@ class Checkpoints:
         self._config = config
         self._critic = critic
         self._accelerator = accelerator
+        self._sharding = sharding_of(accelerator)
         self._model = model
         self._tokenizer = tokenizer
         self.directory = Path(config.output_dir) / "checkpoints"
@@ -104,10 +105,10 @@ class Checkpoints:
             self._check_space()
         self._accelerator.wait_for_everyone()
         self._accelerator.save_state(str(unfinished))
-        save_weights(self._model, unfinished / POLICY_DIR, is_main=is_main)
+        save_weights(self._model, self._sharding, unfinished / POLICY_DIR, is_main=is_main)
         if self._config.model.lora_r:
             base = self._config.model.path
-            save_adapter(self._model, unfinished / ADAPTER_DIR, base=base, is_main=is_main)
+            save_adapter(self._model, self._sharding, unfinished / ADAPTER_DIR, base=base, is_main=is_main)
         if is_main:
             for folder in (POLICY_DIR, *([ADAPTER_DIR] if self._config.model.lora_r else [])):
                 self._tokenizer.save_pretrained(unfinished / folder)
@@ -126,7 +127,7 @@ class Checkpoints:
         return final
 
     def _check_space(self) -> None:
-        needed = checkpoint_bytes(self._model, self._critic) * SPACE_MARGIN
+        needed = checkpoint_bytes(self._sharding, self._model, self._critic) * SPACE_MARGIN
         free = shutil.disk_usage(self.directory).free
         if free < needed:
             raise RuntimeError(
@@ -159,7 +160,7 @@ class Checkpoints:
                 f"{path} was written by {state.world_size} ranks and this run has "
                 f"{self._accelerator.num_processes}; set num_processes to {state.world_size}, or {anew}."
             )
-        if state.zero_stage != (stage := zero_stage(self._accelerator)):
+        if state.zero_stage != (stage := self._sharding.stage):
             raise ValueError(
                 f"{path} was written at ZeRO stage {state.zero_stage} and this run has stage {stage} (0: no "
                 f"DeepSpeed); take the accelerate file with zero_stage {state.zero_stage}, or {anew}."
@@ -174,7 +175,7 @@ class Checkpoints:
         return state
 
 
-def checkpoint_bytes(policy: nn.Module, critic: nn.Module | None = None) -> int:
+def checkpoint_bytes(sharding: Sharding, policy: nn.Module, critic: nn.Module | None = None) -> int:
     """About what a checkpoint takes.
 
     Of every weight a copy, and a second one in ``policy/``; of those that are trained fp32 weights and two
@@ -184,12 +185,8 @@ def checkpoint_bytes(policy: nn.Module, critic: nn.Module | None = None) -> int:
     for model, copies in ((policy, 2), (critic, 1)):
         for parameter in model.parameters() if model is not None else ():
             each = copies * parameter.element_size() + (3 * 4 if parameter.requires_grad else 0)
-            total += each * _num_elements(parameter)
+            total += each * sharding.num_elements(parameter)
     return total
-
-
-def _num_elements(parameter: Any) -> int:
-    return getattr(parameter, "ds_numel", parameter.numel())  # ZeRO-3 keeps a shard in its place
 
 
 def find_checkpoint(config: TrainingConfig) -> Path | None:

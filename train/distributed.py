@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import warnings
 from datetime import timedelta
 from typing import NoReturn, TypeVar, cast
 
@@ -14,6 +13,7 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 
 from configs.schema import TrainingConfig
+from train.sharding import configure_deepspeed, deepspeed_is_asked_for, prepare_for_deepspeed
 
 T = TypeVar("T")
 
@@ -27,7 +27,7 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
     Raises:
         ValueError: If several ranks, or a bfloat16 model, are launched without DeepSpeed.
     """
-    uses_deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
+    uses_deepspeed = deepspeed_is_asked_for()
     if config.model.dtype != "float32" and not uses_deepspeed:
         raise ValueError(
             f"model.dtype is {config.model.dtype}, which needs DeepSpeed: it keeps fp32 master weights, "
@@ -37,12 +37,7 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
     on_gpu = torch.cuda.is_available()
     if not on_gpu:
         torch.set_num_threads(config.train.num_threads)
-        # Said once here, DeepSpeed does not warn on every rank that it found no GPU.
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
-        if uses_deepspeed:
-            _leave_out_shared_memory_op()
-    # DeepSpeed 0.19 calls a collective by the name that torch 2.13 deprecates.
-    warnings.filterwarnings("ignore", message=".*all_gather_into_tensor", category=FutureWarning)
+    prepare_for_deepspeed(on_gpu=on_gpu)
     group = InitProcessGroupKwargs(
         # Named because accelerate, seeing no GPU, would take this for a single process.
         backend="nccl" if on_gpu else "gloo",
@@ -61,18 +56,7 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
             "but several ranks need distributed_type: DEEPSPEED in the file given to "
             "accelerate launch --config_file; launch/accelerate has such files."
         )
-    if uses_deepspeed:
-        plugin = accelerator.state.deepspeed_plugin
-        assert plugin is not None
-        options = plugin.deepspeed_config
-        # Micro-batches vary in size; the loss carries all weights, so DeepSpeed only has to add up.
-        options["train_micro_batch_size_per_gpu"] = 1
-        options["train_batch_size"] = accelerator.num_processes
-        options["gradient_accumulation_steps"] = 1
-        options["gradient_clipping"] = config.algo.max_grad_norm
-        if options.get("bf16", {}).get("enabled"):
-            # Without it a bf16 step with an infinite gradient would be taken.
-            options["bf16"]["check_grad_overflow"] = True
+    configure_deepspeed(accelerator, max_grad_norm=config.algo.max_grad_norm)
     return accelerator
 
 
@@ -81,23 +65,6 @@ def give_back_cached_memory(accelerator: Accelerator) -> None:
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     accelerator.wait_for_everyone()
-
-
-def zero_stage(accelerator: Accelerator) -> int:
-    """ZeRO stage of the run; 0 without DeepSpeed."""
-    plugin = accelerator.state.deepspeed_plugin
-    return 0 if plugin is None else plugin.zero_stage
-
-
-def _leave_out_shared_memory_op() -> None:
-    """Keeps DeepSpeed from compiling a collective that only its inference layers call.
-
-    The build takes half a minute on first use, and waits for ever for the lock file of a build whose
-    process was killed.
-    """
-    from deepspeed.ops import __compatible_ops__ as compatible
-
-    compatible["deepspeed_shm_comm"] = False
 
 
 def leave(status: int = 0) -> NoReturn:

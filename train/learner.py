@@ -9,7 +9,6 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from configs.schema import TrainingConfig
-from train.annotate import Annotator, Part
 from train.batch.collate import MicroBatch
 from train.batch.packing import ModelSizes
 from train.batch.rows import Row
@@ -19,8 +18,10 @@ from train.model.critic import CriticModel
 from train.model.lora import add_adapters
 from train.model.policy import PolicyModel, has_full_attention, load_model
 from train.model.reference import FrozenReference, Reference, WithoutAdapters
-from train.optimizer import StepOutcome, TrainedModel
-from train.refusal import RefusalGuard
+from train.nonfinite_steps import RefusalGuard
+from train.optimizer import TrainedModel
+from train.sharding import StepOutcome
+from train.update_batches import Annotator, Part
 
 
 class Learner:

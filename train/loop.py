@@ -20,14 +20,15 @@ from configs.schema import TrainingConfig
 from rollout.collection.collector import CollectedBatch
 from train.batch.rows import Row
 from train.checkpoint import Checkpoints, TrainerState, config_fingerprint, find_checkpoint, read_state
-from train.distributed import from_rank_zero, give_back_cached_memory, max_over_ranks, zero_stage
+from train.distributed import from_rank_zero, give_back_cached_memory, max_over_ranks
 from train.learner import Learner
 from train.loss.credit import credit
 from train.metrics import Stopwatch, group_metrics, staleness_metrics
 from train.model.policy import HostWeights, gather_weights
+from train.nonfinite_steps import RefusalGuard
 from train.preemption import StopRequest
-from train.refusal import RefusalGuard
 from train.report import Reporter
+from train.sharding import sharding_of
 
 ROLLOUTS_SHOWN = 2
 """Rollouts written as text at each checkpoint."""
@@ -96,6 +97,7 @@ class Trainer:
         disable_progress_bar()  # The run has one bar, the reporter's.
         self.config = config
         self.accelerator = accelerator
+        self._sharding = sharding_of(accelerator)
         self.outside = collaborators
         guard = RefusalGuard(
             Path(config.output_dir) / "debug", collaborators.reporter.note if collaborators else None
@@ -186,7 +188,7 @@ class Trainer:
     def _publish_version(self, version: int) -> None:
         if self.config.rollout.enable_sleep_mode:
             give_back_cached_memory(self.accelerator)
-        weights = gather_weights(self.model, is_main=self.outside is not None)
+        weights = gather_weights(self.model, self._sharding, is_main=self.outside is not None)
         if self.outside and weights:
             self.outside.publisher.publish(weights, version)
 
@@ -224,7 +226,7 @@ class Trainer:
                 step=self.step,
                 policy_version=self.policy_version,
                 world_size=self.accelerator.num_processes,
-                zero_stage=zero_stage(self.accelerator),
+                zero_stage=self._sharding.stage,
                 config_fingerprint=config_fingerprint(self.config),
                 collector=collector,
                 metric=metrics.get(train.keep_best),

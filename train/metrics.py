@@ -21,7 +21,7 @@ from train.batch.collate import MicroBatch
 from train.batch.rows import Row
 from train.distributed import max_over_ranks, sum_over_ranks
 from train.loss.objective import TokenTerms
-from train.optimizer import StepOutcome
+from train.sharding import StepOutcome
 
 
 class TokenMetrics:

@@ -4,26 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DeepSpeedEngineWrapper, DistributedType
 from torch import Tensor, nn
 from transformers import get_scheduler
 
 from configs.schema import AlgoConfig
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepOutcome:
-    """What an optimizer step did."""
-
-    grad_norm: float
-    """Global norm before clipping."""
-    applied: bool
-    """False if loss or gradient were not finite: weights, moments and schedule are then untouched."""
+from train.sharding import StepOutcome, sharding_of
 
 
 class TrainedModel:
@@ -59,15 +48,8 @@ class TrainedModel:
             num_warmup_steps=algo.warmup_steps,
             num_training_steps=num_steps,
         )
-        self._accelerator = accelerator
-        # As in DeepSpeed, 0 means no clipping.
-        self._max_grad_norm = algo.max_grad_norm or math.inf
-        self.model, self._optimizer, self._scheduler = accelerator.prepare(model, optimizer, scheduler)
-        self._engine = (
-            DeepSpeedEngineWrapper(self.model)
-            if accelerator.distributed_type == DistributedType.DEEPSPEED
-            else None
-        )
+        self.model, prepared, self._scheduler = accelerator.prepare(model, optimizer, scheduler)
+        self._engine = sharding_of(accelerator).engine(self.model, prepared, max_grad_norm=algo.max_grad_norm)
 
     @property
     def learning_rate(self) -> float:
@@ -82,35 +64,10 @@ class TrainedModel:
         if not torch.isfinite(loss.detach()):
             # The gradient of a non-finite loss may be finite; NaN makes every rank refuse the step.
             loss = loss * math.nan
-        if self._engine is not None:
-            outcome = self._backward_deepspeed(self._engine, loss, is_last=is_last)
-        else:
-            loss.backward()
-            outcome = self._step() if is_last else None
+        outcome = self._engine.backward(loss, is_last=is_last)
         if outcome is not None and outcome.applied:
             self._scheduler.step()
         return outcome
-
-    def _backward_deepspeed(
-        self, engine: DeepSpeedEngineWrapper, loss: Tensor, *, is_last: bool
-    ) -> StepOutcome | None:
-        # DeepSpeed averages over ranks. With is_last it also clips, steps and clears the gradient,
-        # unless the norm is not finite.
-        engine.backward(loss * self._accelerator.num_processes, sync_gradients=is_last, scale_wrt_gas=False)
-        if not is_last:
-            return None
-        norm = float(engine.get_global_grad_norm())
-        return StepOutcome(grad_norm=norm, applied=not self._optimizer.step_was_skipped)
-
-    def _step(self) -> StepOutcome:
-        assert self._accelerator.num_processes == 1, "several ranks need DeepSpeed"
-        parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
-        norm = cast(Tensor, nn.utils.clip_grad_norm_(parameters, self._max_grad_norm))
-        applied = bool(torch.isfinite(norm))
-        if applied:
-            self._optimizer.step()
-        self._optimizer.zero_grad()
-        return StepOutcome(grad_norm=float(norm), applied=applied)
 
 
 def _parameter_groups(model: nn.Module, learning_rates: Mapping[str, float]) -> list[dict[str, Any]]:

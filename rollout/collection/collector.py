@@ -8,16 +8,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from rollout.build import Ranges
 from rollout.collection.draft_cache import DraftCache
 from rollout.collection.groups import Credited, GroupFilter, RewardGroup, group_rollout
 from rollout.collection.problem_stream import ProblemStream
 from rollout.collection.replay import Replay
-from rollout.operators import Operator
+from rollout.operators import Operator, run_operator
 from rollout.policy import PolicySettings, derive_seed
 from rollout.records import DRAFT, Call, Grader, Group, Problem, Rollout
-from rollout.run import run_operator
 from rollout.sampler import RequestRefused
-from rollout.vary import Ranges
 
 logger = logging.getLogger(__name__)
 

@@ -10,10 +10,9 @@ from tqdm import tqdm
 
 from rollout.evaluation.matched_votes import MAJORITY, TRACE, matches
 from rollout.evaluation.outcomes import Failure, Key, Outcome, reduce
-from rollout.operators import Operator
+from rollout.operators import Operator, run_operator
 from rollout.policy import PolicySettings, derive_seed
 from rollout.records import Grader, Problem, Rollout
-from rollout.run import run_operator
 from rollout.sampler import CallFailed
 
 

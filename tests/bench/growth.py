@@ -47,7 +47,7 @@ from train.batch.rows import Row
 from train.distributed import leave, make_accelerator
 from train.learner import Learner
 from train.model.attention import SHARED_PROMPT
-from train.refusal import RefusalGuard
+from train.nonfinite_steps import RefusalGuard
 
 REPO = Path(__file__).parents[2]
 GROUP_SIZES = (2, 4, 8, 16, 32)

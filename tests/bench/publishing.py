@@ -3,7 +3,7 @@
     python tests/bench/publishing.py [--json] [--model 135m] [--repeat 5]
 
 A random model of SmolLM2's sizes in fp32 goes from the trainer's memory to a real vLLM worker on this
-machine: through a directory, as ``train.publishing`` does it (written, loaded, old version removed), and
+machine: through a directory, as ``train.engine_links`` does it (written, loaded, old version removed), and
 over a gloo group. The plain copy writes one file of as many bytes beside them. The two take turns, and of
 each the fastest counts: a disk that is still writing holds up both.
 
@@ -30,8 +30,9 @@ from update import SIZES, make_model
 
 from configs.schema import DataConfig, ModelConfig, RolloutConfig, TrainingConfig
 from rollout.engine import RolloutEngine
+from train.engine_links import EnginePublisher
 from train.model.policy import gather_weights, load_model
-from train.publishing import EnginePublisher
+from train.sharding import Unsharded
 
 MIB = 2**20
 
@@ -64,7 +65,7 @@ def publish_seconds(folder: Path, policy: Path, transfer: str, repeat: int) -> t
         publisher = EnginePublisher(engine=engine, config=config)
         published, copied = [], []
         for version in range(1, repeat + 2):
-            weights = gather_weights(model, is_main=True)
+            weights = gather_weights(model, Unsharded(), is_main=True)
             assert weights is not None
             published.append(timed(lambda w=weights, v=version: publisher.publish(w, v)))
             copy = folder / "copy"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -21,6 +19,7 @@ from train.model.backbone import predictor_states
 from train.model.critic import ValueHead
 from train.model.logprobs import token_logprobs
 from train.model.lora import adapter_config, adapter_parameters, merged_weights
+from train.sharding import Sharding
 
 
 def load_model(config: ModelConfig) -> PreTrainedModel:
@@ -150,7 +149,7 @@ class HostWeights:
         self.model.save_pretrained(directory, state_dict=self.state)
 
 
-def gather_weights(model: PreTrainedModel, *, is_main: bool) -> HostWeights | None:
+def gather_weights(model: PreTrainedModel, sharding: Sharding, *, is_main: bool) -> HostWeights | None:
     """The policy's weights on rank 0, None on the others. Every rank must call it.
 
     Under ZeRO-3 weights are gathered one by one, so no device ever holds more than its shard and one weight.
@@ -158,7 +157,7 @@ def gather_weights(model: PreTrainedModel, *, is_main: bool) -> HostWeights | No
     """
     state: dict[str, Tensor] = {}
     for weight in merged_weights(model):
-        with _gathered(weight.parameters):
+        with sharding.gathered(weight.parameters):
             if is_main:
                 state[weight.name] = weight.value().to("cpu", copy=True)
     if not is_main:
@@ -168,31 +167,25 @@ def gather_weights(model: PreTrainedModel, *, is_main: bool) -> HostWeights | No
     return HostWeights(model=model, state=state)
 
 
-def save_weights(model: PreTrainedModel, directory: Path, *, is_main: bool) -> None:
+def save_weights(model: PreTrainedModel, sharding: Sharding, directory: Path, *, is_main: bool) -> None:
     """``gather_weights``, written as an HF folder on rank 0. Every rank must call it."""
-    weights = gather_weights(model, is_main=is_main)
+    weights = gather_weights(model, sharding, is_main=is_main)
     if weights is not None:
         weights.save(directory)
 
 
-def save_adapter(model: PreTrainedModel, directory: Path, *, base: str, is_main: bool) -> None:
+def save_adapter(
+    model: PreTrainedModel, sharding: Sharding, directory: Path, *, base: str, is_main: bool
+) -> None:
     """Writes the adapters alone, as peft reads them, on rank 0; ``base`` names their model.
 
     Every rank must call it.
     """
     state: dict[str, Tensor] = {}
     for name, parameter in adapter_parameters(model).items():
-        with _gathered([parameter]):
+        with sharding.gathered([parameter]):
             if is_main:
                 state[name] = parameter.detach().to("cpu", copy=True)
     if is_main:
         adapter_config(model, base).save_pretrained(str(directory))
         save_file(state, directory / "adapter_model.safetensors")
-
-
-def _gathered(parameters: Sequence[nn.Parameter]) -> contextlib.AbstractContextManager[None]:
-    if not hasattr(parameters[0], "ds_id"):
-        return contextlib.nullcontext()
-    import deepspeed
-
-    return deepspeed.zero.GatheredParameters(list(parameters))

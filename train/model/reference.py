@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
 from typing import Protocol
 
 import torch
@@ -13,6 +12,7 @@ from configs.schema import TrainingConfig
 from train.batch.collate import MicroBatch
 from train.model.lora import adapters_off
 from train.model.policy import PolicyModel, load_model
+from train.sharding import sharding_of
 
 
 class Reference(Protocol):
@@ -29,7 +29,7 @@ class FrozenReference:
     def __init__(self, config: TrainingConfig, accelerator: Accelerator) -> None:
         """Loads the model; under ZeRO-3 sharded over the ranks, otherwise whole on each of them."""
         model = PolicyModel(load_model(config.model), temperature=config.rollout.temperature)
-        self._model = freeze(model, accelerator)
+        self._model = sharding_of(accelerator).freeze(model, accelerator.device)
 
     @torch.no_grad()
     def logprobs(self, batch: MicroBatch) -> Tensor:
@@ -49,21 +49,3 @@ class WithoutAdapters:
         """See ``Reference``."""
         with adapters_off(self._policy):
             return self._policy(batch)[0]
-
-
-def freeze(model: nn.Module, accelerator: Accelerator) -> nn.Module:
-    """``model`` for use without gradient: sharded under ZeRO-3, otherwise as it is, on the rank's device."""
-    model.requires_grad_(False)
-    plugin = accelerator.state.deepspeed_plugin
-    if plugin is None or plugin.zero_stage != 3:
-        return model.to(accelerator.device).eval()
-    import deepspeed
-
-    options = deepcopy(plugin.deepspeed_config)
-    # Without an optimizer DeepSpeed refuses what describes one.
-    for training_only in ("optimizer", "scheduler"):
-        options.pop(training_only, None)
-    options["zero_optimization"].pop("offload_optimizer", None)
-    engine, *_ = deepspeed.initialize(model=model, config=options)
-    engine.eval()
-    return engine

@@ -26,7 +26,7 @@ from rewards.gold import check_gold
 from rollout.problems import load_train
 from rollout.prompts import Codec, PromptTexts, prompt_texts
 from rollout.records import Problem
-from train.worked_solutions import Mix, WorkedExample, worked_examples
+from train.coldstart.worked_solutions import Mix, WorkedExample, worked_examples
 
 RECORD_FILE = "coldstart.json"
 FORMAT = 1

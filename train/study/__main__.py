@@ -14,7 +14,7 @@ from pathlib import Path
 from configs.compose import run
 from configs.schema import ArmConfig, StudyConfig
 from rollout.workers.process_guard import end_guarded, start_guarded
-from train.study_table import COLD_START, Trained, study_table
+from train.study.table import COLD_START, Trained, study_table
 
 LOG_LINES = 15
 """Last lines of a stage that failed, to be shown."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from train.batch.rows import Row
-from train.optimizer import StepOutcome
+from train.sharding import StepOutcome
 
 MAX_REFUSED_STEPS = 3
 """So many refused optimizer steps in a row stop the run."""

@@ -1,0 +1,1 @@
+"""python -m train.coldstart: a policy to start from."""

@@ -1,0 +1,224 @@
+"""How a model is sharded over ranks. This is the one file that knows DeepSpeed.
+
+``Sharding`` is everything that the trainer asks of an engine. ``Unsharded`` serves one process without an
+engine, ``DeepSpeedZero`` every other run; an FSDP2 backend would be one more class like it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import warnings
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
+
+import torch
+from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
+from accelerate.utils import DeepSpeedEngineWrapper
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepOutcome:
+    """The result of an optimizer step."""
+
+    grad_norm: float
+    """Global norm before clipping."""
+    applied: bool
+    """False if loss or gradient were not finite: weights, moments and schedule are then untouched."""
+
+
+class Engine(Protocol):
+    """Backward passes and optimizer steps of one prepared model."""
+
+    def backward(self, loss: Tensor, *, is_last: bool) -> StepOutcome | None:
+        """Adds the gradient of this rank's part of the global loss; with ``is_last`` also takes the step.
+
+        The update follows the gradient of the *sum* of ``loss`` over all calls and ranks. A gradient that is
+        not finite refuses the step on every rank.
+        """
+        ...
+
+
+class Sharding(Protocol):
+    """An engine that shards weights, gradients and moments over ranks."""
+
+    @property
+    def stage(self) -> int:
+        """ZeRO stage: 0 nothing is sharded, 1 moments, 2 gradients too, 3 weights too."""
+        ...
+
+    def engine(self, model: nn.Module, optimizer: AcceleratedOptimizer, *, max_grad_norm: float) -> Engine:
+        """The engine of a model that ``Accelerator.prepare`` returned; 0 as ``max_grad_norm`` is no clipping."""
+        ...
+
+    def freeze(self, model: nn.Module, device: torch.device) -> nn.Module:
+        """Returns ``model`` for use without gradient on the rank's device, sharded if weights are."""
+        ...
+
+    def gathered(self, parameters: Sequence[nn.Parameter]) -> contextlib.AbstractContextManager[None]:
+        """Within the context, every rank sees ``parameters`` in full. Every rank must enter it."""
+        ...
+
+    def num_elements(self, parameter: nn.Parameter) -> int:
+        """Elements of the whole parameter, also where a rank holds a shard."""
+        ...
+
+
+class Unsharded:
+    """One process that holds everything."""
+
+    stage = 0
+
+    def engine(self, model: nn.Module, optimizer: AcceleratedOptimizer, *, max_grad_norm: float) -> Engine:
+        """See ``Sharding``."""
+        del model
+        return _PlainEngine(optimizer, max_grad_norm or math.inf)
+
+    def freeze(self, model: nn.Module, device: torch.device) -> nn.Module:
+        """See ``Sharding``."""
+        return model.requires_grad_(False).to(device).eval()
+
+    def gathered(self, parameters: Sequence[nn.Parameter]) -> contextlib.AbstractContextManager[None]:
+        """See ``Sharding``."""
+        del parameters
+        return contextlib.nullcontext()
+
+    def num_elements(self, parameter: nn.Parameter) -> int:
+        """See ``Sharding``."""
+        return parameter.numel()
+
+
+@dataclass(frozen=True, slots=True)
+class _PlainEngine:
+    optimizer: AcceleratedOptimizer
+    max_grad_norm: float
+
+    def backward(self, loss: Tensor, *, is_last: bool) -> StepOutcome | None:
+        loss.backward()
+        if not is_last:
+            return None
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        norm = cast(Tensor, nn.utils.clip_grad_norm_(parameters, self.max_grad_norm))
+        applied = bool(torch.isfinite(norm))
+        if applied:
+            self.optimizer.step()
+        self.optimizer.zero_grad()
+        return StepOutcome(grad_norm=float(norm), applied=applied)
+
+
+@dataclass(frozen=True, slots=True)
+class DeepSpeedZero:
+    """DeepSpeed ZeRO, as ``accelerate launch`` set it up."""
+
+    stage: int
+    config: dict[str, Any]
+    """DeepSpeed's own, filled in by ``configure_deepspeed``."""
+    num_processes: int
+
+    def engine(self, model: nn.Module, optimizer: AcceleratedOptimizer, *, max_grad_norm: float) -> Engine:
+        """See ``Sharding``. DeepSpeed clips by its own config, which ``configure_deepspeed`` filled in."""
+        del max_grad_norm
+        return _DeepSpeedEngine(DeepSpeedEngineWrapper(model), optimizer, self.num_processes)
+
+    def freeze(self, model: nn.Module, device: torch.device) -> nn.Module:
+        """See ``Sharding``."""
+        if self.stage < 3:
+            return Unsharded().freeze(model, device)
+        import deepspeed
+
+        options = deepcopy(self.config)
+        # Without an optimizer DeepSpeed refuses what describes one.
+        for training_only in ("optimizer", "scheduler"):
+            options.pop(training_only, None)
+        options["zero_optimization"].pop("offload_optimizer", None)
+        engine, *_ = deepspeed.initialize(model=model.requires_grad_(False), config=options)
+        engine.eval()  # which returns None under DeepSpeed
+        return engine
+
+    def gathered(self, parameters: Sequence[nn.Parameter]) -> contextlib.AbstractContextManager[None]:
+        """See ``Sharding``."""
+        if self.stage < 3:
+            return contextlib.nullcontext()
+        import deepspeed
+
+        return deepspeed.zero.GatheredParameters(list(parameters))
+
+    def num_elements(self, parameter: nn.Parameter) -> int:
+        """See ``Sharding``."""
+        return getattr(parameter, "ds_numel", parameter.numel())  # ZeRO-3 keeps a shard in its place
+
+
+@dataclass(frozen=True, slots=True)
+class _DeepSpeedEngine:
+    wrapper: DeepSpeedEngineWrapper
+    optimizer: AcceleratedOptimizer
+    num_processes: int
+
+    def backward(self, loss: Tensor, *, is_last: bool) -> StepOutcome | None:
+        # DeepSpeed averages over ranks. With sync_gradients it also clips, steps and clears the gradient,
+        # unless the norm is not finite.
+        self.wrapper.backward(loss * self.num_processes, sync_gradients=is_last, scale_wrt_gas=False)
+        if not is_last:
+            return None
+        norm = float(self.wrapper.get_global_grad_norm())
+        return StepOutcome(grad_norm=norm, applied=not self.optimizer.step_was_skipped)
+
+
+def sharding_of(accelerator: Accelerator) -> Sharding:
+    """The sharding of a run."""
+    plugin = accelerator.state.deepspeed_plugin
+    if plugin is None:
+        assert accelerator.num_processes == 1, "several ranks need DeepSpeed"
+        return Unsharded()
+    return DeepSpeedZero(
+        stage=plugin.zero_stage, config=plugin.deepspeed_config, num_processes=accelerator.num_processes
+    )
+
+
+def deepspeed_is_asked_for() -> bool:
+    """Whether ``accelerate launch`` was given a DeepSpeed config."""
+    return os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
+
+
+def prepare_for_deepspeed(*, on_gpu: bool) -> None:
+    """Settings of the process that DeepSpeed reads when it is first imported."""
+    # DeepSpeed 0.19 calls a collective by the name that torch 2.13 deprecates.
+    warnings.filterwarnings("ignore", message=".*all_gather_into_tensor", category=FutureWarning)
+    if on_gpu:
+        return
+    # Set here, DeepSpeed does not warn on every rank that it found no GPU.
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    if deepspeed_is_asked_for():
+        _leave_out_shared_memory_op()
+
+
+def configure_deepspeed(accelerator: Accelerator, *, max_grad_norm: float) -> None:
+    """Fills in what DeepSpeed's config leaves to the run; no-op without DeepSpeed."""
+    plugin = accelerator.state.deepspeed_plugin
+    if plugin is None:
+        return
+    options = plugin.deepspeed_config
+    # Micro-batches vary in size; the loss carries all weights, so DeepSpeed only has to add up.
+    options["train_micro_batch_size_per_gpu"] = 1
+    options["train_batch_size"] = accelerator.num_processes
+    options["gradient_accumulation_steps"] = 1
+    options["gradient_clipping"] = max_grad_norm
+    if options.get("bf16", {}).get("enabled"):
+        # Without it a bf16 step with an infinite gradient would be taken.
+        options["bf16"]["check_grad_overflow"] = True
+
+
+def _leave_out_shared_memory_op() -> None:
+    """Keeps DeepSpeed from compiling a collective that only its inference layers call.
+
+    The build takes half a minute on first use, and waits for ever for the lock file of a build whose
+    process was killed.
+    """
+    from deepspeed.ops import __compatible_ops__ as compatible
+
+    compatible["deepspeed_shm_comm"] = False
