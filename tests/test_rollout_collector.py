@@ -127,7 +127,7 @@ def test_a_resumed_collector_goes_on_where_the_first_stopped():
     for step in range(3):
         asyncio.run(first.collect(step))
     second = _collector(ScriptedPolicy(), problems=7)
-    second.load_state_dict(first.state_dict())
+    second.stream.load_state_dict(first.stream.state_dict())
     assert [fingerprint(asyncio.run(second.collect(step))) for step in range(3, 6)] == expected[3:]
 
 

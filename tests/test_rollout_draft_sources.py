@@ -65,8 +65,8 @@ def test_with_reuse_an_operator_group_costs_only_its_refinements():
 def test_reused_traces_count_once_in_a_problems_history():
     stream = ProblemStream([problem()], seed=0)
     collector = _collector(ScriptedPolicy(), reuse_traces=True, problems=1, problems_per_step=2)
-    collector._problems = stream
-    collector.remember(asyncio.run(collector.collect(0)))
+    collector.stream = stream
+    stream.remember(asyncio.run(collector.collect(0)).rollouts)
     attempts = {name: history[1] for name, history in stream.state_dict()["history"].items()}
     assert attempts == {"p": 3 + 1}  # three traces, and the fourth draft that had to be sampled
 

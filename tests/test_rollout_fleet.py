@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from configs.schema import RolloutConfig
-from rollout.workers.fleet import Fleet, check_length, emulates, places, share_cores
+from rollout.workers.fleet import Fleet, check_length, emulates, places, share_cores, warn_if_emulated
 from rollout.workers.local_worker import free_port
 
 SERVER = """
@@ -163,3 +163,19 @@ def test_a_model_that_is_too_short_is_refused_before_anything_starts(
         return
     with pytest.raises(ValueError, match=r"rollout\.max_model_len is 1025, but .* takes 1024 tokens at most"):
         check_length(1025, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "capability", "warns"),
+    [("bfloat16", "AVX2", True), ("bfloat16", "AVX512", False), ("float32", "AVX2", False)],
+)
+def test_bfloat16_on_a_cpu_without_it_is_warned_of(
+    dtype: str,
+    capability: str,
+    warns: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+):
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: capability)
+    warn_if_emulated("model.dtype", dtype, Path("owner/name"), "an update may take 40 times as long")
+    assert ("Set model.dtype=float32" in caplog.text) == warns

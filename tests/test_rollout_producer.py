@@ -1,6 +1,7 @@
 """Collecting ahead of the trainer."""
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +11,7 @@ from test_rollout_collector import _collector
 
 from rollout.collection.collector import CollectedBatch
 from rollout.collection.producer import Producer, without_stale
-from rollout.records import VersionSpan
+from rollout.records import Rollout, VersionSpan
 
 
 class Slow:
@@ -19,8 +20,9 @@ class Slow:
     replay = None
 
     def __init__(self, fails_at: int | None = None) -> None:
+        self.stream = self  # which remembers and has a position, too
         self.began: list[int] = []
-        self.remembered: list[CollectedBatch] = []
+        self.remembered: list[Sequence[Rollout]] = []
         self.ended: list[int] = []
         self.fails_at = fails_at
 
@@ -36,8 +38,8 @@ class Slow:
     def position(self) -> int:
         return len(self.began)
 
-    def remember(self, batch: CollectedBatch) -> None:
-        self.remembered.append(batch)
+    def remember(self, rollouts: Sequence[Rollout]) -> None:
+        self.remembered.append(rollouts)
 
     def state_dict(self) -> dict[str, Any]:
         return {"position": self.position, "history": len(self.remembered)}
@@ -100,7 +102,7 @@ def test_an_error_is_raised_at_its_step():
         await asyncio.sleep(0.02)
         with pytest.raises(RuntimeError, match="in step 2"):
             await producer.next(2, 1)
-        assert [batch.metrics["step"] for batch in collector.remembered] == [1]
+        assert len(collector.remembered) == 1
         await producer.close()
 
     asyncio.run(run())
@@ -119,7 +121,7 @@ def test_a_resumed_run_collects_again_what_was_not_handed_over():
         state = first.state_dict()
         await first.close()
         second = _producer(_collector(ScriptedPolicy(), problems=30), 1)
-        second.load_state_dict(state)
+        assert second.resume(2, state) == []
         seen += [problems(await second.next(step, step - 1)) for step in (3, 4)]
         await second.close()
         assert seen == expected

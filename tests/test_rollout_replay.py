@@ -174,7 +174,7 @@ def test_a_step_that_was_cut_off_samples_only_what_is_missing(tmp_path: Path, sh
     batch = asyncio.run(collector.collect(1))
     assert _same(batch, expected)
     assert batch.metrics == expected.metrics
-    assert collector.position == straight.position
+    assert collector.stream.position == straight.stream.position
     assert len(heir.requests) <= len(whole.requests)
     if share > 0.5:
         assert len(heir.requests) < len(whole.requests)
@@ -185,7 +185,7 @@ def test_batches_collected_ahead_are_there_after_a_kill(tmp_path: Path):
 
     async def first() -> list[CollectedBatch]:
         producer = Producer(_collector(ScriptedPolicy(), _replay(tmp_path)), max_staleness=2, last_step=9)
-        assert producer.start(0) == []
+        assert producer.resume(0, None) == []
         batches = [await producer.next(step, step - 1) for step in (1, 2, 3)]
         await asyncio.gather(*producer._ahead.values())
         await producer.close()
@@ -193,7 +193,7 @@ def test_batches_collected_ahead_are_there_after_a_kill(tmp_path: Path):
 
     async def second(sampler: ScriptedPolicy) -> tuple[list[int], list[CollectedBatch]]:
         producer = Producer(_collector(sampler, _replay(tmp_path)), max_staleness=2, last_step=5)
-        steps = producer.start(0)
+        steps = producer.resume(0, None)
         batches = [await producer.next(step, step - 1) for step in (1, 2, 3, 4, 5)]
         await producer.close()
         return steps, batches

@@ -10,7 +10,6 @@ from transformers import AutoModelForCausalLM, Qwen3ForCausalLM
 
 from configs.schema import AlgoConfig, ModelConfig
 from rollout.records import REFINE, TRACE
-from train.__main__ import warn_of_slow_dtype
 from train.batch.collate import collate
 from train.batch.packing import separate
 from train.loss.credit import credit
@@ -111,19 +110,3 @@ def test_a_float32_head_rounds_no_logit_and_shares_its_weights(tiny_policy, tmp_
     save_weights(model, Unsharded(), tmp_path / "policy", is_main=True)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "policy", dtype=torch.bfloat16)
     assert torch.equal(loaded.get_output_embeddings().weight, head.weight)
-
-
-@pytest.mark.parametrize(
-    ("dtype", "capability", "warns"),
-    [("bfloat16", "AVX2", True), ("bfloat16", "AVX512", False), ("float32", "AVX2", False)],
-)
-def test_training_in_bfloat16_on_a_cpu_without_it_is_warned_of(
-    dtype: str,
-    capability: str,
-    warns: bool,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-):
-    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: capability)
-    warn_of_slow_dtype(ModelConfig(path="owner/name", dtype=dtype))
-    assert ("Set model.dtype=float32" in caplog.text) == warns

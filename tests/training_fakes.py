@@ -114,10 +114,9 @@ class SyntheticCollector:
     def state_dict(self) -> dict[str, Any]:
         return {"position": self.position}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.position = state["position"]
-
-    def start(self, after_step: int) -> list[int]:
+    def resume(self, after_step: int, state: Mapping[str, Any] | None) -> list[int]:
+        if state is not None:
+            self.position = state["position"]
         return []
 
     def forget(self, until_step: int) -> None:

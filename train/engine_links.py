@@ -1,15 +1,62 @@
-"""Publishing from the trainer's thread: the policy in host memory -> workers that serve it."""
+"""From the trainer's thread to the engine's event loop: batches of groups in, weights out."""
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from configs.schema import TrainingConfig
+from rollout.collection.collector import CollectedBatch
+from rollout.collection.producer import Producer
+from rollout.endpoints.pool import PoolCounts
 from rollout.engine import RolloutEngine
 from train.model.policy import HostWeights
+
+STATE_SECONDS = 60.0
+"""The longest that the engine's loop may take to report the producer's state."""
+CLOSE_SECONDS = 30.0
+"""The longest that collecting may take to end."""
+
+
+@dataclass(slots=True)
+class EngineCollector:
+    """Calls the producer on the engine's event loop, from the trainer's thread."""
+
+    engine: RolloutEngine
+    producer: Producer
+    timeout_seconds: float
+    _seen: PoolCounts = field(default_factory=PoolCounts)
+    """The pool's counts at the batch before."""
+
+    def next(self, step: int, version: int) -> CollectedBatch:
+        batch = self.engine.run(self.producer.next(step, version), self.timeout_seconds)
+        before, self._seen = self._seen, replace(self.engine.pool.counts)
+        read = self._seen.prompt_tokens - before.prompt_tokens
+        cached = self._seen.cached_tokens - before.cached_tokens
+        if not read:  # all of it was finished before a resume
+            return batch
+        return replace(batch, metrics={**batch.metrics, "workers/cached_share": cached / read})
+
+    def state_dict(self) -> dict[str, Any]:
+        async def state() -> dict[str, Any]:
+            return self.producer.state_dict()
+
+        return self.engine.run(state(), STATE_SECONDS)
+
+    def resume(self, after_step: int, state: Mapping[str, Any] | None) -> list[int]:
+        return self.producer.resume(after_step, state)
+
+    def forget(self, until_step: int) -> None:
+        async def forget() -> None:
+            self.producer.forget(until_step)
+
+        self.engine.run(forget(), STATE_SECONDS)
+
+    def close(self) -> None:
+        self.engine.run(self.producer.close(), CLOSE_SECONDS)
 
 
 class WeightsFolder:
@@ -33,7 +80,7 @@ class WeightsFolder:
 
 @dataclass(frozen=True, slots=True)
 class EnginePublisher:
-    """The publisher on the engine's loop, for the synchronous trainer."""
+    """Calls the publisher on the engine's event loop, from the trainer's thread."""
 
     engine: RolloutEngine
     config: TrainingConfig

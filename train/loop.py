@@ -35,13 +35,12 @@ ROLLOUTS_SHOWN = 2
 
 
 class Collector(Protocol):
-    """Gives the scored groups of one step, for a policy of that version."""
+    """Collects the scored groups of one step, for a policy of that version."""
 
     def next(self, step: int, version: int) -> CollectedBatch: ...
     def state_dict(self) -> dict[str, Any]: ...
-    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
-    def start(self, after_step: int) -> list[int]:
-        """Called once, before the first ``next``; steps of which there are rollouts from before."""
+    def resume(self, after_step: int, state: Mapping[str, Any] | None) -> list[int]:
+        """Called once, before the first ``next``; returns the steps that have rollouts from before."""
         ...
 
     def forget(self, until_step: int) -> None:
@@ -152,19 +151,18 @@ class Trainer:
             find_checkpoint(self.config) if self.outside else None,
             what="the checkpoint to resume from",
         )
-        if path is not None:
-            state = self.checkpoints.load(path)
+        state = None if path is None else self.checkpoints.load(path)
+        if state is not None:
             self.step, self.policy_version = state.step, state.policy_version
         if self.outside:
             self._stopped.unlink(missing_ok=True)
             self.outside.reporter.start(self.step)
-            if path is not None:
+            if state is not None:
                 self.outside.reporter.note(f"Resumed from {path}, step {self.step}.")
-                self.outside.collector.load_state_dict(state.collector)
-            if kept := self.outside.collector.start(self.step):
+            if kept := self.outside.collector.resume(self.step, state.collector if state else None):
                 steps = f"{kept[0]} to {kept[-1]}" if len(kept) > 1 else str(kept[0])
                 self.outside.reporter.note(f"What was finished of step {steps} is not sampled again.")
-        if path is not None:
+        if state is not None:
             self._publish_version(self.policy_version)
 
     def _collect(self) -> Batch:

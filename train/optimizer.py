@@ -48,8 +48,10 @@ class TrainedModel:
             num_warmup_steps=algo.warmup_steps,
             num_training_steps=num_steps,
         )
-        self.model, prepared, self._scheduler = accelerator.prepare(model, optimizer, scheduler)
-        self._engine = sharding_of(accelerator).engine(self.model, prepared, max_grad_norm=algo.max_grad_norm)
+        self.model, self._optimizer, self._scheduler = accelerator.prepare(model, optimizer, scheduler)
+        self._engine = sharding_of(accelerator).engine(
+            self.model, self._optimizer, max_grad_norm=algo.max_grad_norm
+        )
 
     @property
     def learning_rate(self) -> float:

@@ -53,7 +53,7 @@ class Sharding(Protocol):
         ...
 
     def engine(self, model: nn.Module, optimizer: AcceleratedOptimizer, *, max_grad_norm: float) -> Engine:
-        """The engine of a model that ``Accelerator.prepare`` returned; 0 as ``max_grad_norm`` is no clipping."""
+        """The engine of a model that ``Accelerator.prepare`` returned. ``max_grad_norm`` 0: no clipping."""
         ...
 
     def freeze(self, model: nn.Module, device: torch.device) -> nn.Module:

@@ -6,7 +6,7 @@ import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from functools import partial
 
 from rollout.build import Ranges
 from rollout.collection.draft_cache import DraftCache
@@ -65,7 +65,7 @@ class Collector:
 
     def __init__(
         self,
-        problems: ProblemStream,
+        stream: ProblemStream,
         operator: Operator,
         trace: Operator,
         settings: PolicySettings,
@@ -81,7 +81,7 @@ class Collector:
 
         With ``replay`` nothing that was finished is sampled again after a resume.
         """
-        self._problems = problems
+        self.stream = stream
         self._operator = type(operator)(replace(operator.options, num_workspaces=options.num_workspaces))
         self._trace = trace
         self._settings = settings
@@ -92,22 +92,6 @@ class Collector:
         self._cache = cache
         self.replay = replay
         self._steps_without_groups = 0
-
-    def state_dict(self) -> dict[str, Any]:
-        """Where it stands in the data, and what it knows of each problem."""
-        return self._problems.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._problems.load_state_dict(state)
-
-    @property
-    def position(self) -> int:
-        """Where it stands in the data."""
-        return self._problems.position
-
-    def remember(self, batch: CollectedBatch) -> None:
-        """Adds a batch that is handed over to what is known of its problems."""
-        self._problems.remember(batch.rollouts)
 
     async def collect(self, step: int) -> CollectedBatch:
         """The groups of one step. Draws its problems before it waits for anything; steps may overlap.
@@ -172,9 +156,9 @@ class Collector:
 
     def _draw(self, step: int, refill: int, num: int, drawn: set[str]) -> list[Problem]:
         if not refill:
-            return self._problems.draw(num)
+            return self.stream.draw(num)
         seed = derive_seed(self._options.seed, step, refill, "problems")
-        return self._problems.draw_extra(num, seed=seed, besides=drawn)
+        return self.stream.draw_extra(num, seed=seed, besides=drawn)
 
     async def _run(
         self, step: int, refill: int, jobs: Sequence[Job], problems: Sequence[Problem]
@@ -195,23 +179,27 @@ class Collector:
         return [result for result in results if isinstance(result, list | RequestRefused)]
 
     async def _once(self, step: int, place: str, job: Job, problem: Problem, seed: int) -> list[Rollout]:
-        if self.replay is None:
-            return await self._do(job, problem, seed)
-        rollouts = self.replay.find(step, place)
-        if rollouts is None:
-            rollouts = await self._do(job, problem, seed)
-            self.replay.add(step, place, rollouts)
-        return rollouts
-
-    async def _do(self, job: Job, problem: Problem, seed: int) -> list[Rollout]:
-        rollouts: list[Rollout] = []
+        """The rollouts of a job: those from before a resume, or new ones."""
+        if self.replay and (rollouts := self.replay.find(step, place)) is not None:
+            return rollouts
+        run = partial(
+            run_operator,
+            problem,
+            settings=self._settings,
+            grader=self._grader,
+            seed=seed,
+            num_answers=self._options.num_generations,
+        )
+        rollouts = []
         if job.trace:
-            rollouts.append(await self._roll(problem, self._trace, seed))
+            rollouts.append(await run(self._trace))
         if job.operator:
             rng = random.Random(derive_seed(seed, problem.id, "operator"))
             operator = self._options.ranges.draw(self._operator, rng)
             drafts = self._given_drafts(problem, operator, rollouts, rng)
-            rollouts.append(await self._roll(problem, operator, seed, drafts))
+            rollouts.append(await run(operator, given_drafts=drafts))
+        if self.replay:
+            self.replay.add(step, place, rollouts)
         return rollouts
 
     def _given_drafts(
@@ -222,12 +210,6 @@ class Collector:
             calls = list(traces[0].calls)
             return rng.sample(calls, min(width, len(calls)))
         return self._cache.draw(problem.id, width, rng) if self._cache else []
-
-    async def _roll(
-        self, problem: Problem, operator: Operator, seed: int, drafts: Sequence[Call] = ()
-    ) -> Rollout:
-        num = self._options.num_generations
-        return await run_operator(problem, operator, self._settings, self._grader, seed, num, drafts)
 
     def _kept(self, rollout: Rollout, dropped: Counter[str]) -> list[Group]:
         kept = []

@@ -16,35 +16,42 @@ class Producer:
     updated at most so many times between its start and its use. Batches are collected side by side, so that
     workers have something to do while one waits for its longest calls, and handed over in order. With 0
     nothing runs ahead.
+
+    The run's place in its data is the producer's: the stream of problems and the replay of rollouts that its
+    collector reads are saved, resumed and closed here.
     """
 
     def __init__(self, collector: Collector, *, max_staleness: int, last_step: int) -> None:
         """``last_step`` is the last that will be asked for: nothing is collected beyond it."""
         self._collector = collector
+        self._stream = collector.stream
+        self._replay = collector.replay
         self._max_staleness = max_staleness
         self._last_step = last_step
         self._ahead: dict[int, asyncio.Task[CollectedBatch]] = {}
-        """By step, what was not handed over: collected or under way."""
+        """By step, the batches not handed over: collected or under way."""
         self._positions: dict[int, int] = {}
-        """Where the collector stood before each of them."""
+        """Where the stream stood before each of them."""
 
     def state_dict(self) -> dict[str, Any]:
-        """The collector's state without the batches not handed over, which a resumed run makes."""
-        state = self._collector.state_dict()
+        """The stream's state without the batches not handed over, which a resumed run makes again."""
+        state = self._stream.state_dict()
         return state | {"position": self._positions[min(self._positions)]} if self._positions else state
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        assert not self._ahead, "a run is resumed before its first step"
-        self._collector.load_state_dict(state)
+    def resume(self, after_step: int, state: Mapping[str, Any] | None) -> list[int]:
+        """Takes up a run that made ``after_step`` steps; call it once, before the first ``next``.
 
-    def start(self, after_step: int) -> list[int]:
-        """Takes up a run that made so many steps; gives those whose rollouts are there (``Replay.start``)."""
-        return self._collector.replay.start(after_step) if self._collector.replay else []
+        Returns the steps of which there are rollouts from before (``Replay.start``).
+        """
+        assert not self._ahead, "a run is resumed before its first step"
+        if state is not None:
+            self._stream.load_state_dict(state)
+        return self._replay.start(after_step) if self._replay else []
 
     def forget(self, until_step: int) -> None:
-        """A checkpoint holds what these steps taught: their rollouts are needed no more."""
-        if self._collector.replay:
-            self._collector.replay.forget(until_step)
+        """Drops the rollouts of steps that a checkpoint holds."""
+        if self._replay:
+            self._replay.forget(until_step)
 
     async def next(self, step: int, version: int) -> CollectedBatch:
         """The batch of ``step`` for a trainer whose policy is ``version``.
@@ -59,7 +66,7 @@ class Producer:
                 self._ahead[ahead] = asyncio.ensure_future(self._collect(ahead))
         batch = await self._ahead[step]
         del self._ahead[step], self._positions[step]
-        self._collector.remember(batch)
+        self._stream.remember(batch.rollouts)
         return without_stale(batch, oldest=version - self._max_staleness)
 
     async def close(self) -> None:
@@ -69,12 +76,12 @@ class Producer:
         await asyncio.gather(*self._ahead.values(), return_exceptions=True)
         self._ahead.clear()
         self._positions.clear()
-        if self._collector.replay:
-            self._collector.replay.close()
+        if self._replay:
+            self._replay.close()
 
     async def _collect(self, step: int) -> CollectedBatch:
         # Tasks begin in the order in which they were made, and a batch draws its problems as it begins.
-        self._positions[step] = self._collector.position
+        self._positions[step] = self._stream.position
         return await self._collector.collect(step)
 
 

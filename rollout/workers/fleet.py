@@ -101,6 +101,26 @@ def emulates(dtype: str, model: Path) -> bool:
     return dtype == "bfloat16" and torch.backends.cpu.get_cpu_capability() != "AVX512"
 
 
+def warn_if_emulated(option: str, dtype: str, model: Path, consequence: str) -> None:
+    """Warns if this machine has no GPU and its CPU would emulate ``dtype``.
+
+    Args:
+        option: The option that set ``dtype``.
+        dtype: As for ``emulates``.
+        model: As for ``emulates``.
+        consequence: What is then slow.
+    """
+    if not torch.cuda.is_available() and emulates(dtype, model):
+        logger.warning(
+            "This CPU (%s) has no bfloat16 arithmetic: with %s=%s, %s. Set %s=float32.",
+            torch.backends.cpu.get_cpu_capability(),
+            option,
+            dtype,
+            consequence,
+            option,
+        )
+
+
 class Fleet:
     """Local workers, started side by side: all of them answer in the end, or none is left behind."""
 
@@ -120,7 +140,12 @@ class Fleet:
         """
         self._check_memory()
         check_length(self._config.max_model_len, Path(self._model_path))
-        self._warn_of_slow_dtype()
+        warn_if_emulated(
+            "rollout.dtype",
+            self._config.dtype,
+            Path(self._model_path),
+            "a worker may take minutes for its first token",
+        )
         for worker in self.workers:
             worker.check_address()
         what = f"{len(self.workers)} worker{'s' * (len(self.workers) > 1)}"
@@ -151,14 +176,6 @@ class Fleet:
         with ThreadPoolExecutor(max_workers=len(self.workers)) as threads:
             list(threads.map(LocalWorker.close, self.workers))
         self._threads.shutdown()  # the starts under way have failed
-
-    def _warn_of_slow_dtype(self) -> None:
-        if not torch.cuda.is_available() and emulates(self._config.dtype, Path(self._model_path)):
-            logger.warning(
-                "This CPU (%s) has no bfloat16 arithmetic: a worker in bfloat16 may take minutes for its "
-                "first token. Set rollout.dtype=float32.",
-                torch.backends.cpu.get_cpu_capability(),
-            )
 
     def _check_memory(self) -> None:
         if torch.cuda.is_available():

@@ -1,0 +1,186 @@
+"""Rank 0's side of a run: data, verifier and workers; collector, publisher, evaluator and reporter on them.
+
+``assemble`` builds all of it from a config, and starts what takes long first. The trainer sees only
+``train.loop.Collaborators``.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import cast
+
+import yaml
+
+import configs
+import rewards.verdict
+from configs.compose import load_operator
+from configs.schema import WITHOUT_EFFECT, TrainingConfig
+from rewards.build import build_scorer, build_shaper
+from rewards.gold import check_gold
+from rewards.grader import Grader
+from rewards.shaping import RewardInput, ShapedReward, Shaper
+from rollout.build import Ranges, build_operator, load_tokenizer, policy_settings
+from rollout.collection.collector import CollectOptions, Collector
+from rollout.collection.draft_cache import DraftCache
+from rollout.collection.groups import Credited, GroupFilter, RewardGroup
+from rollout.collection.problem_stream import ProblemStream
+from rollout.collection.producer import Producer
+from rollout.collection.replay import Replay
+from rollout.engine import RolloutEngine
+from rollout.output_lock import locked
+from rollout.problems import load_eval, load_train
+from rollout.prompts import Codec
+from rollout.records import Call, Verdict
+from train.engine_links import EngineCollector, EnginePublisher
+from train.evaluation import HeldOutEvaluator
+from train.loop import Collaborators
+from train.report import Reporter
+
+
+@dataclass(frozen=True, slots=True)
+class RankZero:
+    """What rank 0 has assembled. Workers may still be starting until ``open`` returns."""
+
+    engine: RolloutEngine
+    collector: EngineCollector
+    collaborators: Collaborators
+
+    def open(self, stack: ExitStack) -> None:
+        """Waits for the workers; ``stack`` closes them. Raises as ``RolloutEngine`` does on entry."""
+        stack.enter_context(self.engine)
+        stack.callback(self.collector.close)
+
+
+def assemble(config: TrainingConfig, overrides: list[str], stack: ExitStack) -> RankZero:
+    """Builds rank 0's side and begins to start the workers; ``stack`` takes everything down again.
+
+    Raises:
+        ValueError, FileNotFoundError, RuntimeError: If data, verifier, workers or ``output_dir`` fail.
+    """
+    output_dir = Path(config.output_dir)
+    stack.enter_context(locked(output_dir))
+    engine = RolloutEngine(config.rollout, config.model.path, output_dir / "logs")
+    stack.enter_context(engine.begun())
+    problems = load_train(config.data, check_gold)
+    held_out = load_eval(config.data, check_gold)
+    cache = DraftCache(Path(config.collect.draft_cache)) if config.collect.draft_cache else None
+    tokenizer = load_tokenizer(config.model)
+    _write_run_card(config, overrides, output_dir)
+    thinking = config.operator.thinking
+    opened = Codec(tokenizer=tokenizer).opens_thinking(thinking.open)
+    scorer = stack.enter_context(build_scorer(config.rewards, thinking, prompt_opens_thinking=opened))
+    settings = policy_settings(config.operator, config.rollout, engine.pool, tokenizer)
+    grader = Grader(scorer)
+    collector = Collector(
+        ProblemStream(
+            problems,
+            seed=config.seed,
+            max_pass_rate=config.collect.max_history_pass_rate,
+            min_attempts=config.algo.num_generations,
+        ),
+        build_operator(config.operator),
+        build_operator(load_operator("trace", config.operator)),
+        settings,
+        grader,
+        reward_group(
+            build_shaper(config.rewards, thinking, prompt_opens_thinking=opened), config.rollout.call_tokens
+        ),
+        collect_options(config),
+        keep=GroupFilter(
+            drop_equal_rewards=config.collect.drop_equal_rewards,
+            max_pass_rate=config.collect.max_pass_rate,
+            draft_accuracy=(config.collect.draft_accuracy[0], config.collect.draft_accuracy[1]),
+        ),
+        cache=cache,
+        replay=_replay(config),
+    )
+    operators = [build_operator(load_operator(n, config.operator)) for n in config.train.eval_operators]
+    producer = Producer(
+        collector, max_staleness=config.collect.max_staleness, last_step=config.train.max_steps
+    )
+    engine_collector = EngineCollector(engine, producer, config.train.collective_timeout_seconds)
+    return RankZero(
+        engine=engine,
+        collector=engine_collector,
+        collaborators=Collaborators(
+            collector=engine_collector,
+            publisher=EnginePublisher(engine, config),
+            evaluator=HeldOutEvaluator(config, held_out, operators, engine, settings, grader),
+            reporter=Reporter(config),
+        ),
+    )
+
+
+def _replay(config: TrainingConfig) -> Replay:
+    """Rollouts of this run from before, unless something that they depend on has changed."""
+    said = {
+        key: value for key, value in asdict(config).items() if key not in ("resume", "output_dir", "train")
+    }
+    said["rollout"] = {k: v for k, v in said["rollout"].items() if k not in WITHOUT_EFFECT}
+    settings = json.dumps(said, sort_keys=True, indent=1)
+    replay = Replay(Path(config.output_dir) / "collected", settings, rewards.verdict.Verdict)
+    if config.resume == "none":
+        replay.clear()
+    return replay
+
+
+def collect_options(config: TrainingConfig) -> CollectOptions:
+    """What a step asks for, out of the config's groups."""
+    algo, operator = config.algo, config.operator
+    return CollectOptions(
+        problems_per_step=algo.problems_per_step,
+        operator_fraction=algo.operator_fraction,
+        num_generations=algo.num_generations,
+        seed=config.seed,
+        num_workspaces=algo.num_workspaces,
+        max_refill=config.collect.max_refill,
+        reuse_traces=config.collect.draft_source == "reuse",
+        ranges=Ranges(
+            drafts=tuple(operator.drafts),
+            top_k=tuple(operator.top_k_range),
+            distillers=tuple(operator.distillers),
+        ),
+        credited=Credited(
+            distil="distil" in algo.credit,
+            drafts="draft" in algo.credit,
+            intermediate=algo.credit_rounds == "all",
+            contribution=algo.draft_credit == "contribution",
+        ),
+    )
+
+
+def reward_group(shaper: Shaper, max_tokens: int) -> RewardGroup:
+    """The shaper, as the collector calls it: once for the calls of one context."""
+
+    def reward(
+        calls: Sequence[Call], verdicts: Sequence[Verdict], drafts: Sequence[str]
+    ) -> list[ShapedReward]:
+        inputs = [
+            RewardInput(
+                verdict=cast("rewards.verdict.Verdict", verdict),
+                completion=call.text,
+                num_tokens=len(call.completion_ids),
+                max_tokens=max_tokens,
+                drafts=tuple(drafts),
+                role=call.role,
+            )
+            for call, verdict in zip(calls, verdicts, strict=True)
+        ]
+        return shaper(inputs)
+
+    return reward
+
+
+def _write_run_card(config: TrainingConfig, overrides: list[str], output_dir: Path) -> None:
+    """config.yaml, overrides.txt and versions.txt: what this run was."""
+    output_dir.mkdir(parents=True, exist_ok=True)
+    (output_dir / "config.yaml").write_text(yaml.safe_dump(asdict(config), sort_keys=False))
+    (output_dir / "overrides.txt").write_text("\n".join(overrides) + "\n")
+    names = ("pdr-rl", "torch", "transformers", "trl", "deepspeed", "accelerate", "hydra-core", "math-verify")
+    lines = [f"python {sys.version.split()[0]}", *(f"{name} {version(name)}" for name in names)]
+    lines.append(f"configs {Path(configs.__file__).parent}")
+    (output_dir / "versions.txt").write_text("\n".join(lines) + "\n")
