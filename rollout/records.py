@@ -236,10 +236,17 @@ class GroupKey:
     context: str
 
 
+def call_id(rollout: int, place: int) -> str:
+    """Names call ``place`` of rollout number ``rollout`` of a step, all the way to its loss: ``"17.4"``."""
+    return f"{rollout}.{place}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
     """One call with its reward. ``reward_parts`` are the terms that ``reward`` is the weighted sum of."""
 
+    call_id: str
+    """See ``call_id``."""
     call: Call
     reward: float
     is_correct: bool

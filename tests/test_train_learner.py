@@ -1,5 +1,6 @@
 import copy
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -92,7 +93,7 @@ def test_the_reference_stays_where_the_run_started(tmp_path, tiny_policy):
 def test_a_group_without_advantage_is_still_held_to_reference_and_entropy(changes, tmp_path, tiny_policy):
     group = make_group(random.Random(0), role=TRACE, prompt=4, lengths=[5, 5])
     equal = tuple(
-        sample.__class__(call=sample.call, reward=1.0, is_correct=False, status="wrong")
+        replace(sample, reward=1.0, is_correct=False, status="wrong", reward_parts={})
         for sample in group.samples
     )
     group = Group(key=group.key, prompt_ids=group.prompt_ids, samples=equal)

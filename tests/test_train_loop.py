@@ -111,6 +111,9 @@ def test_a_batch_that_is_not_finite_changes_nothing_and_the_third_in_a_row_stops
     assert [path.name for path in saved] == [f"step_00000{step}.pt" for step in (1, 2, 3)]
     rows = torch.load(saved[0], weights_only=False)
     assert any(not math.isfinite(row.branches[0].sampler_logprobs[0]) for row in rows)
+    assert {row.key.problem_id for row in rows} == {
+        branch.call_id[:2] for row in rows for branch in row.branches
+    }
     assert [line["updates_refused"] for line in read_lines(tmp_path)] == [1, 1]
 
 

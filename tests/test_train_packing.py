@@ -158,6 +158,7 @@ def test_samples_that_cannot_move_the_policy_are_left_out_but_counted():
     group = make_group(rng, role=TRACE, prompt=3, lengths=[4] * 6)
     (row,) = credit([group], ALGO)
     flat = Row(
+        key=row.key,
         prompt_ids=row.prompt_ids,
         branches=tuple(_without_advantage(branch) for branch in row.branches),
     )

@@ -39,7 +39,7 @@ def test_rollouts_are_written_as_text_with_the_role_and_the_gold_answer(tmp_path
     call = make_group(random.Random(0), role=TRACE, prompt=4, lengths=[3]).samples[0].call
     problem = Problem(id="p7", question="1 + 1 =", answer="2")
     rollout = Rollout(problem=problem, operator="trace", calls=(call,), answers=(0,))
-    Reporter(make_config(tmp_path, Path("model"))).write_rollouts(3, (rollout,))
+    Reporter(make_config(tmp_path, Path("model"))).write_rollouts(3, (rollout,), {})
     text = (tmp_path / "rollouts" / "step_000003.txt").read_text()
     assert "p7 (trace), gold answer: 2" in text and "1 + 1 =" in text
     assert "call 0: trace, round 0, from [], 4+3 tokens, stop" in text

@@ -21,6 +21,7 @@ from train.loop import Collaborators, Trainer
 from train.model.policy import HostWeights
 from train.preemption import StopRequest
 from train.report import Reporter
+from train.trace import GroupTrace
 
 VOCAB = 261
 """Of the policy that conftest.py makes."""
@@ -32,7 +33,7 @@ def make_group(
     """Samples of random tokens; about half of them are right. ``forced`` masks every fourth token."""
     prompt_ids = tuple(rng.randrange(3, VOCAB) for _ in range(prompt))
     samples = []
-    for length in lengths:
+    for place, length in enumerate(lengths):
         right = rng.random() < 0.5
         call = Call(
             role=role,
@@ -41,7 +42,7 @@ def make_group(
             prompt_ids=prompt_ids,
             completion_ids=tuple(rng.randrange(3, VOCAB) for _ in range(length)),
             sampler_logprobs=tuple(-rng.uniform(5.0, 6.2) for _ in range(length)),
-            train_mask=tuple(not (forced and place % 4 == 3) for place in range(length)),
+            train_mask=tuple(not (forced and token % 4 == 3) for token in range(length)),
             versions=(VersionSpan(version=0, start=0, end=length),),
             finish="stop",
             text="",
@@ -52,6 +53,7 @@ def make_group(
         status = "correct" if right else "wrong"
         samples.append(
             Sample(
+                call_id=f"{name}.{place}",
                 call=call,
                 reward=1.0 if right else -1.0,
                 is_correct=right,
@@ -193,6 +195,7 @@ def make_collaborators(
         publisher=RecordingPublisher(Path(config.output_dir)),
         evaluator=CountingEvaluator(),
         reporter=Reporter(config),
+        trace=GroupTrace(Path(config.output_dir), limit_mib=config.train.trace_limit_mib, decode=str),
     )
 
 

@@ -98,6 +98,16 @@ def from_rank_zero(accelerator: Accelerator, value: T | None, *, what: str) -> T
     return cast(T, box[0])
 
 
+def gather_objects(accelerator: Accelerator, value: T) -> list[T]:
+    """The ``value`` of every rank, in their order, on rank 0; an empty list on the others."""
+    if accelerator.num_processes == 1:
+        return [value]
+    is_main = accelerator.is_main_process
+    values: list[T | None] | None = [None] * accelerator.num_processes if is_main else None
+    torch.distributed.gather_object(value, values, dst=0)
+    return cast(list[T], values or [])
+
+
 def sum_over_ranks(accelerator: Accelerator, values: torch.Tensor) -> torch.Tensor:
     """The sum of ``values`` over ranks, on every rank."""
     if accelerator.num_processes == 1:

@@ -12,6 +12,7 @@ from configs.schema import TrainingConfig
 from train.batch.collate import MicroBatch
 from train.batch.packing import ModelSizes
 from train.batch.rows import Row
+from train.call_terms import CallTerms
 from train.loss.objective import objective, value_objective
 from train.metrics import TokenMetrics, update_metrics
 from train.model.critic import CriticModel
@@ -47,8 +48,13 @@ class Learner:
             sizes=_sizes(self.model),
         )
 
-    def learn(self, rows: Sequence[Row], step: int) -> dict[str, float]:
+    def learn(self, rows: Sequence[Row], step: int, calls: CallTerms | None = None) -> dict[str, float]:
         """``num_iterations`` passes over the rows, ``num_updates`` optimizer steps each; their metrics.
+
+        Args:
+            rows: Credited.
+            step: From 1.
+            calls: Adds up what the first pass computes for each call; None if nobody asks.
 
         Raises:
             RuntimeError: When the guard has seen too many refused steps in a row.
@@ -59,9 +65,15 @@ class Learner:
         rates = {name: model.learning_rate for name, model in self._trained().items()}
         parts, metrics = self._annotator.parts(rows, roles)
         outcomes: dict[str, list[StepOutcome]] = {name: [] for name in rates}
-        for _ in range(algo.num_iterations):
+        for iteration in range(algo.num_iterations):
             for part in parts:
-                of_models = self._update(part, roles, tokens, warms_up=step <= algo.critic_warmup_steps)
+                of_models = self._update(
+                    part,
+                    roles,
+                    tokens,
+                    calls if iteration == 0 else None,
+                    warms_up=step <= algo.critic_warmup_steps,
+                )
                 self._guard.check(of_models, part.rows, step)
                 for name, outcome in of_models.items():
                     outcomes[name].append(outcome)
@@ -104,7 +116,13 @@ class Learner:
         return {"policy": self.policy} | ({"critic": self.critic} if self.critic is not None else {})
 
     def _update(
-        self, part: Part, roles: Sequence[str], tokens: TokenMetrics, *, warms_up: bool
+        self,
+        part: Part,
+        roles: Sequence[str],
+        tokens: TokenMetrics,
+        calls: CallTerms | None,
+        *,
+        warms_up: bool,
     ) -> dict[str, StepOutcome]:
         """One optimizer step of each model on the rows of all ranks.
 
@@ -114,18 +132,22 @@ class Learner:
         for number, batch in enumerate(self._annotator.micro_batches(part, roles), start=1):
             is_last = number == len(part.bins)
             if self.critic is None or not warms_up:
-                loss = self._policy_loss(batch, tokens, warms_up=warms_up)
+                loss = self._policy_loss(batch, tokens, calls, warms_up=warms_up)
                 outcomes["policy"] = self.policy.backward(loss, is_last=is_last)
             if self.critic is not None:
                 loss = self._value_loss(batch, self.critic.model(batch), tokens)
                 outcomes["critic"] = self.critic.backward(loss, is_last=is_last)
         return {name: outcome for name, outcome in outcomes.items() if outcome is not None}
 
-    def _policy_loss(self, batch: MicroBatch, tokens: TokenMetrics, *, warms_up: bool) -> Tensor:
+    def _policy_loss(
+        self, batch: MicroBatch, tokens: TokenMetrics, calls: CallTerms | None, *, warms_up: bool
+    ) -> Tensor:
         """This micro-batch's part of the policy's loss, and of the critic's if that is on its trunk."""
         logprobs, entropies, values = self.policy.model(batch, only_values_learn=warms_up)
         loss, terms = objective(batch, logprobs, entropies, self._config.algo)
         tokens.add(batch, terms)
+        if calls is not None:
+            calls.add(batch, logprobs, entropies, terms)
         if values is None:
             return loss
         # Times 0 rather than left out: DeepSpeed expects a gradient of every parameter.

@@ -7,7 +7,7 @@ log-probs of their sampler. Rank 0 alone talks to the outside (``Collaborators``
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,8 +19,9 @@ from transformers.utils.logging import disable_progress_bar
 from configs.schema import TrainingConfig
 from rollout.collection.collector import CollectedBatch
 from train.batch.rows import Row
+from train.call_terms import CallTerms, UpdateRecord
 from train.checkpoint import Checkpoints, TrainerState, config_fingerprint, find_checkpoint, read_state
-from train.distributed import from_rank_zero, give_back_cached_memory, max_over_ranks
+from train.distributed import from_rank_zero, gather_objects, give_back_cached_memory, max_over_ranks
 from train.learner import Learner
 from train.loss.credit import credit
 from train.metrics import Stopwatch, group_metrics, staleness_metrics
@@ -29,6 +30,7 @@ from train.nonfinite_steps import RefusalGuard
 from train.preemption import StopRequest
 from train.report import Reporter
 from train.sharding import sharding_of
+from train.trace import GroupTrace, credit_records
 
 ROLLOUTS_SHOWN = 2
 """Rollouts written as text at each checkpoint."""
@@ -71,6 +73,7 @@ class Collaborators:
     publisher: Publisher
     evaluator: Evaluator
     reporter: Reporter
+    trace: GroupTrace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +82,8 @@ class Batch:
 
     rows: list[Row]
     metrics: dict[str, float]
+    collected: CollectedBatch | None = None
+    """Rank 0 alone has it: what the rows were made from."""
 
 
 class Trainer:
@@ -127,8 +132,12 @@ class Trainer:
             with clock("collect"):
                 batch = self._collect()
             with clock("update"):
-                metrics = self.learner.learn(batch.rows, self.step + 1)
+                calls = CallTerms() if self._is_traced(self.step + 1) else None
+                metrics = self.learner.learn(batch.rows, self.step + 1, calls)
             self.step += 1
+            if calls is not None:
+                with clock("trace"):
+                    self._trace(batch, calls)
             with clock("publish"):
                 self._publish()
             with clock("evaluate"):
@@ -157,6 +166,7 @@ class Trainer:
         if self.outside:
             self._stopped.unlink(missing_ok=True)
             self.outside.reporter.start(self.step)
+            self.outside.trace.start(self.step)
             if state is not None:
                 self.outside.reporter.note(f"Resumed from {path}, step {self.step}.")
             if kept := self.outside.collector.resume(self.step, state.collector if state else None):
@@ -166,7 +176,7 @@ class Trainer:
             self._publish_version(self.policy_version)
 
     def _collect(self) -> Batch:
-        batch = None
+        batch = collected = None
         if self.outside:
             collected = self.outside.collector.next(self.step + 1, self.policy_version)
             rows = credit(collected.groups, self.config.algo)
@@ -174,10 +184,25 @@ class Trainer:
             metrics |= staleness_metrics(collected.rollouts, self.policy_version)
             batch = Batch(rows=rows, metrics=metrics)
             if (self.step + 1) % self.config.train.save_steps == 0 or self.step == 0:
-                self.outside.reporter.write_rollouts(self.step + 1, collected.rollouts[:ROLLOUTS_SHOWN])
+                shown = collected.rollouts[:ROLLOUTS_SHOWN]
+                credits = credit_records(collected, rows, updates={})
+                self.outside.reporter.write_rollouts(self.step + 1, shown, credits)
             if self.config.rollout.enable_sleep_mode:
                 self.outside.publisher.sleep()  # before any rank has its rows
-        return from_rank_zero(self.accelerator, batch, what=f"the groups of step {self.step + 1}")
+        batch = from_rank_zero(self.accelerator, batch, what=f"the groups of step {self.step + 1}")
+        return replace(batch, collected=collected)
+
+    def _is_traced(self, step: int) -> bool:
+        every = self.config.train.trace_steps
+        return every > 0 and step % every == 0
+
+    def _trace(self, batch: Batch, calls: CallTerms) -> None:
+        """Writes what each call of the step just made got and contributed. Every rank must call it."""
+        updates: dict[str, UpdateRecord] = {}
+        for of_rank in gather_objects(self.accelerator, calls.result()):
+            updates |= of_rank
+        if self.outside and batch.collected:
+            self.outside.trace.write(self.step, batch.collected, batch.rows, updates)
 
     def _publish(self) -> None:
         self.policy_version += 1

@@ -39,6 +39,7 @@ from train.engine_links import EngineCollector, EnginePublisher
 from train.evaluation import HeldOutEvaluator
 from train.loop import Collaborators
 from train.report import Reporter
+from train.trace import GroupTrace
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,8 @@ def assemble(config: TrainingConfig, overrides: list[str], stack: ExitStack) -> 
     tokenizer = load_tokenizer(config.model)
     _write_run_card(config, overrides, output_dir)
     thinking = config.operator.thinking
-    opened = Codec(tokenizer=tokenizer).opens_thinking(thinking.open)
+    codec = Codec(tokenizer=tokenizer)
+    opened = codec.opens_thinking(thinking.open)
     scorer = stack.enter_context(build_scorer(config.rewards, thinking, prompt_opens_thinking=opened))
     settings = policy_settings(config.operator, config.rollout, engine.pool, tokenizer)
     grader = Grader(scorer)
@@ -111,6 +113,7 @@ def assemble(config: TrainingConfig, overrides: list[str], stack: ExitStack) -> 
             publisher=EnginePublisher(engine, config),
             evaluator=HeldOutEvaluator(config, held_out, operators, engine, settings, grader),
             reporter=Reporter(config),
+            trace=GroupTrace(output_dir, limit_mib=config.train.trace_limit_mib, decode=codec.decode),
         ),
     )
 

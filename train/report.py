@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,8 @@ from typing import Any
 from tqdm import tqdm
 
 from configs.schema import TrainingConfig
-from rollout.records import TRACE, Rollout
+from rollout.records import TRACE, Rollout, call_id
+from train.trace import CreditRecord
 
 METRICS_FILE = "metrics.jsonl"
 CURVES_FILE = "curves.png"
@@ -51,11 +52,16 @@ class Reporter:
         """One line for the reader, without breaking the bar."""
         tqdm.write(text)
 
-    def write_rollouts(self, step: int, rollouts: tuple[Rollout, ...]) -> None:
-        """A few rollouts of a step as text to read: ``rollouts/step_000012.txt``."""
+    def write_rollouts(
+        self, step: int, rollouts: Sequence[Rollout], credits: Mapping[str, CreditRecord]
+    ) -> None:
+        """Writes the first rollouts of a step as text to read: ``rollouts/step_000012.txt``.
+
+        ``credits`` holds reward and advantage of the calls that have some, by call id.
+        """
         directory = self._directory / "rollouts"
         directory.mkdir(exist_ok=True)
-        text = "\n\n".join(_readable(rollout) for rollout in rollouts)
+        text = "\n\n".join(_readable(rollout, number, credits) for number, rollout in enumerate(rollouts))
         (directory / f"step_{step:06d}.txt").write_text(text, encoding="utf-8")
 
     def draw(self) -> None:
@@ -131,7 +137,7 @@ def _brief(metrics: Mapping[str, float]) -> dict[str, str]:
     return {name: f"{value:.3g}" for name, value in shown.items() if value is not None}
 
 
-def _readable(rollout: Rollout) -> str:
+def _readable(rollout: Rollout, number: int, credits: Mapping[str, CreditRecord]) -> str:
     lines = [f"### {rollout.problem.id} ({rollout.operator}), gold answer: {rollout.problem.answer}"]
     lines.append(rollout.problem.question)
     for place, call in enumerate(rollout.calls):
@@ -140,6 +146,16 @@ def _readable(rollout: Rollout) -> str:
         lines.append(
             f"--- call {place}: {call.role}, round {call.round}, from {list(call.parents)}, "
             f"{len(call.prompt_ids)}+{len(call.completion_ids)} tokens, {call.finish}{status}"
+            f"{_credit(credits.get(call_id(number, place)))}"
         )
         lines.append(call.text)
     return "\n".join(lines)
+
+
+def _credit(credit: CreditRecord | None) -> str:
+    """Reward and advantage of a call, as the end of its line."""
+    if credit is None:
+        return ""
+    if credit.advantage is None:
+        return f", reward {credit.reward}, not trained on: {credit.dropped or 'no token'}"
+    return f", reward {credit.reward}, advantage {credit.advantage:+.3g}"

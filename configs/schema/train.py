@@ -47,6 +47,12 @@ class TrainConfig:
     """shared: a prompt runs once for all its completions, where that pays and the model allows it. padded:
     each completion is a row with a prompt of its own; the same results, several times as slow."""
 
+    trace_steps: int = 1
+    """Write groups/step_N.jsonl, which python -m train.explain reads, every this many steps; 0: never."""
+
+    trace_limit_mib: int = 2048
+    """MiB that groups/ may take: the oldest steps are removed beyond it."""
+
     report_to: list[str] = field(default_factory=list)
     """Trackers: [] or [wandb]. Without a key wandb runs offline; it never asks."""
 
@@ -63,6 +69,8 @@ class TrainConfig:
         if self.keep_best:
             self._check_keep_best()
         at_least("train.eval_samples", self.eval_samples, 1)
+        at_least("train.trace_steps", self.trace_steps, 0)
+        at_least("train.trace_limit_mib", self.trace_limit_mib, 1)
         choice("train.packing", self.packing, ("shared", "padded"))
         for tracker in self.report_to:
             choice("train.report_to", tracker, ("wandb",))

@@ -10,7 +10,7 @@ from functools import partial
 
 from rollout.build import Ranges
 from rollout.collection.draft_cache import DraftCache
-from rollout.collection.groups import Credited, GroupFilter, RewardGroup, group_rollout
+from rollout.collection.groups import Credited, DroppedGroup, GroupFilter, RewardGroup, group_rollout
 from rollout.collection.problem_stream import ProblemStream
 from rollout.collection.replay import Replay
 from rollout.operators import Operator, run_operator
@@ -26,11 +26,14 @@ MAX_STEPS_WITHOUT_GROUPS = 10
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CollectedBatch:
-    """What one step learns from. ``rollouts`` are for reading; the loss sees only ``groups``."""
+    """What one step learns from. The loss sees only ``groups``."""
 
     groups: tuple[Group, ...]
     rollouts: tuple[Rollout, ...]
+    """All rollouts, in the order of the numbers in their call ids."""
     metrics: Mapping[str, float]
+    dropped: tuple[DroppedGroup, ...] = ()
+    """Groups that were left out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +110,7 @@ class Collector:
         rollouts: list[Rollout] = []
         groups: list[Group] = []
         refused: list[RequestRefused] = []
-        dropped: Counter[str] = Counter()
+        dropped: list[DroppedGroup] = []
         drawn: set[str] = set()
         refills = -1
         while missing and refills < self._options.max_refill:
@@ -121,8 +124,9 @@ class Collector:
                     refused.append(result)
                     unfilled.append(job)
                     continue
+                first = len(rollouts)
+                kept = [self._kept(rollout, number, dropped) for number, rollout in enumerate(result, first)]
                 rollouts += result
-                kept = [self._kept(rollout, dropped) for rollout in result]
                 groups += [group for of_rollout in kept for group in of_rollout]
                 filled = [
                     _has_answers(rollout, of_rollout)
@@ -132,11 +136,14 @@ class Collector:
             missing = unfilled
         if not rollouts:
             raise RuntimeError(f"Not one of {len(refused)} problems gave a rollout: {refused[0]}")
-        self._guard(groups, dropped)
+        reasons = Counter(f"collect/dropped_{each.reason}" for each in dropped)
+        self._guard(groups, reasons)
         metrics: dict[str, float] = {"collect/refused": len(refused), "collect/refills": refills}
-        metrics |= {f"collect/dropped_{reason}": count for reason, count in dropped.items()}
         return CollectedBatch(
-            groups=tuple(groups), rollouts=tuple(rollouts), metrics=metrics | _metrics(rollouts)
+            groups=tuple(groups),
+            rollouts=tuple(rollouts),
+            metrics=metrics | reasons | _metrics(rollouts),
+            dropped=tuple(dropped),
         )
 
     def _jobs(self) -> list[Job]:
@@ -211,23 +218,24 @@ class Collector:
             return rng.sample(calls, min(width, len(calls)))
         return self._cache.draw(problem.id, width, rng) if self._cache else []
 
-    def _kept(self, rollout: Rollout, dropped: Counter[str]) -> list[Group]:
+    def _kept(self, rollout: Rollout, number: int, dropped: list[DroppedGroup]) -> list[Group]:
+        """The groups of rollout ``number`` that pass the filter; the others are added to ``dropped``."""
         kept = []
-        for group in group_rollout(rollout, self._reward, self._options.credited):
+        for group in group_rollout(rollout, self._reward, self._options.credited, number=number):
             reason = self._keep.reason(group, rollout)
             if reason is None:
                 kept.append(group)
             else:
-                dropped[reason] += 1
+                dropped.append(DroppedGroup(group=group, reason=reason))
         return kept
 
-    def _guard(self, groups: Sequence[Group], dropped: Counter[str]) -> None:
+    def _guard(self, groups: Sequence[Group], reasons: Mapping[str, int]) -> None:
         """Raises RuntimeError if no step learned anything for a while."""
         self._steps_without_groups = 0 if groups else self._steps_without_groups + 1
         if self._steps_without_groups >= MAX_STEPS_WITHOUT_GROUPS:
             raise RuntimeError(
-                f"{self._steps_without_groups} steps in a row kept no group (the last dropped "
-                f"{dict(dropped)}): nothing can be learned from them. Check the difficulty of the problems "
+                f"{self._steps_without_groups} steps in a row kept no group (the last: "
+                f"{dict(reasons)}): nothing can be learned from them. Check the difficulty of the problems "
                 "and the verdicts in metrics.jsonl; raise collect.max_refill, or widen what collect keeps."
             )
 

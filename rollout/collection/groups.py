@@ -16,6 +16,7 @@ from rollout.records import (
     Rollout,
     Sample,
     Verdict,
+    call_id,
     context_key,
 )
 
@@ -47,19 +48,27 @@ class Credited:
     """Reward a draft by what the answers gained from reading it, and not by its own verdict."""
 
 
-def group_rollout(rollout: Rollout, reward: RewardGroup, credited: Credited | None = None) -> list[Group]:
+def group_rollout(
+    rollout: Rollout, reward: RewardGroup, credited: Credited | None = None, *, number: int = 0
+) -> list[Group]:
     """The answers of a rollout as groups, one for each context, then the other calls that are credited.
 
     Only calls with equal ``prompt_ids`` share a group: refinements of different workspaces never
     share a baseline.
+
+    Args:
+        rollout: Scored.
+        reward: Rewards of the calls of one context.
+        credited: Which calls are trained on beside the answers; None for the answers alone.
+        number: The rollout's number within its step, for call ids.
     """
     credited = credited or Credited()
-    samples = _scored(rollout, rollout.answers, reward)
+    samples = _scored(rollout, rollout.answers, reward, number)
     groups = _by_context(rollout, samples)
     if credited.distil:
-        groups += _by_context(rollout, _distillations(rollout, samples))
+        groups += _by_context(rollout, _distillations(rollout, samples, number))
     if credited.drafts:
-        drafts = _scored(rollout, _drafts(rollout, intermediate=credited.intermediate), reward)
+        drafts = _scored(rollout, _drafts(rollout, intermediate=credited.intermediate), reward, number)
         if credited.contribution:
             gained = contributions(rollout, {place: sample.reward for place, sample in samples.items()})
             drafts = {
@@ -101,7 +110,7 @@ def ancestors(rollout: Rollout, place: int) -> set[int]:
     return found
 
 
-def _scored(rollout: Rollout, places: Iterable[int], reward: RewardGroup) -> dict[int, Sample]:
+def _scored(rollout: Rollout, places: Iterable[int], reward: RewardGroup, number: int) -> dict[int, Sample]:
     """Attempts with the rewards of their own verdicts; a reward sees all calls of one context at once."""
     samples: dict[int, Sample] = {}
     for of_context in _contexts(rollout, places):
@@ -110,6 +119,7 @@ def _scored(rollout: Rollout, places: Iterable[int], reward: RewardGroup) -> dic
         drafts = [rollout.calls[draft].text for draft in rollout.drafts_behind(of_context[0])]
         for place, given in zip(of_context, reward(calls, verdicts, drafts), strict=True):
             samples[place] = Sample(
+                call_id=call_id(number, place),
                 call=rollout.calls[place],
                 reward=given.total,
                 is_correct=rollout.verdicts[place].is_correct,
@@ -119,7 +129,7 @@ def _scored(rollout: Rollout, places: Iterable[int], reward: RewardGroup) -> dic
     return samples
 
 
-def _distillations(rollout: Rollout, answers: Mapping[int, Sample]) -> dict[int, Sample]:
+def _distillations(rollout: Rollout, answers: Mapping[int, Sample], number: int) -> dict[int, Sample]:
     """Distil calls, each rewarded by the mean of the answers that read it: its Monte-Carlo value.
 
     One counts as right if more than half of its readers are.
@@ -131,6 +141,7 @@ def _distillations(rollout: Rollout, answers: Mapping[int, Sample]) -> dict[int,
                 readers[parent].append(sample)
     return {
         place: Sample(
+            call_id=call_id(number, place),
             call=rollout.calls[place],
             reward=mean(sample.reward for sample in of_place),
             is_correct=mean(sample.is_correct for sample in of_place) > 0.5,
@@ -176,6 +187,14 @@ def _contexts(rollout: Rollout, places: Iterable[int]) -> list[list[int]]:
         call = rollout.calls[place]
         by_context[call.role, call.round, call.prompt_ids].append(place)
     return list(by_context.values())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DroppedGroup:
+    """A group that is not trained on, and why: ``GroupFilter.reason``, or ``stale``."""
+
+    group: Group
+    reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from rollout.collection.collector import CollectedBatch, Collector
+from rollout.collection.groups import DroppedGroup
 from rollout.records import Group
 
 
@@ -91,10 +92,11 @@ def without_stale(batch: CollectedBatch, *, oldest: int) -> CollectedBatch:
     Only what would be trained counts: a refinement may read a workspace that an older policy wrote.
     """
     kept = tuple(group for group in batch.groups if _oldest(group) >= oldest)
-    dropped = len(batch.groups) - len(kept)
-    if not dropped:
+    stale = [DroppedGroup(group=group, reason="stale") for group in batch.groups if _oldest(group) < oldest]
+    if not stale:
         return batch
-    return replace(batch, groups=kept, metrics=dict(batch.metrics) | {"collect/dropped_stale": dropped})
+    metrics = dict(batch.metrics) | {"collect/dropped_stale": len(stale)}
+    return replace(batch, groups=kept, metrics=metrics, dropped=(*batch.dropped, *stale))
 
 
 def _oldest(group: Group) -> int:

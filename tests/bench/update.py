@@ -35,6 +35,7 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from rollout.records import GroupKey
 from train.batch.collate import collate
 from train.batch.packing import ModelSizes, make_plan, share_prompts
 from train.batch.rows import Branch, Row
@@ -86,7 +87,8 @@ def _group(kind: str) -> Row:
 def make_group(rng: random.Random, role: str, prompt: int, lengths: Sequence[int]) -> Row:
     """Random tokens with random advantages."""
     branches = tuple(_branch(rng, role, length) for length in lengths)
-    return Row(prompt_ids=_ids(rng, prompt), branches=branches)
+    key = GroupKey(problem_id="p", role=role, round=0, context="")
+    return Row(key=key, prompt_ids=_ids(rng, prompt), branches=branches)
 
 
 def _ids(rng: random.Random, length: int) -> np.ndarray:
@@ -95,6 +97,7 @@ def _ids(rng: random.Random, length: int) -> np.ndarray:
 
 def _branch(rng: random.Random, kind: str, length: int) -> Branch:
     return Branch(
+        call_id="",
         role=kind,
         is_positive=False,
         reward=0.0,

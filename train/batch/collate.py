@@ -49,6 +49,8 @@ class MicroBatch:
     """Of each completion, shape ``(num_sequences,)``."""
     num_sequences: int
     """Completions, those without a trained token included."""
+    call_ids: tuple[str, ...]
+    """The call of each completion, ``num_sequences`` of them."""
     head_chunks: int
     """See ``train.batch.packing.Bin``."""
     old_logprobs: Tensor | None = None
@@ -107,6 +109,7 @@ def collate(rows: Sequence[Row], *, roles: Sequence[str], head_chunks: int = 1) 
         entropy_weights=entropy,
         rewards=torch.tensor([branch.reward for row in rows for branch in row.branches]),
         num_sequences=len(flat),
+        call_ids=tuple(branch.call_id for row in rows for branch in row.branches),
         head_chunks=head_chunks,
     )
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from rollout.records import GroupKey
+
 
 @dataclass(frozen=True, slots=True)
 class RowShape:
@@ -28,6 +30,8 @@ class Branch:
     The weights are those of each trained token and hold every normalisation (see ``train.loss.averaging``).
     """
 
+    call_id: str
+    """The sampled call; see ``rollout.records.call_id``."""
     role: str
     is_positive: bool
     """A correct sample, which imitation learns from."""
@@ -61,6 +65,8 @@ class Branch:
 class Row:
     """A prompt and the completions that share it."""
 
+    key: GroupKey
+    """The group that the completions were compared in."""
     prompt_ids: np.ndarray
     branches: tuple[Branch, ...]
 

@@ -33,6 +33,7 @@ def credit(groups: Sequence[Group], algo: AlgoConfig) -> list[Row]:
         advantages |= zip(places, of_role, strict=True)
     return [
         Row(
+            key=group.key,
             prompt_ids=np.asarray(group.prompt_ids, dtype=np.int64),
             branches=tuple(
                 _branch(sample, group.key.role, advantage, mask_truncated=algo.mask_truncated_completions)
@@ -54,6 +55,7 @@ def _branch(sample: Sample, role: str, advantage: float, *, mask_truncated: bool
     if mask_truncated and call.finish == "length":
         trained = np.zeros_like(trained)
     return Branch(
+        call_id=sample.call_id,
         role=role,
         is_positive=sample.is_correct,
         reward=sample.reward,
