@@ -1,6 +1,8 @@
 """Which package may import what."""
 
 import ast
+import graphlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +19,49 @@ ALLOWED = {
     "train": {"train", "rollout", "rewards", "configs"},
 }
 """Besides, a package's ``__main__.py`` composes: it may import every package but ``train``."""
+
+METHOD = {
+    "operators",
+    "workspace",
+    "policy",
+    "prompts",
+    "thinking",
+    "forcing",
+    "budget",
+    "vote",
+    "records",
+    "sampler",
+}
+"""Modules of ``rollout`` that are the method itself: they can be read, and used, without the rest."""
+
+FLOORS = {
+    "rollout": {
+        **{name: METHOD for name in METHOD},
+        "problems": {"records"},
+        "build": METHOD,
+        "endpoints": METHOD,
+        "workers": {"endpoints"},
+        "weights": {"endpoints"},
+        "engine": {"endpoints", "workers", "weights"},
+        "evaluation": METHOD,
+        "collection": METHOD | {"build", "evaluation"},
+    },
+    "rewards": {
+        "verdict": set(),
+        "answers": set(),
+        "processes": {"answers"},
+    },
+    "train": {
+        "sharding": set(),
+        "batch": set(),
+        "loss": {"batch"},
+        "model": {"batch", "sharding"},
+        "coldstart": set(),
+        "study": set(),
+    },
+    "launch": {"plan": {"accelerate_file"}},
+}
+"""Rooms (a module or folder) of a package -> the rooms of the same package that they may import."""
 
 
 def _modules(package: str) -> list[Path]:
@@ -44,6 +89,43 @@ def _importers(name: str) -> set[str]:
     }
 
 
+def _room(path: Path) -> str:
+    """The module or folder directly under its package."""
+    return path.relative_to(REPO).with_suffix("").parts[1]
+
+
+def _graph() -> dict[str, set[str]]:
+    """Every module of ours -> the modules of ours that it imports."""
+    paths = {
+        path: ".".join(path.relative_to(REPO).with_suffix("").parts) for p in OURS for path in _modules(p)
+    }
+    names = {path: name.removesuffix(".__init__") for path, name in paths.items()}
+    known = set(names.values())
+    graph = {}
+    for path, name in names.items():
+        found = {
+            imported if imported in known else imported.rpartition(".")[0] for imported in _imports(path)
+        }
+        graph[name] = (found & known) - {name}
+    return graph
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    order = graphlib.TopologicalSorter(_graph())
+    order.prepare()  # raises CycleError, which names the cycle
+
+
+@pytest.mark.parametrize(("package", "room"), [(p, room) for p, rooms in FLOORS.items() for room in rooms])
+def test_a_room_imports_only_the_rooms_below_it(package: str, room: str):
+    paths = [path for path in _modules(package) if _room(path) == room]
+    assert paths
+    rooms = {_room(path) for path in _modules(package)}
+    for path in paths:
+        parts = [name.split(".") for name in _imports(path)]
+        found = {part[1] for part in parts if part[0] == package and len(part) > 1} & rooms
+        assert found - {room} <= FLOORS[package][room], path.relative_to(REPO)
+
+
 @pytest.mark.parametrize("package", sorted(OURS))
 def test_a_package_imports_only_the_packages_below_it(package: str):
     modules = _modules(package)
@@ -52,6 +134,40 @@ def test_a_package_imports_only_the_packages_below_it(package: str):
         found = {name.split(".")[0] for name in _imports(path)} & OURS
         allowed = ALLOWED[package] | (OURS - {"train"} if path.name == "__main__.py" else set())
         assert found <= allowed, path.relative_to(REPO)
+
+
+def _strings(path: Path) -> set[str]:
+    nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    return {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+
+
+@pytest.mark.parametrize("package", sorted(OURS))
+def test_names_of_modules_in_strings_exist(package: str):
+    """Commands and classes that others import by name: no import would notice that they moved."""
+    known = set(_graph()) | OURS
+    rooms = {f"{p}.{_room(path)}" for p in OURS for path in _modules(p)}
+    for path in _modules(package):
+        for text in _strings(path):
+            parts = text.split(".")
+            if all(part.isidentifier() for part in parts) and ".".join(parts[:2]) in rooms:
+                assert text in known or ".".join(parts[:-1]) in known, f"{path}: {text}"
+
+
+def test_the_named_commands_exist():
+    source = "".join(path.read_text(encoding="utf-8") for package in OURS for path in _modules(package))
+    source += "".join(
+        path.read_text(encoding="utf-8") for path in [REPO / "README.md", *(REPO / "docs").glob("*.md")]
+    )
+    commands = set(re.findall(rf"-m\W+((?:{'|'.join(OURS)})(?:\.\w+)*)", source))
+    assert len(commands) > 10
+    for command in commands:
+        path = REPO / command.replace(".", "/")
+        assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), command
+
+
+def test_deepspeed_is_known_to_one_file():
+    assert _importers("deepspeed") == {"train/sharding.py"}
+    assert {name for name in _importers("accelerate.utils.DeepSpeedEngineWrapper")} == {"train/sharding.py"}
 
 
 def test_only_the_workers_extension_imports_vllm():
