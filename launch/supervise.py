@@ -5,7 +5,6 @@ from __future__ import annotations
 import codecs
 import signal
 import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
@@ -17,13 +16,13 @@ from typing import BinaryIO
 
 import psutil
 
+from rollout.workers.process_guard import end_guarded, start_guarded
+
 LOG_LINES = 20
 """Last lines that are shown of a process that failed."""
 KEPT_CHARACTERS = 20_000
 """Of the last part's output, to find why it failed."""
 LOOK_SECONDS = 0.2
-END_SECONDS = 20.0
-"""The longest that a process may take to end its tree."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +61,7 @@ class Supervisor:
 
     def __exit__(self, *_: object) -> None:
         for part, process in reversed(self._running):
-            _end(process)
+            end_guarded(process)
             self.say(f"{part.name}: ended")
 
     def run(self, parts: Sequence[Part]) -> int:
@@ -127,14 +126,7 @@ class Supervisor:
         part.log.parent.mkdir(parents=True, exist_ok=True)
         with part.log.open("ab") as log:
             begin = log.tell()
-            process = subprocess.Popen(
-                # The guard ends the part's whole tree when we end, in whatever way.
-                [sys.executable, "-m", "rollout.workers.process_guard", *part.command],
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=dict(part.environment),
-            )
+            process = start_guarded(part.command, log, part.environment)
         self._running.append((part, process))
         self.say(f"{part.name}: started, log in {part.log}")
         return begin
@@ -194,18 +186,3 @@ def _answers(url: str) -> bool:
     with suppress(OSError), urllib.request.urlopen(url, timeout=2) as answer:
         return answer.status == 200
     return False
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    if process.stdin is not None:
-        with suppress(OSError):
-            process.stdin.close()  # the guard ends the tree
-    try:
-        process.wait(timeout=END_SECONDS)
-    except subprocess.TimeoutExpired:
-        with suppress(psutil.NoSuchProcess):
-            guard = psutil.Process(process.pid)
-            for one in [*guard.children(recursive=True), guard]:
-                with suppress(psutil.NoSuchProcess):
-                    one.kill()
-        process.wait(timeout=END_SECONDS)

@@ -19,6 +19,9 @@ ALLOWED = {
     "train": {"train", "rollout", "rewards", "configs"},
 }
 """Besides, a package's ``__main__.py`` composes: it may import every package but ``train``."""
+BORROWED = {"launch": {"rollout.workers.process_guard"}}
+"""Single modules that a package may import of one that it does not know otherwise; they load no library of
+models or numbers."""
 
 METHOD = {
     "operators",
@@ -80,12 +83,17 @@ def _imports(path: Path) -> set[str]:
     return names
 
 
+def _is_within(name: str, modules: set[str]) -> bool:
+    """Whether a dotted name is that of one of these modules, or of something in it."""
+    return any(f"{name}.".startswith(f"{module}.") for module in modules)
+
+
 def _importers(name: str) -> set[str]:
     return {
         str(path.relative_to(REPO))
         for package in OURS
         for path in _modules(package)
-        if any(f"{imported}.".startswith(f"{name}.") for imported in _imports(path))
+        if any(_is_within(imported, {name}) for imported in _imports(path))
     }
 
 
@@ -131,7 +139,8 @@ def test_a_package_imports_only_the_packages_below_it(package: str):
     modules = _modules(package)
     assert modules
     for path in modules:
-        found = {name.split(".")[0] for name in _imports(path)} & OURS
+        names = {name for name in _imports(path) if not _is_within(name, BORROWED.get(package, set()))}
+        found = {name.split(".")[0] for name in names} & OURS
         allowed = ALLOWED[package] | (OURS - {"train"} if path.name == "__main__.py" else set())
         assert found <= allowed, path.relative_to(REPO)
 
@@ -188,14 +197,31 @@ def test_only_train_knows_of_ranks(library: str):
     assert outside <= ({"rollout/weights/transfer.py"} if library == "torch.distributed" else set())
 
 
+def _loaded(code: str, libraries: set[str]) -> set[str]:
+    """Those of ``libraries`` that are loaded after ``code`` in a process of its own."""
+    report = f"print(*sorted({libraries!r} & set(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys\n{code}\n{report}"],
+        cwd=REPO,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    return set(done.stdout.split())
+
+
 @pytest.mark.component
 def test_composing_a_config_loads_neither_torch_nor_vllm():
     code = (
-        "import sys, configs.schema, configs.compose\n"
-        "configs.compose.load('training', ['model.path=x', 'data.path=x'])\n"
-        "print(sorted({'torch', 'vllm', 'transformers', 'deepspeed'} & set(sys.modules)))"
+        "import configs.schema, configs.compose\n"
+        "configs.compose.load('training', ['model.path=x', 'data.path=x'])"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, timeout=60, check=True
-    )
-    assert done.stdout.strip() == "[]"
+    assert not _loaded(code, {"torch", "vllm", "transformers", "deepspeed"})
+
+
+@pytest.mark.component
+@pytest.mark.parametrize("module", sorted(set().union(*BORROWED.values())))
+def test_a_borrowed_module_loads_no_library_of_models_or_numbers(module: str):
+    libraries = {"torch", "vllm", "transformers", "deepspeed", "numpy", "datasets"}
+    assert not _loaded(f"import {module}", libraries)

@@ -28,7 +28,10 @@ END_SECONDS = 30.0
 def start_guarded(
     command: Sequence[str], output: IO[bytes], environment: Mapping[str, str] | None = None
 ) -> subprocess.Popen[bytes]:
-    """Starts the guard of a command, whose output and errors go to ``output``."""
+    """Starts the guard of a command, whose output and errors go to ``output``.
+
+    The command's environment is ``environment``, or that of this process if it is None.
+    """
     return subprocess.Popen(
         [sys.executable, "-m", "rollout.workers.process_guard", *command],
         stdin=subprocess.PIPE,

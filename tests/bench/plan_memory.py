@@ -24,6 +24,7 @@ from configs.compose import load
 from launch.plan.architecture import architecture_of
 from launch.plan.memory import Sharding, TrainerMemory, largest, trainer_memory
 from launch.plan.workload import largest_micro_batches, workload_of
+from rollout.workers.process_guard import end_guarded, start_guarded
 
 MIB = 2**20
 REPO = Path(__file__).parents[2]
@@ -137,14 +138,11 @@ def measured(policy: Path, stage: int, folder: Path) -> dict[int, int]:
     launch = ["-m", "accelerate.commands.launch", "--config_file"]
     launch += [str(REPO / f"launch/accelerate/cpu_zero{stage}.yaml")]
     command = [sys.executable, *(launch if stage else []), *train]
-    guarded = [sys.executable, "-m", "rollout.workers.process_guard", *command]
     log = folder.with_suffix(".log")
     environment = {**os.environ, **ENVIRONMENT}
-    environment["PYTHONPATH"] = str(Path(__file__).parent)  # of is_even
+    environment["PYTHONPATH"] = f"{REPO}{os.pathsep}{Path(__file__).parent}"  # the latter has is_even
     with log.open("wb") as out:
-        run = subprocess.Popen(
-            guarded, cwd=REPO, stdin=subprocess.PIPE, stdout=out, stderr=out, env=environment
-        )
+        run = start_guarded(command, out, environment)
     peaks: dict[int, int] = {}
     deadline = time.monotonic() + RUN_SECONDS
     while run.poll() is None and time.monotonic() < deadline:
@@ -153,9 +151,8 @@ def measured(policy: Path, stage: int, folder: Path) -> dict[int, int]:
             if rank is not None:
                 peaks[rank] = max(peaks.get(rank, 0), peak_bytes(process.pid))
         time.sleep(0.1)
-    assert run.stdin is not None
-    run.stdin.close()
-    if run.wait(timeout=60) != 0:
+    end_guarded(run)
+    if run.returncode != 0:
         sys.exit(f"The run of {policy} at stage {stage} failed:\n{log.read_text()[-3000:]}")
     return peaks
 
