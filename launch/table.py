@@ -10,6 +10,8 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 
+from rollout.evaluation.tables import markdown_table, percent_interval
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
@@ -57,12 +59,12 @@ def table(jobs: Sequence[Job]) -> str:
     keys = [key for key in dict.fromkeys(k for p in pairs for k in p) if len({p.get(key) for p in pairs}) > 1]
     operators = list(dict.fromkeys(row["operator"] for job in jobs for row in job.rows))
     header = [*(keys or ["run"]), "status", *(f"{name} % [95%]" for name in operators)]
-    lines = [_row(header), _row(["---"] * len(header))]
+    rows = []
     for job, own in zip(jobs, pairs, strict=True):
         cells = [own.get(key, "") for key in keys] or [job.name]
         found = {row["operator"]: row for row in job.rows}
-        lines.append(_row([*cells, job.status, *(_accuracy(found.get(name)) for name in operators)]))
-    return "\n".join(lines) + "\n"
+        rows.append([*cells, job.status, *(_accuracy(found.get(name)) for name in operators)])
+    return "\n".join(markdown_table(header, rows)) + "\n"
 
 
 def _settings(job: Job) -> dict[str, str]:
@@ -73,12 +75,7 @@ def _settings(job: Job) -> dict[str, str]:
 def _accuracy(row: dict[str, Any] | None) -> str:
     if row is None:
         return ""
-    mean, low, high = (f"{100 * row[key]:.1f}" for key in ("accuracy", "ci_low", "ci_high"))
-    return f"{mean} [{low}, {high}]"
-
-
-def _row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+    return percent_interval(row["accuracy"], row["ci_low"], row["ci_high"])
 
 
 def draw(jobs: Sequence[Job], path: Path) -> None:

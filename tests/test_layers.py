@@ -19,7 +19,7 @@ ALLOWED = {
     "train": {"train", "rollout", "rewards", "configs"},
 }
 """Besides, a package's ``__main__.py`` composes: it may import every package but ``train``."""
-BORROWED = {"launch": {"rollout.workers.process_guard"}}
+BORROWED = {"launch": {"rollout.workers.process_guard", "rollout.evaluation.tables"}}
 """Single modules that a package may import of one that it does not know otherwise; they load no library of
 models or numbers."""
 

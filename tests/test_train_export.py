@@ -72,7 +72,7 @@ def test_the_card_states_settings_and_results(tmp_path, trained):
     (tmp_path / "run" / "report.json").write_text(json.dumps({"rows": [row]}))
     export(tmp_path / "run" / "checkpoints" / "step_000001", tmp_path / "out")
     card = (tmp_path / "out" / "README.md").read_text()
-    assert "| pdr | after | 300 | 0.625 | 0.500 to 0.750 |" in card
+    assert "| pdr | after | 300 | 62.5 [50.0, 75.0] |" in card
     assert "loss_type: cispo" in card and "1 steps" in card
 
 

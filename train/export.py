@@ -16,6 +16,7 @@ import yaml
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
 
+from rollout.evaluation.tables import markdown_table, percent_interval
 from train.checkpoint import (
     ADAPTER_DIR,
     CONFIG_FILE,
@@ -144,14 +145,17 @@ def _card(out: Path, config: dict[str, Any], state: TrainerState, *, run: Path, 
 def _results(report: Path) -> str:
     """The run's evaluation as a table."""
     rows = json.loads(report.read_text(encoding="utf-8"))["rows"]
-    lines = ["", "## Held-out accuracy", "", "| operator | phase | problems | accuracy | 95% interval |"]
-    lines.append("|---|---|---|---|---|")
-    lines += [
-        f"| {row['operator']} | {row['phase']} | {row['problems']} | {row['accuracy']:.3f} "
-        f"| {row['ci_low']:.3f} to {row['ci_high']:.3f} |"
+    head = ["operator", "phase", "problems", "accuracy % [95% interval]"]
+    cells = [
+        [
+            row["operator"],
+            row["phase"],
+            str(row["problems"]),
+            percent_interval(row["accuracy"], row["ci_low"], row["ci_high"]),
+        ]
         for row in rows
     ]
-    return "\n".join(lines) + "\n"
+    return "\n".join(["", "## Held-out accuracy", "", *markdown_table(head, cells)]) + "\n"
 
 
 def main() -> None:

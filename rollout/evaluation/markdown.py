@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 from rollout.evaluation.report_rows import Difference, Row
+from rollout.evaluation.tables import markdown_table, percent, percent_interval
 from rollout.evaluation.transitions import Stratum, Transition
 
 
@@ -33,7 +34,7 @@ def _accuracy(rows: Sequence[Row]) -> str:
     lines = []
     for row in rows:
         line = [name(row), *([row.phase] if with_phase else []), f"{row.problems} x {row.samples}"]
-        line.append(_interval(row.accuracy, row.ci_low, row.ci_high))
+        line.append(percent_interval(row.accuracy, row.ci_low, row.ci_high))
         line += [_last(row.maj_at), _last(row.pass_at), f"{row.b_seq:.0f}", f"{row.b_total:.0f}"]
         line.append("" if row.whole is None or row.whole.seconds is None else f"{row.whole.seconds:.2f}")
         lines.append(line)
@@ -43,7 +44,7 @@ def _accuracy(rows: Sequence[Row]) -> str:
         "chain of calls (latency); B_total: of all calls (cost); both per rollout. seconds: wall time of one "
         "rollout while it shared the endpoint with the others."
     )
-    return "\n".join([*_table(head, lines), "", note])
+    return "\n".join([*markdown_table(head, lines), "", note])
 
 
 def _votes(rows: Sequence[Row]) -> str:
@@ -74,13 +75,13 @@ def _transitions(rows: Sequence[Row]) -> str:
         lines.append(
             [
                 _named(row),
-                _percent(step.drafts_pass_at_width),
+                percent(step.drafts_pass_at_width),
                 _stratum(step.all_wrong),
                 _stratum(step.some_right),
-                _percent(step.wrong_to_right),
-                _percent(step.right_to_wrong),
-                _percent(step.copy_rate),
-                _percent(step.majority_follow_rate),
+                percent(step.wrong_to_right),
+                percent(step.right_to_wrong),
+                percent(step.copy_rate),
+                percent(step.majority_follow_rate),
             ]
         )
     if not lines:
@@ -90,7 +91,7 @@ def _transitions(rows: Sequence[Row]) -> str:
         "fresh traces reach on the same problems. wrong to right minus right to wrong is what the round "
         "gained, in points. An empty cell: it never happened."
     )
-    return "\n".join([*_table(head, lines), "", note])
+    return "\n".join([*markdown_table(head, lines), "", note])
 
 
 def _given_drafts(rows: Iterable[Row]) -> str:
@@ -101,10 +102,12 @@ def _given_drafts(rows: Iterable[Row]) -> str:
     lines = []
     for row, step in steps:
         known = {given.right_drafts: given for given in step.right_given_drafts}
-        cells = [f"{_percent(known[c].accuracy)} ({known[c].attempts})" if c in known else "" for c in counts]
+        cells = [f"{percent(known[c].accuracy)} ({known[c].attempts})" if c in known else "" for c in counts]
         lines.append([_named(row), *cells])
     head = ["% right, given right drafts:", *map(str, counts)]
-    return "\n".join([*_table(head, lines), "", "In brackets: attempts. An empty cell: it never happened."])
+    return "\n".join(
+        [*markdown_table(head, lines), "", "In brackets: attempts. An empty cell: it never happened."]
+    )
 
 
 def _is_wide(step: Transition) -> bool:
@@ -115,18 +118,18 @@ def _labels(rows: Sequence[Row]) -> str:
     labels = sorted({label for row in rows for label in row.labels}, key=lambda label: (label != "ok", label))
     head = ["attempts by label %", *labels, "ran into the token limit"]
     lines = [
-        [_named(row), *(_percent(row.labels.get(label)) for label in labels), _percent(row.truncated)]
+        [_named(row), *(percent(row.labels.get(label)) for label in labels), percent(row.truncated)]
         for row in rows
     ]
-    return "\n".join(_table(head, lines))
+    return "\n".join(markdown_table(head, lines))
 
 
 def _differences(differences: Sequence[Difference]) -> str:
     lines = [
-        [f"{item.a} - {item.b}", _interval(item.difference, item.ci_low, item.ci_high, sign="+")]
+        [f"{item.a} - {item.b}", percent_interval(item.difference, item.ci_low, item.ci_high, sign="+")]
         for item in differences
     ]
-    return "\n".join(_table(["paired difference", "points [95% interval]"], lines)) if lines else ""
+    return "\n".join(markdown_table(["paired difference", "points [95% interval]"], lines)) if lines else ""
 
 
 def _failures(failed: int, reasons: Mapping[str, int]) -> str:
@@ -152,8 +155,8 @@ def _named(row: Row) -> str:
 def _stratum(stratum: Stratum | None) -> str:
     if stratum is None:
         return ""
-    trace = "" if stratum.trace is None else f"; trace {_percent(stratum.trace)}"
-    interval = _interval(stratum.accuracy, stratum.ci_low, stratum.ci_high)
+    trace = "" if stratum.trace is None else f"; trace {percent(stratum.trace)}"
+    interval = percent_interval(stratum.accuracy, stratum.ci_low, stratum.ci_high)
     return f"{interval} ({stratum.rollouts}{trace})"
 
 
@@ -162,17 +165,4 @@ def _last(by_k: Mapping[str, float]) -> str:
     if not by_k:
         return ""
     k = max(by_k, key=int)
-    return f"{_percent(by_k[k])} (n={k})"
-
-
-def _percent(value: float | None) -> str:
-    return "" if value is None else f"{100 * value:.1f}"
-
-
-def _interval(value: float, low: float, high: float, *, sign: str = "") -> str:
-    return f"{100 * value:{sign}.1f} [{100 * low:{sign}.1f}, {100 * high:{sign}.1f}]"
-
-
-def _table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> list[str]:
-    body = [head, ["---"] * len(head), *lines]
-    return [f"| {' | '.join(cells)} |" for cells in body]
+    return f"{percent(by_k[k])} (n={k})"

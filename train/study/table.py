@@ -8,9 +8,10 @@ from pathlib import Path
 from statistics import fmean
 
 from configs.schema import StudyConfig
-from rollout.evaluation.bootstrap import Interval, bootstrap
+from rollout.evaluation.bootstrap import bootstrap
 from rollout.evaluation.journal import read_journal
 from rollout.evaluation.outcomes import accuracy_by_problem, by_operator
+from rollout.evaluation.tables import markdown_table, percent, percent_interval
 
 COLD_START = "cold start"
 
@@ -41,14 +42,19 @@ def study_table(config: StudyConfig, trained: Iterable[Trained]) -> str:
     seeds = {arm: [_accuracies(folder) for folder in folders] for arm, folders in by_arm.items()}
     operators = list(dict.fromkeys(name for of_arm in seeds.values() for one in of_arm for name in one))
     header = ["arm", *operators, "majority at the cost of pdr"]
-    lines = [_row(header), _row(["---"] * len(header))]
-    for arm, of_arm in seeds.items():
-        cells = [_cell([one[name] for one in of_arm]) for name in operators]
-        lines.append(_row([arm, *cells, _votes(by_arm[arm])]))
-    lines += ["", _row(["difference, points", *operators]), _row(["---"] * (len(operators) + 1))]
-    for one, other in config.differences:
-        cells = [_difference(seeds[one], seeds[other], name) for name in operators]
-        lines.append(_row([f"{one} - {other}", *cells]))
+    accuracies = [
+        [arm, *(_cell([one[name] for one in of_arm]) for name in operators), _votes(by_arm[arm])]
+        for arm, of_arm in seeds.items()
+    ]
+    differences = [
+        [f"{one} - {other}", *(_difference(seeds[one], seeds[other], name) for name in operators)]
+        for one, other in config.differences
+    ]
+    lines = [
+        *markdown_table(header, accuracies),
+        "",
+        *markdown_table(["difference, points", *operators], differences),
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -63,15 +69,16 @@ def _over_seeds(seeds: Sequence[ByProblem]) -> dict[str, float]:
 
 def _cell(seeds: Sequence[ByProblem]) -> str:
     found = bootstrap(list(_over_seeds(seeds).values()))
-    own = ", ".join(f"{100 * fmean(seed.values()):.1f}" for seed in seeds)
-    return _interval(found, sign="") + (f" ({own})" if len(seeds) > 1 else "")
+    own = ", ".join(percent(fmean(seed.values())) for seed in seeds)
+    return percent_interval(found.mean, found.low, found.high) + (f" ({own})" if len(seeds) > 1 else "")
 
 
 def _difference(
     one: Sequence[Mapping[str, ByProblem]], other: Sequence[Mapping[str, ByProblem]], name: str
 ) -> str:
     first, second = (_over_seeds([seed[name] for seed in of_arm]) for of_arm in (one, other))
-    return _interval(bootstrap([first[problem] - second[problem] for problem in first]), sign="+")
+    found = bootstrap([first[problem] - second[problem] for problem in first])
+    return percent_interval(found.mean, found.low, found.high, sign="+")
 
 
 def _votes(folders: Sequence[Path]) -> str:
@@ -81,13 +88,4 @@ def _votes(folders: Sequence[Path]) -> str:
         rows = json.loads((folder / "report.json").read_text())["rows"]
         matched = [row for row in rows if "pdr" in row.get("matched_to", ())]
         found += [row["accuracy"] for row in matched]
-    return f"{100 * fmean(found):.1f}" if found else "-"
-
-
-def _interval(found: Interval, *, sign: str) -> str:
-    mean, low, high = (f"{100 * value:{sign}.1f}" for value in (found.mean, found.low, found.high))
-    return f"{mean} [{low}, {high}]"
-
-
-def _row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+    return percent(fmean(found)) if found else "-"
