@@ -16,10 +16,8 @@ from typing import BinaryIO
 
 import psutil
 
-from rollout.workers.process_guard import end_guarded, start_guarded
+from rollout.workers.process_guard import end_guarded, end_of_log, start_guarded
 
-LOG_LINES = 20
-"""Last lines that are shown of a process that failed."""
 KEPT_CHARACTERS = 20_000
 """Of the last part's output, to find why it failed."""
 LOOK_SECONDS = 0.2
@@ -142,7 +140,7 @@ class Supervisor:
                 return False
             if time.monotonic() > deadline:
                 self.say(f"{part.name}: {waiting[0]} did not answer within {part.ready_seconds:g} s")
-                self._show_log(part)
+                self.say(end_of_log(part.log))
                 return False
             waiting = [url for url in waiting if not _answers(url)]
             time.sleep(LOOK_SECONDS)
@@ -157,11 +155,7 @@ class Supervisor:
 
     def _show_end(self, part: Part, status: int) -> None:
         self.say(f"{part.name}: ended with status {status}")
-        self._show_log(part)
-
-    def _show_log(self, part: Part) -> None:
-        lines = part.log.read_text(errors="replace").replace("\r", "\n").splitlines()[-LOG_LINES:]
-        self.say("\n".join([f"The end of {part.log}:", *(f"  {line}" for line in lines)]))
+        self.say(end_of_log(part.log))
 
 
 def _why(part: Part, output: str) -> list[str]:

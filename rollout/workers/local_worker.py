@@ -18,9 +18,8 @@ import torch
 
 from configs.schema import RolloutConfig
 from rollout.endpoints.access import KEY_VARIABLE
-from rollout.workers.process_guard import end_guarded, start_guarded
+from rollout.workers.process_guard import end_guarded, end_of_log, start_guarded
 
-LOG_LINES = 30
 PORT_ATTEMPTS = 100
 ONE_PROCESS = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
 """Scheduler and model in one process. On a CPU vLLM gives the model one of its own, to bind its threads
@@ -179,11 +178,6 @@ class LocalWorker:
         """0 if any will do."""
         return self._config.port + self._place.number if self._config.port else 0
 
-    def last_log_lines(self) -> str:
-        """The end of the server's log, for error messages."""
-        lines = self._place.log_path.read_text(errors="replace").splitlines()[-LOG_LINES:]
-        return "\n".join(lines)
-
     def _command(self) -> list[str]:
         config = self._config
         command = [
@@ -246,13 +240,12 @@ class LocalWorker:
             if process.poll() is not None:
                 raise RuntimeError(
                     f"The vLLM worker ended at start with status {process.returncode}. "
-                    f"The end of {self._place.log_path}:\n{self.last_log_lines()}"
+                    f"{end_of_log(self._place.log_path)}"
                 )
             with suppress(URLError, OSError), urllib.request.urlopen(f"{self.url}/health", timeout=2):
                 return
             time.sleep(0.25)
         raise RuntimeError(
             f"The vLLM worker at {self.url} did not answer within rollout.start_timeout_seconds = "
-            f"{self._config.start_timeout_seconds:g}. The end of {self._place.log_path}:\n"
-            f"{self.last_log_lines()}"
+            f"{self._config.start_timeout_seconds:g}. {end_of_log(self._place.log_path)}"
         )

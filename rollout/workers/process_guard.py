@@ -3,7 +3,7 @@
 Between them is ``python -m rollout.workers.process_guard COMMAND ...``. The parent holds its standard
 input open and never writes to it. When it closes, because the parent ended in whatever way (SIGKILL
 included), on SIGTERM, or when the command itself ends, the command's whole process tree is ended. The exit
-status is the command's.
+status is the command's. ``end_of_log`` shows what a command wrote before it failed.
 """
 
 import ctypes
@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import IO
 
 import psutil
@@ -23,6 +24,8 @@ GRACE_SECONDS = 5.0
 POLL_SECONDS = 0.2
 END_SECONDS = 30.0
 """The longest that a guard may take to end its command's tree."""
+LOG_LINES = 30
+"""Last lines that are shown of the log of a command that failed."""
 
 
 def start_guarded(
@@ -51,6 +54,12 @@ def end_guarded(process: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         end_tree(process.pid)
         process.wait(timeout=END_SECONDS)
+
+
+def end_of_log(log: Path) -> str:
+    """The last lines that a command wrote, indented below the name of its log; for error messages."""
+    lines = log.read_text(errors="replace").splitlines()[-LOG_LINES:]
+    return "\n".join([f"The end of {log}:", *(f"  {line}" for line in lines)])
 
 
 def end_tree(pid: int, grace_seconds: float = GRACE_SECONDS) -> None:

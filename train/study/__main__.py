@@ -1,6 +1,8 @@
 """``python -m train.study``: trainings that build on one another, each evaluated, and one table of all.
 
-Every stage is a command that a person could type; what it wrote says that it need not run again.
+Every stage is a command that a person could type; what it wrote says that it need not run again. A study
+starts processes as ``launch`` does, and yet belongs to ``train``: its table reads the journals of evaluations
+with ``rollout.evaluation``, which ``launch`` does not import.
 """
 
 import shlex
@@ -13,11 +15,8 @@ from pathlib import Path
 
 from configs.compose import run
 from configs.schema import ArmConfig, StudyConfig
-from rollout.workers.process_guard import end_guarded, start_guarded
+from rollout.workers.process_guard import end_guarded, end_of_log, start_guarded
 from train.study.table import COLD_START, Trained, study_table
-
-LOG_LINES = 15
-"""Last lines of a stage that failed, to be shown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,9 +124,8 @@ def _run(stage: Stage, limit_seconds: float) -> None:
     finally:
         end_guarded(process)
     if status:
-        last = "\n".join(stage.log.read_text(errors="replace").splitlines()[-LOG_LINES:])
         sys.exit(
-            f"study: '{stage.name}' {ended}. Its last lines ({stage.log}):\n{last}\n"
+            f"study: '{stage.name}' {ended}. {end_of_log(stage.log)}\n"
             f"The command: {shlex.join(stage.command)}\nStarted again, the study goes on from here."
         )
 
