@@ -12,6 +12,7 @@ from hydra.types import RunMode
 
 from configs.compose import run
 from configs.exit_status import INTERRUPTED, PREEMPTED, REFUSED
+from configs.run_folder import refuse_used
 from configs.schema import JobConfig
 from launch.job import assignment, parts
 from launch.supervise import Supervisor
@@ -65,7 +66,8 @@ def _claim(folder: Path, overrides: list[str]) -> None:
 
 def _run(config: JobConfig, overrides: list[str]) -> int:
     try:
-        _refuse_used(config)
+        if config.resume == "none":  # the trainer refuses, too, but only after the workers are up
+            refuse_used(Path(config.output_dir))
         port = config.rollout.port or free_ports(config.rollout.num_workers)
         planned = parts(config, overrides, os.environ, port=port)
     except ValueError as error:
@@ -83,20 +85,6 @@ def _run(config: JobConfig, overrides: list[str]) -> int:
         print(f"{config.output_dir}: stopped as told, and saved; go on with resume=auto", flush=True)
         return PREEMPTED
     return PREEMPTED if supervisor.told and not supervisor.reached_last else status
-
-
-def _refuse_used(config: JobConfig) -> None:
-    """The trainer would, but only after the workers are up.
-
-    Raises:
-        ValueError: If ``resume`` is none and the folder holds a checkpoint.
-    """
-    whole = sorted(Path(config.output_dir).glob("checkpoints/step_*/manifest.json"))
-    if config.resume == "none" and whole:
-        raise ValueError(
-            f"resume is none, but {whole[-1].parent} exists: a new run would mix with an earlier one. "
-            "Set resume=auto to go on with it, or another output_dir, or remove its checkpoints."
-        )
 
 
 def _objective(config: JobConfig) -> float:

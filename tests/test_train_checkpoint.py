@@ -11,6 +11,7 @@ import pytest
 from torch import nn
 from training_fakes import make_config, make_trainer
 
+from configs.run_folder import MANIFEST
 from train.checkpoint import (
     STATE_FILE,
     TrainerState,
@@ -21,7 +22,7 @@ from train.checkpoint import (
     read_state,
 )
 from train.distributed import make_accelerator
-from train.manifest import MANIFEST, damage, is_sealed, remove, seal
+from train.manifest import damage, is_sealed, remove, seal
 from train.preemption import StopRequest
 from train.report import read_metrics, truncate_metrics
 from train.sharding import Unsharded

@@ -27,6 +27,7 @@ from accelerate import Accelerator
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from configs.run_folder import CHECKPOINTS, UNFINISHED, is_whole, refuse_used
 from configs.schema import TrainingConfig
 from train.manifest import damage, is_sealed, remove, seal, sync
 from train.model.policy import save_adapter, save_weights
@@ -38,7 +39,6 @@ STATE_FILE = "trainer_state.json"
 CONFIG_FILE = "config.yaml"
 POLICY_DIR = "policy"
 ADAPTER_DIR = "adapter"
-UNFINISHED = ".unfinished"
 GIB = 2**30
 SPACE_MARGIN = 1.1
 
@@ -88,7 +88,7 @@ class Checkpoints:
         self._sharding = sharding_of(accelerator)
         self._model = model
         self._tokenizer = tokenizer
-        self.directory = Path(config.output_dir) / "checkpoints"
+        self.directory = Path(config.output_dir) / CHECKPOINTS
 
     def save(self, state: TrainerState) -> Path:
         """Writes a checkpoint under a temporary name, renames it, then removes those not kept.
@@ -200,13 +200,9 @@ def find_checkpoint(config: TrainingConfig) -> Path | None:
             checkpoints of another run.
     """
     if config.resume in ("none", "auto"):
-        whole = finished_checkpoints(Path(config.output_dir) / "checkpoints")
-        if whole and config.resume == "none":
-            raise ValueError(
-                f"resume is none, but {whole[-1]} exists: a new run would mix with an earlier one. "
-                "Set resume=auto to go on with it, or another output_dir, or remove its checkpoints."
-            )
-        return _newest_sound(whole)
+        if config.resume == "none":
+            refuse_used(Path(config.output_dir))
+        return _newest_sound(finished_checkpoints(Path(config.output_dir) / CHECKPOINTS))
     path = Path(config.resume)
     if not is_sealed(path):
         raise FileNotFoundError(
@@ -241,10 +237,10 @@ def finished_checkpoints(directory: Path) -> list[Path]:
     """Whole checkpoints, oldest first. Half-written ones are left alone, with a warning."""
     whole = []
     for path in sorted(directory.glob("step_*")):
-        if path.suffix == UNFINISHED or not is_sealed(path):
-            logger.warning("Ignoring %s: it was not written to its end.", path)
-        else:
+        if is_whole(path):
             whole.append(path)
+        else:
+            logger.warning("Ignoring %s: it was not written to its end.", path)
     return whole
 
 

@@ -16,6 +16,7 @@ import yaml
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
 
+from configs.run_folder import CHECKPOINTS, MANIFEST
 from rollout.evaluation.tables import markdown_table, percent_interval
 from train.checkpoint import (
     ADAPTER_DIR,
@@ -25,7 +26,7 @@ from train.checkpoint import (
     finished_checkpoints,
     read_state,
 )
-from train.manifest import MANIFEST, damage, is_sealed
+from train.manifest import damage, is_sealed
 
 CARD = """\
 ---
@@ -76,7 +77,7 @@ def export(checkpoint: Path, out: Path, *, adapter: bool = False) -> Path:
         ValueError: If the checkpoint was damaged.
         FileExistsError: If ``out`` exists and is not an earlier export.
     """
-    if whole := finished_checkpoints(checkpoint / "checkpoints"):
+    if whole := finished_checkpoints(checkpoint / CHECKPOINTS):
         checkpoint = whole[-1]
     if not is_sealed(checkpoint):
         raise FileNotFoundError(

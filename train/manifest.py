@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-MANIFEST = "manifest.json"
+from configs.run_folder import MANIFEST
+
 THREADS = 8
 """Files read at once: hashing lets go of the interpreter's lock."""
 
