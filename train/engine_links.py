@@ -11,7 +11,7 @@ from torch import Tensor
 from configs.schema import TrainingConfig
 from rollout.collection.collector import CollectedBatch
 from rollout.collection.producer import Producer
-from rollout.endpoints.pool import PoolCounts
+from rollout.endpoints.client import RequestCounts
 from rollout.engine import RolloutEngine
 from train.model.policy import HostWeights
 
@@ -28,7 +28,7 @@ class EngineCollector:
     engine: RolloutEngine
     producer: Producer
     timeout_seconds: float
-    _seen: PoolCounts = field(default_factory=PoolCounts)
+    _seen: RequestCounts = field(default_factory=RequestCounts)
     """The pool's counts at the batch before."""
 
     def next(self, step: int, version: int) -> CollectedBatch:

@@ -17,7 +17,7 @@ from launch.plan.workload import (
     companions_of,
     largest_micro_batches,
     longest_row,
-    training_flops,
+    step_flops,
     workload_of,
 )
 
@@ -108,13 +108,7 @@ def make_plan(config: JobConfig) -> Plan:
         model=model,
         file=file,
         work=work,
-        flops=training_flops(
-            model,
-            work,
-            recomputes=config.model.gradient_checkpointing,
-            companions=companions_of(config),
-            adapters=adapters_of(config, model),
-        ),
+        flops=step_flops(config, model, work),
         splits=splits,
         fixes=fixes,
     )

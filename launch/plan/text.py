@@ -3,10 +3,8 @@
 import math
 from dataclasses import asdict
 
-from launch.plan.planning import Plan, Split
+from launch.plan.planning import GIB, Plan, Split
 from launch.plan.workload import adapters_of, longest_row
-
-GIB = 2**30
 
 UNITS = {
     "mean_question_tokens": "tokens",

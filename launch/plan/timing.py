@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from configs.schema import JobConfig
 from launch.plan.architecture import Architecture
 from launch.plan.memory import WorkerMemory
-from launch.plan.workload import Workload, adapters_of, companions_of, training_flops
+from launch.plan.workload import Workload, step_flops
 
 TERA, GIGA = 1e12, 1e9
 
@@ -45,13 +45,7 @@ def step_seconds(
     throughput = work.decoded / (workers * concurrency) * per_token
     path = work.rounds * work.call_limit * token_seconds(config, model, worker, 1, work.mean_context)
     matrices = model.layers * model.layer_matrices
-    flops = training_flops(
-        model,
-        work,
-        recomputes=config.model.gradient_checkpointing,
-        companions=companions_of(config),
-        adapters=adapters_of(config, model),
-    )
+    flops = step_flops(config, model, work)
     return StepSeconds(
         prefill=2 * matrices * work.prefilled / (workers * peak * plan.prefill_mfu),
         decode=max(throughput, path),

@@ -225,6 +225,17 @@ def _solution_limit(config: JobConfig) -> int:
     return rollout.answer_tokens if rollout.thinking_tokens else rollout.max_completion_length
 
 
+def step_flops(config: JobConfig, model: Architecture, work: Workload) -> float:
+    """``training_flops`` of one step of a run, with the models and adapters that its config names."""
+    return training_flops(
+        model,
+        work,
+        recomputes=config.model.gradient_checkpointing,
+        companions=companions_of(config),
+        adapters=adapters_of(config, model),
+    )
+
+
 def training_flops(
     model: Architecture,
     work: Workload,

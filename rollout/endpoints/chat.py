@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from configs.schema import RolloutConfig
-from rollout.endpoints.client import Client, Unavailable, backoff_seconds
+from rollout.endpoints.client import Client, RequestCounts, Unavailable, backoff_seconds
 from rollout.records import Completion, Prompt, Sampling, Usage, VersionSpan
 from rollout.sampler import CallFailed, RequestRefused
 
@@ -69,16 +69,6 @@ class Dialect:
         return None
 
 
-@dataclass(slots=True)
-class ChatCounts:
-    """Since the start of the run; tokens as the endpoint's own ``usage`` says."""
-
-    requests: int = 0
-    retries: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-
-
 class ChatEndpoint:
     """Samples on an endpoint that chats (``Sampler``); its key is ``OPENAI_API_KEY`` of the environment.
 
@@ -88,7 +78,7 @@ class ChatEndpoint:
     continues = False
 
     def __init__(self, config: RolloutConfig) -> None:
-        self.counts = ChatCounts()
+        self.counts = RequestCounts()
         self._config = config
         self._url = config.chat_url.rstrip("/") + PATH
         self._client = Client("OPENAI_API_KEY", config.request_timeout_seconds)

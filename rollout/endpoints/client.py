@@ -3,6 +3,7 @@
 import json
 import os
 import random
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -36,6 +37,19 @@ class Unavailable(Exception):
         super().__init__(message)
         self.retry_after = retry_after
         self.is_busy = is_busy
+
+
+@dataclass(slots=True)
+class RequestCounts:
+    """Requests since the start of the run, and their tokens by the endpoint's own ``usage``."""
+
+    requests: int = 0
+    retries: int = 0
+    prompt_tokens: int = 0
+    """A prompt shared by n samples counts once."""
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    """Prompt tokens that vLLM workers had in their prefix caches; 0 on an endpoint that chats."""
 
 
 class Client:

@@ -5,7 +5,6 @@ import logging
 import random
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -13,7 +12,13 @@ import msgspec
 from configs.schema import RolloutConfig
 from rollout.endpoints import vllm_api
 from rollout.endpoints.access import KEY_VARIABLE
-from rollout.endpoints.client import FIRST_BACKOFF_SECONDS, Client, Unavailable, backoff_seconds
+from rollout.endpoints.client import (
+    FIRST_BACKOFF_SECONDS,
+    Client,
+    RequestCounts,
+    Unavailable,
+    backoff_seconds,
+)
 from rollout.endpoints.open_requests import OpenRequest, OpenRequests
 from rollout.endpoints.restarts import Restarter
 from rollout.endpoints.routing import Endpoint, Router
@@ -28,18 +33,6 @@ LOOK_AGAIN_SECONDS = 1.0
 """A request that waits for its turn looks that often whether another worker is free of trouble."""
 
 
-@dataclass(slots=True)
-class PoolCounts:
-    """Since the start of the run."""
-
-    requests: int = 0
-    retries: int = 0
-    prompt_tokens: int = 0
-    """As the workers' own ``usage`` says: a prompt shared by n samples counts once."""
-    completion_tokens: int = 0
-    cached_tokens: int = 0
-
-
 class WorkerPool:
     """Samples on vLLM workers (``Sampler``); re-sends what a broken worker did not answer.
 
@@ -50,7 +43,7 @@ class WorkerPool:
 
     def __init__(self, endpoints: Sequence[Endpoint], config: RolloutConfig) -> None:
         self.endpoints = list(endpoints)
-        self.counts = PoolCounts()
+        self.counts = RequestCounts()
         self.restarter = Restarter(self._is_sound)
         self._config = config
         self._client = Client(KEY_VARIABLE, config.request_timeout_seconds)

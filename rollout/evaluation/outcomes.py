@@ -2,7 +2,7 @@
 
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import fmean
 from typing import Any
@@ -242,18 +242,19 @@ def ballots(problem: str, attempts: Iterable[Attempt], classes: AnswerClasses) -
 
 
 def by_problem(outcomes: Iterable[Outcome]) -> dict[str, list[Outcome]]:
-    """The outcomes of each problem, in order."""
-    grouped: dict[str, list[Outcome]] = defaultdict(list)
-    for item in outcomes:
-        grouped[item.problem_id].append(item)
-    return dict(grouped)
+    """The outcomes of each problem, problems in order of appearance."""
+    return _grouped(outcomes, lambda item: item.problem_id)
 
 
 def by_operator(outcomes: Iterable[Outcome]) -> dict[str, list[Outcome]]:
     """The outcomes of each operator, operators in order of appearance."""
+    return _grouped(outcomes, lambda item: item.operator)
+
+
+def _grouped(outcomes: Iterable[Outcome], name: Callable[[Outcome], str]) -> dict[str, list[Outcome]]:
     grouped: dict[str, list[Outcome]] = defaultdict(list)
     for item in outcomes:
-        grouped[item.operator].append(item)
+        grouped[name(item)].append(item)
     return dict(grouped)
 
 
