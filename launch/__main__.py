@@ -14,7 +14,7 @@ from configs.compose import run
 from configs.exit_status import INTERRUPTED, PREEMPTED, REFUSED
 from configs.run_folder import refuse_used
 from configs.schema import JobConfig
-from launch.job import assignment, parts
+from launch.job import assignment, job_processes
 from launch.supervise import Supervisor
 from rollout.workers.local_worker import free_ports
 
@@ -69,7 +69,7 @@ def _run(config: JobConfig, overrides: list[str]) -> int:
         if config.resume == "none":  # the trainer refuses, too, but only after the workers are up
             refuse_used(Path(config.output_dir))
         port = config.rollout.port or free_ports(config.rollout.num_workers)
-        planned = parts(config, overrides, os.environ, port=port)
+        planned = job_processes(config, overrides, os.environ, port=port)
     except ValueError as error:
         print(f"launch: {error}", file=sys.stderr)
         return REFUSED

@@ -8,15 +8,15 @@ from pathlib import Path
 
 from configs.schema import JobConfig, RolloutConfig
 from launch.accelerate_file import accelerate_file
-from launch.supervise import Part
+from launch.supervise import JobProcess
 
 OF_THE_JOB = ("nodes", "gpus", "launch", "plan", "hardware")
 """Options that the trainer does not have."""
 
 
-def parts(
+def job_processes(
     config: JobConfig, overrides: Sequence[str], environment: Mapping[str, str], *, port: int
-) -> list[Part]:
+) -> list[JobProcess]:
     """The processes of a job on this machine.
 
     Args:
@@ -40,7 +40,7 @@ def parts(
     return [workers, _trainer(config, overrides, urls, environment)]
 
 
-def _workers(config: JobConfig, environment: Mapping[str, str], port: int) -> Part:
+def _workers(config: JobConfig, environment: Mapping[str, str], port: int) -> JobProcess:
     rollout = config.rollout
     options = [
         *worker_options(config),
@@ -48,7 +48,7 @@ def _workers(config: JobConfig, environment: Mapping[str, str], port: int) -> Pa
         f"rollout.port={port}",
         f"rollout.num_workers={rollout.num_workers}",
     ]
-    return Part(
+    return JobProcess(
         name="workers",
         command=[sys.executable, "-m", "launch.workers", *options],
         log=_log(config, "workers"),
@@ -60,7 +60,7 @@ def _workers(config: JobConfig, environment: Mapping[str, str], port: int) -> Pa
 
 def _trainer(
     config: JobConfig, overrides: Sequence[str], urls: Sequence[str], environment: Mapping[str, str]
-) -> Part:
+) -> JobProcess:
     file = accelerate_file(config)
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(file.path)]
     has_all = config.rollout.urls or config.rollout.enable_sleep_mode
@@ -69,7 +69,7 @@ def _trainer(
         command += ["--num_processes", str(config.gpus - first)]
     own = [item for item in overrides if not is_of_the_job(item)]
     command += ["-m", "train", *own, f"rollout.urls=[{','.join(urls)}]", "rollout.num_workers=1"]
-    return Part(
+    return JobProcess(
         name="trainer",
         command=command,
         log=_log(config, "trainer"),
@@ -106,7 +106,7 @@ def worker_options(config: JobConfig) -> list[str]:
 
 
 def _devices(config: JobConfig, *, first: int, count: int) -> dict[str, str]:
-    """The GPUs of a part: workers take the first ones (not tested on a GPU)."""
+    """The GPUs of a process: workers take the first ones (not tested on a GPU)."""
     if not config.gpus:
         return {}
     if count < 1 or first + count > config.gpus:

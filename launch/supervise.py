@@ -19,12 +19,12 @@ import psutil
 from rollout.workers.process_guard import end_guarded, end_of_log, start_guarded
 
 KEPT_CHARACTERS = 20_000
-"""Of the last part's output, to find why it failed."""
+"""Of the last process's output, to find why it failed."""
 LOOK_SECONDS = 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
+class JobProcess:
     """One process of a job."""
 
     name: str
@@ -41,33 +41,33 @@ class Part:
 
 @dataclass(slots=True)
 class Supervisor:
-    """Starts parts in order, each once the one before is up. A context manager: no process is left behind."""
+    """Starts processes in order, each once the one before is up. A context manager: none is left behind."""
 
     say: Callable[[str], None] = field(default=lambda line: print(line, flush=True))
     show: Callable[[str], None] = field(default=lambda text: print(text, end="", flush=True))
-    """Gets the output of the last part as it comes, bars included."""
-    _running: list[tuple[Part, subprocess.Popen[bytes]]] = field(default_factory=list)
+    """Gets the output of the last process as it comes, bars included."""
+    _running: list[tuple[JobProcess, subprocess.Popen[bytes]]] = field(default_factory=list)
     told: list[int] = field(default_factory=list)
     """Signals that came."""
     _passed_on: int = 0
     """Of them, those that ranks were told of."""
     reached_last: bool = False
-    """Whether the last part was started."""
+    """Whether the last process was started."""
 
     def __enter__(self) -> Supervisor:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for part, process in reversed(self._running):
-            end_guarded(process)
-            self.say(f"{part.name}: ended")
+        for process, guard in reversed(self._running):
+            end_guarded(guard)
+            self.say(f"{process.name}: ended")
 
-    def run(self, parts: Sequence[Part]) -> int:
-        """Runs all parts until the last one ends; gives its status, or 1 if another one ended first."""
-        *before, last = parts
-        for part in before:
-            self._start(part)
-            if not self._wait_until_up(part):
+    def run(self, processes: Sequence[JobProcess]) -> int:
+        """Runs all processes until the last one ends; gives its status, or 1 if another one ended first."""
+        *before, last = processes
+        for process in before:
+            self._start(process)
+            if not self._wait_until_up(process):
                 return 1
         self.reached_last = True
         begin = self._start(last)
@@ -75,8 +75,8 @@ class Supervisor:
             log.seek(begin)
             return self._watch(last, log)
 
-    def _watch(self, last: Part, log: BinaryIO) -> int:
-        """Until a part ends. Shows what the last one writes."""
+    def _watch(self, last: JobProcess, log: BinaryIO) -> int:
+        """Until a process ends. Shows what the last one writes."""
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         shown = ""
         while True:
@@ -85,20 +85,20 @@ class Supervisor:
             self.show(text)
             shown = (shown + text)[-KEPT_CHARACTERS:]
             if ended is not None:
-                part, status = ended
-                if part is not last:
-                    self._show_end(part, status)
+                process, status = ended
+                if process is not last:
+                    self._show_end(process, status)
                 elif status:
-                    self.say(f"{part.name}: ended with status {status}, log in {part.log}")
-                    for line in _why(part, shown):
+                    self.say(f"{process.name}: ended with status {status}, log in {process.log}")
+                    for line in _why(process, shown):
                         self.say(line)
-                return status if part is last else 1
+                return status if process is last else 1
             if self._passed_on < len(self.told) and self._tell_ranks():
                 self._passed_on = len(self.told)
             time.sleep(LOOK_SECONDS)
 
     def pass_on(self, number: int, _frame: FrameType | None = None) -> None:
-        """Has the ranks of the last part told to stop, once there are some; a handler of signals.
+        """Has the ranks of the last process told to stop, once there are some; a handler of signals.
 
         A job that has no trainer yet ends at once.
         """
@@ -119,19 +119,19 @@ class Supervisor:
                 rank.send_signal(signal.SIGUSR1)
         return bool(found)
 
-    def _start(self, part: Part) -> int:
+    def _start(self, process: JobProcess) -> int:
         """Gives the byte of its log at which its output begins: a run gone on with wrote there before."""
-        part.log.parent.mkdir(parents=True, exist_ok=True)
-        with part.log.open("ab") as log:
+        process.log.parent.mkdir(parents=True, exist_ok=True)
+        with process.log.open("ab") as log:
             begin = log.tell()
-            process = start_guarded(part.command, log, part.environment)
-        self._running.append((part, process))
-        self.say(f"{part.name}: started, log in {part.log}")
+            guard = start_guarded(process.command, log, process.environment)
+        self._running.append((process, guard))
+        self.say(f"{process.name}: started, log in {process.log}")
         return begin
 
-    def _wait_until_up(self, part: Part) -> bool:
-        deadline = time.monotonic() + part.ready_seconds
-        waiting = list(part.ready_urls)
+    def _wait_until_up(self, process: JobProcess) -> bool:
+        deadline = time.monotonic() + process.ready_seconds
+        waiting = list(process.ready_urls)
         while waiting:
             if (ended := self._ended()) is not None:
                 self._show_end(*ended)
@@ -139,29 +139,29 @@ class Supervisor:
             if self.told:
                 return False
             if time.monotonic() > deadline:
-                self.say(f"{part.name}: {waiting[0]} did not answer within {part.ready_seconds:g} s")
-                self.say(end_of_log(part.log))
+                self.say(f"{process.name}: {waiting[0]} did not answer within {process.ready_seconds:g} s")
+                self.say(end_of_log(process.log))
                 return False
             waiting = [url for url in waiting if not _answers(url)]
             time.sleep(LOOK_SECONDS)
-        self.say(f"{part.name}: up")
+        self.say(f"{process.name}: up")
         return True
 
-    def _ended(self) -> tuple[Part, int] | None:
-        for part, process in self._running:
-            if (status := process.poll()) is not None:
-                return part, status
+    def _ended(self) -> tuple[JobProcess, int] | None:
+        for process, guard in self._running:
+            if (status := guard.poll()) is not None:
+                return process, status
         return None
 
-    def _show_end(self, part: Part, status: int) -> None:
-        self.say(f"{part.name}: ended with status {status}")
-        self.say(end_of_log(part.log))
+    def _show_end(self, process: JobProcess, status: int) -> None:
+        self.say(f"{process.name}: ended with status {status}")
+        self.say(end_of_log(process.log))
 
 
-def _why(part: Part, output: str) -> list[str]:
-    """The last line of a part's output that says why it failed, if there is one."""
-    lines = output.replace("\r", "\n").splitlines() if part.says_why else []
-    return [line for line in lines if line.startswith(part.says_why)][-1:]
+def _why(process: JobProcess, output: str) -> list[str]:
+    """The last line of a process's output that says why it failed, if there is one."""
+    lines = output.replace("\r", "\n").splitlines() if process.says_why else []
+    return [line for line in lines if line.startswith(process.says_why)][-1:]
 
 
 def ranks(pid: int) -> list[psutil.Process]:

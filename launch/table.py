@@ -14,7 +14,7 @@ from rollout.evaluation.tables import markdown_table, percent_interval
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
+class SweepRun:
     """One run of a sweep."""
 
     name: str
@@ -26,26 +26,26 @@ class Job:
     """Of its report.json, those after training; empty without one."""
 
 
-def read_jobs(folder: Path) -> list[Job]:
+def read_runs(folder: Path) -> list[SweepRun]:
     """The runs under ``folder``, in the order of their names.
 
     Raises:
         FileNotFoundError: If there is none.
     """
-    jobs = [_read_job(path.parent, folder) for path in sorted(folder.rglob("status"))]
-    if not jobs:
+    runs = [_read_run(path.parent, folder) for path in sorted(folder.rglob("status"))]
+    if not runs:
         raise FileNotFoundError(
             f"{folder} holds no run of a sweep. Give the folder that python -m launch --multirun wrote, "
             "hydra.sweep.dir."
         )
-    return jobs
+    return runs
 
 
-def _read_job(folder: Path, sweep: Path) -> Job:
+def _read_run(folder: Path, sweep: Path) -> SweepRun:
     said = (folder / "status").read_text().strip()
     report = folder / "report.json"
     rows = json.loads(report.read_text())["rows"] if report.is_file() else []
-    return Job(
+    return SweepRun(
         name=str(folder.relative_to(sweep)),
         overrides=tuple((folder / "job.txt").read_text().split("\n")[:-1]),
         status={"0": "done", "running": "running"}.get(said, f"failed ({said})"),
@@ -53,22 +53,22 @@ def _read_job(folder: Path, sweep: Path) -> Job:
     )
 
 
-def table(jobs: Sequence[Job]) -> str:
+def table(runs: Sequence[SweepRun]) -> str:
     """Markdown: what differs between the runs, and their accuracies after training."""
-    pairs = [_settings(job) for job in jobs]
+    pairs = [_settings(run) for run in runs]
     keys = [key for key in dict.fromkeys(k for p in pairs for k in p) if len({p.get(key) for p in pairs}) > 1]
-    operators = list(dict.fromkeys(row["operator"] for job in jobs for row in job.rows))
+    operators = list(dict.fromkeys(row["operator"] for run in runs for row in run.rows))
     header = [*(keys or ["run"]), "status", *(f"{name} % [95%]" for name in operators)]
     rows = []
-    for job, own in zip(jobs, pairs, strict=True):
-        cells = [own.get(key, "") for key in keys] or [job.name]
-        found = {row["operator"]: row for row in job.rows}
-        rows.append([*cells, job.status, *(_accuracy(found.get(name)) for name in operators)])
+    for run, own in zip(runs, pairs, strict=True):
+        cells = [own.get(key, "") for key in keys] or [run.name]
+        found = {row["operator"]: row for row in run.rows}
+        rows.append([*cells, run.status, *(_accuracy(found.get(name)) for name in operators)])
     return "\n".join(markdown_table(header, rows)) + "\n"
 
 
-def _settings(job: Job) -> dict[str, str]:
-    split = (item.partition("=") for item in job.overrides)
+def _settings(run: SweepRun) -> dict[str, str]:
+    split = (item.partition("=") for item in run.overrides)
     return {key: value for key, _, value in split}
 
 
@@ -78,13 +78,13 @@ def _accuracy(row: dict[str, Any] | None) -> str:
     return percent_interval(row["accuracy"], row["ci_low"], row["ci_high"])
 
 
-def draw(jobs: Sequence[Job], path: Path) -> None:
+def draw(runs: Sequence[SweepRun], path: Path) -> None:
     """Accuracies after training with their intervals, a line a run."""
-    shown = [job for job in jobs if job.rows]
-    operators = list(dict.fromkeys(row["operator"] for job in shown for row in job.rows))
+    shown = [run for run in runs if run.rows]
+    operators = list(dict.fromkeys(row["operator"] for run in shown for row in run.rows))
     figure, axes = plt.subplots(figsize=(8, 1.2 + 0.5 * len(shown)), layout="constrained")
     for shift, name in enumerate(operators):
-        points = [(i, row) for i, job in enumerate(shown) for row in job.rows if row["operator"] == name]
+        points = [(i, row) for i, run in enumerate(shown) for row in run.rows if row["operator"] == name]
         means = [100 * row["accuracy"] for _, row in points]
         spans = [
             [100 * (row["accuracy"] - row["ci_low"]) for _, row in points],
@@ -92,7 +92,7 @@ def draw(jobs: Sequence[Job], path: Path) -> None:
         ]
         heights = [i + 0.15 * (shift - (len(operators) - 1) / 2) for i, _ in points]
         axes.errorbar(means, heights, xerr=spans, fmt="o", capsize=3, label=name)
-    axes.set_yticks(range(len(shown)), [job.name for job in shown])
+    axes.set_yticks(range(len(shown)), [run.name for run in shown])
     axes.set_ylim(len(shown) - 0.5, -0.5)
     axes.set_xlabel("solved after training, % of held-out problems (95% intervals)")
     axes.grid(axis="x", alpha=0.3)
@@ -108,14 +108,14 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="of the sweep, e.g. multirun/demo")
     folder = parser.parse_args().folder
     try:
-        jobs = read_jobs(folder)
+        runs = read_runs(folder)
     except FileNotFoundError as error:
         sys.exit(f"table: {error}")
-    text = table(jobs)
+    text = table(runs)
     (folder / "table.md").write_text(text)
     written = ["table.md"]
-    if any(job.rows for job in jobs):
-        draw(jobs, folder / "table.png")
+    if any(run.rows for run in runs):
+        draw(runs, folder / "table.png")
         written.append("table.png")
     print(text)
     print(f"Written to {folder}: {', '.join(written)}", file=sys.stderr)

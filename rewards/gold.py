@@ -10,8 +10,8 @@ from rewards.answers.algebra import squash
 from rewards.answers.extract import boxed_answer
 from rewards.answers.latex import normalise
 from rewards.answers.shapes import (
+    Compound,
     Expression,
-    Group,
     Interval,
     Matrix,
     Named,
@@ -101,7 +101,7 @@ def expressions_of(shape: Shape) -> tuple[str, ...]:
             return (shape.text,)
         case Named():
             return expressions_of(shape.value)
-        case Group():
+        case Compound():
             return tuple(text for item in shape.items for text in expressions_of(item))
         case Interval():
             return expressions_of(shape.low) + expressions_of(shape.high)

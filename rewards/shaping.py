@@ -159,8 +159,8 @@ def leak_penalty(item: RewardInput, *, options: ShapingOptions) -> float:
     return 0.0 if extract(item.completion, rules).answer is None else -1.0
 
 
-Group = Sequence[RewardInput]
-TERMS: dict[str, Callable[[Group, ShapingOptions], list[float]]] = {
+GroupInputs = Sequence[RewardInput]
+TERMS: dict[str, Callable[[GroupInputs, ShapingOptions], list[float]]] = {
     "outcome": lambda group, options: [
         outcome(item.verdict, wrong_reward=options.wrong_reward) for item in group
     ],

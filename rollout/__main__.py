@@ -18,7 +18,7 @@ from rewards.gold import check_gold
 from rewards.grader import Grader
 from rollout.build import build_operator, load_tokenizer, policy_settings
 from rollout.engine import RolloutEngine
-from rollout.evaluation.evaluate import Comparison, Job, Progress, evaluate, missing
+from rollout.evaluation.evaluate import Comparison, PlannedRollout, Progress, evaluate, missing
 from rollout.evaluation.journal import Journal
 from rollout.evaluation.pareto import draw_pareto
 from rollout.evaluation.report import compare, require_outcomes, write_report
@@ -88,7 +88,7 @@ def _comparison(config: EvaluationConfig) -> Comparison:
 def _is_complete(comparison: Comparison, journal: Journal) -> bool:
     """Whether no rollout is missing, neither of the operators nor for the votes."""
     done = journal.done
-    left = itertools.chain(comparison.jobs(), comparison.vote_jobs(journal.outcomes))
+    left = itertools.chain(comparison.planned(), comparison.planned_votes(journal.outcomes))
     return next(missing(left, done), None) is None
 
 
@@ -102,19 +102,19 @@ def _run_missing(
     with RolloutEngine(config.rollout, config.model.path, Path(config.output_dir) / "logs") as engine:
         settings = policy_settings(config.operator, config.rollout, engine.sampler, tokenizer)
 
-        def make(title: str, jobs: Callable[[], Iterator[Job]]) -> None:
+        def make(title: str, planned: Callable[[], Iterator[PlannedRollout]]) -> None:
             done = journal.done
-            total = sum(1 for _ in jobs())
-            left = sum(1 for _ in missing(jobs(), done))
+            total = sum(1 for _ in planned())
+            left = sum(1 for _ in missing(planned(), done))
             with Progress(journal, title=title, total=total, done=total - left) as sink:
                 limit = min(left, 2 * config.rollout.max_concurrency)
-                todo = missing(jobs(), done)
+                todo = missing(planned(), done)
                 work = evaluate(todo, settings, grader, sink, seed=config.seed, max_in_flight=limit)
                 engine.run(work, DAY_SECONDS)
 
-        make("evaluate", comparison.jobs)
+        make("evaluate", comparison.planned)
         # What the operators cost is known only now.
-        make("traces for the votes", lambda: comparison.vote_jobs(journal.outcomes))
+        make("traces for the votes", lambda: comparison.planned_votes(journal.outcomes))
 
 
 def _remember_config(config: EvaluationConfig, output_dir: Path) -> None:

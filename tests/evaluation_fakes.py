@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fakes import EvenIsCorrect, ScriptedPolicy, operator, problem, settings
 
-from rollout.evaluation.evaluate import Comparison, Job, evaluate, missing
+from rollout.evaluation.evaluate import Comparison, PlannedRollout, evaluate, missing
 from rollout.evaluation.journal import Journal
 from rollout.evaluation.outcomes import Attempt, Failure, Outcome, Round
 from rollout.evaluation.report import Report, compare
@@ -76,18 +76,18 @@ def run_comparison(
     path: Path,
     policy: Sampler | None = None,
     *,
-    keep: Callable[[Iterable[Job]], Iterable[Job]] = iter,
+    keep: Callable[[Iterable[PlannedRollout]], Iterable[PlannedRollout]] = iter,
 ) -> Report:
     """What the command does, in a journal at ``path``; ``keep`` may leave jobs of the first stage out."""
     sampler = policy or ScriptedPolicy()
     with Journal(path) as journal:
 
-        def run(jobs: Iterable[Job]) -> None:
+        def run(jobs: Iterable[PlannedRollout]) -> None:
             work = evaluate(jobs, settings(sampler), EvenIsCorrect(), journal, seed=0, max_in_flight=8)
             asyncio.run(work)
 
-        run(keep(missing(made.jobs(), journal.done)))
-        run(missing(made.vote_jobs(journal.outcomes), journal.done))
+        run(keep(missing(made.planned(), journal.done)))
+        run(missing(made.planned_votes(journal.outcomes), journal.done))
         return report_of(made, journal)
 
 

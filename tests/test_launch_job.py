@@ -14,9 +14,9 @@ from conftest import REPO, config_with
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from configs.schema import JobConfig
-from launch.job import assignment, parts
-from launch.supervise import Part, Supervisor, ranks
-from launch.table import draw, read_jobs, table
+from launch.job import assignment, job_processes
+from launch.supervise import JobProcess, Supervisor, ranks
+from launch.table import draw, read_runs, table
 from rollout.workers.local_worker import free_port
 
 BASE = ["model.path=x", "data.path=x"]
@@ -26,13 +26,13 @@ def _job(*overrides: str) -> JobConfig:
     return config_with("job", BASE, overrides)
 
 
-def _parts(*overrides: str) -> dict[str, Part]:
-    made = parts(_job(*overrides), [*BASE, *overrides], {"HOME": "/home/me"}, port=8100)
-    return {part.name: part for part in made}
+def _processes(*overrides: str) -> dict[str, JobProcess]:
+    made = job_processes(_job(*overrides), [*BASE, *overrides], {"HOME": "/home/me"}, port=8100)
+    return {process.name: process for process in made}
 
 
 def test_a_job_is_workers_on_fixed_ports_and_a_trainer_that_knows_them():
-    made = _parts("rollout.num_workers=2", "rollout.max_model_len=3000", "algo.num_generations=4")
+    made = _processes("rollout.num_workers=2", "rollout.max_model_len=3000", "algo.num_generations=4")
     assert list(made) == ["workers", "trainer"]
     workers, trainer = made["workers"], made["trainer"]
     assert {"rollout.num_workers=2", "rollout.max_model_len=3000", "rollout.port=8100"} <= set(
@@ -54,23 +54,23 @@ def test_a_value_survives_hydra_whatever_it_holds(value: str):
 
 
 def test_the_trainer_is_not_told_what_concerns_the_job_alone():
-    made = _parts("gpus=8", "plan.train_mfu=0.5", "hardware.memory_gib=40", "launch.accelerate=gpu_zero2")
+    made = _processes("gpus=8", "plan.train_mfu=0.5", "hardware.memory_gib=40", "launch.accelerate=gpu_zero2")
     command = made["trainer"].command
     assert not [item for item in command if item.startswith(("gpus", "plan", "hardware", "launch."))]
 
 
 def test_workers_take_the_first_gpus_and_the_trainer_the_others():
-    made = _parts("gpus=8", "rollout.num_workers=3")
+    made = _processes("gpus=8", "rollout.num_workers=3")
     assert made["workers"].environment["CUDA_VISIBLE_DEVICES"] == "0,1,2"
     assert made["trainer"].environment["CUDA_VISIBLE_DEVICES"] == "3,4,5,6,7"
     command = list(made["trainer"].command)
     assert command[command.index("--num_processes") + 1] == "5"
     with pytest.raises(ValueError, match=r"gpus is 2 and rollout\.num_workers 2: .* at least one GPU each"):
-        _parts("gpus=2", "rollout.num_workers=2")
+        _processes("gpus=2", "rollout.num_workers=2")
 
 
 def test_workers_that_sleep_share_the_trainers_gpus():
-    made = _parts("gpus=2", "rollout.num_workers=2", "rollout.enable_sleep_mode=true")
+    made = _processes("gpus=2", "rollout.num_workers=2", "rollout.enable_sleep_mode=true")
     assert made["workers"].environment["CUDA_VISIBLE_DEVICES"] == "0,1"
     assert made["trainer"].environment["CUDA_VISIBLE_DEVICES"] == "0,1"
     assert "rollout.enable_sleep_mode=true" in made["workers"].command
@@ -79,23 +79,23 @@ def test_workers_that_sleep_share_the_trainers_gpus():
     with pytest.raises(
         ValueError, match=r"gpus is 2 and rollout\.num_workers 3: .* no more workers than GPUs"
     ):
-        _parts("gpus=2", "rollout.num_workers=3", "rollout.enable_sleep_mode=true")
+        _processes("gpus=2", "rollout.num_workers=3", "rollout.enable_sleep_mode=true")
 
 
 def test_workers_that_run_elsewhere_are_not_started_and_several_machines_are_refused():
-    made = _parts("rollout.urls=[http://a:1]")
+    made = _processes("rollout.urls=[http://a:1]")
     assert list(made) == ["trainer"]
     assert made["trainer"].command[-2] == "rollout.urls=[http://a:1]"
     with pytest.raises(ValueError, match=r"nodes is 2: python -m launch runs a job on one machine"):
-        _parts("nodes=2", "gpus=8")
+        _processes("nodes=2", "gpus=8")
 
 
-def _script(name: str, code: str, log: Path, **options) -> Part:
+def _script(name: str, code: str, log: Path, **options) -> JobProcess:
     command = [sys.executable, "-c", code]
-    return Part(name=name, command=command, log=log, environment=dict(os.environ), **options)
+    return JobProcess(name=name, command=command, log=log, environment=dict(os.environ), **options)
 
 
-def _serving(log: Path, port: int) -> Part:
+def _serving(log: Path, port: int) -> JobProcess:
     code = f"""
 import http.server
 class Healthy(http.server.BaseHTTPRequestHandler):
@@ -107,7 +107,7 @@ http.server.HTTPServer(("127.0.0.1", {port}), Healthy).serve_forever()
     return _script("workers", code, log, ready_urls=(f"http://127.0.0.1:{port}/health",), ready_seconds=20)
 
 
-def _run(made: list[Part]) -> tuple[int, str]:
+def _run(made: list[JobProcess]) -> tuple[int, str]:
     """The status and what was said; nothing is left running."""
     said: list[str] = []
     before = {process.pid for process in psutil.Process().children(recursive=True)}
@@ -287,7 +287,7 @@ def test_the_table_of_a_sweep_shows_what_differs_and_how_each_run_ended(tmp_path
     _swept(tmp_path, "1e-4", "0", 0.875)
     _swept(tmp_path, "1e-3", "3", None)
     _swept(tmp_path, "1e-2", "running", None)
-    assert table(read_jobs(tmp_path)).splitlines() == [
+    assert table(read_runs(tmp_path)).splitlines() == [
         "| algo.learning_rate | status | pdr % [95%] |",
         "| --- | --- | --- |",
         "| 1e-2 | running |  |",
@@ -295,14 +295,14 @@ def test_the_table_of_a_sweep_shows_what_differs_and_how_each_run_ended(tmp_path
         "| 1e-4 | done | 87.5 [82.5, 92.5] |",
     ]
     with pytest.raises(FileNotFoundError, match="holds no run of a sweep"):
-        read_jobs(tmp_path / "1e-4" / "nothing")
+        read_runs(tmp_path / "1e-4" / "nothing")
 
 
 @pytest.mark.component
 def test_the_plot_of_a_sweep_is_drawn(tmp_path: Path):
     for i in range(3):
         _swept(tmp_path, f"run{i}", "0", 0.5 + i / 10)
-    draw(read_jobs(tmp_path), tmp_path / "table.png")
+    draw(read_runs(tmp_path), tmp_path / "table.png")
     assert (tmp_path / "table.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -324,7 +324,7 @@ def test_a_sweep_goes_on_after_a_failure_and_knows_its_own_runs(tmp_path: Path):
     done = sweep("gpus=8", "nodes=2,3", "algo.num_generations=8,1")
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("num_generations must be at least 2, got 1") == 2
-    assert [job.status for job in read_jobs(tmp_path / "sweep")] == ["failed (2)"] * 4
+    assert [run.status for run in read_runs(tmp_path / "sweep")] == ["failed (2)"] * 4
     (tmp_path / "sweep" / "0" / "status").write_text("0")
     again = sweep("gpus=8", "nodes=2,3", "algo.num_generations=8,1")
     assert f"{tmp_path}/sweep/0: done already" in again.stdout
@@ -354,7 +354,7 @@ def _swept_by(plugin: str, folder: Path, *options: str) -> subprocess.CompletedP
 def test_jobs_of_a_sweep_may_run_side_by_side(tmp_path: Path):
     done = _swept_by("hydra/launcher=joblib", tmp_path / "sweep", "seed=1,2,3", "hydra.launcher.n_jobs=2")
     assert done.returncode == 0, done.stderr
-    assert [job.status for job in read_jobs(tmp_path / "sweep")] == ["failed (2)"] * 3
+    assert [run.status for run in read_runs(tmp_path / "sweep")] == ["failed (2)"] * 3
 
 
 @pytest.mark.component
@@ -364,7 +364,7 @@ def test_a_search_maximises_the_accuracy_of_the_report_and_is_gone_on_with(tmp_p
     search = ("hydra/sweeper=optuna", folder, *options, "seed=choice(1,2,3,4,5)")
     done = _swept_by(*search)
     assert done.returncode == 0, done.stderr
-    assert len(read_jobs(folder)) == 3
+    assert len(read_runs(folder)) == 3
     for number, accuracy in enumerate((0.25, 0.75, 0.5)):
         row = {"operator": "pdr", "phase": "after", "accuracy": accuracy}
         (folder / str(number) / "status").write_text("0")

@@ -10,7 +10,7 @@ import pytest
 from evaluation_fakes import OPERATORS, TRACE, Kept, comparison, outcome, run_comparison
 from fakes import CODEC, EvenIsCorrect, SamplerOf, ScriptedPolicy, operator, problem, settings
 
-from rollout.evaluation.evaluate import Comparison, Job, evaluate, missing
+from rollout.evaluation.evaluate import Comparison, PlannedRollout, evaluate, missing
 from rollout.evaluation.journal import read_journal
 from rollout.evaluation.outcomes import Key, Outcome
 from rollout.evaluation.report import write_report
@@ -22,7 +22,7 @@ def _run(
     made: Comparison, sampler: Sampler | None = None, *, seed: int = 0, done: Collection[Key] = ()
 ) -> Kept:
     sink = Kept()
-    jobs = missing(made.jobs(), done)
+    jobs = missing(made.planned(), done)
     asyncio.run(
         evaluate(
             jobs, settings(sampler or ScriptedPolicy()), EvenIsCorrect(), sink, seed=seed, max_in_flight=8
@@ -84,7 +84,7 @@ def test_rollouts_under_way_are_bounded_and_jobs_are_taken_as_they_start():
     def jobs():
         for i in range(40):
             taken.append(f"p{i}")
-            yield Job(problem=problem(f"p{i}"), operator=TRACE, sample=0)
+            yield PlannedRollout(problem=problem(f"p{i}"), operator=TRACE, sample=0)
 
     async def generate(prompt, sampling, n):
         nonlocal most
@@ -123,24 +123,27 @@ def test_votes_need_as_many_traces_as_the_dearest_operator_costs():
         outcome("p0", ["2", "3", "4"], ["2"], operator="pdr"),
         outcome("p0", ["2"], ["3"], operator="sr"),
     ]
-    jobs = [job.key for job in made.vote_jobs(outcomes)]
+    jobs = [job.key for job in made.planned_votes(outcomes)]
     assert jobs == [("p0", "trace", 2), ("p0", "trace", 3), ("p1", "trace", 2), ("p1", "trace", 3)]
-    assert list(made.vote_jobs(outcomes[:1] + outcomes[2:])) == []
+    assert list(made.planned_votes(outcomes[:1] + outcomes[2:])) == []
 
 
 def test_without_traces_in_the_comparison_one_a_problem_tells_their_price():
     pdr = operator((4, 1))
     made = Comparison(problems=[problem("a"), problem("b")], operators=[pdr], trace=TRACE, samples=2)
-    assert [job.key for job in made.jobs() if job.operator is TRACE] == [("a", "trace", 0), ("b", "trace", 0)]
+    assert [job.key for job in made.planned() if job.operator is TRACE] == [
+        ("a", "trace", 0),
+        ("b", "trace", 0),
+    ]
     outcomes = [outcome("a", ["2"]), outcome("a", ["2", "3", "4"], ["2"], operator="pdr")]
-    assert [job.sample for job in made.vote_jobs(outcomes)] == [1, 2, 3, 1, 2, 3]
+    assert [job.sample for job in made.planned_votes(outcomes)] == [1, 2, 3, 1, 2, 3]
 
 
 def test_a_vote_alone_needs_no_trace():
     vote = operator((4, 1), name="majority")
     made = Comparison(problems=[problem("a")], operators=[vote], trace=TRACE, samples=2)
-    assert [job.key for job in made.jobs()] == [("a", "majority", 0), ("a", "majority", 1)]
-    assert list(made.vote_jobs([outcome("a", ["2", "4"], ["2"], operator="majority")])) == []
+    assert [job.key for job in made.planned()] == [("a", "majority", 0), ("a", "majority", 1)]
+    assert list(made.planned_votes([outcome("a", ["2", "4"], ["2"], operator="majority")])) == []
 
 
 def _report_text(folder: Path, report) -> tuple[str, dict]:

@@ -15,7 +15,7 @@ from rollout.evaluation.matched_votes import Match, matches, vote_row
 from rollout.evaluation.outcomes import Failure, Outcome
 from rollout.evaluation.pareto import draw_pareto
 from rollout.evaluation.report import Report, Run, busy_seconds, compare, require_outcomes, write_report
-from rollout.evaluation.report_rows import Difference, Row, Vote, Whole
+from rollout.evaluation.report_rows import Difference, ReportRow, Vote, Whole
 from rollout.evaluation.transitions import Transition
 
 DEMO_FIELDS = {
@@ -187,5 +187,7 @@ def test_a_pareto_picture_is_drawn_from_any_rows(tmp_path: Path):
 
 def test_every_field_of_the_report_is_defined_in_the_docs():
     documented = set(re.findall(r"`(\w+)`", (REPO / "docs" / "metrics.md").read_text()))
-    written = {f.name for record in (Row, Transition, Whole, Vote, Run, Difference) for f in fields(record)}
+    written = {
+        f.name for record in (ReportRow, Transition, Whole, Vote, Run, Difference) for f in fields(record)
+    }
     assert written - {"by_problem", "transition", "whole", "vote"} <= documented

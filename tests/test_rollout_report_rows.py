@@ -11,10 +11,10 @@ from evaluation_fakes import outcome
 from fakes import EvenIsCorrect
 
 from rollout.evaluation.outcomes import Outcome, Round, accuracy_by_problem, group_answers
-from rollout.evaluation.report_rows import Row, difference, operator_rows, pairwise
+from rollout.evaluation.report_rows import ReportRow, difference, operator_rows, pairwise
 
 
-def _rows(outcomes: Sequence[Outcome], trace: dict[str, float] | None = None, **rest) -> list[Row]:
+def _rows(outcomes: Sequence[Outcome], trace: dict[str, float] | None = None, **rest) -> list[ReportRow]:
     classes = asyncio.run(group_answers(outcomes, EvenIsCorrect().same))
     return operator_rows(outcomes, classes, trace=trace, **rest)
 

@@ -24,7 +24,7 @@ from rollout.collection.problem_stream import ProblemStream
 from rollout.collection.producer import Producer
 from rollout.endpoints.chat import ChatEndpoint
 from rollout.engine import RolloutEngine
-from rollout.evaluation.evaluate import Job, evaluate
+from rollout.evaluation.evaluate import PlannedRollout, evaluate
 from rollout.operators import Operator, run_operator
 from rollout.prompts import Codec
 from rollout.records import (
@@ -401,7 +401,7 @@ def test_greedy_rollouts_are_the_same_twice(engine: RolloutEngine, rollout_confi
 
     def once() -> dict[str, list[tuple[int, ...]]]:
         sink = Kept()
-        jobs = [Job(problem=each, operator=operator, sample=0) for each in problems]
+        jobs = [PlannedRollout(problem=each, operator=operator, sample=0) for each in problems]
         engine.run(evaluate(jobs, _settings(engine, config), EvenIsCorrect(), sink, seed=0), 120)
         return {made.problem.id: [call.completion_ids for call in made.calls] for made in sink.rollouts}
 
@@ -458,7 +458,7 @@ def _evaluate_and_kill(engine: RolloutEngine, config: RolloutConfig, operator: O
     """
     problems = [Problem(id=f"p{i}", question=f"{i} + 1 =", answer="0") for i in range(40)]
     guard = engine._fleet.workers[0]._process.pid  # type: ignore[union-attr]
-    jobs = [Job(problem=each, operator=operator, sample=0) for each in problems]
+    jobs = [PlannedRollout(problem=each, operator=operator, sample=0) for each in problems]
     sink = Kept()
 
     async def kill_midway() -> None:

@@ -10,11 +10,11 @@ from configs.schema import TrainingConfig
 from rewards.build import build_scorer
 from rewards.grader import Grader
 from rollout.engine import RolloutEngine
-from rollout.evaluation.evaluate import Job, Progress, evaluate, missing
+from rollout.evaluation.evaluate import PlannedRollout, Progress, evaluate, missing
 from rollout.evaluation.journal import Journal, read_journal
 from rollout.evaluation.outcomes import Failure, Key, Outcome, accuracy_by_problem, by_operator, group_answers
 from rollout.evaluation.report import Report, count_reasons, require_outcomes, summary, write_report
-from rollout.evaluation.report_rows import Difference, Row, difference, operator_rows, pairwise
+from rollout.evaluation.report_rows import Difference, ReportRow, difference, operator_rows, pairwise
 from rollout.operators import Operator
 from rollout.policy import PolicySettings
 from rollout.records import Problem
@@ -65,15 +65,15 @@ class HeldOutEvaluator:
 
     def _run_missing(self, phase: str, journal: Journal) -> None:
         train = self._config.train
-        jobs = [
-            Job(problem=problem, operator=operator, sample=sample)
+        planned = [
+            PlannedRollout(problem=problem, operator=operator, sample=sample)
             for problem in self._problems
             for sample in range(train.eval_samples)
             for operator in self._operators
         ]
-        left = list(missing(jobs, journal.done))
+        left = list(missing(planned, journal.done))
         title = f"evaluate {phase}"
-        with Progress(journal, title=title, total=len(jobs), done=len(jobs) - len(left)) as sink:
+        with Progress(journal, title=title, total=len(planned), done=len(planned) - len(left)) as sink:
             work = evaluate(
                 left,
                 self._settings,
@@ -108,7 +108,7 @@ def write_run_report(config: TrainingConfig) -> str:
     phases = [BEFORE, *(n for n in names if n.startswith("step_")), AFTER]
     outcomes: list[Outcome] = []
     failures: list[Failure] = []
-    rows: dict[str, list[Row]] = {}
+    rows: dict[str, list[ReportRow]] = {}
     with build_scorer(config.rewards, config.operator.thinking) as scorer:
         for phase in phases:
             if phase in names:
@@ -131,7 +131,7 @@ def _phase_rows(
     outcomes: Sequence[Outcome],
     failures: Mapping[Key, Failure],
     grader: Grader,
-) -> list[Row]:
+) -> list[ReportRow]:
     """The answers' rows of one phase, operators in the order of the config."""
     ordered = sorted(outcomes, key=lambda o: (o.problem_id, o.sample))
     classes = asyncio.run(group_answers(ordered, grader.same))
@@ -145,7 +145,7 @@ def _phase_rows(
     ]
 
 
-def _differences(rows: Mapping[str, Sequence[Row]]) -> list[Difference]:
+def _differences(rows: Mapping[str, Sequence[ReportRow]]) -> list[Difference]:
     """What training gained each operator, then the operators against one another in each phase."""
     before = {row.operator: row for row in rows.get(BEFORE, [])}
     gained = [

@@ -28,7 +28,7 @@ BYTES = {"float32": 4, "bfloat16": 2}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Split:
+class GpuSplit:
     """GPUs of the trainer and of the workers, with what comes of it."""
 
     trainer: int
@@ -79,12 +79,12 @@ class Plan:
     file: AccelerateFile
     work: Workload
     flops: float
-    splits: tuple[Split, ...]
+    splits: tuple[GpuSplit, ...]
     fixes: tuple[str, ...]
     """Options that make it fit; empty where it fits."""
 
     @property
-    def best(self) -> Split:
+    def best(self) -> GpuSplit:
         """The fastest split that fits, else the one whose trainer is nearest to fitting."""
         fitting = [split for split in self.splits if split.fits and split.seconds is not None]
         if fitting:
@@ -137,7 +137,9 @@ def possible_splits(config: JobConfig, file: AccelerateFile) -> list[tuple[int, 
     return splits
 
 
-def _splits(config: JobConfig, model: Architecture, file: AccelerateFile, work: Workload) -> Iterator[Split]:
+def _splits(
+    config: JobConfig, model: Architecture, file: AccelerateFile, work: Workload
+) -> Iterator[GpuSplit]:
     size = BYTES[config.model.dtype]
     limit = config.hardware.memory_gib * GIB
     trainer_limit = limit - (config.plan.runtime_gib * GIB if config.gpus else 0)
@@ -164,7 +166,7 @@ def _splits(config: JobConfig, model: Architecture, file: AccelerateFile, work: 
         )
         worker = _worker(config, model, limit)
         holds_one = worker.tokens >= config.rollout.max_model_len
-        yield Split(
+        yield GpuSplit(
             trainer=trainer,
             workers=workers,
             trainer_memory=memory,

@@ -3,7 +3,7 @@
 import math
 from dataclasses import asdict
 
-from launch.plan.planning import GIB, Plan, Split
+from launch.plan.planning import GIB, GpuSplit, Plan
 from launch.plan.workload import adapters_of, longest_row
 
 UNITS = {
@@ -136,7 +136,7 @@ def _time(plan: Plan) -> list[str]:
     return lines
 
 
-def _time_line(split: Split) -> str:
+def _time_line(split: GpuSplit) -> str:
     name = f"  {split.trainer}:{split.workers}"
     if not split.fits:
         who = "trainer" if not split.trainer_fits else "workers"

@@ -7,7 +7,17 @@ decimal may be a rounded value, an answer may not), so both are keyword-only eve
 import re
 
 from rewards.answers.algebra import Algebra, squash
-from rewards.answers.shapes import Expression, Group, Interval, Matrix, Named, Number, Relation, Shape, Text
+from rewards.answers.shapes import (
+    Compound,
+    Expression,
+    Interval,
+    Matrix,
+    Named,
+    Number,
+    Relation,
+    Shape,
+    Text,
+)
 from rewards.answers.structure import canonical_spelling, parse_shape, parse_spelling
 from rewards.answers.values import same_value
 
@@ -66,9 +76,9 @@ def _other_readings(*, gold: tuple[str, Shape], answer: tuple[str, Shape]) -> li
     if _places(answer_shape) > 1 and decimal_comma.fullmatch(gold_text):
         readings.append((parse_shape(gold_text.replace(",", "."), is_gold=True), answer_shape))
     thousands = re.compile(r"-?[1-9]\d{0,2}(?:,[1-9]\d{2})+")
-    if isinstance(answer_shape, Group) and thousands.fullmatch(gold_text):
+    if isinstance(answer_shape, Compound) and thousands.fullmatch(gold_text):
         readings.append((parse_shape(gold_text.replace(",", ", "), is_gold=True), answer_shape))
-    if isinstance(gold_shape, Group) and thousands.fullmatch(answer_text):
+    if isinstance(gold_shape, Compound) and thousands.fullmatch(answer_text):
         readings.append((gold_shape, parse_shape(answer_text.replace(",", ", "))))
     return readings
 
@@ -106,10 +116,10 @@ def _same(*, gold: Shape, answer: Shape, algebra: Algebra) -> bool:
                 value = algebra.chain_value(chain=answer)
                 return value is not None and _same(gold=gold, answer=parse_shape(value), algebra=algebra)
             return _same_range(gold=gold, answer=answer, algebra=algebra)
-        case Group(), _:
-            return _same_group(gold=gold, answer=answer, algebra=algebra)
-        case _, Group():
-            return _group_for_single(gold=gold, answer=answer, algebra=algebra)
+        case Compound(), _:
+            return _same_compound(gold=gold, answer=answer, algebra=algebra)
+        case _, Compound():
+            return _compound_for_single(gold=gold, answer=answer, algebra=algebra)
         case Interval(), Interval():
             return (
                 gold.low_closed == answer.low_closed
@@ -127,7 +137,7 @@ def _same(*, gold: Shape, answer: Shape, algebra: Algebra) -> bool:
             return False
 
 
-_NOT_A_SIDE = (Group, Relation, Interval, Matrix, Text)
+_NOT_A_SIDE = (Compound, Relation, Interval, Matrix, Text)
 
 
 def _same_named(*, gold: Named, answer: Named, algebra: Algebra) -> bool:
@@ -168,7 +178,7 @@ _VARIABLE = re.compile(r"[a-zA-Z](?:_\{?\w\}?)?|\\(?:alpha|beta|theta|lambda|phi
 _FLIPPED = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le"}
 
 
-def _range_of(relation: Relation) -> Interval | Group | None:
+def _range_of(relation: Relation) -> Interval | Compound | None:
     """The interval that `a < x \\le b`, `x \\ge a` or `a > x` describes; None for anything else."""
     sides = relation.sides
     signs: tuple[str, ...] = relation.signs
@@ -193,10 +203,10 @@ def _range_of(relation: Relation) -> Interval | Group | None:
     return None
 
 
-def _interval(low: Shape, high: Shape, low_closed: bool, high_closed: bool) -> Interval | Group:
+def _interval(low: Shape, high: Shape, low_closed: bool, high_closed: bool) -> Interval | Compound:
     if not low_closed and not high_closed:
         # Written `(a, b)`, which is how a pair is written too.
-        return Group(kind="tuple", items=(low, high))
+        return Compound(kind="tuple", items=(low, high))
     return Interval(low=low, high=high, low_closed=low_closed, high_closed=high_closed)
 
 
@@ -206,15 +216,15 @@ def _same_range(*, gold: Shape, answer: Shape, algebra: Algebra) -> bool:
     answer_range = _range_of(answer) if isinstance(answer, Relation) else answer
     if gold_range is None or answer_range is None:
         return False
-    if not isinstance(gold_range, Interval | Group) or not isinstance(answer_range, Interval | Group):
+    if not isinstance(gold_range, Interval | Compound) or not isinstance(answer_range, Interval | Compound):
         return False
     return _same(gold=gold_range, answer=answer_range, algebra=algebra)
 
 
-def _same_group(*, gold: Group, answer: Shape, algebra: Algebra) -> bool:
+def _same_compound(*, gold: Compound, answer: Shape, algebra: Algebra) -> bool:
     if isinstance(answer, Matrix) and gold.kind == "tuple":
         return _same_in_order(gold.items, _vector(answer), algebra)
-    if not isinstance(answer, Group):
+    if not isinstance(answer, Compound):
         # A list of one value, e.g. a gold `x = 3, x = 3`.
         return gold.kind in ("list", "set") and _same_unordered(gold.items, (answer,), algebra)
     kinds = (gold.kind, answer.kind)
@@ -229,7 +239,7 @@ def _same_group(*, gold: Group, answer: Shape, algebra: Algebra) -> bool:
     return _same_unordered(gold.items, answer.items, algebra)
 
 
-def _group_for_single(*, gold: Shape, answer: Group, algebra: Algebra) -> bool:
+def _compound_for_single(*, gold: Shape, answer: Compound, algebra: Algebra) -> bool:
     if isinstance(gold, Matrix):
         vector = _vector(gold)
         return answer.kind == "tuple" and _same_in_order(vector, answer.items, algebra)

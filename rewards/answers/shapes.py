@@ -29,7 +29,7 @@ class Text:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Group:
+class Compound:
     """Several answers in one: kind is `list`, `set`, `tuple`, `union` or `row`."""
 
     kind: str
@@ -70,7 +70,7 @@ class Relation:
     signs: tuple[str, ...]
 
 
-Shape = Number | Expression | Text | Group | Interval | Matrix | Named | Relation
+Shape = Number | Expression | Text | Compound | Interval | Matrix | Named | Relation
 
 
 class UnreadableError(ValueError):

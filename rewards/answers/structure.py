@@ -9,8 +9,8 @@ import re
 from rewards.answers.latex import normalise, split_top, strip_outer, top_tokens
 from rewards.answers.quantity import parse_quantity
 from rewards.answers.shapes import (
+    Compound,
     Expression,
-    Group,
     Interval,
     Matrix,
     Named,
@@ -114,8 +114,8 @@ def _parse_all(parts: list[str], is_gold: bool, depth: int) -> tuple[Shape, ...]
     flat: list[Shape] = []
     for shape in shapes:
         # `1 \pm \sqrt{2}, 3` is three values.
-        is_list = isinstance(shape, Group) and shape.kind == "list"
-        flat.extend(shape.items if is_list and isinstance(shape, Group) else [shape])
+        is_list = isinstance(shape, Compound) and shape.kind == "list"
+        flat.extend(shape.items if is_list and isinstance(shape, Compound) else [shape])
     return tuple(flat)
 
 
@@ -137,7 +137,7 @@ def _read_list(text: str, is_gold: bool, depth: int) -> Shape | None:
         parts = [part for part in parts if part.strip()]
         if len(parts) < 2 or _is_prose(text):
             return None
-        return Group(kind="list", items=_parse_all(parts, is_gold, depth))
+        return Compound(kind="list", items=_parse_all(parts, is_gold, depth))
     if len(groups) > MAX_ITEMS:
         raise UnreadableError(f"It lists more than {MAX_ITEMS} answers.")
     rows: list[Shape] = []
@@ -145,8 +145,8 @@ def _read_list(text: str, is_gold: bool, depth: int) -> Shape | None:
         if not group:
             continue
         items = _parse_all(split_top(group, ","), is_gold, depth)
-        rows.append(items[0] if len(items) == 1 else Group(kind="tuple", items=items))
-    return rows[0] if len(rows) == 1 else Group(kind="list", items=tuple(rows))
+        rows.append(items[0] if len(items) == 1 else Compound(kind="tuple", items=items))
+    return rows[0] if len(rows) == 1 else Compound(kind="list", items=tuple(rows))
 
 
 def _is_prose(text: str) -> bool:
@@ -190,7 +190,7 @@ def _read_union(text: str, is_gold: bool, depth: int) -> Shape | None:
     parts = split_top(text, {r"\cup"})
     if len(parts) < 2:
         return None
-    return Group(kind="union", items=_parse_all(parts, is_gold, depth))
+    return Compound(kind="union", items=_parse_all(parts, is_gold, depth))
 
 
 def _outer_pair(text: str) -> tuple[str, str, str] | None:
@@ -219,7 +219,7 @@ def _read_brackets(text: str, is_gold: bool, depth: int) -> Shape | None:
     if opening in (r"\{", "{") and closing in (r"\}", "}"):
         if "|" in inside or r"\mid" in inside or ":" in inside:
             return None
-        return Group(kind="set", items=_parse_all(_items(inside), is_gold, depth))
+        return Compound(kind="set", items=_parse_all(_items(inside), is_gold, depth))
     if "(" not in opening and "[" not in opening and "langle" not in opening:
         return None
     if _ENVIRONMENT.fullmatch(inside):
@@ -239,7 +239,7 @@ def _read_brackets(text: str, is_gold: bool, depth: int) -> Shape | None:
             low_closed=opening == "[",
             high_closed=closing == "]",
         )
-    return Group(kind="tuple", items=shapes)
+    return Compound(kind="tuple", items=shapes)
 
 
 def _items(inside: str) -> list[str]:
@@ -255,7 +255,7 @@ def _read_matrix(text: str, is_gold: bool, depth: int) -> Shape | None:
     rows = [row for row in re.split(r"\\\\(?:\[[^\]]*\])?|\\cr\b", match[2]) if row.strip(" \\")]
     if match[1] in ("cases", "aligned"):
         joined = [row.replace("&", " ").strip(" ,") for row in rows]
-        return Group(kind="set", items=_parse_all(joined, is_gold, depth))
+        return Compound(kind="set", items=_parse_all(joined, is_gold, depth))
     if sum(row.count("&") + 1 for row in rows) > MAX_ITEMS:
         raise UnreadableError(f"It is a matrix of more than {MAX_ITEMS} entries.")
     cells = [
@@ -289,7 +289,7 @@ def _read_atom(text: str, is_gold: bool, depth: int) -> Shape:
             branch = text.replace(r"\pm", f" {upper} ").replace(r"\mp", f" {lower} ")
             branch = re.sub(r"(^|[({,])\s*\+ ", r"\1", branch)
             both.append(_parse(strip_outer(branch), is_gold=is_gold, depth=depth))
-        return Group(kind="list", items=tuple(both))
+        return Compound(kind="list", items=tuple(both))
     if re.fullmatch(r"\(?\s*[A-Za-z]\s*\)?", text):
         return Expression(text=text.strip("() "))
     text, unit = split_unit(text)

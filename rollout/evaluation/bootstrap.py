@@ -12,7 +12,7 @@ BLOCK = 4_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Interval:
+class ConfidenceInterval:
     """A mean with its 95% percentile-bootstrap interval."""
 
     mean: float
@@ -20,7 +20,7 @@ class Interval:
     high: float
 
 
-def bootstrap(values: Sequence[float], *, seed: int = 0, resamples: int = RESAMPLES) -> Interval:
+def bootstrap(values: Sequence[float], *, seed: int = 0, resamples: int = RESAMPLES) -> ConfidenceInterval:
     """Interval of the mean of ``values``, one per problem, resampling problems.
 
     For a paired difference give the differences per problem: their noise of common difficulty cancels.
@@ -37,7 +37,7 @@ def bootstrap_ratio(
     *,
     seed: int = 0,
     resamples: int = RESAMPLES,
-) -> Interval:
+) -> ConfidenceInterval:
     """Interval of sum(numerators) / sum(denominators), one of each per problem, resampling problems.
 
     Resamples in which the event never happened (denominators of 0) have no ratio and are left out.
@@ -59,4 +59,4 @@ def bootstrap_ratio(
         happened = sums[sums[:, 1] > 0]
         ratios.append(happened[:, 0] / happened[:, 1])
     low, high = np.quantile(np.concatenate(ratios), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Interval(mean=float(pairs[0].sum() / pairs[1].sum()), low=float(low), high=float(high))
+    return ConfidenceInterval(mean=float(pairs[0].sum() / pairs[1].sum()), low=float(low), high=float(high))

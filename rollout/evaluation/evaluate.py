@@ -17,7 +17,7 @@ from rollout.sampler import CallFailed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
+class PlannedRollout:
     """One rollout to make."""
 
     problem: Problem
@@ -79,34 +79,34 @@ class Comparison:
             return self.samples
         return int(any(operator.name != MAJORITY for operator in self.operators))
 
-    def jobs(self) -> Iterator[Job]:
+    def planned(self) -> Iterator[PlannedRollout]:
         """The operators' rollouts, and the traces that tell what a trace costs."""
         names = [operator.name for operator in self.operators]
         for problem in self.problems:
             for sample in range(self.samples):
                 for operator in self.operators:
-                    yield Job(problem=problem, operator=operator, sample=sample)
+                    yield PlannedRollout(problem=problem, operator=operator, sample=sample)
             if TRACE not in names:
                 yield from self._traces(problem, 0, self.num_traces)
 
-    def vote_jobs(self, outcomes: Iterable[Outcome]) -> Iterator[Job]:
+    def planned_votes(self, outcomes: Iterable[Outcome]) -> Iterator[PlannedRollout]:
         """The traces that matched votes need besides, given what the operators cost."""
         needed = max((match.votes for match in matches(outcomes, self.num_traces)), default=0)
         for problem in self.problems:
             yield from self._traces(problem, self.num_traces, needed)
 
-    def _traces(self, problem: Problem, start: int, stop: int) -> Iterator[Job]:
+    def _traces(self, problem: Problem, start: int, stop: int) -> Iterator[PlannedRollout]:
         for sample in range(start, stop):
-            yield Job(problem=problem, operator=self.trace, sample=sample)
+            yield PlannedRollout(problem=problem, operator=self.trace, sample=sample)
 
 
-def missing(jobs: Iterable[Job], done: Collection[Key]) -> Iterator[Job]:
-    """The jobs that are not done."""
-    return (job for job in jobs if job.key not in done)
+def missing(planned: Iterable[PlannedRollout], done: Collection[Key]) -> Iterator[PlannedRollout]:
+    """Those that are not done."""
+    return (item for item in planned if item.key not in done)
 
 
 async def evaluate(
-    jobs: Iterable[Job],
+    planned: Iterable[PlannedRollout],
     settings: PolicySettings,
     grader: Grader,
     sink: Sink,
@@ -114,13 +114,13 @@ async def evaluate(
     seed: int,
     max_in_flight: int = 512,
 ) -> None:
-    """Makes the rollouts of ``jobs``, with no barrier between them.
+    """Makes the rollouts of ``planned``, with no barrier between them.
 
-    A job is taken from ``jobs`` only when it starts, so memory does not grow with their number. A rollout
+    One is taken from ``planned`` only when it starts, so memory does not grow with their number. A rollout
     whose call failed after all retries goes to ``sink.add_failure``; any other error ends the evaluation.
 
     Args:
-        jobs: In the order in which they start.
+        planned: In the order in which they start.
         settings: The policy.
         grader: Gives the verdict of a completion.
         sink: Gets each rollout as it ends.
@@ -128,11 +128,11 @@ async def evaluate(
             asks for the same samples when it goes on.
         max_in_flight: Rollouts under way at once.
     """
-    waiting = iter(jobs)
+    waiting = iter(planned)
 
     async def work() -> None:
-        for job in waiting:
-            await _run(job, settings, grader, sink, seed)
+        for item in waiting:
+            await _run(item, settings, grader, sink, seed)
 
     workers = [asyncio.create_task(work()) for _ in range(max_in_flight)]
     try:
@@ -142,14 +142,14 @@ async def evaluate(
             worker.cancel()
 
 
-async def _run(job: Job, settings: PolicySettings, grader: Grader, sink: Sink, seed: int) -> None:
+async def _run(item: PlannedRollout, settings: PolicySettings, grader: Grader, sink: Sink, seed: int) -> None:
     started, clock = time.time(), time.perf_counter()
-    own_seed = derive_seed(seed, "evaluate", job.sample)
+    own_seed = derive_seed(seed, "evaluate", item.sample)
     try:
-        rollout = await run_operator(job.problem, job.operator, settings, grader, own_seed)
+        rollout = await run_operator(item.problem, item.operator, settings, grader, own_seed)
     except CallFailed as error:
-        problem, operator, sample = job.key
+        problem, operator, sample = item.key
         sink.add_failure(Failure(problem_id=problem, operator=operator, sample=sample, reason=str(error)))
         return
     seconds = time.perf_counter() - clock
-    sink.add(reduce(rollout, job.sample, settings.marks, started=started, seconds=seconds), rollout)
+    sink.add(reduce(rollout, item.sample, settings.marks, started=started, seconds=seconds), rollout)

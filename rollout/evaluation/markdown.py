@@ -2,13 +2,13 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from rollout.evaluation.report_rows import Difference, Row
+from rollout.evaluation.report_rows import Difference, ReportRow
 from rollout.evaluation.tables import markdown_table, percent, percent_interval
 from rollout.evaluation.transitions import Stratum, Transition
 
 
 def markdown(
-    rows: Sequence[Row],
+    rows: Sequence[ReportRow],
     differences: Sequence[Difference],
     *,
     failed: int = 0,
@@ -27,7 +27,7 @@ def markdown(
     return "\n\n".join(part for part in parts if part)
 
 
-def _accuracy(rows: Sequence[Row]) -> str:
+def _accuracy(rows: Sequence[ReportRow]) -> str:
     with_phase = any(row.phase for row in rows)
     head = ["operator", *(["phase"] if with_phase else []), "problems x samples", "accuracy % [95% interval]"]
     head += ["maj@n %", "pass@n %", "B_seq", "B_total", "seconds"]
@@ -47,7 +47,7 @@ def _accuracy(rows: Sequence[Row]) -> str:
     return "\n".join([*markdown_table(head, lines), "", note])
 
 
-def _votes(rows: Sequence[Row]) -> str:
+def _votes(rows: Sequence[ReportRow]) -> str:
     lines = []
     for row in rows:
         if row.vote is not None:
@@ -63,7 +63,7 @@ def _votes(rows: Sequence[Row]) -> str:
     return "\n".join(["Majority voting at matched cost:", "", *lines, "", note]) if lines else ""
 
 
-def _transitions(rows: Sequence[Row]) -> str:
+def _transitions(rows: Sequence[ReportRow]) -> str:
     head = ["round", "some draft right % (pass@M)", "right when all drafts were wrong %"]
     head += ["right when some draft was right %", "wrong to right", "right to wrong"]
     head += ["copied a draft", "followed the drafts' majority"]
@@ -94,7 +94,7 @@ def _transitions(rows: Sequence[Row]) -> str:
     return "\n".join([*markdown_table(head, lines), "", note])
 
 
-def _given_drafts(rows: Iterable[Row]) -> str:
+def _given_drafts(rows: Iterable[ReportRow]) -> str:
     steps = [(row, row.transition) for row in rows if row.transition is not None and _is_wide(row.transition)]
     if not steps:
         return ""
@@ -114,7 +114,7 @@ def _is_wide(step: Transition) -> bool:
     return any(given.right_drafts > 1 for given in step.right_given_drafts)
 
 
-def _labels(rows: Sequence[Row]) -> str:
+def _labels(rows: Sequence[ReportRow]) -> str:
     labels = sorted({label for row in rows for label in row.labels}, key=lambda label: (label != "ok", label))
     head = ["attempts by label %", *labels, "ran into the token limit"]
     lines = [
@@ -140,7 +140,7 @@ def _failures(failed: int, reasons: Mapping[str, int]) -> str:
     return "\n".join([head, "", *lines])
 
 
-def name(row: Row) -> str:
+def name(row: ReportRow) -> str:
     """An operator's answer by its name alone, an earlier round as a part of it."""
     if row.final:
         return row.operator
@@ -148,7 +148,7 @@ def name(row: Row) -> str:
     return f"- {row.operator} round {row.round + 1}: {attempts}"
 
 
-def _named(row: Row) -> str:
+def _named(row: ReportRow) -> str:
     return f"{name(row)} {row.phase}".rstrip()
 
 

@@ -12,7 +12,7 @@ from statistics import fmean
 from rollout.evaluation.bootstrap import bootstrap
 from rollout.evaluation.measures import maj_at_k, pass_at_k, shares, windows
 from rollout.evaluation.outcomes import AnswerClasses, Outcome, ballots, by_operator, by_problem
-from rollout.evaluation.report_rows import Row, Vote
+from rollout.evaluation.report_rows import ReportRow, Vote
 
 TRACE, MAJORITY = "trace", "majority"
 """Names of the two operators that are not matched: the unit of the match, and voting itself."""
@@ -51,7 +51,7 @@ def matches(outcomes: Iterable[Outcome], num_traces: int) -> list[Match]:
 
 def vote_row(
     match: Match, traces: Sequence[Outcome], classes: AnswerClasses, *, num_traces: int, failed: int
-) -> Row | None:
+) -> ReportRow | None:
     """The vote of ``match.votes`` traces, averaged over all windows of a problem's traces.
 
     B_seq is the longest of the votes, B_total their sum. Problems with too few traces, since rollouts
@@ -79,7 +79,7 @@ def vote_row(
     interval = bootstrap(list(accuracies.values()))
     passed = fmean(pass_at_k(len(items), sum(i.correct for i in items), votes) for items in grouped.values())
     voters = [item for items in grouped.values() for item in items]
-    return Row(
+    return ReportRow(
         operator=f"majority@{votes} (matched to {', '.join(match.operators)})",
         phase="",
         problems=len(grouped),

@@ -7,7 +7,7 @@ from typing import Any
 
 import matplotlib
 
-from rollout.evaluation.report_rows import Row
+from rollout.evaluation.report_rows import ReportRow
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
@@ -55,12 +55,12 @@ FOOTNOTE = (
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Point:
     x: float
-    row: Row
+    row: ReportRow
     color: Any
     label: str
 
 
-def draw_pareto(rows: Sequence[Row], path: Path) -> None:
+def draw_pareto(rows: Sequence[ReportRow], path: Path) -> None:
     """Draws final rows, with the earlier rounds that could have given an answer, into a PNG file."""
     colors = _colors(rows)
     figure, axes = pyplot.subplots(1, 2, figsize=(15, 6.4), sharey=True, layout="constrained")
@@ -76,12 +76,12 @@ def draw_pareto(rows: Sequence[Row], path: Path) -> None:
     pyplot.close(figure)
 
 
-def _glossary(rows: Sequence[Row]) -> str:
+def _glossary(rows: Sequence[ReportRow]) -> str:
     names = dict.fromkeys(row.operator for row in rows if row.operator in GLOSSARY)
     return "; ".join(f"{name}: {GLOSSARY[name]}" for name in names)
 
 
-def _colors(rows: Sequence[Row]) -> dict[str, Any]:
+def _colors(rows: Sequence[ReportRow]) -> dict[str, Any]:
     """One colour for each operator; grey for traces and votes."""
     wheel = [pyplot.get_cmap("tab10")(i) for i in (0, 1, 2, 3, 4, 5, 6, 8, 9)]
     names = dict.fromkeys(row.operator for row in rows if not _is_voting(row))
@@ -89,11 +89,11 @@ def _colors(rows: Sequence[Row]) -> dict[str, Any]:
     return {row.operator: colored.get(row.operator, VOTING) for row in rows}
 
 
-def _is_voting(row: Row) -> bool:
+def _is_voting(row: ReportRow) -> bool:
     return row.vote is not None or row.operator == "trace"
 
 
-def _points(rows: Sequence[Row], budget: str, colors: dict[str, Any]) -> list[_Point]:
+def _points(rows: Sequence[ReportRow], budget: str, colors: dict[str, Any]) -> list[_Point]:
     return [
         _Point(x=getattr(row, budget), row=row, color=colors[row.operator], label=_short(row))
         for row in rows
@@ -101,13 +101,13 @@ def _points(rows: Sequence[Row], budget: str, colors: dict[str, Any]) -> list[_P
     ]
 
 
-def _short(row: Row) -> str:
+def _short(row: ReportRow) -> str:
     """What stands beside a point: name and accuracy."""
     name = row.operator.replace("matched to", "cost of")
     return f"{name}  {100 * row.accuracy:.1f}"
 
 
-def _panel(axis: Axes, rows: Sequence[Row], budget: str, colors: dict[str, Any]) -> None:
+def _panel(axis: Axes, rows: Sequence[ReportRow], budget: str, colors: dict[str, Any]) -> None:
     for point in _points(rows, budget, colors):
         row = point.row
         axis.errorbar(
@@ -134,7 +134,7 @@ def _panel(axis: Axes, rows: Sequence[Row], budget: str, colors: dict[str, Any])
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def _path(axis: Axes, stops: Sequence[Row], budget: str, color: Any) -> None:
+def _path(axis: Axes, stops: Sequence[ReportRow], budget: str, color: Any) -> None:
     """A line through rows that go on from one another; a ring where it could have stopped."""
     if len(stops) < 2:
         return

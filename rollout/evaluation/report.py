@@ -11,7 +11,7 @@ from typing import Any
 from rollout.evaluation.markdown import markdown
 from rollout.evaluation.matched_votes import TRACE, matches, vote_row
 from rollout.evaluation.outcomes import Failure, Key, Outcome, accuracy_by_problem, by_operator, group_answers
-from rollout.evaluation.report_rows import Difference, Row, operator_rows, pairwise
+from rollout.evaluation.report_rows import Difference, ReportRow, operator_rows, pairwise
 from rollout.vote import Same
 
 
@@ -32,7 +32,7 @@ class Run:
 class Report:
     """Everything that report.json and report.md say."""
 
-    rows: Sequence[Row]
+    rows: Sequence[ReportRow]
     differences: Sequence[Difference]
     run: Run
     reasons: Mapping[str, int]
@@ -145,7 +145,7 @@ def write_report(output_dir: Path, report: Report) -> str:
     return text
 
 
-def row_to_json(row: Row) -> dict[str, Any]:
+def row_to_json(row: ReportRow) -> dict[str, Any]:
     """A row with the fields of its parts beside its own; parts that it does not have are absent."""
     parts = ("transition", "whole", "vote")
     own = {f.name: getattr(row, f.name) for f in fields(row) if f.name not in ("by_problem", *parts)}

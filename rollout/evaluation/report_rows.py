@@ -44,7 +44,7 @@ class Vote:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class ReportRow:
     """One operator in one round; ``docs/metrics.md`` defines each field.
 
     ``by_problem`` is what differences to other rows are paired by; it is not written to the report.
@@ -93,7 +93,7 @@ def operator_rows(
     phase: str = "",
     failed: int = 0,
     trace: Mapping[str, float] | None = None,
-) -> list[Row]:
+) -> list[ReportRow]:
     """The rows of one operator, one for each round, the answer's last.
 
     Args:
@@ -118,7 +118,7 @@ def operator_rows(
     ]
 
 
-def _row(outcomes: Sequence[Outcome], classes: AnswerClasses, number: int, **rest: Any) -> Row:
+def _row(outcomes: Sequence[Outcome], classes: AnswerClasses, number: int, **rest: Any) -> ReportRow:
     grouped = by_problem(outcomes)
     rounds = [item.rounds[number] for item in outcomes]
     attempts = [attempt for each in rounds for attempt in each.attempts]
@@ -130,7 +130,7 @@ def _row(outcomes: Sequence[Outcome], classes: AnswerClasses, number: int, **res
     num = min(
         len(each) for each, items in zip(voters, grouped.values(), strict=True) if len(items) == samples
     )
-    return Row(
+    return ReportRow(
         operator=outcomes[0].operator,
         problems=len(grouped),
         samples=samples,
@@ -207,7 +207,7 @@ def difference(a: str, of_a: Mapping[str, float], b: str, of_b: Mapping[str, flo
     )
 
 
-def pairwise(rows: Iterable[Row]) -> list[Difference]:
+def pairwise(rows: Iterable[ReportRow]) -> list[Difference]:
     """All pairs of final rows that share problems, the later one first: ``pdr - trace``."""
     final = [row for row in rows if row.final]
     return [
@@ -217,5 +217,5 @@ def pairwise(rows: Iterable[Row]) -> list[Difference]:
     ]
 
 
-def _name(row: Row) -> str:
+def _name(row: ReportRow) -> str:
     return f"{row.operator} {row.phase}".strip()

@@ -31,7 +31,7 @@ from stub_server import StubOptions, stub_process
 from configs.schema import RolloutConfig
 from rollout.endpoints.pool import WorkerPool
 from rollout.endpoints.routing import Endpoint
-from rollout.evaluation.evaluate import Job, evaluate
+from rollout.evaluation.evaluate import PlannedRollout, evaluate
 from rollout.operators import Operator
 from rollout.records import Completion, Prompt, Rollout, Sampling
 from rollout.sampler import Sampler
@@ -79,7 +79,7 @@ async def run(url: str, num_problems: int, pdr: Operator, *, by_stages: bool) ->
     async with WorkerPool([Endpoint(url=url)], config) as pool:
         sampler = ByStages(pool, asyncio.Barrier(num_problems)) if by_stages else pool
         started = time.monotonic()
-        jobs = [Job(problem=problem(f"p{i}"), operator=pdr, sample=0) for i in range(num_problems)]
+        jobs = [PlannedRollout(problem=problem(f"p{i}"), operator=pdr, sample=0) for i in range(num_problems)]
         ours = replace(settings(sampler), sampling=SAMPLING)
         work = evaluate(jobs, ours, EvenIsCorrect(), sink, seed=0)
         await asyncio.wait_for(work, LIMIT_SECONDS)

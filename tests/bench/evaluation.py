@@ -33,7 +33,7 @@ from configs.schema import RolloutConfig
 from rollout.endpoints.pool import WorkerPool
 from rollout.endpoints.routing import Endpoint
 from rollout.engine import spare_collector
-from rollout.evaluation.evaluate import Comparison, Job, evaluate
+from rollout.evaluation.evaluate import Comparison, PlannedRollout, evaluate
 from rollout.evaluation.journal import Journal
 from rollout.evaluation.report import compare, write_report
 from rollout.records import Completion, Prompt, Sampling
@@ -64,7 +64,7 @@ def stub_url() -> Iterator[str]:
         yield url
 
 
-async def sample(jobs: Iterator[Job], journal: Journal, url: str | None) -> None:
+async def sample(jobs: Iterator[PlannedRollout], journal: Journal, url: str | None) -> None:
     """Runs an evaluation on the scripted policy, or on the worker at ``url``."""
     async with AsyncExitStack() as stack:
         sampler: Sampler = Forgetful()
@@ -88,7 +88,7 @@ def measure(num_problems: int, folder: Path, url: str | None) -> Iterator[dict]:
     spare_collector()  # as the engine does
     at_start, at_tenth = memory_mib(), 0.0
 
-    def watched(jobs: Iterator[Job]) -> Iterator[Job]:
+    def watched(jobs: Iterator[PlannedRollout]) -> Iterator[PlannedRollout]:
         nonlocal at_tenth
         for number, job in enumerate(jobs):
             if number == num_problems // 10:
@@ -97,7 +97,7 @@ def measure(num_problems: int, folder: Path, url: str | None) -> Iterator[dict]:
 
     cpu = time.process_time()
     with Journal(folder / "rollouts.jsonl") as journal:
-        jobs = watched(job for job in made.jobs() if job.operator is not TRACE)
+        jobs = watched(job for job in made.planned() if job.operator is not TRACE)
         asyncio.run(sample(jobs, journal, url))
         ran = (time.process_time() - cpu) * 1000
         at_end = memory_mib()

@@ -42,7 +42,7 @@ from configs.schema import RolloutConfig
 from rollout.endpoints.pool import WorkerPool
 from rollout.endpoints.routing import Endpoint
 from rollout.engine import spare_collector
-from rollout.evaluation.evaluate import Job, evaluate
+from rollout.evaluation.evaluate import PlannedRollout, evaluate
 from train.batch.rows import Row
 from train.distributed import leave, make_accelerator
 from train.learner import Learner
@@ -96,7 +96,7 @@ def client_costs(repeat: int) -> list[float]:
 
 async def _evaluate(url: str, drafts: int) -> None:
     pdr = operator((drafts, 1), kappa=512)  # the workspace is bounded, as it is in training
-    jobs = [Job(problem=problem(f"p{i}"), operator=pdr, sample=0) for i in range(PROBLEMS)]
+    jobs = [PlannedRollout(problem=problem(f"p{i}"), operator=pdr, sample=0) for i in range(PROBLEMS)]
     async with WorkerPool([Endpoint(url=url)], RolloutConfig()) as pool:
         own = settings(pool)
         own = replace(own, sampling=replace(own.sampling, max_tokens=4096))

@@ -37,7 +37,7 @@ from virtual_time import run_virtually
 
 from configs.compose import load
 from configs.schema import JobConfig, RolloutConfig
-from launch.plan.planning import Split, make_plan
+from launch.plan.planning import GpuSplit, make_plan
 from launch.plan.timing import token_seconds
 from rollout.collection.collector import CollectOptions, Collector
 from rollout.collection.problem_stream import ProblemStream
@@ -231,7 +231,7 @@ def simulate(costs: Costs, staleness: int, steps: int) -> tuple[float, float]:
     return run_virtually(run())
 
 
-def costs_of(config: JobConfig, split: Split) -> Costs:
+def costs_of(config: JobConfig, split: GpuSplit) -> Costs:
     """What the plan says of a split."""
     plan = make_plan(config)
     seconds = split.seconds

@@ -42,7 +42,7 @@ from tiny import byte_tokenizer, tiny_model
 
 from configs.schema import RolloutConfig
 from rollout.engine import RolloutEngine
-from rollout.evaluation.evaluate import Job, evaluate
+from rollout.evaluation.evaluate import PlannedRollout, evaluate
 from rollout.operators import Operator
 from rollout.prompts import Codec
 from rollout.records import Completion, Prompt, Sampling, Usage, VersionSpan
@@ -208,7 +208,7 @@ async def through(
 async def through_operator(sampler: Sampler, codec: Codec, pdr: Operator, num_problems: int) -> int:
     """Runs the operator on problems; gives its tokens."""
     sink = Kept()
-    jobs = [Job(problem=problem(f"p{i}"), operator=pdr, sample=0) for i in range(num_problems)]
+    jobs = [PlannedRollout(problem=problem(f"p{i}"), operator=pdr, sample=0) for i in range(num_problems)]
     sampling = Sampling(temperature=1.0, top_p=1.0, max_tokens=MAX_TOKENS, seed=0)
     ours = replace(settings(sampler), sampling=sampling, codec=codec)
     await evaluate(jobs, ours, EvenIsCorrect(), sink, seed=0, max_in_flight=num_problems)
