@@ -1,7 +1,27 @@
 """The loop: collect, credit, update, publish, report, evaluate, checkpoint. Read ``Trainer.run`` first.
 
 The trainer is blind to how samples came about. It sees groups of samples with masks, rewards and the
-log-probs of their sampler. Rank 0 alone talks to the outside (``Collaborators``).
+log-probs of their sampler. Rank 0 alone talks to the outside (``Collaborators``)::
+
+      rank 0, engine's thread              rank 0, trainer's thread                 other ranks
+    ┌───────────────────────────┐  groups
+    │ Producer                  ├────────► collector.next ─► credit ──── rows ────► from_rank_zero
+    │   Collector, up to        │               │                                        │
+    │   max_staleness ahead     │               ▼                                        ▼
+    │     operators ─► pool ────┼──┐       learner.learn ◄─── gradients, metrics ─► learner.learn
+    └───────────────────────────┘  │            │                                        │
+                                   ▼            ▼                                        ▼
+      vLLM workers ◄──── weights ─ publisher.publish ◄──── shards (ZeRO-3) ──── gather_weights
+
+    who waits          for whom                                  until
+    trainer            the producer's batch of this step         it is collected; others are made meanwhile
+    other ranks        rank 0's rows                             train.collective_timeout_seconds
+    all ranks          one another, in every optimizer step      train.collective_timeout_seconds
+    trainer            workers to serve the new version          rollout.publish_timeout_seconds
+    a worker's calls   the publish: frozen (keep) or first       it is done; a call may hold tokens of
+                       finished (wait), by rollout.pause_mode    two versions, and says which
+    producer           the trainer, if it is max_staleness       the next ``next``
+                       steps ahead
 """
 
 from __future__ import annotations
