@@ -1,9 +1,9 @@
 """From a rollout to groups: samples of one context with their rewards, and why a group is left out.
 
-Credit is decided in two places. Here: *who* is trained, and with *which reward*. An answer has the reward of
-its own verdict, a summary the mean reward of the answers that read it, a draft that of its own verdict or what
-the answers gained by reading it. In ``train.loss.credit``: which *baseline* turns the rewards of a group into
-advantages, and what each token weighs in the loss.
+Credit is decided in two places. Here: *who* is trained, and with *which reward*. An answer has the reward
+of its own verdict, a summary the mean reward of the answers that read it, a draft that of its own verdict or
+what the answers gained by reading it. In ``train.loss.credit``: which *baseline* turns the rewards of a group
+into advantages, and what each token weighs in the loss.
 """
 
 from collections import defaultdict

@@ -2,8 +2,8 @@
 
 Credit is decided in two places. ``rollout.collection.groups`` decides *who* is trained, and with *which
 reward*. Here: which *baseline* turns the rewards of a group into advantages (``credit``), and what each token
-weighs in the loss (``weigh``). Neither looks at more than one group for a baseline; only ``scale_rewards=batch``
-shares a number between groups, the standard deviation over a role.
+weighs in the loss (``weigh``). A baseline never looks beyond its group; only ``scale_rewards=batch`` shares a
+number between groups, the standard deviation over a role.
 """
 
 from __future__ import annotations
