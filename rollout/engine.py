@@ -20,7 +20,7 @@ from rollout.endpoints.restarts import RESTART_ATTEMPTS
 from rollout.endpoints.routing import Endpoint
 from rollout.weights.publish import DirectoryPublisher, Publisher, TransferPublisher
 from rollout.workers.fleet import Fleet
-from rollout.workers.local_worker import LOOPBACK, LocalWorker
+from rollout.workers.local_worker import LOOPBACK, NEEDED_ELSEWHERE, LocalWorker
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +28,8 @@ COLLECT_AFTER = 50_000
 """Objects that the garbage collector lets come before it looks at the new ones; Python's own is 700."""
 REACH_SECONDS = 60.0
 """The longest that endpoints may take to say that they are there."""
+KEY_SECONDS = 30.0
+"""The longest that one worker may take to accept our key."""
 
 T = TypeVar("T")
 
@@ -180,9 +182,9 @@ async def _reach_worker(pool: WorkerPool, endpoint: Endpoint) -> None:
         )
     try:
         await pool.served_version(endpoint)
-        await pool.check_key(endpoint)
+        await pool.api.check_key(endpoint.url, KEY_SECONDS)
     except Exception as error:
         raise RuntimeError(
             f"The rollout worker {endpoint.url} does not answer: {error} It must run with "
-            "VLLM_SERVER_DEV_MODE=1 and --enable-scale-out; leave rollout.urls empty to start one here."
+            f"{NEEDED_ELSEWHERE}; leave rollout.urls empty to start one here."
         ) from None

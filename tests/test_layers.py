@@ -183,6 +183,27 @@ def test_only_the_workers_extension_imports_vllm():
     assert _importers("vllm") == {"rollout/weights/vllm_extension.py"}
 
 
+def _literals(path: Path) -> set[str]:
+    """The string literals of a file, docstrings left out; of an f-string its fixed parts."""
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    texts = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+    return {
+        node.value
+        for node in nodes
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in texts
+    }
+
+
+def test_only_one_file_knows_the_paths_of_vllm():
+    knows = REPO / "rollout/endpoints/vllm_api.py"
+    paths = {match.group() for text in _literals(knows) if (match := re.match(r"/[\w/]+", text))}
+    assert {"/health", "/pause", "/collective_rpc", "/inference/v1/generate"} <= paths
+    for package in ("rollout", "train"):
+        for path in set(_modules(package)) - {knows}:
+            found = {known for known in paths for text in _literals(path) if known in text}
+            assert not found, f"{path.relative_to(REPO)}: ask rollout.endpoints.vllm_api instead"
+
+
 def test_configs_rewards_and_launch_import_no_torch():
     packages = {name.split("/")[0] for name in _importers("torch")}
     assert packages <= {"rollout", "train"}

@@ -70,9 +70,9 @@ class Stub:
         app.router.add_post("/inference/v1/generate", self._generate)
         app.router.add_get("/health", self._other)
         app.router.add_get("/weight_info", self._weight_info)
-        app.router.add_post("/sleepy", self._sleepy)
-        app.router.add_post("/fine", self._other)
-        app.router.add_post("/broken", self._broken)
+        app.router.add_post("/sleep", self._sleepy)
+        app.router.add_post("/resume", self._other)
+        app.router.add_post("/reset_prefix_cache", self._broken)
         runner = web.AppRunner(app, shutdown_timeout=0.1)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
@@ -448,15 +448,16 @@ def test_the_served_version_is_what_the_worker_says():
 
 def test_a_control_request_names_worker_and_path_when_it_fails():
     async def test(pool: WorkerPool, stubs: list[Stub]) -> None:
-        endpoint = pool.endpoints[0]
-        assert await pool.post(endpoint, "/fine") is None
-        with pytest.raises(RuntimeError, match=f"{endpoint.url}/broken answered 500: out of cheese"):
-            await pool.post(endpoint, "/broken")
-        with pytest.raises(RuntimeError, match=f"{endpoint.url}/sleepy did not answer within 0.2 s"):
-            await pool.post(endpoint, "/sleepy", timeout=0.2)
+        url = pool.endpoints[0].url
+        await pool.api.resume(url, 5.0)
+        assert stubs[0].paths == ["/resume"]
+        with pytest.raises(RuntimeError, match=f"{url}/reset_prefix_cache answered 500: out of cheese"):
+            await pool.api.reset_prefix_cache(url, 5.0)
+        with pytest.raises(RuntimeError, match=rf"{url}/sleep\S* did not answer within 0.2 s"):
+            await pool.api.sleep(url, 0.2)
         gone = Endpoint(url=f"http://127.0.0.1:{free_port()}")
-        with pytest.raises(RuntimeError, match=f"{gone.url}/fine failed"):
-            await pool.post(gone, "/fine")
+        with pytest.raises(RuntimeError, match=f"{gone.url}/resume failed"):
+            await pool.api.resume(gone.url, 5.0)
         with pytest.raises(RuntimeError, match=f"{gone.url}/weight_info failed"):
             await pool.served_version(gone)
 

@@ -9,8 +9,10 @@ import os
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from rollout.endpoints.vllm_api import HEALTH
+
 KEY_VARIABLE = "VLLM_API_KEY"
-OPEN_PATHS = ("/health",)
+OPEN_PATHS = (HEALTH,)
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]

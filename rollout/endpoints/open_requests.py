@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from rollout.endpoints.routing import Endpoint
-from rollout.records import Completion
+from rollout.records import Completion, Usage, VersionSpan
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +29,28 @@ class OpenRequest:
     is_aborted: bool = False
     overdue: str = ""
     """Why its answer was no longer waited for; empty if it was."""
+
+    @contextmanager
+    def at(self, endpoint: Endpoint, n: int) -> Iterator[None]:
+        """Marks ``endpoint`` as having this request, for ``n`` samples, inside the block."""
+        endpoint.in_flight += n
+        self.endpoint = endpoint
+        try:
+            yield
+        finally:
+            self.endpoint = None
+            endpoint.in_flight -= n
+
+
+def never_sent(version: int) -> Completion:
+    """The sample of an aborted request that no worker had: no tokens in, no tokens out."""
+    return Completion(
+        token_ids=(),
+        logprobs=(),
+        finish="abort",
+        versions=(VersionSpan(version=version, start=0, end=0),),
+        usage=Usage(prompt_tokens=0, completion_tokens=0),
+    )
 
 
 class OpenRequests:

@@ -5,12 +5,8 @@ import logging
 import random
 from collections import Counter
 from collections.abc import Collection, Sequence
-from typing import Any
-
-import msgspec
 
 from configs.schema import RolloutConfig
-from rollout.endpoints import vllm_api
 from rollout.endpoints.access import KEY_VARIABLE
 from rollout.endpoints.client import (
     FIRST_BACKOFF_SECONDS,
@@ -19,11 +15,13 @@ from rollout.endpoints.client import (
     Unavailable,
     backoff_seconds,
 )
-from rollout.endpoints.open_requests import OpenRequest, OpenRequests
+from rollout.endpoints.engine_api import EngineApi
+from rollout.endpoints.open_requests import ABORT_SECONDS, OpenRequest, OpenRequests, never_sent
 from rollout.endpoints.restarts import Restarter
 from rollout.endpoints.routing import Endpoint, Router
+from rollout.endpoints.vllm_api import VllmApi
 from rollout.records import Completion, Prompt, Sampling
-from rollout.sampler import CallFailed, RequestRefused
+from rollout.sampler import CallFailed
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +45,8 @@ class WorkerPool:
         self.restarter = Restarter(self._is_sound)
         self._config = config
         self._client = Client(KEY_VARIABLE, config.request_timeout_seconds)
+        self.api: EngineApi = VllmApi(self._client)
+        """How workers are spoken to; for those who need more of them than samples."""
         self._router = Router()
         self._slots = asyncio.Semaphore(config.max_concurrency)
         self._open_requests = OpenRequests(self._send_abort)
@@ -87,40 +87,23 @@ class WorkerPool:
         """
         await self._open_requests.abort(request_ids)
 
-    async def post(self, endpoint: Endpoint, path: str, body: Any = None, timeout: float = 60.0) -> Any:
-        """One control request.
-
-        Raises:
-            RuntimeError: If it fails or takes longer than ``timeout`` seconds.
-        """
-        return await self._client.control("POST", endpoint.url + path, body, timeout)
-
     async def served_version(self, endpoint: Endpoint, timeout: float = 30.0) -> int:
         """The policy version that a worker says it serves.
 
         Raises:
             RuntimeError: If it does not say within ``timeout`` seconds.
         """
-        answer = await self._client.control("GET", endpoint.url + "/weight_info", None, timeout)
-        endpoint.version = vllm_api.parse_version(answer["weight_version"])
+        endpoint.version = await self.api.weight_version(endpoint.url, timeout)
         return endpoint.version
-
-    async def check_key(self, endpoint: Endpoint, timeout: float = 30.0) -> None:
-        """Asks for the models that a worker serves, which needs its key where it has one.
-
-        Raises:
-            RuntimeError: If it does not answer within ``timeout`` seconds, or refuses the key.
-        """
-        await self._client.control("GET", endpoint.url + "/v1/models", None, timeout)
 
     async def _request(
         self, prompt: Prompt, sampling: Sampling, n: int, request_id: str | None, wire_id: str | None
     ) -> list[Completion]:
-        """One request, named ``request_id`` for ``abort`` and ``wire_id`` on the vllm_api."""
+        """One request, named ``request_id`` for ``abort`` and ``wire_id`` for its worker."""
         request = OpenRequest(wire_id=wire_id)
         if request_id is None:
-            return await self._sampled(request, prompt, sampling, n)
-        request.work = asyncio.create_task(self._sampled(request, prompt, sampling, n))
+            return await self._send(request, prompt, sampling, n)
+        request.work = asyncio.create_task(self._send(request, prompt, sampling, n))
         with self._open_requests.under(request_id, request):
             try:
                 return await request.work
@@ -131,47 +114,51 @@ class WorkerPool:
                 if request.overdue:
                     raise CallFailed(request.overdue) from None
                 version = max(endpoint.version for endpoint in self.endpoints)
-                return [vllm_api.never_sent(version)] * n
-
-    async def _sampled(
-        self, request: OpenRequest, prompt: Prompt, sampling: Sampling, n: int
-    ) -> list[Completion]:
-        body = vllm_api.request_body(prompt, sampling, n, request.wire_id)
-        async with self._slots:
-            endpoint, answer = await self._send(request, body, prompt.context, n)
-        self.counts.prompt_tokens += answer.usage.prompt_tokens
-        self.counts.completion_tokens += answer.usage.completion_tokens
-        self.counts.cached_tokens += answer.cached_tokens
-        return vllm_api.completions(answer, len(prompt.ids), endpoint.version)
+                return [never_sent(version)] * n
 
     async def _send(
-        self, request: OpenRequest, body: bytes, context: str, n: int
-    ) -> tuple[Endpoint, vllm_api.Answer]:
+        self, request: OpenRequest, prompt: Prompt, sampling: Sampling, n: int
+    ) -> list[Completion]:
+        body = self.api.request_body(prompt, sampling, n, request.wire_id)
         ready_at: dict[Endpoint, float] = {}
         failures: Counter[Endpoint] = Counter()
         cause = ""
-        for attempt in range(self._config.max_retries + 1):
-            endpoint = await self._turn(context, failures, ready_at)
-            self.counts.requests += 1
-            self.counts.retries += attempt > 0
-            try:
-                return endpoint, await self._attempt(request, endpoint, body, n)
-            except Unavailable as error:
-                cause = str(error)
-                if request.is_aborted:
-                    raise CallFailed(f"A worker broke while it aborted a request: {cause}") from error
-                now = asyncio.get_running_loop().time()
-                if now >= endpoint.avoid_until:  # once for all requests that a broken worker had
-                    logger.warning("A request failed and is sent again: %s", cause)
-                ready_at[endpoint] = now + backoff_seconds(failures[endpoint], self._rng)
-                failures[endpoint] += 1
-                endpoint.failed(now, error.retry_after)
-                if not error.is_busy:
-                    self.restarter.begin(endpoint)
+        async with self._slots:
+            for attempt in range(self._config.max_retries + 1):
+                endpoint = await self._turn(prompt.context, failures, ready_at)
+                self.counts.requests += 1
+                self.counts.retries += attempt > 0
+                try:
+                    with request.at(endpoint, n):
+                        answer = await self.api.generate(endpoint.url, body)
+                    if answer.is_aborted and not request.is_aborted:
+                        raise Unavailable(f"{endpoint.url} gave up a request that nobody aborted.")
+                except Unavailable as error:
+                    cause = str(error)
+                    if request.is_aborted:
+                        raise CallFailed(f"A worker broke while it aborted a request: {cause}") from error
+                    self._note_failure(endpoint, error)
+                    now = asyncio.get_running_loop().time()
+                    ready_at[endpoint] = now + backoff_seconds(failures[endpoint], self._rng)
+                    failures[endpoint] += 1
+                else:
+                    self.counts.prompt_tokens += answer.prompt_tokens
+                    self.counts.completion_tokens += answer.completion_tokens
+                    self.counts.cached_tokens += answer.cached_tokens
+                    return answer.completions(len(prompt.ids), endpoint.version)
         raise CallFailed(
             f"No rollout worker answered after {self._config.max_retries + 1} attempts; "
             f"the last failure: {cause}"
         )
+
+    def _note_failure(self, endpoint: Endpoint, error: Unavailable) -> None:
+        """Keeps requests away from a worker that failed, and has it checked unless it was only busy."""
+        now = asyncio.get_running_loop().time()
+        if now >= endpoint.avoid_until:  # once for all requests that a broken worker had
+            logger.warning("A request failed and is sent again: %s", error)
+        endpoint.failed(now, error.retry_after)
+        if not error.is_busy:
+            self.restarter.begin(endpoint)
 
     async def _turn(
         self, context: str, failures: Counter[Endpoint], ready_at: dict[Endpoint, float]
@@ -196,28 +183,8 @@ class WorkerPool:
                 return endpoint
             await asyncio.sleep(min(pause, LOOK_AGAIN_SECONDS))
 
-    async def _attempt(
-        self, request: OpenRequest, endpoint: Endpoint, body: bytes, n: int
-    ) -> vllm_api.Answer:
-        endpoint.in_flight += n
-        request.endpoint = endpoint
-        try:
-            payload = await self._client.sample(endpoint.url + vllm_api.GENERATE, body)
-        finally:
-            request.endpoint = None
-            endpoint.in_flight -= n
-        try:
-            answer = vllm_api.parse_answer(payload)
-        except msgspec.MsgspecError as error:
-            raise RequestRefused(f"{endpoint.url} does not answer as vLLM 0.32 does: {error}") from error
-        if answer.is_aborted and not request.is_aborted:
-            raise Unavailable(f"{endpoint.url} gave up a request that nobody aborted.")
-        return answer
-
     async def _send_abort(self, endpoint: Endpoint, wire_ids: Sequence[str]) -> None:
-        await self.post(
-            endpoint, vllm_api.ABORT, {"request_ids": [vllm_api.abort_id(name) for name in wire_ids]}
-        )
+        await self.api.abort(endpoint.url, wire_ids, ABORT_SECONDS)
 
     async def until_healthy(self, url: str, timeout_seconds: float) -> None:
         """Waits for a worker that somebody else starts.
@@ -227,23 +194,16 @@ class WorkerPool:
         """
         clock = asyncio.get_running_loop().time
         deadline = clock() + timeout_seconds
-        while not await self._is_healthy(url):
+        while not await self.api.is_healthy(url, HEALTH_SECONDS):
             if clock() > deadline:
                 raise RuntimeError(f"{url} was not back within {timeout_seconds:g} s.")
             await asyncio.sleep(LOOK_AGAIN_SECONDS)
 
     async def _is_sound(self, endpoint: Endpoint) -> bool:
-        if not await self._is_healthy(endpoint.url):
+        if not await self.api.is_healthy(endpoint.url, HEALTH_SECONDS):
             return False
         said = endpoint.version
         try:
             return await self.served_version(endpoint, HEALTH_SECONDS) == said
         except RuntimeError:
             return False
-
-    async def _is_healthy(self, url: str) -> bool:
-        try:
-            await self._client.control("GET", url + "/health", None, HEALTH_SECONDS)
-        except RuntimeError:
-            return False
-        return True

@@ -1,16 +1,22 @@
-"""What crosses the wire to and from vLLM's ``/inference/v1/generate`` (vLLM 0.32): token ids and log-probs.
+"""vLLM's HTTP (0.32): the one file that knows its paths, what goes there and what comes back.
 
-An answer holds about 110 bytes of JSON for each token, so how it is parsed decides what a call costs the
-client. msgspec reads only the fields below and skips the rest: a call of 1,000 tokens costs 0.9 ms of CPU,
-with json 5.4 ms (tests/bench/client.py).
+Token ids and log-probs cross the wire of ``/inference/v1/generate``. An answer holds about 110 bytes of JSON
+for each token, so how it is parsed decides what a call costs the client. msgspec reads only the fields below
+and skips the rest: a call of 1,000 tokens costs 0.9 ms of CPU, with json 5.4 ms (tests/bench/client.py).
 """
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import msgspec
 
+from rollout.endpoints.client import Client
 from rollout.records import Completion, Prompt, Sampling, Usage, VersionSpan
+from rollout.sampler import RequestRefused
 
-GENERATE = "/inference/v1/generate"
-ABORT = "/inference/v1/abort_requests"
+HEALTH = "/health"
+"""Answers 200 while the server's engine is alive, whatever the key."""
 START_VERSION = "default"
 """vLLM's label of weights that were never published to; our version 0."""
 
@@ -48,86 +54,145 @@ class _Usage(msgspec.Struct):
     prompt_tokens_details: _PromptDetails | None = None
 
 
-class Answer(msgspec.Struct):
-    """A worker's answer to one request."""
+class VllmAnswer(msgspec.Struct):
+    """A worker's answer to one request (``engine_api.Answer``)."""
 
     choices: list[_Choice]
     usage: _Usage
 
     @property
-    def is_aborted(self) -> bool:
-        """Whether a sample was ended early."""
-        return any(choice.finish_reason == "abort" for choice in self.choices)
+    def prompt_tokens(self) -> int:
+        return self.usage.prompt_tokens
+
+    @property
+    def completion_tokens(self) -> int:
+        return self.usage.completion_tokens
 
     @property
     def cached_tokens(self) -> int:
-        """Prompt tokens that the worker had in its prefix cache."""
         details = self.usage.prompt_tokens_details
         return (details and details.cached_tokens) or 0
 
+    @property
+    def is_aborted(self) -> bool:
+        return any(choice.finish_reason == "abort" for choice in self.choices)
+
+    def completions(self, prompt_tokens: int, version: int) -> list[Completion]:
+        choices = sorted(self.choices, key=lambda choice: choice.index)
+        return [_completion(choice, prompt_tokens, version) for choice in choices]
+
 
 _encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(Answer).decode
+_decode = msgspec.json.Decoder(VllmAnswer).decode
+
+
+class VllmApi:
+    """Speaks HTTP to vLLM servers (``engine_api.EngineApi``) over a client that its owner opens and closes.
+
+    Generate and abort need ``--enable-scale-out``, the control paths ``VLLM_SERVER_DEV_MODE=1``.
+    """
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def request_body(self, prompt: Prompt, sampling: Sampling, n: int, request_id: str | None) -> bytes:
+        body = {
+            "token_ids": prompt.ids,
+            "sampling_params": {
+                "n": n,
+                "temperature": sampling.temperature,
+                "top_p": sampling.top_p,
+                "top_k": 0,
+                "max_tokens": sampling.max_tokens,
+                "seed": sampling.seed,
+                "stop_token_ids": sampling.stop_token_ids,
+                "logprobs": 0,
+                "detokenize": False,
+            },
+        }
+        if request_id is not None:
+            body["request_id"] = request_id
+        return _encode(body)
+
+    async def generate(self, url: str, body: bytes) -> VllmAnswer:
+        payload = await self._client.sample(f"{url}/inference/v1/generate", body)
+        try:
+            return _decode(payload)
+        except msgspec.MsgspecError as error:
+            raise RequestRefused(f"{url} does not answer as vLLM 0.32 does: {error}") from error
+
+    async def abort(self, url: str, request_ids: Sequence[str], timeout_seconds: float) -> None:
+        # vLLM puts its own prefix before the id of a request, and an abort must name the whole.
+        body = {"request_ids": [f"generate-tokens-{request_id}" for request_id in request_ids]}
+        await self._post(f"{url}/inference/v1/abort_requests", timeout_seconds, body)
+
+    async def weight_version(self, url: str, timeout_seconds: float) -> int:
+        answer = await self._client.control("GET", f"{url}/weight_info", None, timeout_seconds)
+        try:
+            return parse_version(answer["weight_version"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise RuntimeError(
+                f"{url}/weight_info answered {answer!r}, which holds no version that we published, nor "
+                f"{START_VERSION!r}. Start the worker anew."
+            ) from error
+
+    async def check_key(self, url: str, timeout_seconds: float) -> None:
+        await self._client.control("GET", f"{url}/v1/models", None, timeout_seconds)
+
+    async def is_healthy(self, url: str, timeout_seconds: float) -> bool:
+        try:
+            await self._client.control("GET", url + HEALTH, None, timeout_seconds)
+        except RuntimeError:
+            return False
+        return True
+
+    async def pause(self, url: str, mode: str, timeout_seconds: float) -> None:
+        await self._post(f"{url}/pause?mode={mode}", timeout_seconds)
+
+    async def resume(self, url: str, timeout_seconds: float) -> None:
+        await self._post(f"{url}/resume", timeout_seconds)
+
+    async def load(self, url: str, folder: Path, timeout_seconds: float) -> None:
+        await self._call(url, timeout_seconds, "load_published", weights_path=str(folder))
+
+    async def receive(
+        self,
+        url: str,
+        meeting: Mapping[str, Any],
+        entries: Sequence[Mapping[str, Any]],
+        timeout_seconds: float,
+    ) -> None:
+        await self._call(url, timeout_seconds, "receive_published", meeting=meeting, entries=entries)
+
+    async def reset_prefix_cache(self, url: str, timeout_seconds: float) -> None:
+        await self._post(f"{url}/reset_prefix_cache", timeout_seconds)
+
+    async def set_version(self, url: str, version: int, timeout_seconds: float) -> None:
+        await self._post(f"{url}/update_weight_version", timeout_seconds, {"new_version": str(version)})
+
+    async def sleep(self, url: str, timeout_seconds: float) -> None:
+        # Level 1: weights move to the host, the KV cache is dropped.
+        await self._post(f"{url}/sleep?level=1&mode=wait", timeout_seconds)
+
+    async def wake(self, url: str, timeout_seconds: float) -> None:
+        await self._post(f"{url}/wake_up", timeout_seconds)
+
+    async def _call(self, url: str, timeout_seconds: float, method: str, **arguments: Any) -> None:
+        """Has a worker call a method of ``rollout.weights.vllm_extension``."""
+        body = {"method": method, "kwargs": arguments}
+        await self._post(f"{url}/collective_rpc", timeout_seconds, body)
+
+    async def _post(self, url: str, timeout_seconds: float, body: Any = None) -> None:
+        await self._client.control("POST", url, body, timeout_seconds)
 
 
 def parse_version(label: str) -> int:
-    """The policy version behind vLLM's weight label."""
-    return 0 if label == START_VERSION else int(label)
-
-
-def request_body(prompt: Prompt, sampling: Sampling, n: int, request_id: str | None) -> bytes:
-    """The request for ``n`` completions of one prompt."""
-    body = {
-        "token_ids": prompt.ids,
-        "sampling_params": {
-            "n": n,
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-            "top_k": 0,
-            "max_tokens": sampling.max_tokens,
-            "seed": sampling.seed,
-            "stop_token_ids": sampling.stop_token_ids,
-            "logprobs": 0,
-            "detokenize": False,
-        },
-    }
-    if request_id is not None:
-        body["request_id"] = request_id
-    return _encode(body)
-
-
-def abort_id(request_id: str) -> str:
-    """The name under which vLLM can abort what ``request_body`` called ``request_id``."""
-    return f"generate-tokens-{request_id}"
-
-
-def parse_answer(answer: bytes) -> Answer:
-    """The answer as records.
+    """The policy version behind vLLM's weight label.
 
     Raises:
-        msgspec.MsgspecError: If it is not what vLLM 0.32 sends.
+        ValueError: If the label is none that we set.
     """
-    return _decode(answer)
-
-
-def completions(answer: Answer, prompt_tokens: int, version: int) -> list[Completion]:
-    """The samples of an answer in the order of their index.
-
-    A sample without tokens carries no version of its own; it gets an empty span of ``version``.
-    """
-    choices = sorted(answer.choices, key=lambda choice: choice.index)
-    return [_completion(choice, prompt_tokens, version) for choice in choices]
-
-
-def never_sent(version: int) -> Completion:
-    """What an aborted request gives that no worker had: no tokens in, no tokens out."""
-    return Completion(
-        token_ids=(),
-        logprobs=(),
-        finish="abort",
-        versions=(VersionSpan(version=version, start=0, end=0),),
-        usage=Usage(prompt_tokens=0, completion_tokens=0),
-    )
+    return 0 if label == START_VERSION else int(label)
 
 
 def _completion(choice: _Choice, prompt_tokens: int, version: int) -> Completion:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 from urllib.parse import urlsplit
 
 import torch
@@ -19,6 +19,9 @@ import torch
 from rollout.endpoints.pool import WorkerPool
 from rollout.endpoints.routing import Endpoint
 from rollout.weights.transfer import GivenUp, Meeting, entries_of, listen, own_address, send
+
+LABEL_SECONDS = 60.0
+"""The longest that a worker may take to label its weights, or to resume."""
 
 Source = TypeVar("Source")
 
@@ -29,7 +32,7 @@ class Publisher(ABC, Generic[Source]):
     def __init__(
         self, pool: WorkerPool, timeout_seconds: float, pause_mode: str = "keep", *, sleeps: bool = False
     ) -> None:
-        """``pause_mode`` is vLLM's: ``keep`` freezes requests in flight, ``wait`` lets them end first.
+        """``pause_mode``: ``keep`` freezes requests in flight, ``wait`` lets them end first.
         ``sleeps``: whether ``sleep`` is used, so that workers must be woken."""
         self._pool = pool
         self._pause_mode = pause_mode
@@ -62,24 +65,18 @@ class Publisher(ABC, Generic[Source]):
         await asyncio.gather(*map(self._put_to_sleep, self._pool.endpoints))
 
     async def _put_to_sleep(self, endpoint: Endpoint) -> None:
-        # Level 1: weights move to the host, the KV cache is dropped.
-        path, restarter = "/sleep?level=1&mode=wait", self._pool.restarter
+        api, restarter = self._pool.api, self._pool.restarter
         await restarter.settled(endpoint)
         try:
-            await self._pool.post(endpoint, path, timeout=self._timeout)
+            await api.sleep(endpoint.url, self._timeout)
         except RuntimeError:
             restarter.begin(endpoint)
             await restarter.settled(endpoint)
-            await self._pool.post(endpoint, path, timeout=self._timeout)
+            await api.sleep(endpoint.url, self._timeout)
 
     @abstractmethod
     async def _load(self, endpoint: Endpoint, weights: Source) -> None:
         """Has a worker that is paused load ``weights``."""
-
-    async def _rpc(self, endpoint: Endpoint, method: str, **arguments: Any) -> None:
-        """Has a worker call a method of ``rollout.weights.vllm_extension``."""
-        body = {"method": method, "kwargs": arguments}
-        await self._pool.post(endpoint, "/collective_rpc", body, timeout=self._timeout)
 
     async def _publish_or_replace(self, endpoint: Endpoint, weights: Source, version: int) -> None:
         """A local worker that broke is restarted, which loads the current weights, too."""
@@ -98,16 +95,16 @@ class Publisher(ABC, Generic[Source]):
             await self._publish_to(endpoint, *self._current)
 
     async def _publish_to(self, endpoint: Endpoint, weights: Source, version: int) -> None:
-        post = self._pool.post
+        api = self._pool.api
         if self._sleeps:
-            await post(endpoint, "/wake_up", timeout=self._timeout)  # nothing to one that is awake
-        await post(endpoint, f"/pause?mode={self._pause_mode}", timeout=self._timeout)
+            await api.wake(endpoint.url, self._timeout)
+        await api.pause(endpoint.url, self._pause_mode, self._timeout)
         try:
             await self._load(endpoint, weights)
-            await post(endpoint, "/reset_prefix_cache", timeout=self._timeout)
-            await post(endpoint, "/update_weight_version", {"new_version": str(version)})
+            await api.reset_prefix_cache(endpoint.url, self._timeout)
+            await api.set_version(endpoint.url, version, LABEL_SECONDS)
         finally:
-            await post(endpoint, "/resume")
+            await api.resume(endpoint.url, LABEL_SECONDS)
         served = await self._pool.served_version(endpoint)
         if served != version:
             raise RuntimeError(
@@ -120,7 +117,7 @@ class DirectoryPublisher(Publisher[Path]):
     """Publishes the safetensors in a directory which every worker can read; works on any device."""
 
     async def _load(self, endpoint: Endpoint, weights: Path) -> None:
-        await self._rpc(endpoint, "load_published", weights_path=str(weights))
+        await self._pool.api.load(endpoint.url, weights, self._timeout)
 
 
 class TransferPublisher(Publisher[Mapping[str, torch.Tensor]]):
@@ -152,7 +149,7 @@ class TransferPublisher(Publisher[Mapping[str, torch.Tensor]]):
         )
         entries = [asdict(entry) for entry in entries_of(weights)]
         try:
-            await self._rpc(endpoint, "receive_published", meeting=asdict(meeting), entries=entries)
+            await self._pool.api.receive(endpoint.url, asdict(meeting), entries, self._timeout)
             await sending
         except RuntimeError as error:
             given_up.set()

@@ -18,6 +18,7 @@ import torch
 
 from configs.schema import RolloutConfig
 from rollout.endpoints.access import KEY_VARIABLE
+from rollout.endpoints.vllm_api import HEALTH
 from rollout.workers.process_guard import end_guarded, end_of_log, start_guarded
 
 PORT_ATTEMPTS = 100
@@ -29,6 +30,8 @@ OPENMP = Path(sys.prefix) / "lib" / "libiomp5.so"
 KEPT_MEMORY = "glibc.malloc.mmap_threshold=1073741824:glibc.malloc.trim_threshold=17179869184"
 """Bytes. By default glibc gives large blocks back at once and has them zeroed anew for the next step."""
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+NEEDED_ELSEWHERE = "VLLM_SERVER_DEV_MODE=1 and --enable-scale-out"
+"""What a worker that somebody else starts must be given to answer as ``vllm_api`` expects."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -242,7 +245,7 @@ class LocalWorker:
                     f"The vLLM worker ended at start with status {process.returncode}. "
                     f"{end_of_log(self._place.log_path)}"
                 )
-            with suppress(URLError, OSError), urllib.request.urlopen(f"{self.url}/health", timeout=2):
+            with suppress(URLError, OSError), urllib.request.urlopen(self.url + HEALTH, timeout=2):
                 return
             time.sleep(0.25)
         raise RuntimeError(

@@ -44,6 +44,7 @@ from rollout.collection.problem_stream import ProblemStream
 from rollout.collection.producer import Producer
 from rollout.endpoints.pool import WorkerPool
 from rollout.endpoints.routing import Endpoint
+from rollout.endpoints.vllm_api import VllmApi
 from rollout.records import Call, Sampling, Verdict
 
 SCALE = 64
@@ -223,6 +224,7 @@ def simulate(costs: Costs, staleness: int, steps: int) -> tuple[float, float]:
         config = RolloutConfig(max_concurrency=10**6, request_timeout_seconds=LIMIT_SECONDS)
         pool = WorkerPool(endpoints, config)
         pool._client = workers  # type: ignore[assignment]
+        pool.api = VllmApi(workers)  # type: ignore[arg-type]
         async with pool:
             seconds = await seconds_of_a_step(pool, costs, staleness, steps, workers.publish)
             spent = asyncio.get_running_loop().time()

@@ -1,0 +1,118 @@
+"""What is said to vLLM: paths, bodies, limits; and what its answers mean."""
+
+import asyncio
+import json
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes import prompt_of
+
+from rollout.endpoints.vllm_api import VllmApi
+from rollout.records import Sampling
+
+URL = "http://worker"
+SAMPLING = Sampling(temperature=0.7, top_p=0.9, max_tokens=8, seed=5, stop_token_ids=(3,))
+
+
+@dataclass(slots=True)
+class Recorded:
+    """In place of the HTTP client: keeps what is sent; answers with ``answer``, or raises it."""
+
+    answer: Any = None
+    sent: list[tuple[str, str, Any, float]] = field(default_factory=list)
+
+    async def control(self, method: str, url: str, body: Any, timeout_seconds: float) -> Any:
+        self.sent.append((method, url.removeprefix(URL), body, timeout_seconds))
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+def _asked(order: Callable[[VllmApi], Coroutine[Any, Any, Any]], answer: Any = None) -> tuple[Any, Recorded]:
+    client = Recorded(answer)
+    return asyncio.run(order(VllmApi(client))), client  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("order", "path", "body"),
+    [
+        (lambda api: api.pause(URL, "keep", 9.0), "/pause?mode=keep", None),
+        (lambda api: api.pause(URL, "wait", 9.0), "/pause?mode=wait", None),
+        (lambda api: api.resume(URL, 9.0), "/resume", None),
+        (lambda api: api.sleep(URL, 9.0), "/sleep?level=1&mode=wait", None),
+        (lambda api: api.wake(URL, 9.0), "/wake_up", None),
+        (lambda api: api.reset_prefix_cache(URL, 9.0), "/reset_prefix_cache", None),
+        (lambda api: api.set_version(URL, 3, 9.0), "/update_weight_version", {"new_version": "3"}),
+        (
+            lambda api: api.load(URL, Path("/weights/3"), 9.0),
+            "/collective_rpc",
+            {"method": "load_published", "kwargs": {"weights_path": "/weights/3"}},
+        ),
+        (
+            lambda api: api.receive(URL, {"port": 1}, [{"name": "w"}], 9.0),
+            "/collective_rpc",
+            {"method": "receive_published", "kwargs": {"meeting": {"port": 1}, "entries": [{"name": "w"}]}},
+        ),
+        (
+            lambda api: api.abort(URL, ["a", "b"], 9.0),
+            "/inference/v1/abort_requests",
+            {"request_ids": ["generate-tokens-a", "generate-tokens-b"]},
+        ),
+    ],
+)
+def test_an_order_is_one_post_within_its_limit(order: Any, path: str, body: Any):
+    answer, client = _asked(order)
+    assert answer is None
+    assert client.sent == [("POST", path, body, 9.0)]
+
+
+def test_a_request_holds_ids_and_how_to_sample_and_its_name_only_if_it_has_one():
+    api = VllmApi(Recorded())  # type: ignore[arg-type]
+    body = json.loads(api.request_body(prompt_of(1, 2), SAMPLING, 4, "mine"))
+    assert body == {
+        "token_ids": [1, 2],
+        "request_id": "mine",
+        "sampling_params": {
+            "n": 4,
+            "temperature": 0.7,
+            "top_p": 0.9,
+            "top_k": 0,
+            "max_tokens": 8,
+            "seed": 5,
+            "stop_token_ids": [3],
+            "logprobs": 0,
+            "detokenize": False,
+        },
+    }
+    assert "request_id" not in json.loads(api.request_body(prompt_of(1, 2), SAMPLING, 4, None))
+
+
+def test_a_key_is_checked_where_every_server_with_a_key_asks_for_it():
+    _, client = _asked(lambda api: api.check_key(URL, 9.0), {"data": []})
+    assert client.sent == [("GET", "/v1/models", None, 9.0)]
+    with pytest.raises(RuntimeError, match="401"):
+        _asked(lambda api: api.check_key(URL, 9.0), RuntimeError("answered 401"))
+
+
+def test_a_worker_is_healthy_if_it_answers_and_never_an_error():
+    healthy, client = _asked(lambda api: api.is_healthy(URL, 9.0))
+    assert healthy is True
+    assert client.sent == [("GET", "/health", None, 9.0)]
+    broken, _ = _asked(lambda api: api.is_healthy(URL, 9.0), RuntimeError("answered 503"))
+    assert broken is False
+
+
+@pytest.mark.parametrize(("label", "version"), [("default", 0), ("41", 41)])
+def test_the_version_of_a_worker_is_its_label(label: str, version: int):
+    said, client = _asked(lambda api: api.weight_version(URL, 9.0), {"weight_version": label})
+    assert said == version
+    assert client.sent == [("GET", "/weight_info", None, 9.0)]
+
+
+@pytest.mark.parametrize("answer", [{"weight_version": "main"}, {"version": "3"}, None, []])
+def test_an_answer_without_a_version_of_ours_names_the_worker(answer: Any):
+    with pytest.raises(RuntimeError, match=r"http://worker/weight_info answered .* holds no version"):
+        _asked(lambda api: api.weight_version(URL, 9.0), answer)
