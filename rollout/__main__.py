@@ -110,7 +110,7 @@ def _run_missing(
                 limit = min(left, 2 * config.rollout.max_concurrency)
                 todo = missing(planned(), done)
                 work = evaluate(todo, settings, grader, sink, seed=config.seed, max_in_flight=limit)
-                engine.run(work, DAY_SECONDS)
+                engine.run(work, DAY_SECONDS, what=f"the rollouts of '{title}'")
 
         make("evaluate", comparison.planned)
         # What the operators cost is known only now.

@@ -98,9 +98,11 @@ class RolloutEngine:
                 self._fleet.wait()
                 for endpoint, worker in zip(self.pool.endpoints, self._fleet.workers, strict=True):
                     endpoint.url = worker.url
-            self.run(self.sampler.__aenter__(), 10)
-            stack.callback(lambda: self.run(self.sampler.__aexit__(), 10))
-            self.run(self._reach(), REACH_SECONDS)
+            self.run(self.sampler.__aenter__(), 10, what="opening the sampler's connections")
+            stack.callback(
+                lambda: self.run(self.sampler.__aexit__(), 10, what="closing the sampler's connections")
+            )
+            self.run(self._reach(), REACH_SECONDS, what="reaching every endpoint")
             self._entered = stack.pop_all()
         spare_collector()
         return self
@@ -108,8 +110,13 @@ class RolloutEngine:
     def __exit__(self, *_: object) -> None:
         self._entered.close()
 
-    def run(self, work: Coroutine[Any, Any, T], timeout_seconds: float) -> T:
+    def run(self, work: Coroutine[Any, Any, T], timeout_seconds: float, *, what: str) -> T:
         """Runs ``work`` on the engine's loop and waits for it.
+
+        Args:
+            work: Is cancelled if the wait ends before it does.
+            timeout_seconds: The longest wait.
+            what: Names the work in the error, such as ``publishing version 3 to the workers``.
 
         Raises:
             RuntimeError: If it takes longer than ``timeout_seconds``.
@@ -119,7 +126,9 @@ class RolloutEngine:
             return future.result(timeout=timeout_seconds)
         except TimeoutError as error:
             future.cancel()
-            raise RuntimeError(f"{work} did not end within {timeout_seconds:g} s.") from error
+            raise RuntimeError(
+                f"The rollout engine did not finish {what} within {timeout_seconds:g} s."
+            ) from error
         except BaseException:
             future.cancel()
             raise

@@ -1,5 +1,6 @@
 """The engine over endpoints that somebody else started."""
 
+import asyncio
 import logging
 from dataclasses import asdict
 from pathlib import Path
@@ -28,7 +29,7 @@ def _no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
 def _sampled(config: RolloutConfig, folder: Path) -> int:
     with RolloutEngine(config, "model", folder) as engine:
         jobs = [engine.sampler.generate(prompt_of(i), SAMPLING, 2) for i in range(4)]
-        return sum(len(engine.run(job, 20)) for job in jobs)
+        return sum(len(engine.run(job, 20, what="a call")) for job in jobs)
 
 
 def test_any_number_of_remote_workers_serve_one_run(tmp_path: Path):
@@ -60,6 +61,28 @@ def test_a_worker_with_a_key_is_reached_with_it_and_refused_without(
         assert _sampled(config, tmp_path) == 8
     for shown in (str(error.value), caplog.text, yaml.safe_dump(asdict(config))):
         assert KEY not in shown
+
+
+def test_work_that_does_not_end_in_time_is_named_and_cancelled(tmp_path: Path):
+    cancelled: list[bool] = []
+
+    async def forever() -> None:
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            cancelled.append(True)
+            raise
+
+    with (
+        stub_process(StubOptions()) as url,
+        RolloutEngine(RolloutConfig(urls=[url]), "model", tmp_path) as engine,
+    ):
+        text = r"did not finish the batch of step 7 within 0\.1 s\.$"
+        with pytest.raises(RuntimeError, match=text) as error:
+            engine.run(forever(), 0.1, what="the batch of step 7")
+        assert engine.run(asyncio.sleep(0, "alive"), 5, what="a moment") == "alive"
+        assert cancelled == [True]
+    assert "coroutine" not in str(error.value)
 
 
 def test_an_open_worker_elsewhere_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture):

@@ -75,14 +75,14 @@ def _expected_logprobs(folder: Path, completion: Completion) -> torch.Tensor:
 
 
 def test_sampled_logprobs_are_the_policys_own(engine: RolloutEngine, tiny_policy: Path):
-    (completion,) = engine.run(engine.pool.generate(PROMPT, SAMPLING), 120)
+    (completion,) = engine.run(engine.pool.generate(PROMPT, SAMPLING), 120, what="a call")
     expected = _expected_logprobs(tiny_policy, completion)
     torch.testing.assert_close(torch.tensor(completion.logprobs), expected, atol=1e-3, rtol=1e-3)
 
 
 def test_equal_seeds_give_equal_samples_and_samples_of_one_request_differ(engine: RolloutEngine):
-    first = engine.run(engine.pool.generate(PROMPT, SAMPLING, 4), 60)
-    again = engine.run(engine.pool.generate(PROMPT, SAMPLING, 4), 60)
+    first = engine.run(engine.pool.generate(PROMPT, SAMPLING, 4), 60, what="a call")
+    again = engine.run(engine.pool.generate(PROMPT, SAMPLING, 4), 60, what="a call")
     assert [c.token_ids for c in first] == [c.token_ids for c in again]
     assert len({c.token_ids for c in first}) == 4
 
@@ -97,7 +97,7 @@ def test_thinking_is_closed_by_force_and_only_what_was_sampled_is_trained(
     settings = policy_settings(operator, config, engine.pool, tokenizer)
     problem = Problem(id="p", question="1 + 1 =", answer="2")
     work = run_operator(problem, _operator("operator=trace"), settings, EvenIsCorrect(), 3, 16)
-    calls = engine.run(work, 120).calls
+    calls = engine.run(work, 120, what="the operator's rollout").calls
     forced = tuple(tokenizer(operator.thinking.force, add_special_tokens=False).input_ids)
     closed = [call for call in calls if not all(call.train_mask)]
     assert closed
@@ -125,7 +125,7 @@ def test_late_drafts_are_aborted_on_the_worker_and_paid_for(
     problem = Problem(id="p", question="1 + 1 =", answer="2")
     work = run_operator(problem, operator, _settings(engine, config), EvenIsCorrect(), 5)
     before = engine.pool.counts.completion_tokens
-    rollout = engine.run(work, 120)
+    rollout = engine.run(work, 120, what="the operator's rollout")
     late = [call for call in rollout.calls if call.finish == "abort"]
     assert 0 < len(late) <= 6 and rollout.counts["draft/aborted"] == len(late)
     assert any(0 < len(call.completion_ids) < 600 for call in late)
@@ -143,7 +143,8 @@ _LONG_COMPLETIONS: dict[int, tuple[Sampling, Completion]] = {}
 
 def _long_completion(engine: RolloutEngine) -> tuple[Sampling, Completion]:
     """A completion that takes its time, and how to sample it again; found once for each set of weights."""
-    version = engine.run(engine.pool.served_version(engine.pool.endpoints[0]), 30)
+    endpoint = engine.pool.endpoints[0]
+    version = engine.run(engine.pool.served_version(endpoint), 30, what="asking for the version")
     if version not in _LONG_COMPLETIONS:
         _LONG_COMPLETIONS[version] = _find_long_completion(engine)
     return _LONG_COMPLETIONS[version]
@@ -151,10 +152,10 @@ def _long_completion(engine: RolloutEngine) -> tuple[Sampling, Completion]:
 
 def _find_long_completion(engine: RolloutEngine) -> tuple[Sampling, Completion]:
     # vLLM samples completion i of a request with the request's seed plus i.
-    many = engine.run(engine.pool.generate(PROMPT, replace(LONG, seed=0), 48), 120)
+    many = engine.run(engine.pool.generate(PROMPT, replace(LONG, seed=0), 48), 120, what="a call")
     seed = next(i for i, completion in enumerate(many) if completion.finish == "length")
     sampling = replace(LONG, seed=seed)
-    (completion,) = engine.run(engine.pool.generate(PROMPT, sampling), 120)
+    (completion,) = engine.run(engine.pool.generate(PROMPT, sampling), 120, what="a call")
     assert len(completion.token_ids) == LONG.max_tokens
     return sampling, completion
 
@@ -173,7 +174,7 @@ def test_an_aborted_request_gives_what_was_sampled_with_its_logprobs_and_usage(
         return await task
 
     before, requests = pool.counts.completion_tokens, pool.counts.requests
-    completions = engine.run(abort_soon(), 60)
+    completions = engine.run(abort_soon(), 60, what="an abort")
     first = completions[0]
     written = len(first.token_ids)
     assert first.finish == "abort"
@@ -200,7 +201,7 @@ def test_an_abort_at_once_reaches_its_request_and_the_answer_has_a_version(engin
         await pool.abort(["at-once"])
         return await task
 
-    completions = engine.run(abort_at_once(), 60)
+    completions = engine.run(abort_at_once(), 60, what="an abort")
     assert completions[0].finish == "abort"
     assert all(completion.versions for completion in completions)
 
@@ -210,7 +211,7 @@ def test_an_id_that_stops_a_completion_is_kept(engine: RolloutEngine):
     stop = whole.token_ids[40]
     end = whole.token_ids.index(stop) + 1
     stopping = replace(sampling, stop_token_ids=(stop,))
-    (completion,) = engine.run(engine.pool.generate(PROMPT, stopping), 60)
+    (completion,) = engine.run(engine.pool.generate(PROMPT, stopping), 60, what="a call")
     assert completion.token_ids == whole.token_ids[:end]
     assert len(completion.logprobs) == completion.usage.completion_tokens == end
     assert completion.finish == "stop"
@@ -219,10 +220,10 @@ def test_an_id_that_stops_a_completion_is_kept(engine: RolloutEngine):
 def test_a_completion_that_goes_on_finds_its_beginning_in_the_prefix_cache(engine: RolloutEngine):
     sampling, whole = _long_completion(engine)
     start = replace(PROMPT, ids=(*PROMPT.ids, *whole.token_ids[:400]))
-    (written,) = engine.run(engine.pool.generate(start, replace(sampling, max_tokens=100)), 60)
+    (written,) = engine.run(engine.pool.generate(start, replace(sampling, max_tokens=100)), 60, what="a call")
     before = engine.pool.counts.cached_tokens
     following = replace(start, ids=(*start.ids, *written.token_ids))
-    engine.run(engine.pool.generate(following, replace(sampling, max_tokens=8)), 60)
+    engine.run(engine.pool.generate(following, replace(sampling, max_tokens=8)), 60, what="a call")
     cached = engine.pool.counts.cached_tokens - before
     # All but the last block of what went in and came out before.
     assert len(start.ids) + len(written.token_ids) - 128 <= cached <= len(following.ids)
@@ -237,15 +238,15 @@ def test_a_worker_asked_as_an_endpoint_that_chats_says_as_much(engine: RolloutEn
             await endpoint.check()
             return await endpoint.generate(prompt, sampling, n), endpoint
 
-    many = engine.run(engine.pool.generate(prompt, SAMPLING, 3), 60)
-    said, endpoint = engine.run(chat(SAMPLING, 3), 60)
+    many = engine.run(engine.pool.generate(prompt, SAMPLING, 3), 60, what="a call")
+    said, endpoint = engine.run(chat(SAMPLING, 3), 60, what="a call")
     assert [completion.finish for completion in said] == [completion.finish for completion in many]
     assert all(completion.usage.prompt_tokens == len(prompt.ids) for completion in said)
     assert endpoint.counts.completion_tokens == sum(len(completion.token_ids) for completion in many)
     assert endpoint.counts.requests == 1
     # vLLM refuses n > 1 when greedy.
-    (one,) = engine.run(engine.pool.generate(prompt, GREEDY), 60)
-    greedy, endpoint = engine.run(chat(GREEDY, 3), 60)
+    (one,) = engine.run(engine.pool.generate(prompt, GREEDY), 60, what="a call")
+    greedy, endpoint = engine.run(chat(GREEDY, 3), 60, what="a call")
     assert len({completion.text for completion in greedy}) == 1
     assert [c.usage.completion_tokens for c in greedy] == [len(one.token_ids)] * 3
     assert endpoint.counts.requests == 4
@@ -256,7 +257,7 @@ def answering(engine: RolloutEngine, tmp_path_factory: pytest.TempPathFactory) -
     """The worker with a policy that thinks and answers, so that drafts are usable and every call is made."""
     folder = tmp_path_factory.mktemp("answering")
     schooled_model("<think>so</think>\\boxed{4}").save_pretrained(folder)
-    engine.run(engine.publisher.publish(folder, 40), 60)
+    engine.run(engine.publisher.publish(folder, 40), 60, what="a publish")
     yield engine
 
 
@@ -288,7 +289,7 @@ def test_budgets_are_the_sums_of_the_workers_own_usage(
     before = (counts.prompt_tokens, counts.completion_tokens)
     settings = _settings(answering, rollout_config)
     work = run_operator(problem, build_operator(config.operator), settings, EvenIsCorrect(), 1)
-    rollout = answering.run(work, 120)
+    rollout = answering.run(work, 120, what="the operator's rollout")
     assert {call.role for call in rollout.calls} == roles
     sent = {id(call.prompt_ids): len(call.prompt_ids) for call in rollout.calls}
     spent = budget(rollout, rollout.answers[0])
@@ -315,19 +316,19 @@ def test_collecting_ahead_goes_on_while_weights_are_published(
         CollectOptions(problems_per_step=16, operator_fraction=0.5, num_generations=4, seed=0),
     )
     producer = Producer(collector, max_staleness=1, last_step=4)
-    answering.run(answering.publisher.publish(tmp_path, 50), 60)
+    answering.run(answering.publisher.publish(tmp_path, 50), 60, what="a publish")
     behind = []
     for step in range(1, 5):
         version = 49 + step
-        batch = answering.run(producer.next(step, version), 60)
+        batch = answering.run(producer.next(step, version), 60, what="collecting")
         spans = [s for r in batch.rollouts for call in r.calls for s in call.versions]
         assert {span.version for span in spans} <= {version - 1, version}
         assert len(batch.groups) == 16
         behind.append(any(span.version < version for span in spans))
         if step == 2:  # the trainer takes its time: the third batch is whole before the next weights
-            answering.run(_whole(producer), 60)
-        answering.run(answering.publisher.publish(tmp_path, version + 1), 60)
-    answering.run(producer.close(), 60)
+            answering.run(_whole(producer), 60, what="collecting")
+        answering.run(answering.publisher.publish(tmp_path, version + 1), 60, what="a publish")
+    answering.run(producer.close(), 60, what="collecting")
     assert behind[0] is False and behind[2] is True
 
 
@@ -339,8 +340,8 @@ def test_published_weights_are_served_and_every_token_knows_its_version(
     engine: RolloutEngine, tmp_path: Path
 ):
     tiny_model(seed=5).save_pretrained(tmp_path)
-    engine.run(engine.publisher.publish(tmp_path, 41), 60)
-    (completion,) = engine.run(engine.pool.generate(PROMPT, SAMPLING), 60)
+    engine.run(engine.publisher.publish(tmp_path, 41), 60, what="a publish")
+    (completion,) = engine.run(engine.pool.generate(PROMPT, SAMPLING), 60, what="a call")
     assert [span.version for span in completion.versions] == [41]
     # Every weight counts, the tied head's too: log-probs are those of the published model.
     expected = _expected_logprobs(tmp_path, completion)
@@ -357,10 +358,10 @@ def test_weights_over_a_process_group_are_served_as_those_of_a_directory(
     by_directory = engine.pool.restarter.after_restart
     try:
         publisher = TransferPublisher(engine.pool, 60, backend="gloo")
-        engine.run(publisher.publish(weights.state, 43), 60)
+        engine.run(publisher.publish(weights.state, 43), 60, what="a publish")
     finally:
         engine.pool.restarter.after_restart = by_directory
-    (completion,) = engine.run(engine.pool.generate(PROMPT, SAMPLING), 60)
+    (completion,) = engine.run(engine.pool.generate(PROMPT, SAMPLING), 60, what="a call")
     assert [span.version for span in completion.versions] == [43]
     expected = _expected_logprobs(tmp_path, completion)
     torch.testing.assert_close(torch.tensor(completion.logprobs), expected, atol=1e-3, rtol=1e-3)
@@ -372,14 +373,14 @@ def test_workers_sleep_until_the_next_publish(engine: RolloutEngine, tmp_path: P
     by_directory = engine.pool.restarter.after_restart
     try:
         publisher = DirectoryPublisher(engine.pool, 60, sleeps=True)
-        engine.run(publisher.sleep(), 60)
+        engine.run(publisher.sleep(), 60, what="putting the workers to sleep")
         waiting = engine.pool.generate(PROMPT, SAMPLING)
         answer = asyncio.run_coroutine_threadsafe(waiting, engine._loop)
         with pytest.raises(TimeoutError):
             answer.result(timeout=1)
-        engine.run(publisher.publish(tmp_path, 47), 60)
+        engine.run(publisher.publish(tmp_path, 47), 60, what="a publish")
         assert len(answer.result(timeout=60)) == 1
-        (completion,) = engine.run(engine.pool.generate(PROMPT, SAMPLING), 60)
+        (completion,) = engine.run(engine.pool.generate(PROMPT, SAMPLING), 60, what="a call")
     finally:
         engine.pool.restarter.after_restart = by_directory
     assert [span.version for span in completion.versions] == [47]
@@ -390,7 +391,7 @@ def test_workers_sleep_until_the_next_publish(engine: RolloutEngine, tmp_path: P
 def test_a_prompt_that_does_not_fit_is_refused_and_not_sent_again(engine: RolloutEngine):
     retries = engine.pool.counts.retries
     with pytest.raises(RequestRefused, match="400"):
-        engine.run(engine.pool.generate(prompt_of(*[50] * 2000), SAMPLING), 60)
+        engine.run(engine.pool.generate(prompt_of(*[50] * 2000), SAMPLING), 60, what="a call")
     assert engine.pool.counts.retries == retries
 
 
@@ -402,7 +403,8 @@ def test_greedy_rollouts_are_the_same_twice(engine: RolloutEngine, rollout_confi
     def once() -> dict[str, list[tuple[int, ...]]]:
         sink = Kept()
         jobs = [PlannedRollout(problem=each, operator=operator, sample=0) for each in problems]
-        engine.run(evaluate(jobs, _settings(engine, config), EvenIsCorrect(), sink, seed=0), 120)
+        work = evaluate(jobs, _settings(engine, config), EvenIsCorrect(), sink, seed=0)
+        engine.run(work, 120, what="an evaluation")
         return {made.problem.id: [call.completion_ids for call in made.calls] for made in sink.rollouts}
 
     assert once() == once()
@@ -412,12 +414,12 @@ def test_a_killed_worker_is_restarted_with_the_current_weights_and_nothing_is_lo
     engine: RolloutEngine, rollout_config: RolloutConfig, tmp_path: Path
 ):
     tiny_model(seed=6).save_pretrained(tmp_path)
-    engine.run(engine.publisher.publish(tmp_path, 42), 60)
+    engine.run(engine.publisher.publish(tmp_path, 42), 60, what="a publish")
     operator = _operator("operator.schedule=[4,2,1]")
     restarts = engine.pool.restarter.restarts
     _evaluate_and_kill(engine, rollout_config, operator)
     assert engine.pool.restarter.restarts == restarts + 1
-    (completion,) = engine.run(engine.pool.generate(PROMPT, GREEDY), 60)
+    (completion,) = engine.run(engine.pool.generate(PROMPT, GREEDY), 60, what="a call")
     assert completion.versions[0].version == 42
 
 
@@ -430,7 +432,7 @@ def test_two_workers_share_a_run_and_when_one_is_killed_the_other_goes_on(
     with RolloutEngine(config, str(tiny_policy), tmp_path / "logs") as engine:
         weights = tmp_path / "weights"
         tiny_model(seed=6).save_pretrained(weights)
-        engine.run(engine.publisher.publish(weights, 3), 120)
+        engine.run(engine.publisher.publish(weights, 3), 120, what="a publish")
         for path in ("/weight_info", "/v1/models", "/pause", "/collective_rpc"):
             with pytest.raises(HTTPError, match="401"):
                 urlopen(Request(engine.pool.endpoints[0].url + path), timeout=10)
@@ -442,9 +444,10 @@ def test_two_workers_share_a_run_and_when_one_is_killed_the_other_goes_on(
         assert 0 < pool.counts.retries <= 40
         settled = (pool.restarter.settled(endpoint) for endpoint in pool.endpoints)
         for waiting in settled:
-            engine.run(waiting, config.start_timeout_seconds)
+            engine.run(waiting, config.start_timeout_seconds, what="a restart")
         assert pool.restarter.restarts == 1
-        assert [engine.run(pool.served_version(e), 30) for e in pool.endpoints] == [3, 3]
+        asked = "asking for the version"
+        assert [engine.run(pool.served_version(e), 30, what=asked) for e in pool.endpoints] == [3, 3]
     logs = [(tmp_path / "logs" / f"worker_{i}.log").read_text() for i in range(2)]
     assert all(log and "a-secret-nobody-may-see" not in log for log in logs)
     assert {process.pid for process in psutil.Process().children(recursive=True)} <= before
@@ -472,7 +475,7 @@ def _evaluate_and_kill(engine: RolloutEngine, config: RolloutConfig, operator: O
         await evaluate(jobs, _settings(engine, config), EvenIsCorrect(), sink, seed=0)
         await killer
 
-    engine.run(both(), 300)
+    engine.run(both(), 300, what="both workers' answers")
     assert sorted(o.problem_id for o in sink.outcomes) == sorted(p.id for p in problems)
     assert sink.failures == []
     # Calls of one request share its prompt object.

@@ -32,7 +32,9 @@ class EngineCollector:
     """The pool's counts at the batch before."""
 
     def next(self, step: int, version: int) -> CollectedBatch:
-        batch = self.engine.run(self.producer.next(step, version), self.timeout_seconds)
+        batch = self.engine.run(
+            self.producer.next(step, version), self.timeout_seconds, what=f"the batch of step {step}"
+        )
         before, self._seen = self._seen, replace(self.engine.pool.counts)
         read = self._seen.prompt_tokens - before.prompt_tokens
         cached = self._seen.cached_tokens - before.cached_tokens
@@ -44,7 +46,7 @@ class EngineCollector:
         async def state() -> dict[str, Any]:
             return self.producer.state_dict()
 
-        return self.engine.run(state(), STATE_SECONDS)
+        return self.engine.run(state(), STATE_SECONDS, what="reading the producer's state")
 
     def resume(self, after_step: int, state: Mapping[str, Any] | None) -> list[int]:
         return self.producer.resume(after_step, state)
@@ -53,10 +55,10 @@ class EngineCollector:
         async def forget() -> None:
             self.producer.forget(until_step)
 
-        self.engine.run(forget(), STATE_SECONDS)
+        self.engine.run(forget(), STATE_SECONDS, what=f"forgetting what steps until {until_step} took")
 
     def close(self) -> None:
-        self.engine.run(self.producer.close(), CLOSE_SECONDS)
+        self.engine.run(self.producer.close(), CLOSE_SECONDS, what="ending what is being collected")
 
 
 class WeightsFolder:
@@ -97,8 +99,10 @@ class EnginePublisher:
 
     def sleep(self) -> None:
         """Returns when every worker has freed its GPU memory; raises as ``rollout.weights.publish`` does."""
-        self.engine.run(self.engine.publisher.sleep(), self.config.rollout.publish_timeout_seconds)
+        limit = self.config.rollout.publish_timeout_seconds
+        self.engine.run(self.engine.publisher.sleep(), limit, what="putting the workers to sleep")
 
     def _send(self, weights: Path | Mapping[str, Tensor], version: int) -> None:
         work = self.engine.publisher.publish(weights, version)
-        self.engine.run(work, self.config.rollout.publish_timeout_seconds)
+        limit = self.config.rollout.publish_timeout_seconds
+        self.engine.run(work, limit, what=f"publishing version {version} to the workers")

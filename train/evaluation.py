@@ -82,7 +82,7 @@ class HeldOutEvaluator:
                 seed=self._config.seed,
                 max_in_flight=2 * self._config.rollout.max_concurrency,
             )
-            self._engine.run(work, train.collective_timeout_seconds)
+            self._engine.run(work, train.collective_timeout_seconds, what=f"the evaluation '{phase}'")
 
 
 def phase_of(step: int, config: TrainingConfig) -> str:

@@ -242,7 +242,7 @@ def ours_http(folder: Path, options: argparse.Namespace) -> Iterator[Round]:
 
         def single(number: int = REQUESTS_PER_SLOT * options.at_once, seed: int = 0) -> int:
             requests = single_requests(codec, number, seed)
-            return engine.run(through(engine.pool.generate, requests), LIMIT_SECONDS)
+            return engine.run(through(engine.pool.generate, requests), LIMIT_SECONDS, what="single requests")
 
         single(options.at_once, seed=10**6)
         yield single
@@ -257,10 +257,10 @@ def ours_pdr(folder: Path, options: argparse.Namespace) -> Iterator[Round]:
         def whole() -> int:
             pdr = operator(SCHEDULE, "all")
             work = through_operator(engine.pool, codec, pdr, options.problems)
-            return engine.run(work, LIMIT_SECONDS)
+            return engine.run(work, LIMIT_SECONDS, what="the operator's rollouts")
 
         first = single_requests(codec, options.at_once, 10**6)
-        engine.run(through(engine.pool.generate, first), LIMIT_SECONDS)
+        engine.run(through(engine.pool.generate, first), LIMIT_SECONDS, what="the first requests")
         yield whole
 
 

@@ -62,7 +62,7 @@ def measure(policy: Path, changes: dict[str, Any], at_once: int, requests: int, 
                 for prompt, sampling, n in single_requests(codec, number, seed)
             ]
             started = time.perf_counter()
-            tokens = engine.run(through(engine.pool.generate, asked), LIMIT_SECONDS)
+            tokens = engine.run(through(engine.pool.generate, asked), LIMIT_SECONDS, what="single requests")
             return tokens / (time.perf_counter() - started)
 
         round_of(at_once, 10**6)
