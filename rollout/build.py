@@ -1,30 +1,36 @@
 """From the options of a run to its tokenizer, the settings of its policy, and its operator with variants."""
 
-import importlib
 import random
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
-
-from configs.schema import ModelConfig, OperatorConfig, RolloutConfig
+from configs.schema import ModelConfig, OperatorConfig, RolloutConfig, TrainingConfig
+from rollout.distiller import DistillerOptions
 from rollout.forcing import ThinkingLimit
+from rollout.imports import imported
 from rollout.operators import OPERATORS, Operator, OperatorOptions
 from rollout.policy import PolicySettings
 from rollout.prompts import Codec, prompt_texts
 from rollout.records import Sampling
 from rollout.sampler import Sampler
+from rollout.stages import Stage
 from rollout.thinking import UNCLOSED, ThinkingMarks, split
-from rollout.workspace import DistillerOptions
+from rollout.workspace import find_distiller
+
+if TYPE_CHECKING:  # a plan builds operators, too, and loads no torch
+    from transformers import PreTrainedTokenizerBase
 
 
-def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
+def load_tokenizer(model: ModelConfig) -> "PreTrainedTokenizerBase":
     """The tokenizer of ``model.path``.
 
     Raises:
         FileNotFoundError: If the path is neither a folder nor could be a name on the hub (``owner/model``).
         ValueError: If no tokenizer loads from it.
     """
+    from transformers import AutoTokenizer
+
     path = model.path
     if not Path(path).is_dir() and not _may_be_on_the_hub(path):
         raise FileNotFoundError(
@@ -50,7 +56,7 @@ def policy_settings(
     operator: OperatorConfig,
     rollout: RolloutConfig,
     sampler: Sampler,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: "PreTrainedTokenizerBase",
 ) -> PolicySettings:
     """What all problems of a run share."""
     codec = Codec(tokenizer=tokenizer)
@@ -88,8 +94,9 @@ def build_operator(config: OperatorConfig) -> Operator:
     """The operator that a config describes.
 
     Raises:
-        ValueError: If ``operator.kind`` names no operator.
+        ValueError: If ``operator.kind`` names no operator, or ``operator.distiller`` no distiller.
     """
+    find_distiller(config.distiller)
     options = OperatorOptions(
         name=config.name,
         schedule=tuple(config.schedule),
@@ -108,29 +115,51 @@ def build_operator(config: OperatorConfig) -> Operator:
 def _operator_class(kind: str) -> type[Operator]:
     if kind in OPERATORS:
         return OPERATORS[kind]
-    module, _, name = kind.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(
-            f"operator.kind is {kind!r}, which does not import: {error}. Write it as "
-            "package.module:Class; the module must be importable from the folder you start in."
-        ) from error
+    found = imported("operator.kind", kind, "package.module:Class")
     if not (isinstance(found, type) and issubclass(found, Operator)):
         raise ValueError(f"operator.kind is {kind!r}, which is no subclass of rollout.operators.Operator.")
     return found
 
 
+def training_calls(config: TrainingConfig) -> tuple[Stage, ...]:
+    """The calls that the operator of a run makes on one problem in training, stage after stage.
+
+    Raises:
+        ValueError: If there is no such operator, it or its distiller declares no calls, or another number of
+            answers than training asks for.
+    """
+    kind, wanted = config.operator.kind, config.algo.num_generations
+    operator = build_operator(config.operator)
+    operator = type(operator)(replace(operator.options, num_workspaces=config.algo.num_workspaces))
+    stages = operator.calls(wanted)
+    if not isinstance(stages, tuple) or not all(isinstance(stage, Stage) for stage in stages):
+        raise ValueError(f"calls of operator.kind {kind} must return a tuple of Stage, got {stages!r}.")
+    if (declared := sum(stage.number for stage in stages[-1:])) != wanted:
+        raise ValueError(
+            f"The last stage that calls of operator.kind {kind} returns has {declared} calls. It must hold "
+            f"the answers, and training asks for {wanted} (algo.num_generations)."
+        )
+    return stages
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ranges:
-    """What is drawn anew for each problem; empty leaves the operator's own value."""
+    """What is drawn anew for each problem; empty leaves the operator's own value.
+
+    Raises:
+        ValueError: If one of the distillers is none.
+    """
 
     drafts: tuple[int, ...] = ()
     """The least and the most drafts of the first round (M)."""
     top_k: tuple[int, ...] = ()
     """The least and the most drafts that a distiller keeps (k)."""
     distillers: tuple[str, ...] = ()
-    """Names to choose from."""
+    """Names to choose from, or import paths of distillers of one's own."""
+
+    def __post_init__(self) -> None:
+        for name in self.distillers:
+            find_distiller(name, "operator.distillers")
 
     def draw(self, operator: Operator, rng: random.Random) -> Operator:
         """``operator`` with values drawn uniformly from the ranges."""

@@ -7,8 +7,9 @@ bound of the workspace::
     C(r) = D(x, S(r)),  |C(r)| <= kappa               distil; C(0) is empty, C(r) reads S(r) only
     M_R  = 1                                          the last call gives the answer
 
-Training asks for a group of answers instead of one: that is its only difference to inference. An
-operator of your own is one more class like these and one YAML file (README).
+Training asks for a group of answers instead of one: that is its only difference to inference. ``calls``
+declares what ``answer`` costs, for plans. An operator of your own is one more class like these and one YAML
+file (README).
 """
 
 import asyncio
@@ -17,10 +18,25 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rollout.costs import pdr_calls, sequential_calls
+from rollout.distiller import DistillerOptions
 from rollout.policy import Policy, PolicySettings, derive_seed
-from rollout.records import ATTEMPTS, DRAFT, EMPTY, REFINE, TRACE, Answers, Call, Grader, Problem, Rollout
+from rollout.records import (
+    ATTEMPTS,
+    DRAFT,
+    EMPTY,
+    REFINE,
+    TRACE,
+    VERIFY,
+    Answers,
+    Call,
+    Grader,
+    Problem,
+    Rollout,
+)
+from rollout.stages import Stage
 from rollout.vote import equivalence_classes
-from rollout.workspace import DistillerOptions, carry_over, distil, trust
+from rollout.workspace import carry_over, distil, trust
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,12 +72,34 @@ class Operator(ABC):
             num_answers: Samples of the last call: 1 in evaluation, a group in training.
         """
 
+    def calls(self, num_answers: int = 1) -> tuple[Stage, ...]:
+        """The calls that ``answer`` makes on one problem if every draft is usable, stage after stage.
+
+        The last stage holds the answers. Nothing is sampled: plans ask this of a run that has no workers.
+
+        Raises:
+            ValueError: If the operator or its distiller declares none.
+        """
+        kind = type(self)
+        raise ValueError(
+            f"The operator {kind.__module__}:{kind.__qualname__} declares no calls, so they are not known "
+            "before it runs. Add a method calls beside its answer (rollout.operators.Operator.calls, README)."
+        )
+
+    def __init_subclass__(cls) -> None:
+        # Who answers in another way makes other calls than its parent declares.
+        if "answer" in vars(cls) and "calls" not in vars(cls):
+            cls.calls = Operator.calls
+
 
 class Trace(Operator):
     """A plain long chain of thought."""
 
     async def answer(self, policy: Policy, rng: random.Random, num_answers: int = 1) -> Answers:
         return Answers(calls=await policy.solve([EMPTY] * num_answers, role=TRACE, round=0))
+
+    def calls(self, num_answers: int = 1) -> tuple[Stage, ...]:
+        return (Stage(role=TRACE, per_context=num_answers),)
 
 
 class SequentialRefinement(Operator):
@@ -76,6 +114,10 @@ class SequentialRefinement(Operator):
                 policy, drafts, self.options.distil.kappa, error_analysis=self.options.error_analysis
             )
         return Answers(calls=await policy.solve([workspace] * num_answers, role=REFINE, round=last))
+
+    def calls(self, num_answers: int = 1) -> tuple[Stage, ...]:
+        rounds, kappa = len(self.options.schedule), self.options.distil.kappa
+        return sequential_calls(rounds, kappa, num_answers, error_analysis=self.options.error_analysis)
 
 
 class ParallelDistilRefine(Operator):
@@ -92,6 +134,10 @@ class ParallelDistilRefine(Operator):
             workspaces = await distil(policy, drafts, next_width, self.options.distil, rng, num_workspaces)
         return Answers(calls=await policy.solve(workspaces, role=REFINE, round=len(widths) - 1))
 
+    def calls(self, num_answers: int = 1) -> tuple[Stage, ...]:
+        widths = (*self.options.schedule[:-1], num_answers)
+        return pdr_calls(widths, self.options.distil, self.options.num_workspaces)
+
 
 class Majority(Operator):
     """Traces vote for their answers, by equivalence; the first with the most votes is taken."""
@@ -102,6 +148,9 @@ class Majority(Operator):
         classes = await equivalence_classes([policy.final_answer(draft) for draft in drafts], policy.same)
         chosen = classes[0][0] if classes else 0
         return Answers(calls=(drafts[chosen],), waited_for=drafts)
+
+    def calls(self, num_answers: int = 1) -> tuple[Stage, ...]:
+        return (Stage(role=DRAFT, per_context=self.options.schedule[0]),)
 
 
 class BestOfN(Operator):
@@ -116,6 +165,10 @@ class BestOfN(Operator):
             return Answers(calls=drafts[:1], waited_for=drafts)
         ranked, verifications = await trust(policy, usable, rng)
         return Answers(calls=(ranked[0].call,), waited_for=(*drafts, *verifications))
+
+    def calls(self, num_answers: int = 1) -> tuple[Stage, ...]:
+        width = self.options.schedule[0]
+        return Stage(role=DRAFT, per_context=width), Stage(role=VERIFY, contexts=width, solutions=1)
 
 
 OPERATORS: dict[str, type[Operator]] = {

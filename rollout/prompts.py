@@ -6,12 +6,13 @@ The texts live in configs/operator/prompts.
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import cast
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, cast
 
 from configs.schema import PromptsConfig
 from rollout.records import Prompt, context_key
+
+if TYPE_CHECKING:  # a plan knows operators, too, and loads no torch
+    from transformers import PreTrainedTokenizerBase
 
 _PLACEHOLDERS = {
     "solve": {"question"},
@@ -102,7 +103,7 @@ def join_drafts(texts: Sequence[str]) -> str:
 class Codec:
     """Text to the ids of a chat prompt, and sampled ids to text."""
 
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: "PreTrainedTokenizerBase"
 
     def prompt(self, text: str) -> Prompt:
         """One user turn, ready for the policy to answer."""

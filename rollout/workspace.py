@@ -1,46 +1,21 @@
 """The bounded workspace and the distillers that make it from drafts.
 
 A distiller maps the drafts of one round to the workspaces of the next round's calls: one that all calls
-share, or one for each call. The workspace is rebuilt every round from that round's drafts only.
+share, or one for each call. The workspace is rebuilt every round from that round's drafts only. A distiller
+of your own is one more function like these, named by its import path (README).
 """
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 
+from rollout.distiller import DistilContext, DistilCost, Distiller, DistillerOptions, is_distil
+from rollout.imports import imported
 from rollout.policy import Policy, Solution
 from rollout.prompts import join_drafts
-from rollout.records import Workspace
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DistillerOptions:
-    """How drafts become a workspace."""
-
-    name: str
-    """A key of ``DISTILLERS``."""
-    top_k: int
-    """Drafts kept by a top-k or random-k distiller."""
-    kappa: int
-    """The bound, in tokens of the policy's own tokenizer."""
-    oracle: str = "only_correct"
-    """Drafts that the oracle admits: ``only_correct`` or ``only_wrong``."""
-
-
-Distil = Callable[
-    [Policy, Sequence[Solution], int, DistillerOptions, random.Random], Awaitable[list[Workspace]]
-]
-"""``await distil(policy, drafts, num, options, rng)`` gives ``num`` workspaces of the same drafts, each drawn
-anew: by another sample of the summary, another ranking, another choice."""
-
-
-@dataclass(frozen=True, slots=True)
-class Distiller:
-    """A way to make workspaces, and whether the calls of a round share one or have one each."""
-
-    draw: Distil
-    one_each: bool = False
+from rollout.records import DISTIL, VERIFY, Workspace
+from rollout.stages import Stage
 
 
 async def distil(
@@ -63,13 +38,18 @@ async def distil(
         options: Which distiller.
         rng: For its choices.
         num_workspaces: Workspaces that the calls share evenly (training); None leaves it to the distiller.
+
+    Raises:
+        ValueError: If the distiller returns anything but so many workspaces within kappa.
     """
-    distiller = DISTILLERS[options.name]
-    num = num_workspaces or (width if distiller.one_each else 1)
+    distiller = find_distiller(options.name)
+    num = distiller.num_workspaces(width, num_workspaces)
     assert width % num == 0, "calls share workspaces evenly"
     usable = _usable(policy, drafts)
     if usable:
-        drawn = await distiller.draw(policy, usable, num, options, rng)
+        context = DistilContext(policy=policy, drafts=usable, num=num, options=options, rng=rng)
+        drawn = await distiller.draw(context)
+        _check(drawn, context)
     else:
         drawn = [Workspace(text="", parents=tuple(drafts))] * num
     workspaces = [workspace for workspace in drawn for _ in range(width // num)]
@@ -94,6 +74,22 @@ async def carry_over(policy: Policy, drafts: Sequence[int], kappa: int, *, error
         workspace = paste(policy, usable, kappa)
     _count(policy, [workspace])
     return workspace
+
+
+def _check(drawn: object, context: DistilContext) -> None:
+    """A distiller of one's own may return anything."""
+    name, kappa = context.options.name, context.options.kappa
+    if not (isinstance(drawn, list) and all(isinstance(each, Workspace) for each in drawn)):
+        raise ValueError(f"The distiller {name} must return a list of Workspace, got {drawn!r}.")
+    if len(drawn) != context.num:
+        raise ValueError(
+            f"The distiller {name} returned {len(drawn)} workspaces where context.num asks for {context.num}."
+        )
+    if (most := max(context.policy.codec.count(each.text) for each in set(drawn))) > kappa:
+        raise ValueError(
+            f"The distiller {name} returned a workspace of {most} tokens, the bound is {kappa} "
+            "(operator.workspace_tokens). rollout.workspace.paste cuts drafts to it."
+        )
 
 
 def _usable(policy: Policy, drafts: Sequence[int]) -> list[Solution]:
@@ -135,17 +131,11 @@ def _reviewed(policy: Policy, draft: Solution, analysis: int, kappa: int) -> Wor
     return Workspace(text=bounded, parents=(draft.call, analysis), truncated=bounded != text)
 
 
-async def global_summary(
-    policy: Policy,
-    drafts: Sequence[Solution],
-    num: int,
-    options: DistillerOptions,
-    rng: random.Random,
-) -> list[Workspace]:
+async def global_summary(context: DistilContext) -> list[Workspace]:
     """One text for all, written by the policy: agreements, contradictions, results, open goals."""
-    shuffled = rng.sample(drafts, len(drafts))
-    calls = await policy.distil(shuffled, kappa=options.kappa, num=num)
-    return [_summary(policy, call, options.kappa) for call in calls]
+    kappa, shuffled = context.options.kappa, context.rng.sample(context.drafts, len(context.drafts))
+    calls = await context.policy.distil(shuffled, kappa=kappa, num=context.num)
+    return [_summary(context.policy, call, kappa) for call in calls]
 
 
 def _summary(policy: Policy, call: int, kappa: int) -> Workspace:
@@ -156,66 +146,91 @@ def _summary(policy: Policy, call: int, kappa: int) -> Workspace:
     return Workspace(text=text, parents=(call,), truncated=text != summary.text)
 
 
-async def most_trusted(
-    policy: Policy,
-    drafts: Sequence[Solution],
-    num: int,
-    options: DistillerOptions,
-    rng: random.Random,
-) -> list[Workspace]:
+async def most_trusted(context: DistilContext) -> list[Workspace]:
     """The k drafts that the policy itself holds most likely right; a verification pass for each workspace."""
     # A generator for each: what is drawn must not depend on which ranking ends first.
-    own = [random.Random(rng.random()) for _ in range(num)]
-    return await asyncio.gather(*(_most_trusted(policy, drafts, options, each) for each in own))
+    own = [random.Random(context.rng.random()) for _ in range(context.num)]
+    return await asyncio.gather(*(_most_trusted(replace(context, rng=rng)) for rng in own))
 
 
-async def random_k(
-    policy: Policy,
-    drafts: Sequence[Solution],
-    num: int,
-    options: DistillerOptions,
-    rng: random.Random,
-) -> list[Workspace]:
+async def random_k(context: DistilContext) -> list[Workspace]:
     """k drafts drawn uniformly."""
-    k = min(options.top_k, len(drafts))
-    return [paste(policy, rng.sample(drafts, k), options.kappa) for _ in range(num)]
+    return _drawn(context, min(context.options.top_k, len(context.drafts)))
 
 
-async def all_drafts(
-    policy: Policy,
-    drafts: Sequence[Solution],
-    num: int,
-    options: DistillerOptions,
-    rng: random.Random,
-) -> list[Workspace]:
+async def all_drafts(context: DistilContext) -> list[Workspace]:
     """Every usable draft, in random order."""
-    return [paste(policy, rng.sample(drafts, len(drafts)), options.kappa) for _ in range(num)]
+    return _drawn(context, len(context.drafts))
 
 
-async def oracle(
-    policy: Policy,
-    drafts: Sequence[Solution],
-    num: int,
-    options: DistillerOptions,
-    rng: random.Random,
-) -> list[Workspace]:
+def _drawn(context: DistilContext, k: int) -> list[Workspace]:
+    kappa, draw = context.options.kappa, context.rng.sample
+    return [paste(context.policy, draw(context.drafts, k), kappa) for _ in range(context.num)]
+
+
+async def oracle(context: DistilContext) -> list[Workspace]:
     """Up to k drafts that the verifier holds right (or wrong): the paper's ablation, never for training."""
-    verdicts = await asyncio.gather(*(policy.verdict(draft.call) for draft in drafts))
-    wanted = options.oracle == "only_correct"
+    drafts = context.drafts
+    verdicts = await asyncio.gather(*(context.policy.verdict(draft.call) for draft in drafts))
+    wanted = context.options.oracle == "only_correct"
     admitted = [d for d, verdict in zip(drafts, verdicts, strict=True) if verdict.is_correct == wanted]
     if not admitted:
-        return [Workspace(text="", parents=tuple(draft.call for draft in drafts))] * num
-    return await random_k(policy, admitted, num, options, rng)
+        return [Workspace(text="", parents=tuple(draft.call for draft in drafts))] * context.num
+    return await random_k(replace(context, drafts=admitted))
+
+
+def _cost_of_ranking(drafts: int, num: int, options: DistillerOptions) -> DistilCost:
+    left_out = drafts > options.top_k
+    calls = (Stage(role=VERIFY, contexts=drafts * num, solutions=1),) if left_out else ()
+    return DistilCost(solutions=min(drafts, options.top_k), calls=calls)
+
+
+def _cost_of_summary(drafts: int, num: int, options: DistillerOptions) -> DistilCost:
+    return DistilCost(solutions=1, calls=(Stage(role=DISTIL, per_context=num, solutions=drafts),))
+
+
+def _cost_of_k(drafts: int, num: int, options: DistillerOptions) -> DistilCost:
+    return DistilCost(solutions=min(drafts, options.top_k))
+
+
+def _cost_of_all(drafts: int, num: int, options: DistillerOptions) -> DistilCost:
+    return DistilCost(solutions=drafts)
 
 
 DISTILLERS: dict[str, Distiller] = {
-    "global_summary": Distiller(global_summary),
-    "shared_topk": Distiller(most_trusted),
-    "per_sample_topk": Distiller(most_trusted, one_each=True),
-    "random_k": Distiller(random_k, one_each=True),
-    "all": Distiller(all_drafts),
-    "oracle": Distiller(oracle),
+    "global_summary": Distiller(global_summary, cost=_cost_of_summary),
+    "shared_topk": Distiller(most_trusted, cost=_cost_of_ranking),
+    "per_sample_topk": Distiller(most_trusted, one_each=True, cost=_cost_of_ranking),
+    "random_k": Distiller(random_k, one_each=True, cost=_cost_of_k),
+    "all": Distiller(all_drafts, cost=_cost_of_all),
+    "oracle": Distiller(oracle, cost=_cost_of_k),
 }
+
+
+def find_distiller(name: str, option: str = "operator.distiller") -> Distiller:
+    """The distiller of this name, or the one that ``package.module:function`` names.
+
+    Args:
+        name: A key of ``DISTILLERS``; or the import path of an async function of one ``DistilContext``, or of
+            a ``Distiller``.
+        option: Set to ``name``, for the messages.
+
+    Raises:
+        ValueError: If it does not import or is no distiller.
+    """
+    if name in DISTILLERS:
+        return DISTILLERS[name]
+    found = imported(option, name, "package.module:function")
+    distiller = found if isinstance(found, Distiller) else Distiller(found)  # type: ignore[arg-type]
+    if not is_distil(distiller.draw):
+        raise ValueError(
+            f"{option} is {name!r}, which is no distiller. Write it as async def "
+            f"{name.partition(':')[2]}(context: DistilContext) -> list[Workspace], or as a "
+            "rollout.distiller.Distiller of such a function."
+        )
+    if distiller.draw is oracle:  # training refuses it by its name
+        raise ValueError(f"{option} is {name!r}, which is the built-in oracle. Write {option}=oracle.")
+    return distiller
 
 
 async def trust(
@@ -232,13 +247,12 @@ async def trust(
     return [shuffled[i] for i in ranked], calls
 
 
-async def _most_trusted(
-    policy: Policy, drafts: Sequence[Solution], options: DistillerOptions, rng: random.Random
-) -> Workspace:
+async def _most_trusted(context: DistilContext) -> Workspace:
     """The k most trusted drafts, in random order; no call is made when nothing has to be left out."""
+    options, rng = context.options, context.rng
     calls: list[int] = []
-    kept = list(drafts)
-    if len(drafts) > options.top_k:
-        ranked, calls = await trust(policy, drafts, rng)
+    kept = list(context.drafts)
+    if len(context.drafts) > options.top_k:
+        ranked, calls = await trust(context.policy, context.drafts, rng)
         kept = ranked[: options.top_k]
-    return paste(policy, rng.sample(kept, len(kept)), options.kappa, calls)
+    return paste(context.policy, rng.sample(kept, len(kept)), options.kappa, calls)

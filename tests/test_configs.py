@@ -209,7 +209,8 @@ def test_what_is_no_override_is_a_config_error(override: str):
         ("data.num_eval=0", r"data\.num_eval must be at least 1, got 0\."),
         (
             "operator.kind=best",
-            r"operator\.kind is 'best'; choose one of trace, sr, pdr, majority, best_of_n",
+            r"operator\.kind is 'best'; choose one of trace, sr, pdr, majority, best_of_n, or write "
+            r"package\.module:Class\.",
         ),
         ("operator.oracle=right", r"operator\.oracle is 'right'; choose one of only_correct, only_wrong\."),
         ("operator.quorum=0", r"operator\.quorum must lie above 0 and up to 1, got 0\.0\."),
@@ -227,7 +228,12 @@ def test_what_is_no_override_is_a_config_error(override: str):
             "rollout.thinking_tokens=4000 rollout.answer_tokens=100",
             r"rollout\.thinking_tokens \+ answer_tokens is 4100, but rollout\.max_model_len is 4096",
         ),
-        ("operator.distiller=topk", r"operator\.distiller is 'topk'; choose one of global_summary, "),
+        (
+            "operator.distiller=share_topk",
+            r"operator\.distiller is 'share_topk'; choose one of global_summary, .*, oracle, or write "
+            r"package\.module:function\. Did you mean 'shared_topk'\?",
+        ),
+        ("operator.distiller=:mine", r"operator\.distiller is ':mine'; .* write package\.module:function"),
         ("operator.top_k=0", r"operator\.top_k must be at least 1, got 0\."),
         ("operator.workspace_tokens=8", r"operator\.workspace_tokens must be at least 16, got 8\."),
         ("operator.schedule=[]", r"operator\.schedule must list widths of at least 1, got \[\]\."),

@@ -1,14 +1,18 @@
 """From options to an operator: the built-in kinds, and a class of one's own."""
 
+import random
+import re
+import sys
 from pathlib import Path
 
 import pytest
-from fakes import ScriptedPolicy, roll
+from conftest import REPO
+from fakes import CODEC, ScriptedPolicy, operator, roll
 from tiny import byte_tokenizer
 
 from configs.compose import load, load_operator
 from configs.schema import ModelConfig, OperatorConfig, RolloutConfig
-from rollout.build import build_operator, load_tokenizer, policy_settings
+from rollout.build import Ranges, build_operator, load_tokenizer, policy_settings
 from rollout.endpoints.chat import ChatEndpoint
 from rollout.operators import OPERATORS
 from rollout.records import TRACE
@@ -25,7 +29,26 @@ class Shortest(Operator):
 
 class NoOperator:
     pass
+
+async def takes_two(context, num):
+    return []
+
+def waits_for_nothing(context):
+    return []
+
+async def too_few(context):
+    return []
+
+async def no_list(context):
+    return "drafts"
+
+async def too_long(context):
+    return [Workspace(text="x" * 200, parents=())] * context.num
+
+from rollout.records import Workspace
+from rollout.workspace import oracle as knows
 """
+README_BLOCK = re.compile(r"```python\n# shortest\.py.*?\n(.*?)```", re.DOTALL)
 
 
 @pytest.fixture
@@ -63,6 +86,103 @@ def test_a_class_of_ones_own_is_an_operator_like_any_other(own_module: str):
 def test_a_kind_that_is_no_operator_is_refused_by_name(own_module: str, kind: str, message: str):
     with pytest.raises(ValueError, match=message):
         build_operator(OperatorConfig(name="mine", kind=kind, schedule=[3]))
+
+
+@pytest.fixture
+def readme_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that one starts in, with the README's ``shortest.py``."""
+    blocks = README_BLOCK.findall((REPO / "README.md").read_text())
+    assert len(blocks) == 2
+    (tmp_path / "shortest.py").write_text("".join(blocks))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend("")  # as python -m does
+    monkeypatch.delitem(sys.modules, "shortest", raising=False)
+    return tmp_path
+
+
+def _of_lengths(*lengths: int) -> ScriptedPolicy:
+    """Drafts of these lengths, in order; everything else is short."""
+    left = iter(lengths)
+
+    def script(request, rng):
+        number = next(left) if request.kind == "SOLVE" else 0
+        return f"<think>hm</think>{'x' * number} \\boxed{{{number}}}"
+
+    return ScriptedPolicy(script=script)
+
+
+@pytest.mark.parametrize("name", ["shortest_k", "keep_shortest"])
+def test_the_readmes_distiller_keeps_the_shortest_usable_drafts(readme_folder: Path, name: str):
+    overrides = ["model.path=x", "data.path=x", f"operator.distiller=shortest:{name}", "operator.top_k=2"]
+    built = build_operator(load("evaluation", overrides).operator)
+    policy = _of_lengths(30, 10, 40, 20)
+    rollout = roll(policy, built)
+    (refine,) = policy.of("REFINE")
+    assert re.findall(r"boxed\{(\d+)\}", refine.prompt) == ["10", "20"]
+    assert rollout.calls[rollout.answers[0]].parents == (1, 3)
+    assert rollout.counts["workspace/truncated"] == 0
+
+
+def test_the_readmes_operator_answers_with_the_shortest_draft(readme_folder: Path):
+    built = build_operator(OperatorConfig(name="mine", kind="shortest:Shortest", schedule=[3]))
+    assert roll(_of_lengths(30, 10, 20), built).answers == (1,)
+
+
+def test_the_readmes_distiller_declares_what_a_workspace_holds(readme_folder: Path):
+    config = OperatorConfig(schedule=[4, 1], distiller="shortest:shortest_k", top_k=3)
+    stages = build_operator(config).calls(8)
+    assert [(stage.role, stage.number, stage.solutions) for stage in stages] == [
+        ("draft", 4, 0),
+        ("refine", 8, 3),
+    ]
+    assert (stages[-1].contexts, stages[-1].per_context) == (1, 8)
+
+
+def test_training_may_draw_a_distiller_of_ones_own(readme_folder: Path):
+    overrides = ["model.path=x", "data.path=x", "operator.distillers=[shortest:shortest_k]"]
+    config = load("training", overrides).operator
+    drawn = Ranges(distillers=tuple(config.distillers)).draw(operator((2, 1)), random.Random(0))
+    policy = _of_lengths(20, 10)
+    roll(policy, drawn, num_answers=4)
+    assert [request.n for request in policy.of("REFINE")] == [4]
+    assert re.findall(r"boxed\{(\d+)\}", policy.of("REFINE")[0].prompt) == ["10", "20"]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("no_such_module_here:f", r"'no_such_module_here:f', which does not import: No module"),
+        ("operator_of_a_user:f", r"does not import: .*'f'.*Write it as package\.module:function"),
+        ("operator_of_a_user:NoOperator", r"no distiller\. Write it as async def NoOperator\(context"),
+        ("operator_of_a_user:takes_two", r"'operator_of_a_user:takes_two', which is no distiller"),
+        ("operator_of_a_user:waits_for_nothing", r"which is no distiller\. Write it as async def"),
+        # Training refuses the oracle by its name.
+        ("operator_of_a_user:knows", r"which is the built-in oracle\. Write operator\.distillers?=oracle"),
+        ("rollout.workspace:oracle", r"which is the built-in oracle"),
+    ],
+)
+def test_what_is_no_distiller_is_refused_before_anything_runs(own_module: str, name: str, message: str):
+    with pytest.raises(ValueError, match=rf"operator\.distiller is .*{message}"):
+        build_operator(OperatorConfig(distiller=name))
+    with pytest.raises(ValueError, match=rf"operator\.distillers is .*{message}"):
+        Ranges(distillers=("all", name))
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        ("too_few", r"operator_of_a_user:too_few returned 0 workspaces where context\.num asks for 1"),
+        ("no_list", r"operator_of_a_user:no_list must return a list of Workspace, got 'drafts'"),
+        ("too_long", r"a workspace of 200 tokens, the bound is 100 .*rollout\.workspace\.paste"),
+    ],
+)
+def test_a_distiller_that_returns_something_else_ends_the_rollout(
+    own_module: str, function: str, message: str
+):
+    config = OperatorConfig(distiller=f"{own_module}:{function}", workspace_tokens=100)
+    assert CODEC.count("x" * 200) == 200
+    with pytest.raises(ValueError, match=message):
+        roll(ScriptedPolicy(), build_operator(config))
 
 
 def test_thinking_is_limited_only_where_a_limit_is_set():

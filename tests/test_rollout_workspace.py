@@ -20,11 +20,18 @@ from fakes import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rollout.distiller import DistilContext, DistillerOptions
 from rollout.policy import Policy, Solution
 from rollout.records import DRAFT, EMPTY, VERIFY, Workspace
 from rollout.workspace import DISTILLERS, most_trusted, paste, random_k
 
 DRAFTS = [Solution(call=i, label="ok", text=f"solution {i} \\boxed{{{i}}}") for i in range(4)]
+
+
+def _context(
+    policy: Policy, drafts: Sequence[Solution], num: int, options: DistillerOptions, seed: int
+) -> DistilContext:
+    return DistilContext(policy=policy, drafts=drafts, num=num, options=options, rng=random.Random(seed))
 
 
 def _pasted(drafts: Sequence[Solution]) -> str:
@@ -130,7 +137,7 @@ def _drafted(scripted: ScriptedPolicy, n: int) -> tuple[Policy, list[Solution]]:
 def test_topk_keeps_the_drafts_that_the_policy_verified_with_yes(distiller: str):
     policy, drafts = _drafted(ScriptedPolicy(script=_verdicts({1, 4, 6})), 8)
     options = distiller_options(top_k=3)
-    workspaces = asyncio.run(DISTILLERS[distiller].draw(policy, drafts, 5, options, random.Random(0)))
+    workspaces = asyncio.run(DISTILLERS[distiller].draw(_context(policy, drafts, 5, options, 0)))
     assert len(workspaces) == 5
     for workspace in workspaces:
         read = {int(part.partition("}")[0]) for part in workspace.text.split("\\boxed{")[1:]}
@@ -144,7 +151,7 @@ def test_topk_prefers_an_unclear_verdict_to_a_no():
 
     policy, drafts = _drafted(ScriptedPolicy(script=script), 4)
     options = distiller_options(top_k=1)
-    (workspace,) = asyncio.run(most_trusted(policy, drafts, 1, options, random.Random(0)))
+    (workspace,) = asyncio.run(most_trusted(_context(policy, drafts, 1, options, 0)))
     assert workspace.text == "[1] \\boxed{2}"
 
 
@@ -152,7 +159,7 @@ def test_equal_verdicts_are_told_apart_by_the_seed():
     def kept(seed: int) -> str:
         policy, drafts = _drafted(ScriptedPolicy(script=_verdicts(set(range(6)))), 6)
         options = distiller_options(top_k=1)
-        return asyncio.run(most_trusted(policy, drafts, 1, options, random.Random(seed)))[0].text
+        return asyncio.run(most_trusted(_context(policy, drafts, 1, options, seed)))[0].text
 
     assert len({kept(seed) for seed in range(20)}) > 3
     assert kept(5) == kept(5)
@@ -191,7 +198,7 @@ def test_rankings_of_single_samples_run_side_by_side():
         calls = await policy.solve([EMPTY] * 4, role=DRAFT, round=0)
         drafts = [policy.solution(call) for call in calls]
         options = distiller_options(top_k=2)
-        await DISTILLERS["per_sample_topk"].draw(policy, drafts, 3, options, random.Random(0))
+        await DISTILLERS["per_sample_topk"].draw(_context(policy, drafts, 3, options, 0))
         return most
 
     assert asyncio.run(most_at_once()) == 3 * 4
@@ -200,7 +207,7 @@ def test_rankings_of_single_samples_run_side_by_side():
 def test_random_k_draws_each_draft_equally_often_and_anew_for_each_call():
     policy, drafts = _drafted(ScriptedPolicy(), 6)
     options = distiller_options(top_k=2)
-    workspaces = asyncio.run(random_k(policy, drafts, 900, options, random.Random(1)))
+    workspaces = asyncio.run(random_k(_context(policy, drafts, 900, options, 1)))
     for i in range(6):
         share = sum(f"\\boxed{{{i}}}" in workspace.text for workspace in workspaces) / 900
         assert abs(share - 2 / 6) < 0.07
@@ -221,7 +228,7 @@ def test_a_summary_that_holds_no_boxed_answer_is_a_workspace():
 def test_the_oracle_admits_what_the_verifier_holds_right_or_wrong(admits: str, kept: set[int]):
     policy, drafts = _drafted(ScriptedPolicy(), 6)
     options = replace(distiller_options("oracle", top_k=6), oracle=admits)
-    (workspace,) = asyncio.run(DISTILLERS["oracle"].draw(policy, drafts, 1, options, random.Random(0)))
+    (workspace,) = asyncio.run(DISTILLERS["oracle"].draw(_context(policy, drafts, 1, options, 0)))
     assert {int(part.partition("}")[0]) for part in workspace.text.split("\\boxed{")[1:]} == kept
 
 
@@ -236,6 +243,6 @@ def test_an_oracle_that_admits_no_draft_leaves_the_plain_problem():
 def test_all_keeps_every_usable_draft():
     policy, drafts = _drafted(ScriptedPolicy(), 7)
     options = distiller_options("all", top_k=1)
-    (workspace,) = asyncio.run(DISTILLERS["all"].draw(policy, drafts, 1, options, random.Random(0)))
+    (workspace,) = asyncio.run(DISTILLERS["all"].draw(_context(policy, drafts, 1, options, 0)))
     assert sorted(workspace.parents) == [draft.call for draft in drafts]
     assert all(draft.text in workspace.text for draft in drafts)

@@ -1,11 +1,21 @@
 """Checks of single values; each names the option, the value and what was expected."""
 
+import difflib
 from collections.abc import Sequence
 
 
 def choice(option: str, value: str, choices: Sequence[str]) -> None:
     if value not in choices:
         raise ValueError(f"{option} is '{value}'; choose one of {', '.join(choices)}.")
+
+
+def choice_or_import(option: str, value: str, choices: Sequence[str], form: str) -> None:
+    """``value`` is one of the choices or an import path, written as ``form``: ``package.module:name``."""
+    if value in choices or all(value.partition(":")):
+        return
+    near = difflib.get_close_matches(value, choices, n=1, cutoff=0.5)
+    hint = f" Did you mean '{near[0]}'?" if near else ""
+    raise ValueError(f"{option} is '{value}'; choose one of {', '.join(choices)}, or write {form}.{hint}")
 
 
 def at_least(option: str, value: float, least: float) -> None:

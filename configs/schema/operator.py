@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
-from configs.schema.checks import at_least, choice
+from configs.schema.checks import at_least, choice, choice_or_import
 
 DISTILLERS = ("global_summary", "shared_topk", "per_sample_topk", "random_k", "all", "oracle")
 KINDS = ("trace", "sr", "pdr", "majority", "best_of_n")
@@ -72,7 +72,8 @@ class OperatorConfig:
     """Between rounds of sr, ask the policy for the errors of its solution."""
 
     distiller: str = "shared_topk"
-    """How drafts become a workspace: global_summary, shared_topk, per_sample_topk, random_k, all, oracle."""
+    """How drafts become a workspace: global_summary, shared_topk, per_sample_topk, random_k, all, oracle, or
+    ``package.module:function``, an async function of a rollout.distiller.DistilContext."""
 
     top_k: int = 4
     """Drafts that shared_topk, per_sample_topk, random_k and oracle keep (k)."""
@@ -100,16 +101,15 @@ class OperatorConfig:
     prompts: PromptsConfig = field(default_factory=PromptsConfig)
 
     def __post_init__(self) -> None:
-        if not all(self.kind.partition(":")):
-            choice("operator.kind", self.kind, (*KINDS, "package.module:Class"))
-        choice("operator.distiller", self.distiller, DISTILLERS)
+        choice_or_import("operator.kind", self.kind, KINDS, "package.module:Class")
+        for option, names in (("distiller", [self.distiller]), ("distillers", self.distillers)):
+            for name in names:
+                choice_or_import(f"operator.{option}", name, DISTILLERS, "package.module:function")
         choice("operator.oracle", self.oracle, ("only_correct", "only_wrong"))
         at_least("operator.top_k", self.top_k, 1)
         at_least("operator.workspace_tokens", self.workspace_tokens, 16)
         for name in ("drafts", "top_k_range"):
             self._check_range(name, getattr(self, name))
-        for name in self.distillers:
-            choice("operator.distillers", name, DISTILLERS)
         if not 0 < self.quorum <= 1:
             raise ValueError(f"operator.quorum must lie above 0 and up to 1, got {self.quorum}.")
         if not self.schedule or min(self.schedule) < 1:
