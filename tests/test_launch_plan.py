@@ -1,8 +1,10 @@
 """Plans: what fits, what is fastest, what would make it fit, and that every assumption is shown."""
 
+import os
 import subprocess
 import sys
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 from conftest import REPO, config_with
@@ -13,13 +15,50 @@ from configs.schema import HardwareConfig, ModelConfig, PlanConfig
 from launch.plan.architecture import parse_architecture
 from launch.plan.planning import Plan, make_plan
 from launch.plan.text import UNITS, plan_text
+from rollout.build import training_calls
 from train.model.lora import add_adapters
 
 REAL = ["experiment=qwen3_8b_pdr"]
+OWN = """
+from rollout.distiller import DistilContext, DistilCost, Distiller
+from rollout.operators import Operator
+from rollout.records import TRACE
+from rollout.stages import Stage
+
+async def undeclared(context):
+    raise NotImplementedError
+
+class Undeclared(Operator):
+    async def answer(self, policy, rng, num_answers=1):
+        raise NotImplementedError
+
+class Verified(Undeclared):
+    def calls(self, num_answers=1):
+        verify = Stage(role="verify", solutions=1)
+        return Stage(role=TRACE), verify, Stage(role=TRACE, per_context=num_answers)
+
+class OneAnswer(Undeclared):
+    def calls(self, num_answers=1):
+        return (Stage(role=TRACE),)
+
+class NoStages(Undeclared):
+    def calls(self, num_answers=1):
+        return Stage(role=TRACE)
+
+judged = Distiller(
+    undeclared,
+    cost=lambda drafts, num, options: DistilCost(
+        solutions=1, calls=(Stage(role="verify", contexts=drafts, solutions=2),)
+    ),
+)
+"""
+"""``own.py`` of a user."""
+RECORDED_FLOPS = 7.268383200211108e17
+RECORDED_SECONDS = [583.6076861541666, 512.8808639724065, 847.5038940008442]
 
 
 def _plan(*overrides: str) -> Plan:
-    return make_plan(config_with("job", REAL, overrides))
+    return make_plan(config_with("job", REAL, overrides), training_calls)
 
 
 @pytest.fixture(scope="module")
@@ -200,10 +239,11 @@ def test_every_hardware_file_composes(name: str):
     assert load("job", [*REAL, f"hardware={name}"]).hardware.name == name
 
 
-def _command(*arguments: str) -> subprocess.CompletedProcess[str]:
+def _command(*arguments: str, folder: Path = REPO) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "launch.plan", *arguments],
-        cwd=REPO,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(REPO)},
         capture_output=True,
         text=True,
         timeout=60,
@@ -215,11 +255,29 @@ def test_the_command_prints_a_plan_without_importing_torch():
     done = _command("experiment=llama31_8b_pdr", "nodes=4", "gpus=8", "hardware=h200")
     assert done.returncode == 0, done.stderr
     assert "4 x 8 h200" in done.stdout and "It fits." in done.stdout
-    code = "import sys, launch.plan; print('torch' in sys.modules)"
+    code = (
+        "import runpy, sys\n"
+        "sys.argv = ['launch.plan', 'experiment=llama31_8b_pdr', 'gpus=8']\n"
+        "runpy.run_module('launch.plan', run_name='__main__')\n"
+        "print(sorted({'torch', 'transformers', 'numpy'} & set(sys.modules)))"
+    )
     checked = subprocess.run(
         [sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, timeout=60
     )
-    assert checked.stdout.strip() == "False"
+    assert checked.stdout.splitlines()[-1] == "[]", checked.stderr
+
+
+def test_the_plan_of_an_8b_run_is_what_was_recorded(four_nodes: Plan):
+    assert four_nodes.flops == pytest.approx(RECORDED_FLOPS, rel=1e-12)
+    seconds = [split.seconds.total for split in four_nodes.splits if split.seconds]
+    assert seconds == pytest.approx(RECORDED_SECONDS, rel=1e-12)
+
+
+def test_what_is_drawn_for_each_problem_is_named_as_not_modelled(four_nodes: Plan):
+    drawn = _plan("gpus=8", "operator.distillers=[all,random_k]", "operator.drafts=[2,6]")
+    line = "  not modelled: operator.drafts and operator.distillers, drawn for each problem"
+    assert line in plan_text(drawn).splitlines()
+    assert "not modelled" not in plan_text(four_nodes)
 
 
 @pytest.mark.component
@@ -228,3 +286,73 @@ def test_what_cannot_be_planned_ends_the_command_with_one_line():
     assert done.returncode == 1
     assert done.stderr.startswith("launch.plan: model.path is 'owner/unknown'")
     assert "Traceback" not in done.stderr
+
+
+@pytest.fixture
+def own_folder(tmp_path: Path) -> Path:
+    (tmp_path / "own.py").write_text(OWN)
+    (tmp_path / "mine" / "operator").mkdir(parents=True)
+    (tmp_path / "mine" / "operator" / "verified.yaml").write_text(
+        "defaults: [prompts: default, thinking: think, _self_]\n"
+        "name: verified\nkind: own:Verified\nschedule: [2]\n"
+    )
+    return tmp_path
+
+
+def _calls(text: str) -> list[list[str]]:
+    """Role, number and prompt of the work's lines, beside the traces of the other half."""
+    block = text.partition("work of a step")[2].partition("  read by workers")[0]
+    return [line.split(",")[0].split() for line in block.splitlines()[2:]]
+
+
+@pytest.mark.component
+def test_the_command_plans_a_distiller_of_ones_own_by_what_it_declares(own_folder: Path):
+    done = _command("experiment=qwen3_8b_pdr", "gpus=8", "operator.distiller=own:judged", folder=own_folder)
+    assert done.returncode == 0, done.stderr
+    # 16 problems; a question of 256 tokens, a solution of 819.
+    assert _calls(done.stdout) == [
+        ["draft", "64", "256+9216"],
+        ["verify", "64", "1894+9216"],
+        ["refine", "512", "1075+9216"],
+    ]
+
+
+@pytest.mark.component
+def test_the_command_plans_an_operator_of_ones_own_by_what_it_declares(own_folder: Path):
+    done = _command(
+        "experiment=qwen3_8b_pdr", "gpus=8", "operator=verified", "--config-dir", "mine", folder=own_folder
+    )
+    assert done.returncode == 0, done.stderr
+    assert _calls(done.stdout) == [
+        ["trace", "16", "256+9216"],
+        ["verify", "16", "1075+9216"],
+        ["trace", "512", "256+9216"],
+    ]
+
+
+@pytest.mark.component
+def test_what_declares_nothing_is_not_planned(own_folder: Path):
+    done = _command(
+        "experiment=qwen3_8b_pdr", "gpus=8", "operator.distiller=own:undeclared", folder=own_folder
+    )
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.startswith("launch.plan: operator.distiller is 'own:undeclared', which declares no")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("own:Undeclared", r"The operator own:Undeclared declares no calls"),
+        ("own:NoStages", r"operator\.kind own:NoStages must return a tuple of Stage, got Stage\("),
+        ("own:OneAnswer", r"own:OneAnswer returns has 1 calls\. .* training asks for 32 \(algo\.num_gen"),
+    ],
+)
+def test_an_operator_whose_answers_are_not_known_is_not_planned(
+    own_folder: Path, monkeypatch: pytest.MonkeyPatch, kind: str, message: str
+):
+    monkeypatch.syspath_prepend(own_folder)
+    monkeypatch.delitem(sys.modules, "own", raising=False)
+    with pytest.raises(ValueError, match=message):
+        _plan("gpus=8", f"operator.kind={kind}", "operator.schedule=[2]")

@@ -10,6 +10,8 @@ from transformers import AutoModelForCausalLM, Qwen3Config
 from configs.schema import JobConfig
 from launch.plan.architecture import parse_architecture
 from launch.plan.workload import Workload, largest_micro_batches, longest_row, training_flops, workload_of
+from rollout.build import training_calls
+from rollout.stages import Stage
 
 BASE = [
     "model.path=x",
@@ -30,7 +32,7 @@ def _config(*overrides: str) -> JobConfig:
 
 
 def _work(*overrides: str) -> Workload:
-    return workload_of(_config(*overrides))
+    return workload_of(_config(*overrides), training_calls)
 
 
 def test_a_step_of_traces_and_pdr_has_the_calls_that_the_operator_makes():
@@ -82,6 +84,110 @@ def test_no_prompt_is_longer_than_workers_accept():
     assert longest_row(work) == 1200
 
 
+TRACES = ("trace", 3, 8, 100, 300, True)
+RECORDED = {
+    "operator.schedule=[4,1]": (
+        2,
+        [TRACES, ("draft", 3, 4, 100, 300, False), ("refine", 3, 8, 900, 8492, True)],
+    ),
+    "operator.schedule=[8,4,1] operator.top_k=2 algo.num_workspaces=2": (
+        3,
+        [
+            TRACES,
+            ("draft", 3, 8, 100, 300, False),
+            ("verify", 24, 1, 300, 1300, False),
+            ("refine", 3, 4, 500, 8492, False),
+            ("verify", 24, 1, 300, 1300, False),
+            ("refine", 6, 4, 500, 8492, True),
+        ],
+    ),
+    "operator.distiller=per_sample_topk operator.schedule=[8,4,1] operator.top_k=2 algo.num_workspaces=2 "
+    "algo.credit=[refine,draft] algo.credit_rounds=all": (
+        3,
+        [
+            TRACES,
+            ("draft", 3, 8, 100, 300, True),
+            ("verify", 96, 1, 300, 1300, False),
+            ("refine", 12, 1, 500, 8492, True),
+            ("verify", 24, 1, 300, 1300, False),
+            ("refine", 6, 4, 500, 8492, True),
+        ],
+    ),
+    "operator.distiller=random_k operator.schedule=[2,3,2,1] operator.top_k=2 algo.num_workspaces=2 "
+    "algo.credit=[refine,draft]": (
+        4,
+        [
+            TRACES,
+            ("draft", 3, 2, 100, 300, True),
+            ("refine", 9, 1, 500, 8492, False),
+            ("refine", 6, 1, 500, 8492, False),
+            ("refine", 6, 4, 500, 8492, True),
+        ],
+    ),
+    "operator.distiller=all operator.schedule=[8,4,1] operator.top_k=2": (
+        3,
+        [
+            TRACES,
+            ("draft", 3, 8, 100, 300, False),
+            ("refine", 3, 4, 1700, 8492, False),
+            ("refine", 3, 8, 900, 8492, True),
+        ],
+    ),
+    "operator.distiller=global_summary operator.schedule=[8,4,1] algo.num_workspaces=2 "
+    "algo.credit=[refine,distil]": (
+        5,
+        [
+            TRACES,
+            ("draft", 3, 8, 100, 300, False),
+            ("distil", 3, 1, 1700, 8300, False),
+            ("refine", 3, 4, 300, 8492, False),
+            ("distil", 3, 2, 900, 4300, True),
+            ("refine", 6, 4, 300, 8492, True),
+        ],
+    ),
+    "operator.kind=trace operator.schedule=[1]": (1, [TRACES, TRACES]),
+    "operator.kind=sr operator.schedule=[1,1,1]": (
+        3,
+        [
+            TRACES,
+            ("draft", 3, 1, 100, 300, False),
+            ("refine", 3, 1, 300, 8492, False),
+            ("refine", 3, 8, 300, 8492, True),
+        ],
+    ),
+}
+"""Calls that wait for one another; then role, contexts, samples of each, mean and longest prompt, trained."""
+
+
+@pytest.mark.parametrize("options", RECORDED)
+def test_the_work_of_a_step_is_what_was_recorded(options: str):
+    work = _work(*options.split())
+    rounds, calls = RECORDED[options]
+    assert work.rounds == rounds
+    assert [
+        (each.role, each.contexts, each.per_context, each.prompt, each.longest_prompt, each.trained)
+        for each in work.calls
+    ] == calls
+
+
+def test_error_analysis_is_one_more_call_a_round_and_is_read_with_the_solution():
+    sr = ("operator.kind=sr", "operator.schedule=[1,1,1]")
+    plain, analysed = _work(*sr), _work(*sr, "operator.error_analysis=true")
+    analyses = [calls for calls in analysed.calls if calls.role == "analyse"]
+    assert [(calls.number, calls.prompt, calls.trained) for calls in analyses] == [(3, 300, False)] * 2
+    assert analysed.rounds == plain.rounds + 2
+    assert [calls.prompt for calls in analysed.calls if calls.role == "refine"] == [500, 500]
+
+
+def test_an_operator_is_asked_for_its_calls_only_where_operators_are_sampled():
+    def unknown(config: JobConfig) -> list[Stage]:
+        raise ValueError("not known")
+
+    assert workload_of(_config("algo.operator_fraction=0"), unknown).rounds == 1
+    with pytest.raises(ValueError, match="not known"):
+        workload_of(_config(), unknown)
+
+
 @pytest.mark.parametrize(("fraction", "roles"), [(0.0, {"trace"}), (1.0, {"draft", "refine"})])
 def test_one_half_alone_has_only_its_calls(fraction: float, roles: set[str]):
     assert {calls.role for calls in _work(f"algo.operator_fraction={fraction}").calls} == roles
@@ -104,14 +210,14 @@ def test_padded_rows_share_no_prompt():
 
 def test_a_row_longer_than_the_bound_is_the_largest_micro_batch():
     config = _config("train.tokens_per_micro_batch=512", "plan.completion_share=1.0")
-    trace, refine = largest_micro_batches(config, workload_of(config))
+    trace, refine = largest_micro_batches(config, workload_of(config, training_calls))
     assert (trace.tokens, trace.repeated) == (1300, 0)
     assert refine.tokens > 512 and refine.repeated > 0
 
 
 def test_rows_fill_the_bound_and_completions_that_share_repeat_their_prompt():
     config = _config("train.tokens_per_micro_batch=65536", "plan.completion_share=1.0")
-    work = workload_of(config)
+    work = workload_of(config, training_calls)
     trace, refine = largest_micro_batches(config, work)
     assert (trace.tokens, trace.repeated) == (65536, 0)
     assert refine.repeated == 8 * work.trained[1].longest_prompt

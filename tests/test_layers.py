@@ -25,7 +25,11 @@ models or numbers."""
 
 METHOD = {
     "operators",
+    "stages",
+    "costs",
+    "distiller",
     "workspace",
+    "imports",
     "policy",
     "prompts",
     "thinking",

@@ -10,12 +10,13 @@ from configs.compose import run
 from configs.schema import JobConfig
 from launch.plan.planning import make_plan
 from launch.plan.text import plan_text
+from rollout.build import training_calls
 
 
 def main(config: JobConfig, overrides: list[str]) -> None:
     """Prints the plan."""
     try:
-        print(plan_text(make_plan(config)))
+        print(plan_text(make_plan(config, training_calls)))
     except ValueError as error:
         sys.exit(f"launch.plan: {error}")
 

@@ -12,6 +12,7 @@ from launch.plan.architecture import Architecture, architecture_of
 from launch.plan.memory import Sharding, TrainerMemory, WorkerMemory, largest, trainer_memory, worker_memory
 from launch.plan.timing import StepSeconds, step_seconds
 from launch.plan.workload import (
+    CallsOf,
     Workload,
     adapters_of,
     companions_of,
@@ -92,17 +93,22 @@ class Plan:
         return min(self.splits, key=lambda split: split.trainer_memory.peak)
 
 
-def make_plan(config: JobConfig) -> Plan:
+def make_plan(config: JobConfig, calls_of: CallsOf) -> Plan:
     """Plans a run.
 
+    Args:
+        config: The run.
+        calls_of: What its operator declares of its calls.
+
     Raises:
-        ValueError: If the model's sizes or the accelerate file cannot be found, or one GPU is to do both.
+        ValueError: If the model's sizes or the accelerate file cannot be found, one GPU is to do both, or the
+            operator's calls are not known.
     """
     model, file = architecture_of(config.model.path), accelerate_file(config)
-    work = workload_of(config)
+    work = workload_of(config, calls_of)
     splits = tuple(_splits(config, model, file, work))
     needs_fix = config.gpus and not any(split.fits for split in splits)
-    fixes = tuple(_fixes(config)) if needs_fix else ()
+    fixes = tuple(_fixes(config, calls_of)) if needs_fix else ()
     return Plan(
         config=config,
         model=model,
@@ -197,32 +203,33 @@ def _worker(config: JobConfig, model: Architecture, limit: float) -> WorkerMemor
 Change = Callable[[JobConfig], None]
 
 
-def _fixes(config: JobConfig) -> Iterator[str]:
+def _fixes(config: JobConfig, calls_of: CallsOf) -> Iterator[str]:
     """The single changes after which some split fits; where there is none, as few together as do."""
-    changes = list(_changes(config))
-    single = [text for text, change in changes if _fits_after(config, [change])]
+    changes = list(_changes(config, calls_of))
+    single = [text for text, change in changes if _fits_after(config, calls_of, [change])]
     yield from single
     for count in range(2, len(changes) + 1) if not single else ():
         for chosen in combinations(changes, count):
-            if _fits_after(config, [change for _, change in chosen]):
+            if _fits_after(config, calls_of, [change for _, change in chosen]):
                 yield " ".join(text for text, _ in chosen)
                 return
 
 
-def _fits_after(config: JobConfig, changes: list[Change]) -> bool:
+def _fits_after(config: JobConfig, calls_of: CallsOf, changes: list[Change]) -> bool:
     changed = copy.deepcopy(config)
     for change in changes:
         change(changed)
     try:
         model, file = architecture_of(changed.model.path), accelerate_file(changed)
-        return any(split.fits for split in _splits(changed, model, file, workload_of(changed)))
+        work = workload_of(changed, calls_of)
+        return any(split.fits for split in _splits(changed, model, file, work))
     except ValueError:
         return False
 
 
-def _changes(config: JobConfig) -> Iterator[tuple[str, Change]]:
+def _changes(config: JobConfig, calls_of: CallsOf) -> Iterator[tuple[str, Change]]:
     """What a person would try, the cheapest first. Only for GPUs."""
-    work, file = workload_of(config), accelerate_file(config)
+    work, file = workload_of(config, calls_of), accelerate_file(config)
     longest = longest_row(work)
     if not config.model.gradient_checkpointing:
         yield "model.gradient_checkpointing=true", _setter("model", "gradient_checkpointing", True)
@@ -240,7 +247,7 @@ def _changes(config: JobConfig) -> Iterator[tuple[str, Change]]:
     yield _shorter_calls(config, work)
     nodes = [number for number in (2, 4, 8, 16) if number > config.nodes]
     for number in nodes:
-        if _fits_after(config, [_setter("", "nodes", number)]) or number == nodes[-1]:
+        if _fits_after(config, calls_of, [_setter("", "nodes", number)]) or number == nodes[-1]:
             yield f"nodes={number}", _setter("", "nodes", number)
             return
 

@@ -37,6 +37,8 @@ PARTS = {
 
 COMPANIONS = ("critic", "reference")
 """Parts that most runs do not have."""
+RANGES = ("drafts", "top_k_range", "distillers")
+"""Drawn anew for each problem; a plan takes the fixed values that they replace."""
 
 
 def plan_text(plan: Plan) -> str:
@@ -112,6 +114,9 @@ def _work(plan: Plan) -> list[str]:
         lines.append(
             f"  {calls.role:22}{calls.number:8}   {calls.prompt}+{calls.completion}{trained}{shared}"
         )
+    if drawn := [name for name in RANGES if getattr(plan.config.operator, name)]:
+        names = " and ".join(f"operator.{name}" for name in drawn)
+        lines.append(f"  not modelled: {names}, drawn for each problem")
     work = plan.work
     lines.append(f"  read by workers       {work.prefilled / 1e6:8.2f} M tokens")
     lines.append(f"  written by workers    {work.decoded / 1e6:8.2f} M tokens")

@@ -3,12 +3,39 @@
 Lengths are means, from the assumptions in ``PlanConfig``; limits are the run's own options.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from configs.schema import SHARE_FROM, JobConfig
 from launch.plan.architecture import Architecture
 from launch.plan.memory import ALONE, Companions, MicroBatch
+
+
+class Stage(Protocol):
+    """Calls that an operator makes at the same time on one problem; passed in, so that plans know none."""
+
+    @property
+    def role(self) -> str: ...
+    @property
+    def round(self) -> int: ...
+    @property
+    def contexts(self) -> int: ...
+    @property
+    def per_context(self) -> int: ...
+    @property
+    def solutions(self) -> int:
+        """Solutions that a prompt holds beside the question."""
+        ...
+
+    @property
+    def bound(self) -> int | None:
+        """The most tokens of these together; None for no bound."""
+        ...
+
+
+CallsOf = Callable[[JobConfig], Sequence[Stage]]
+"""The stages of a run's operator, the answers last. Raises ValueError if they are not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,8 +147,16 @@ def adapters_of(config: JobConfig, model: Architecture) -> int:
     return model.adapters(config.model.lora_r, config.model.lora_target_modules)
 
 
-def workload_of(config: JobConfig) -> Workload:
-    """The calls of one step of a run."""
+def workload_of(config: JobConfig, calls_of: CallsOf) -> Workload:
+    """The calls of one step of a run.
+
+    Args:
+        config: The run.
+        calls_of: What its operator declares; asked only if operators are sampled.
+
+    Raises:
+        ValueError: If the operator's calls are not known.
+    """
     plan, algo = config.plan, config.algo
     completion = max(1, round(plan.completion_share * config.rollout.call_tokens))
     operators = round(algo.operator_fraction * algo.problems_per_step)
@@ -138,8 +173,8 @@ def workload_of(config: JobConfig) -> Workload:
                 trained=True,
             )
         )
-    if operators:
-        calls += _operator_calls(config, operators, completion)
+    stages = calls_of(config) if operators else ()
+    calls += [_operator_calls(config, stages, stage, operators, completion) for stage in stages]
     most = config.rollout.max_model_len - config.rollout.call_tokens  # workers refuse longer prompts
     calls = [
         replace(
@@ -150,73 +185,42 @@ def workload_of(config: JobConfig) -> Workload:
         )
         for each in calls
     ]
-    depth = (2 if config.operator.distiller == "global_summary" else 1) * (len(config.operator.schedule) - 1)
     return Workload(
         calls=tuple(calls),
-        rounds=1 + depth if operators else 1,
+        # Verifications are taken to be short, so the longest path leaves them out.
+        rounds=sum(stage.role != "verify" for stage in stages) if operators else 1,
         call_limit=config.rollout.call_tokens,
     )
 
 
-def _operator_calls(config: JobConfig, problems: int, completion: int) -> Iterable[Calls]:
-    """Drafts, what distils them, and the group of refinements."""
-    plan, operator = config.plan, config.operator
-    question, longest = plan.mean_question_tokens, plan.max_question_tokens
-    solution = max(1, round(plan.solution_share * _solution_limit(config)))
-    kappa, group = operator.workspace_tokens, config.algo.num_generations
-    widths = (*operator.schedule[:-1], group)
-    held = 0
-    for round_, width in enumerate(widths):
-        is_last = round_ == len(widths) - 1
-        num_workspaces = _num_workspaces(config, round_, width, is_last=is_last)
-        on_the_way = "draft" in config.algo.credit and (round_ == 0 or config.algo.credit_rounds == "all")
-        yield Calls(
-            role="refine" if round_ else "draft",
-            contexts=problems * num_workspaces,
-            per_context=width // num_workspaces,
-            prompt=question + held,
-            completion=completion,
-            longest_prompt=longest + (kappa if round_ else 0),
-            trained=is_last or on_the_way,
-        )
-        if is_last:
-            return
-        reads_last = round_ == len(widths) - 2
-        num_read = _num_workspaces(config, round_ + 1, widths[round_ + 1], is_last=reads_last)
-        if operator.distiller == "global_summary":
-            drafts = question + width * solution
-            most = longest + width * _solution_limit(config)
-            yield Calls(
-                role="distil",
-                contexts=problems,
-                per_context=num_read,
-                prompt=drafts,
-                completion=completion,
-                longest_prompt=most,
-                trained=reads_last and "distil" in config.algo.credit,
-            )
-            held = min(kappa, solution)
-            continue
-        kept = width if operator.distiller == "all" else min(width, operator.top_k)
-        held = min(kappa, kept * solution)
-        if operator.distiller in ("shared_topk", "per_sample_topk") and width > operator.top_k:
-            yield Calls(
-                role="verify",
-                contexts=problems * width * num_read,
-                per_context=1,
-                prompt=question + solution,
-                completion=completion,
-                longest_prompt=longest + _solution_limit(config),
-            )
+def _operator_calls(
+    config: JobConfig, stages: Sequence[Stage], stage: Stage, problems: int, completion: int
+) -> Calls:
+    """One of the operator's stages on all problems."""
+    plan, limit = config.plan, _solution_limit(config)
+    held, most = stage.solutions * max(1, round(plan.solution_share * limit)), stage.solutions * limit
+    if stage.bound is not None:
+        held, most = min(held, stage.bound), stage.bound
+    return Calls(
+        role=stage.role,
+        contexts=problems * stage.contexts,
+        per_context=stage.per_context,
+        prompt=plan.mean_question_tokens + held,
+        completion=completion,
+        longest_prompt=plan.max_question_tokens + most,
+        trained=_is_trained(config, stage, answers=stages[-1]),
+    )
 
 
-def _num_workspaces(config: JobConfig, round_: int, width: int, *, is_last: bool) -> int:
-    """Different contexts of a round's calls on one problem."""
-    if round_ == 0:
-        return 1
-    if is_last:
-        return config.algo.num_workspaces
-    return 1 if config.operator.distiller in ("shared_topk", "global_summary", "all") else width
+def _is_trained(config: JobConfig, stage: Stage, answers: Stage) -> bool:
+    """Answers always are; what leads to them by ``algo.credit``."""
+    algo = config.algo
+    if stage is answers:
+        return True
+    if stage.role == "distil":
+        return "distil" in algo.credit and stage.round == answers.round - 1
+    on_the_way = stage.role in ("draft", "refine") and (stage.round == 0 or algo.credit_rounds == "all")
+    return "draft" in algo.credit and on_the_way
 
 
 def _solution_limit(config: JobConfig) -> int:

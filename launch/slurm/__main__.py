@@ -10,6 +10,7 @@ from configs.schema import JobConfig
 from launch.accelerate_file import accelerate_file
 from launch.job import assignment, is_of_the_job, worker_options
 from launch.plan.planning import make_plan
+from rollout.build import training_calls
 
 TEMPLATE = Path(__file__).parent / "job.sbatch"
 WORKER_PORT = 8100
@@ -33,7 +34,7 @@ def main(config: JobConfig, overrides: list[str]) -> None:
 def advice(config: JobConfig) -> list[str]:
     """What the job's plan says of its split, and of the time that it has for saving."""
     try:
-        plan = make_plan(config)
+        plan = make_plan(config, training_calls)
     except ValueError as error:
         return [f"No plan of it: {error}"]
     mine = {split.workers // config.gpus: split for split in plan.splits}[config.launch.worker_nodes]

@@ -39,6 +39,7 @@ from configs.compose import load
 from configs.schema import JobConfig, RolloutConfig
 from launch.plan.planning import GpuSplit, make_plan
 from launch.plan.timing import token_seconds
+from rollout.build import training_calls
 from rollout.collection.collector import CollectOptions, Collector
 from rollout.collection.problem_stream import ProblemStream
 from rollout.collection.producer import Producer
@@ -235,7 +236,7 @@ def simulate(costs: Costs, staleness: int, steps: int) -> tuple[float, float]:
 
 def costs_of(config: JobConfig, split: GpuSplit) -> Costs:
     """What the plan says of a split."""
-    plan = make_plan(config)
+    plan = make_plan(config, training_calls)
     seconds = split.seconds
     assert seconds is not None
 
@@ -299,7 +300,7 @@ def main() -> int:
         measured, simulated = validate(VALIDATED_STEPS)
         row("simulated against real time", simulated, measured)
     config = load("job", ["experiment=qwen3_8b_pdr", "nodes=4", "gpus=8", *arguments.options])
-    splits = [split for split in make_plan(config).splits if split.fits and split.seconds]
+    splits = [split for split in make_plan(config, training_calls).splits if split.fits and split.seconds]
     best: dict[int, float] = {}
     for split in splits:
         costs = costs_of(config, split)
