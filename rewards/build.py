@@ -3,6 +3,7 @@
 from dataclasses import asdict
 
 from configs.schema import RewardsConfig, ThinkingConfig
+from configs.thinking import ThinkingMarks
 from rewards.answers.extract import Rules
 from rewards.scorer import Scorer
 from rewards.shaping import Shaper, ShapingOptions
@@ -17,9 +18,7 @@ def build_scorer(
         limit_seconds=config.limit_seconds,
         memory_limit_mb=config.memory_limit_mb,
         forms=config.forms,
-        think_open=thinking.open,
-        think_close=thinking.close,
-        prompt_opens_thinking=prompt_opens_thinking,
+        marks=_marks(thinking, prompt_opens_thinking),
         custom_path=config.path if config.kind == "custom" else None,
         max_failure_share=config.max_failure_share,
     )
@@ -29,13 +28,12 @@ def build_shaper(
     config: RewardsConfig, thinking: ThinkingConfig, *, prompt_opens_thinking: bool = False
 ) -> Shaper:
     """The weighted sum of reward terms that a config describes."""
-    rules = Rules(
-        forms=tuple(config.forms),
-        think_open=thinking.open,
-        think_close=thinking.close,
-        prompt_opens_thinking=prompt_opens_thinking,
-    )
+    rules = Rules(forms=tuple(config.forms), marks=_marks(thinking, prompt_opens_thinking))
     options = ShapingOptions(
         wrong_reward=config.wrong_reward, overlong_buffer=config.overlong_buffer, rules=rules
     )
     return Shaper(weights=asdict(config.weights), options=options)
+
+
+def _marks(thinking: ThinkingConfig, prompt_opens_thinking: bool) -> ThinkingMarks:
+    return ThinkingMarks(open=thinking.open, close=thinking.close, opened_by_prompt=prompt_opens_thinking)

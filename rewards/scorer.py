@@ -8,6 +8,7 @@ from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any, Self
 
+from configs.thinking import ThinkingMarks
 from rewards.answers.algebra import NeedsAlgebraError, NoAlgebra
 from rewards.answers.equivalence import equivalent
 from rewards.answers.extract import FORMS, Extraction, Rules, extract
@@ -40,9 +41,7 @@ class Scorer:
         limit_seconds: float = 3.0,
         memory_limit_mb: int = 1024,
         forms: tuple[str, ...] | list[str] = FORMS,
-        think_open: str = "<think>",
-        think_close: str = "</think>",
-        prompt_opens_thinking: bool = False,
+        marks: ThinkingMarks | None = None,
         custom_path: str | None = None,
         max_pending: int = 1024,
         max_cached: int = 100_000,
@@ -55,21 +54,15 @@ class Scorer:
             limit_seconds: Wall time per answer, after which its process is killed.
             memory_limit_mb: Address space per process, in MiB; at least 256.
             forms: Where an answer may stand outside a box (`extract.FORMS`); empty: box only.
-            think_open: Tag that opens the thinking.
-            think_close: Tag that closes it; only what follows the last one is searched.
-            prompt_opens_thinking: The prompt ends with the opening tag.
+            marks: Tell the solution, where the answer is looked for, from the thinking; None for the usual
+                `<think>` and `</think>`.
             custom_path: `package.module:function`, called as `function(gold=..., completion=...)`
                 in the worker processes instead of the built-in check; returns a number.
             max_pending: Answers that may wait for a process; who has more waits to hand them in.
             max_cached: Results kept, by (gold, answer).
             max_failure_share: Share of `timeout` and `error` above which an error is logged.
         """
-        self._rules = Rules(
-            forms=tuple(forms),
-            think_open=think_open,
-            think_close=think_close,
-            prompt_opens_thinking=prompt_opens_thinking,
-        )
+        self._rules = Rules(forms=tuple(forms), marks=marks or ThinkingMarks())
         if max_pending < 1:
             raise ValueError(f"`max_pending` must be at least 1, got {max_pending}.")
         if custom_path is not None and not all(custom_path.partition(":")):

@@ -8,7 +8,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from rewards.answers.extract import Rules, extract, solution_part
+from configs.thinking import divide
+from rewards.answers.extract import Rules, extract
 from rewards.verdict import Verdict
 
 DISTIL = "distil"
@@ -86,10 +87,10 @@ def overlong_penalty(num_tokens: int, *, max_tokens: int, buffer: int) -> float:
 
 def format_penalty(completion: str, verdict: Verdict, *, rules: Rules) -> float:
     """0 for closed, unrepeated thinking and an answer in one box, else -1."""
-    lowered = completion.lower()
-    num_open = lowered.count(rules.think_open.lower()) + rules.prompt_opens_thinking
-    num_close = lowered.count(rules.think_close.lower())
-    is_well_formed = num_open == num_close <= 1 and solution_part(completion, rules) is not None
+    marks = rules.marks
+    num_open = completion.count(marks.open) + marks.opened_by_prompt
+    num_close = completion.count(marks.close)
+    is_well_formed = num_open == num_close <= 1 and divide(completion, marks).solution is not None
     return 0.0 if is_well_formed and verdict.found_by == "box" else -1.0
 
 
@@ -134,8 +135,9 @@ def copied_share(solution: str, drafts: Sequence[str], *, num_words: int) -> flo
 
 def copy_penalty(item: RewardInput, *, options: ShapingOptions) -> float:
     """-1 if the solution is a draft of its workspace again, nearly word for word."""
-    solution = solution_part(item.completion, options.rules) or ""
-    drafts = [solution_part(draft, options.rules) or draft for draft in item.drafts]
+    marks = options.rules.marks
+    solution = divide(item.completion, marks).solution or ""
+    drafts = [divide(draft, marks).solution or draft for draft in item.drafts]
     share = copied_share(solution, drafts, num_words=options.copy_words)
     return -1.0 if share >= options.copy_share else 0.0
 
@@ -150,12 +152,7 @@ def leak_penalty(item: RewardInput, *, options: ShapingOptions) -> float:
     """
     if item.role != DISTIL:
         return 0.0
-    rules = Rules(
-        forms=_STATED,
-        think_open=options.rules.think_open,
-        think_close=options.rules.think_close,
-        prompt_opens_thinking=options.rules.prompt_opens_thinking,
-    )
+    rules = Rules(forms=_STATED, marks=options.rules.marks)
     return 0.0 if extract(item.completion, rules).answer is None else -1.0
 
 

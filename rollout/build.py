@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from configs.schema import ModelConfig, OperatorConfig, RolloutConfig, TrainingConfig
+from configs.thinking import UNCLOSED, ThinkingMarks
 from rollout.distiller import DistillerOptions
 from rollout.forcing import ThinkingLimit
 from rollout.imports import imported
@@ -15,7 +16,7 @@ from rollout.prompts import Codec, prompt_texts
 from rollout.records import Sampling
 from rollout.sampler import Sampler
 from rollout.stages import Stage
-from rollout.thinking import UNCLOSED, ThinkingMarks, split
+from rollout.thinking import split
 from rollout.workspace import find_distiller
 
 if TYPE_CHECKING:  # a plan builds operators, too, and loads no torch

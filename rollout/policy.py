@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from configs.thinking import ThinkingMarks
 from rollout.forcing import Sampled, ThinkingLimit, sample
 from rollout.prompts import Codec, PromptTexts
 from rollout.records import (
@@ -28,7 +29,7 @@ from rollout.records import (
     Workspace,
 )
 from rollout.sampler import Sampler
-from rollout.thinking import OK, Split, ThinkingMarks, split
+from rollout.thinking import OK, Split, split
 
 
 def derive_seed(*parts: object) -> int:

@@ -5,26 +5,16 @@ Nothing is repaired: thinking that was never closed has no solution, whatever it
 
 from dataclasses import dataclass
 
+from configs.thinking import MALFORMED, UNCLOSED, ThinkingMarks, divide
+
 OK = "ok"
-UNCLOSED = "unclosed"
-"""Thinking was opened and never closed."""
 TRUNCATED = "truncated"
 """The completion ran into its token limit, or was aborted, after the thinking: the solution is cut."""
 EMPTY = "empty"
 """Nothing follows the thinking."""
 NO_ANSWER = "no_answer"
 """The solution has no boxed answer."""
-LABELS = (OK, UNCLOSED, TRUNCATED, EMPTY, NO_ANSWER)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ThinkingMarks:
-    """The pair of marks around thinking."""
-
-    open: str = "<think>"
-    close: str = "</think>"
-    opened_by_prompt: bool = False
-    """The chat template ends in the opening mark: a completion without the closing one is all thinking."""
+LABELS = (OK, UNCLOSED, MALFORMED, TRUNCATED, EMPTY, NO_ANSWER)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,14 +27,14 @@ class Split:
 
 
 def split(text: str, *, finish: str, marks: ThinkingMarks, needs_answer: bool = True) -> Split:
-    """Splits at the last closing mark; a completion without any mark is all solution.
+    """Splits where ``configs.thinking.divide`` does, and labels what was found.
 
     Summaries, verifications and error analyses need no boxed answer to be ``ok``.
     """
-    thinking, closed, rest = text.rpartition(marks.close)
-    if marks.open in rest or (marks.opened_by_prompt and not closed):
-        return Split(label=UNCLOSED, thinking=text, solution="")
-    solution = rest.strip()
+    parts = divide(text, marks)
+    if parts.solution is None:
+        return Split(label=parts.problem, thinking=text, solution="")
+    solution = parts.solution.strip()
     if finish != "stop":
         label = TRUNCATED
     elif not solution:
@@ -53,4 +43,4 @@ def split(text: str, *, finish: str, marks: ThinkingMarks, needs_answer: bool = 
         label = NO_ANSWER
     else:
         label = OK
-    return Split(label=label, thinking=thinking.replace(marks.open, "").strip(), solution=solution)
+    return Split(label=label, thinking=parts.thinking.replace(marks.open, "").strip(), solution=solution)

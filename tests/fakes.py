@@ -8,13 +8,13 @@ from typing import Any
 
 from tiny import byte_tokenizer
 
+from configs.thinking import ThinkingMarks
 from rollout.distiller import DistillerOptions
 from rollout.operators import OPERATORS, Operator, OperatorOptions, run_operator
 from rollout.policy import Policy, PolicySettings
 from rollout.prompts import Codec, PromptTexts
 from rollout.records import Completion, Problem, Prompt, Rollout, Sampling, Usage, VersionSpan, context_key
 from rollout.sampler import Sampler
-from rollout.thinking import ThinkingMarks
 
 CODEC = Codec(tokenizer=byte_tokenizer())
 END = 1

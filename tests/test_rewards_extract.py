@@ -2,6 +2,7 @@
 
 import pytest
 
+from configs.thinking import ThinkingMarks
 from rewards.answers.extract import FORMS, Rules, extract
 from rewards.scorer import Scorer
 
@@ -90,13 +91,13 @@ def test_an_empty_or_open_box_is_not_replaced_by_another_form(completion: str) -
 
 
 def test_a_prompt_that_opens_the_thinking_makes_an_unclosed_completion_answerless() -> None:
-    inside = Rules(prompt_opens_thinking=True)
+    inside = Rules(marks=ThinkingMarks(opened_by_prompt=True))
     assert extract(r"so \boxed{42}", inside).answer is None
     assert extract(r"so \boxed{1} </think> \boxed{42}", inside).answer == "42"
 
 
 def test_the_thinking_tags_are_configurable() -> None:
-    rules = Rules(think_open="[[", think_close="]]")
+    rules = Rules(marks=ThinkingMarks(open="[[", close="]]"))
     assert extract(r"[[\boxed{1}]]\boxed{2}", rules).answer == "2"
     assert extract(r"[[\boxed{1}", rules).answer is None
 

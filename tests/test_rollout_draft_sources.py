@@ -10,6 +10,7 @@ import pytest
 from fakes import EvenIsCorrect, ScriptedPolicy, operator, problem, roll, settings
 from test_rollout_collector import _collector
 
+from configs.thinking import ThinkingMarks
 from rollout.build import Ranges
 from rollout.collection.draft_cache import DraftCache
 from rollout.collection.groups import GroupFilter
@@ -18,7 +19,6 @@ from rollout.evaluation.journal import Journal
 from rollout.evaluation.outcomes import reduce
 from rollout.operators import run_operator
 from rollout.records import DRAFT, REFINE, TRACE
-from rollout.thinking import ThinkingMarks
 
 
 def _rolled(policy: ScriptedPolicy, width: int, given: int):

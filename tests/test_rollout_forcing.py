@@ -8,9 +8,10 @@ from fakes import CODEC, END, prompt_of
 from hypothesis import given
 from hypothesis import strategies as st
 
+from configs.thinking import UNCLOSED, ThinkingMarks
 from rollout.forcing import Sampled, ThinkingLimit, sample
 from rollout.records import Completion, Prompt, Sampling, Usage, VersionSpan
-from rollout.thinking import UNCLOSED, ThinkingMarks, split
+from rollout.thinking import split
 
 PROMPT = prompt_of(7, 8, 9)
 SAMPLING = Sampling(temperature=1.0, top_p=1.0, max_tokens=999, seed=5)

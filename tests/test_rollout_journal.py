@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from fakes import ScriptedPolicy, operator, roll
 
+from configs.thinking import ThinkingMarks
 from rollout.budget import budget
 from rollout.evaluation.journal import Journal, read_journal, rollout_to_json
 from rollout.evaluation.outcomes import Failure, outcome_from_json, reduce
-from rollout.thinking import ThinkingMarks
 
 MARKS = ThinkingMarks()
 

@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 from fakes import Reply, Request, ScriptedPolicy, operator, roll
 
+from configs.thinking import ThinkingMarks
 from rollout.budget import budget
 from rollout.evaluation.outcomes import outcome_from_json, outcome_to_json, reduce
 from rollout.records import ATTEMPTS, DISTIL, DRAFT, REFINE, VERIFY
-from rollout.thinking import ThinkingMarks
 
 MARKS = ThinkingMarks()
 

@@ -4,17 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rollout.thinking import (
-    EMPTY,
-    LABELS,
-    NO_ANSWER,
-    OK,
-    TRUNCATED,
-    UNCLOSED,
-    Split,
-    ThinkingMarks,
-    split,
-)
+from configs.thinking import UNCLOSED, ThinkingMarks
+from rollout.thinking import EMPTY, LABELS, NO_ANSWER, OK, TRUNCATED, Split, split
 
 MARKS = ThinkingMarks()
 BOX = "so \\boxed{2}"

@@ -9,9 +9,9 @@ import pytest
 from fakes import ScriptedPolicy, operator, roll
 
 from configs.schema import ArmConfig, StudyConfig
+from configs.thinking import ThinkingMarks
 from rollout.evaluation.journal import Journal
 from rollout.evaluation.outcomes import reduce
-from rollout.thinking import ThinkingMarks
 from train.study import __main__ as study
 from train.study.__main__ import stages, trained
 from train.study.table import COLD_START, Trained, study_table

@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from configs.schema import DataConfig
+from configs.thinking import ThinkingMarks
 from rollout.problems import load_train
 from rollout.prompts import PromptTexts
 from rollout.records import Problem
-from rollout.thinking import OK, ThinkingMarks, split
+from rollout.thinking import OK, split
 from train.coldstart import worked_solutions as ws
 
 TEXTS = Path(__file__).parents[1] / "configs" / "operator" / "prompts" / "default.yaml"

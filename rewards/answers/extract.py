@@ -1,6 +1,7 @@
 """Which part of a completion is its answer: one explicit rule, and forms that can be switched off.
 
-1. Thinking is cut off: only what follows the last closing tag is the solution.
+1. Thinking is cut off, by the rule of `configs.thinking`: only what follows the last closing mark is the
+   solution.
 2. The last `\\boxed{}` of the solution counts. Boxes with nothing but connecting words, labels or one
    other word between them (`\\boxed{2} and \\boxed{3}`) are one answer, a list; a box after prose, or
    after a word such as `wait`, revises the earlier.
@@ -8,8 +9,9 @@
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from configs.thinking import MALFORMED, UNCLOSED, ThinkingMarks, divide
 from rewards.answers.forms import READERS
 from rewards.answers.joining import Span, joined
 from rewards.answers.latex import matching_braces, normalise
@@ -18,6 +20,11 @@ FORMS = tuple(READERS)
 """Ways to find an answer outside a box, in the order in which they are tried: `<answer>7</answer>`;
 a choice letter (if the gold is one); `the answer is 7`, `Answer: 7`, `#### 7`; the completion is
 nothing but the answer; the last `$7$`; the last number of the last line with one."""
+
+_NO_SOLUTION = {
+    UNCLOSED: "The thinking was never closed.",
+    MALFORMED: "A thinking mark stands in another case, so the solution cannot be told from the thinking.",
+}
 
 TAIL_CHARS = 4000
 """The forms look at so much of the solution's end."""
@@ -38,26 +45,13 @@ class Rules:
 
     forms: tuple[str, ...] = FORMS
     """Forms that are tried on a solution without a box; empty: only a box counts."""
-    think_open: str = "<think>"
-    think_close: str = "</think>"
-    prompt_opens_thinking: bool = False
-    """The chat template's prompt ends inside the thinking, so that a completion without the closing
-    tag is all thinking and has no answer."""
+    marks: ThinkingMarks = field(default_factory=ThinkingMarks)
+    """Tell the solution from the thinking."""
 
     def __post_init__(self) -> None:
         unknown = [form for form in self.forms if form not in FORMS]
         if unknown:
             raise ValueError(f"`forms` has {', '.join(map(repr, unknown))}; choose from {', '.join(FORMS)}.")
-
-
-def solution_part(completion: str, rules: Rules) -> str | None:
-    """What follows the thinking; None if the thinking was never closed. Tags match in any case."""
-    lowered = completion.lower()
-    opening = lowered.rfind(rules.think_open.lower())
-    closing = lowered.rfind(rules.think_close.lower())
-    if closing >= 0:
-        return None if opening > closing else completion[closing + len(rules.think_close) :]
-    return None if opening >= 0 or rules.prompt_opens_thinking else completion
 
 
 def extract(completion: str, rules: Rules, *, gold_is_choice: bool = False) -> Extraction:
@@ -68,9 +62,10 @@ def extract(completion: str, rules: Rules, *, gold_is_choice: bool = False) -> E
         rules: What counts.
         gold_is_choice: The gold answer is a letter A to J; only then the form `choice` applies.
     """
-    solution = solution_part(completion, rules)
+    parts = divide(completion, rules.marks)
+    solution = parts.solution
     if solution is None:
-        return Extraction(answer=None, reason="The thinking was never closed.")
+        return Extraction(answer=None, reason=_NO_SOLUTION[parts.problem])
     if re.search(r"\\(?:boxed|fbox)(?![a-zA-Z])", solution):
         return boxed_answer(solution)
     tail = solution[-TAIL_CHARS:].strip()

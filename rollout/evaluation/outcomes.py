@@ -7,10 +7,11 @@ from dataclasses import asdict, dataclass, field
 from statistics import fmean
 from typing import Any
 
+from configs.thinking import ThinkingMarks
 from rollout.budget import budget, chains
 from rollout.evaluation.measures import Ballot
 from rollout.records import ATTEMPTS, Call, Rollout
-from rollout.thinking import ThinkingMarks, split
+from rollout.thinking import split
 from rollout.vote import Same, equivalence_classes
 
 Key = tuple[str, str, int]
