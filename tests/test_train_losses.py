@@ -21,6 +21,10 @@ def test_every_loss_of_the_config_exists():
     assert set(LOSSES) == set(LOSS_TYPES)
 
 
+def test_bnpo_is_another_name_of_dapo():
+    assert LOSSES["bnpo"] is LOSSES["dapo"]
+
+
 @pytest.mark.parametrize("loss_type", LOSSES)
 def test_a_step_makes_better_samples_likelier_and_worse_ones_less_likely(loss_type):
     slope = gradient(loss_type, torch.zeros(2), torch.tensor([1.0, -1.0]))

@@ -24,7 +24,9 @@ from train.model.policy import PolicyModel
 
 EPSILON = 0.2
 EPSILON_HIGH = {"cispo": 1.3}
-SHARED_WITH_TRL = [name for name in LOSSES if name not in ("reinforce", "ppo")]
+DISTINCT = [name for name in LOSSES if name != "bnpo"]
+"""Bnpo is dapo by another name."""
+SHARED_WITH_TRL = [name for name in DISTINCT if name not in ("reinforce", "ppo")]
 
 
 @pytest.fixture
@@ -91,6 +93,15 @@ def test_loss_and_every_gradient_equal_trls(loss_type, scale_rewards, tiny_polic
     }
     oracle = Oracle(tiny_policy, groups, tmp_path, **trl_options(loss_type), **options)
     algo = AlgoConfig(loss_type=loss_type, sft_coef=0.0, **options)
+    loss = own_loss(model, trl_rows(groups, algo), algo)
+    assert_equal_loss_and_gradients(loss, model, oracle.loss(), oracle.trainer.model)
+
+
+@pytest.mark.component
+def test_trls_bnpo_of_one_micro_batch_equals_our_loss_of_that_name(tiny_policy, model, tmp_path):
+    groups = ragged_groups(seed=7)
+    oracle = Oracle(tiny_policy, groups, tmp_path, loss_type="bnpo", epsilon=EPSILON, epsilon_high=0.28)
+    algo = AlgoConfig(loss_type="bnpo", sft_coef=0.0, epsilon=EPSILON, epsilon_high=0.28)
     loss = own_loss(model, trl_rows(groups, algo), algo)
     assert_equal_loss_and_gradients(loss, model, oracle.loss(), oracle.trainer.model)
 
@@ -217,7 +228,7 @@ def gradient(model: PreTrainedModel, batches: list[list[Row]], algo: AlgoConfig)
     return torch.cat([parameter.grad.flatten() for parameter in model.parameters()]).clone()
 
 
-@pytest.mark.parametrize("loss_type", LOSSES)
+@pytest.mark.parametrize("loss_type", DISTINCT)
 def test_shared_prompts_padding_order_and_cutting_leave_the_gradient_as_it_is(loss_type, model, rows):
     algo = AlgoConfig(loss_type=loss_type, epsilon_high=5.0)
     apart = separate(rows)

@@ -140,7 +140,7 @@ def test_updates_get_whole_groups_of_both_kinds():
     assert all({part[0].branches[0].role, part[-1].branches[0].role} == set(ROLES) for part in parts)
 
 
-@pytest.mark.parametrize("loss_type", ["grpo", "bnpo", "dapo", "gspo", "cispo", "reinforce"])
+@pytest.mark.parametrize("loss_type", ["grpo", "dapo", "gspo", "cispo", "reinforce"])
 def test_policy_weights_of_a_role_sum_to_its_share_when_every_sample_can_learn(loss_type):
     algo = AlgoConfig(loss_type=loss_type, epsilon_high=5.0, operator_fraction=0.25, sft_coef=0.1)
     groups = [g for g in make_groups(8) if len({s.reward for s in g.samples}) > 1]

@@ -16,7 +16,8 @@ class AlgoConfig:
     """What is optimised, and from which samples. Names are TRL's where TRL has the option."""
 
     loss_type: str = "cispo"
-    """Policy loss: cispo (the paper's), grpo, bnpo, dr_grpo, dapo, gspo, reinforce or ppo (with a critic)."""
+    """Policy loss: cispo (the paper's), grpo, dapo (bnpo is another name of it), dr_grpo, gspo, reinforce or
+    ppo (with a critic)."""
 
     learning_rate: float = 1e-6
     """AdamW's peak learning rate."""

@@ -85,13 +85,13 @@ class PolicyLoss:
     """One ratio for each sequence, the geometric mean of its tokens' (``sequence_mean``)."""
 
 
+_DAPO = PolicyLoss(token_loss=clipped_surrogate, token_weights=mean_over_tokens)
+
 LOSSES: Mapping[str, PolicyLoss] = {
     "grpo": PolicyLoss(token_loss=clipped_surrogate, token_weights=mean_over_sequences),
-    # TRL averages bnpo over each micro-batch. Here no gradient depends on where a batch is cut, so the
-    # local batch is the whole sub-batch, and bnpo is dapo.
-    "bnpo": PolicyLoss(token_loss=clipped_surrogate, token_weights=mean_over_tokens),
     "dr_grpo": PolicyLoss(token_loss=clipped_surrogate, token_weights=mean_over_longest),
-    "dapo": PolicyLoss(token_loss=clipped_surrogate, token_weights=mean_over_tokens),
+    "dapo": _DAPO,
+    "bnpo": _DAPO,
     "cispo": PolicyLoss(token_loss=truncated_reinforce, token_weights=mean_over_tokens),
     # In TRL: loss_type=grpo with importance_sampling_level=sequence.
     "gspo": PolicyLoss(
@@ -101,6 +101,13 @@ LOSSES: Mapping[str, PolicyLoss] = {
     # With advantages of a critic (train.loss.gae) in the place of a group's.
     "ppo": PolicyLoss(token_loss=clipped_surrogate, token_weights=mean_over_tokens),
 }
+"""Every loss by the name that ``algo.loss_type`` uses.
+
+``bnpo`` is another name of ``dapo``. In TRL they divide by different counts of trained tokens: dapo by those
+of the whole batch; bnpo by those of each micro-batch on each rank, and then averages these means. Here no
+gradient depends on how a batch is cut into micro-batches and ranks, so both divide by the tokens of the whole
+sub-batch. TRL's two are equal where a batch is one micro-batch on one rank.
+"""
 
 
 def sequence_mean(values: Tensor, sequences: Tensor, num_sequences: int) -> Tensor:
