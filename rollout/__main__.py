@@ -23,7 +23,7 @@ from rollout.evaluation.journal import Journal
 from rollout.evaluation.pareto import draw_pareto
 from rollout.evaluation.report import compare, require_outcomes, write_report
 from rollout.output_lock import locked
-from rollout.problems import load_eval, load_train
+from rollout.problems import load_evaluated
 from rollout.prompts import Codec
 
 DAY_SECONDS = 86_400.0
@@ -70,15 +70,9 @@ def _evaluate(config: EvaluationConfig) -> str:
 
 
 def _comparison(config: EvaluationConfig) -> Comparison:
-    # A file or hub set is the set to evaluate; generated problems have a held-out part.
-    load = load_eval if config.data.source == "reasoning_gym" else load_train
     names = config.operators or [config.operator.name]
-    problems = load(config.data, check_gold)
-    if len(problems) > config.data.num_eval:
-        first = config.data.num_eval
-        print(f"Evaluating the first {first} of {len(problems)} problems (data.num_eval).", file=sys.stderr)
     return Comparison(
-        problems=problems[: config.data.num_eval],
+        problems=load_evaluated(config.data, check_gold),
         operators=[build_operator(load_operator(name, config.operator)) for name in names],
         trace=build_operator(load_operator("trace", config.operator)),
         samples=config.samples,

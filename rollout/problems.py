@@ -23,33 +23,34 @@ Row = tuple[str, dict[str, Any]]
 
 
 def load_train(config: DataConfig, check_gold: CheckGold) -> list[Problem]:
-    """The problems to train on (or to evaluate, for ``python -m rollout``).
+    """The problems to train on.
 
     Raises:
         FileNotFoundError: If the file does not exist.
         ValueError: If a row is broken or misses a field, a gold answer does not parse, ids repeat, or
             nothing is left. The message names file, line and field.
     """
-    if config.source == "jsonl":
-        assert config.path is not None
-        return _checked(_jsonl(Path(config.path)), config, check_gold, config.path)
-    if config.source == "hf":
-        return _checked(_hub(config, config.split), config, check_gold, f"{config.name}")
-    held_out = {problem.question for problem in load_eval(config, check_gold)}
+    if config.source != "reasoning_gym":
+        return _whole(config, check_gold)
+    held_out = {row[config.question_field] for _, row in _held_out(config)}
     rows = _generated(config, "train", size=config.num_train, leave_out=held_out)
     if not rows:
         raise ValueError(
-            f"data.num_eval = {config.num_eval} holds out every problem that data.task '{config.task}' makes "
-            f"with data.task_options {config.task_options}. Lower data.num_eval, or widen the options."
+            f"data.num_held_out = {config.num_held_out} holds out every problem that data.task "
+            f"'{config.task}' makes with data.task_options {config.task_options}. Lower data.num_held_out, "
+            "or widen the options."
         )
     return _checked(rows, config, check_gold, f"{config.task}")
 
 
 def load_eval(config: DataConfig, check_gold: CheckGold) -> list[Problem]:
-    """The held-out problems, at most ``num_eval``; empty if the data names none.
+    """The held-out problems that a training evaluates on, the first ``num_eval``; empty if there are none.
 
-    reasoning-gym problems are drawn with a seed of their own, and ``load_train`` leaves out every
-    question that is among them, so the two are disjoint.
+    reasoning-gym problems are drawn with a seed of their own, ``num_held_out`` of them, and ``load_train``
+    leaves out every question that is among them, so the two are disjoint.
+
+    Raises:
+        FileNotFoundError, ValueError: As ``load_train``.
     """
     if config.source == "jsonl":
         if config.eval_path is None:
@@ -61,8 +62,33 @@ def load_eval(config: DataConfig, check_gold: CheckGold) -> list[Problem]:
             return []
         rows = list(_hub(config, config.eval_split))[: config.num_eval]
         return _checked(rows, config, check_gold, f"{config.name}")
-    rows = _generated(config, "eval", size=config.num_eval)
-    return _checked(rows, config, check_gold, f"{config.task}")
+    return _checked(_held_out(config)[: config.num_eval], config, check_gold, f"{config.task}")
+
+
+def load_evaluated(config: DataConfig, check_gold: CheckGold) -> list[Problem]:
+    """The problems of an evaluation by itself, the first ``limit`` of the data set.
+
+    The set is the file or the split; of generated problems it is the held-out ones.
+
+    Raises:
+        FileNotFoundError, ValueError: As ``load_train``.
+    """
+    if config.source != "reasoning_gym":
+        return _whole(config, check_gold)[: config.limit]
+    return _checked(_held_out(config)[: config.limit], config, check_gold, f"{config.task}")
+
+
+def _whole(config: DataConfig, check_gold: CheckGold) -> list[Problem]:
+    """Every problem of a file or a split."""
+    if config.source == "jsonl":
+        assert config.path is not None
+        return _checked(_jsonl(Path(config.path)), config, check_gold, config.path)
+    return _checked(_hub(config, config.split), config, check_gold, f"{config.name}")
+
+
+def _held_out(config: DataConfig) -> Sequence[Row]:
+    """The generated problems that no training sees."""
+    return _generated(config, "eval", size=config.num_held_out)
 
 
 def _jsonl(path: Path) -> Iterator[Row]:

@@ -207,6 +207,16 @@ def test_what_is_no_override_is_a_config_error(override: str):
         ("data.on_bad_gold=keep", r"data\.on_bad_gold is 'keep'; choose one of refuse, drop\."),
         ("data.num_train=0", r"data\.num_train must be at least 1, got 0\."),
         ("data.num_eval=0", r"data\.num_eval must be at least 1, got 0\."),
+        ("data.num_held_out=0", r"data\.num_held_out must be at least 1, got 0\."),
+        ("data.limit=0", r"data\.limit must be at least 1, got 0\."),
+        (
+            "data.limit=9",
+            r"data\.limit is 9, but it is for evaluations .*set data\.num_train",
+        ),
+        (
+            "data.source=reasoning_gym data.task=chain_sum data.num_held_out=99",
+            r"data\.num_eval is 500, but only data\.num_held_out = 99 problems are held out",
+        ),
         (
             "operator.kind=best",
             r"operator\.kind is 'best'; choose one of trace, sr, pdr, majority, best_of_n, or write "

@@ -107,9 +107,10 @@ def test_a_folder_in_which_nothing_was_evaluated_holds_no_evaluation(
     assert (tmp_path / "out" / "report.json").exists()
 
 
-def test_a_set_that_is_not_evaluated_whole_is_said_to_be_cut(url: str, needed: list[str], capsys):
-    _run(*needed, "operator=trace", f"rollout.urls=[{url}]", "data.num_eval=2")
-    assert "Evaluating the first 2 of " in capsys.readouterr().err
+def test_a_limit_evaluates_the_first_problems_of_the_set(url: str, needed: list[str], tmp_path: Path):
+    _run(*needed, "operator=trace", f"rollout.urls=[{url}]", "data.limit=2")
+    lines = (tmp_path / "out" / "rollouts.jsonl").read_text().splitlines()
+    assert {json.loads(line)["outcome"]["problem_id"] for line in lines} == {"p0", "p1"}
 
 
 def test_an_operator_that_does_not_exist_names_those_that_do(needed: list[str]):

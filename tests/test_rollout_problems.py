@@ -1,5 +1,6 @@
 """Loading problems, and refusing what cannot be used."""
 
+import hashlib
 import json
 import logging
 from pathlib import Path
@@ -9,8 +10,10 @@ import pytest
 from conftest import SHARED_DATA
 from datasets import Dataset, DatasetDict
 
+from configs.compose import load
 from configs.schema import DataConfig
-from rollout.problems import load_eval, load_train
+from rollout.problems import load_eval, load_evaluated, load_train
+from rollout.records import Problem
 
 DEMO = {"min_terms": 4, "max_terms": 4, "min_digits": 2, "max_digits": 2}
 SMALL = {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1}
@@ -34,15 +37,43 @@ def _task(options: dict[str, int], **changes: Any) -> DataConfig:
     return DataConfig(source="reasoning_gym", task="chain_sum", task_options=options, **changes)
 
 
+def _digest(problems: list[Problem]) -> tuple[int, str]:
+    """How many there are, and a hash of everything about them, in order."""
+    lines = "\n".join(f"{p.id}\t{p.question}\t{p.answer}\t{p.source}" for p in problems)
+    return len(problems), hashlib.sha256(lines.encode()).hexdigest()[:16]
+
+
+@pytest.mark.component
+def test_the_demo_and_the_evaluations_of_the_readme_always_have_the_same_problems():
+    demo = load("training", ["experiment=demo"]).data
+    assert _digest(load_train(demo, _numbers_only)) == (20_000, "2401d7c85a526dfa")
+    assert _digest(load_eval(demo, _numbers_only)) == (400, "30e04e4ddf33a48e")
+    alone = ["model.path=x", "data=reasoning_gym", "data.task_seed=1", "data.limit=300"]
+    evaluated = load_evaluated(load("evaluation", alone).data, _numbers_only)
+    assert _digest(evaluated) == (300, "d0b55f7a92286229")
+    assert evaluated == load_eval(demo, _numbers_only)[:300]
+
+
+@pytest.mark.component
+def test_the_study_trains_and_evaluates_on_the_problems_it_always_had():
+    study = load("study", ["experiment=paper_small"])
+    training = load("training", ["model.path=x", *study.training]).data
+    assert _digest(load_train(training, _numbers_only)) == (20_000, "da3efdfe6c1a8ba4")
+    assert _digest(load_eval(training, _numbers_only)) == (500, "a70cfb1aeeb96648")
+    evaluation = load("evaluation", ["model.path=x", *study.evaluation]).data
+    assert load_evaluated(evaluation, _numbers_only) == load_eval(training, _numbers_only)
+
+
 @pytest.mark.parametrize("task_seed", [0, 1, 2])
 @pytest.mark.parametrize(
-    ("options", "num_train", "num_eval"), [(DEMO, 1000, 400), (DEMO, 50, 300), (SMALL, 1000, 60)]
+    ("options", "num_train", "num_held_out"), [(DEMO, 1000, 400), (DEMO, 50, 300), (SMALL, 1000, 60)]
 )
 def test_train_and_held_out_problems_are_disjoint(
-    options: dict[str, int], num_train: int, num_eval: int, task_seed: int
+    options: dict[str, int], num_train: int, num_held_out: int, task_seed: int
 ):
-    config = _task(options, num_train=num_train, num_eval=num_eval, task_seed=task_seed)
-    train, held_out = load_train(config, _numbers_only), load_eval(config, _numbers_only)
+    config = _task(options, num_train=num_train, num_held_out=num_held_out, task_seed=task_seed)
+    train, held_out = load_train(config, _numbers_only), load_evaluated(config, _numbers_only)
+    assert load_eval(config, _numbers_only) == held_out
     assert not {p.question for p in train} & {p.question for p in held_out}
     assert not {p.id for p in train} & {p.id for p in held_out}
     for problems in (train, held_out):
@@ -50,16 +81,32 @@ def test_train_and_held_out_problems_are_disjoint(
 
 
 def test_a_large_task_gives_as_many_problems_as_asked_for_and_a_small_one_fewer():
-    large = _task(DEMO, num_train=300, num_eval=200)
+    large = _task(DEMO, num_train=300, num_held_out=200)
     assert (len(load_train(large, _numbers_only)), len(load_eval(large, _numbers_only))) == (300, 200)
-    small = _task(SMALL, num_train=1000, num_eval=60)
+    small = _task(SMALL, num_train=1000, num_held_out=60)
     assert len(load_eval(small, _numbers_only)) == 60
     assert 60 < len(load_train(small, _numbers_only)) < 1000
 
 
+def test_how_many_problems_are_evaluated_changes_none_of_them():
+    config = _task(SMALL, num_train=1000, num_held_out=60)
+    fewer = _task(SMALL, num_train=1000, num_held_out=60, num_eval=7, limit=9)
+    assert load_train(fewer, _numbers_only) == load_train(config, _numbers_only)
+    held_out = load_evaluated(config, _numbers_only)
+    assert load_eval(fewer, _numbers_only) == held_out[:7]
+    assert load_evaluated(fewer, _numbers_only) == held_out[:9]
+
+
+def test_more_generated_problems_than_are_held_out_are_refused():
+    with pytest.raises(ValueError, match=r"data\.limit is 9, but only data\.num_held_out = 8 problems"):
+        _task(DEMO, num_held_out=8, limit=9).check_evaluation()
+    with pytest.raises(ValueError, match=r"data\.num_eval is 9, but only data\.num_held_out = 8 problems"):
+        _task(DEMO, num_held_out=8, num_eval=9).check_training()
+
+
 def test_generated_problems_depend_on_the_task_seed_alone():
-    config = _task(DEMO, num_train=100, num_eval=100)
-    other = _task(DEMO, num_train=100, num_eval=100, task_seed=1)
+    config = _task(DEMO, num_train=100, num_held_out=100)
+    other = _task(DEMO, num_train=100, num_held_out=100, task_seed=1)
     assert load_train(config, _numbers_only) == load_train(config, _numbers_only)
     shared = {p.question for p in load_train(config, _numbers_only)} & {
         p.question for p in load_train(other, _numbers_only)
@@ -68,21 +115,21 @@ def test_generated_problems_depend_on_the_task_seed_alone():
 
 
 def test_generated_answers_are_right_and_name_their_source():
-    problem = load_train(_task(DEMO, num_train=20, num_eval=20), _numbers_only)[0]
+    problem = load_train(_task(DEMO, num_train=20, num_held_out=20), _numbers_only)[0]
     terms = problem.question.removeprefix("State the final answer to the following arithmetic problem:")
     assert eval(terms.strip().removesuffix("=")) == int(problem.answer)
     assert problem.source == "chain_sum"
 
 
 def test_the_names_of_fields_do_not_matter_to_generated_problems():
-    usual = _task(DEMO, num_train=20, num_eval=20)
-    renamed = _task(DEMO, num_train=20, num_eval=20, question_field="problem", answer_field="gold")
+    usual = _task(DEMO, num_train=20, num_held_out=20)
+    renamed = _task(DEMO, num_train=20, num_held_out=20, question_field="problem", answer_field="gold")
     assert load_train(usual, _numbers_only) == load_train(renamed, _numbers_only)
 
 
 def test_a_task_that_is_all_held_out_says_what_to_lower():
-    with pytest.raises(ValueError, match=r"data\.num_eval = 500 holds out every problem.*Lower"):
-        load_train(_task(SMALL, num_train=10, num_eval=500), _numbers_only)
+    with pytest.raises(ValueError, match=r"data\.num_held_out = 500 holds out every problem.*Lower"):
+        load_train(_task(SMALL, num_train=10, num_held_out=500), _numbers_only)
 
 
 def test_an_unknown_task_or_option_is_refused_by_name():
@@ -178,6 +225,13 @@ def test_held_out_jsonl_is_cut_to_num_eval_and_none_without_a_path(tmp_path: Pat
     assert load_eval(config, _numbers_only) == []
     config.eval_path, config.num_eval = config.path, 4
     assert [p.id for p in load_eval(config, _numbers_only)] == ["r0", "r1", "r2", "r3"]
+
+
+def test_an_evaluation_takes_a_whole_file_or_its_first_problems(tmp_path: Path):
+    config = _write(tmp_path / "a.jsonl", *(_row(i) for i in range(600)))
+    assert len(load_evaluated(config, _numbers_only)) == 600
+    config.limit = 2
+    assert [p.id for p in load_evaluated(config, _numbers_only)] == ["r0", "r1"]
 
 
 def test_a_local_data_set_folder_is_read_by_split(tmp_path: Path):

@@ -26,7 +26,7 @@ MIX = ws.Mix(solve=0.4, refine=0.4, glance=0.5, copy=0.5, summary=0.2)
 def problems(count: int = 50) -> list[Problem]:
     options = {"min_terms": 4, "max_terms": 5, "min_digits": 1, "max_digits": 1}
     data = DataConfig(
-        source="reasoning_gym", task="chain_sum", task_options=options, num_train=count, num_eval=20
+        source="reasoning_gym", task="chain_sum", task_options=options, num_train=count, num_held_out=20
     )
     return load_train(data, lambda gold: None)
 

@@ -41,6 +41,7 @@ class TrainingConfig:
     coldstart: ColdStartConfig = field(default_factory=ColdStartConfig)
 
     def __post_init__(self) -> None:
+        self.data.check_training()
         if self.operator.kind in EVALUATION_ONLY:
             raise ValueError(
                 f"operator.kind is {self.operator.kind}, which chooses among answers: there is nothing "
@@ -132,6 +133,7 @@ class EvaluationConfig:
 
     def __post_init__(self) -> None:
         at_least("samples", self.samples, 1)
+        self.data.check_evaluation()
         if self.rollout.chats and self.operator.quorum < 1:
             raise ValueError(
                 f"operator.quorum is {self.operator.quorum}, but an endpoint that chats (rollout.chat_url) "

@@ -46,10 +46,17 @@ class DataConfig:
     num_train: int = 10000
     """Training problems to generate (reasoning_gym)."""
 
+    num_held_out: int = 500
+    """Held-out problems to generate (reasoning_gym). Training problems leave all of them out, so another
+    number may change those, too."""
+
     num_eval: int = 500
-    """Held-out problems: how many to generate, or the most to read from eval_path or eval_split. Evaluating
-    a file or a split (``python -m rollout``), the most to take of it. Generated training problems leave
-    these out, so another number may change those, too."""
+    """Held-out problems that a training evaluates on: the first ones of eval_path, of eval_split or of those
+    generated. It changes no training problem."""
+
+    limit: int | None = None
+    """Problems that ``python -m rollout`` evaluates: the first ones of path, of split or of the generated
+    held-out ones. null: all."""
 
     on_bad_gold: str = "refuse"
     """What to do with a gold answer that does not parse: ``refuse`` the data, or ``drop`` and count."""
@@ -61,4 +68,36 @@ class DataConfig:
         if getattr(self, needed) is None:
             raise ValueError(f"data.{needed} must be set when data.source is '{self.source}'.")
         at_least("data.num_train", self.num_train, 1)
+        at_least("data.num_held_out", self.num_held_out, 1)
         at_least("data.num_eval", self.num_eval, 1)
+        if self.limit is not None:
+            at_least("data.limit", self.limit, 1)
+
+    def check_training(self) -> None:
+        """Checks what only a training uses.
+
+        Raises:
+            ValueError: If it is to evaluate on more problems than are held out, or ``limit`` is set.
+        """
+        if self.limit is not None:
+            raise ValueError(
+                f"data.limit is {self.limit}, but it is for evaluations (python -m rollout). A training "
+                "takes all of a file or split. For fewer problems set data.num_train (generated ones) or "
+                "data.num_eval (held-out ones)."
+            )
+        self._check_held_out("num_eval", self.num_eval)
+
+    def check_evaluation(self) -> None:
+        """Checks what only an evaluation uses.
+
+        Raises:
+            ValueError: If ``limit`` is more than there are held-out problems.
+        """
+        self._check_held_out("limit", self.limit or 0)
+
+    def _check_held_out(self, name: str, wanted: int) -> None:
+        if self.source == "reasoning_gym" and wanted > self.num_held_out:
+            raise ValueError(
+                f"data.{name} is {wanted}, but only data.num_held_out = {self.num_held_out} problems are "
+                f"held out of training. Lower data.{name}, or raise data.num_held_out."
+            )
