@@ -110,12 +110,12 @@ class RolloutEngine:
     def __exit__(self, *_: object) -> None:
         self._entered.close()
 
-    def run(self, work: Coroutine[Any, Any, T], timeout_seconds: float, *, what: str) -> T:
+    def run(self, work: Coroutine[Any, Any, T], timeout_seconds: float | None, *, what: str) -> T:
         """Runs ``work`` on the engine's loop and waits for it.
 
         Args:
             work: Is cancelled if the wait ends before it does.
-            timeout_seconds: The longest wait.
+            timeout_seconds: The longest wait; None if everything that ``work`` waits for has its own limit.
             what: Names the work in the error, such as ``publishing version 3 to the workers``.
 
         Raises:

@@ -1,8 +1,9 @@
 """``python -m rollout`` from config to files, over HTTP to a stand-in for a worker."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from stub_server import StubOptions, stub_process
@@ -10,6 +11,8 @@ from tiny import byte_tokenizer
 
 from configs.compose import load
 from rollout.__main__ import main
+from rollout.engine import RolloutEngine
+from rollout.evaluation.evaluate import evaluate
 
 pytestmark = pytest.mark.component
 
@@ -111,6 +114,21 @@ def test_a_limit_evaluates_the_first_problems_of_the_set(url: str, needed: list[
     _run(*needed, "operator=trace", f"rollout.urls=[{url}]", "data.limit=2")
     lines = (tmp_path / "out" / "rollouts.jsonl").read_text().splitlines()
     assert {json.loads(line)["outcome"]["problem_id"] for line in lines} == {"p0", "p1"}
+
+
+def test_an_evaluation_as_a_whole_has_no_limit(url: str, needed: list[str], monkeypatch: pytest.MonkeyPatch):
+    limits = []
+    run = RolloutEngine.run
+
+    def recorded(engine: RolloutEngine, work: Coroutine[Any, Any, Any], timeout_seconds: float | None) -> Any:
+        if work.__name__ == evaluate.__name__:
+            limits.append(timeout_seconds)
+        return run(engine, work, timeout_seconds)
+
+    monkeypatch.setattr(RolloutEngine, "run", recorded)
+    _run(*needed, f"rollout.urls=[{url}]")
+    # The operators, then the votes. That each request has its own limit is tested further down.
+    assert limits == [None, None]
 
 
 def test_an_operator_that_does_not_exist_names_those_that_do(needed: list[str]):

@@ -38,6 +38,16 @@ def test_any_number_of_remote_workers_serve_one_run(tmp_path: Path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_work_has_a_limit_or_none(tmp_path: Path):
+    with (
+        stub_process(StubOptions()) as url,
+        RolloutEngine(RolloutConfig(urls=[url]), "m", tmp_path) as engine,
+    ):
+        assert engine.run(asyncio.sleep(0.2, "done"), None) == "done"
+        with pytest.raises(RuntimeError, match=r"sleep.* did not end within 0\.1 s\."):
+            engine.run(asyncio.sleep(60), 0.1)
+
+
 def test_a_remote_worker_that_is_not_there_is_named_at_once(tmp_path: Path):
     gone = f"http://127.0.0.1:{free_port()}"
     with (
