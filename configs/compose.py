@@ -1,4 +1,7 @@
-"""From the command line to a checked dataclass, with errors that name the nearest valid key."""
+"""From the command line to a checked dataclass, with errors that name the nearest valid key.
+
+What is used of Hydra beyond its public API, messages included, is pinned by tests/test_configs_hydra.py.
+"""
 
 import difflib
 import os
@@ -37,12 +40,19 @@ class ConfigError(ValueError):
     """A config that cannot run: the message names the option and what to do."""
 
 
-def _keys(node: Any, prefix: str = "") -> Iterable[str]:
+def _table(node: DictConfig, key: Any) -> DictConfig | None:
+    """The child ``key`` if it holds keys of its own; a missing or interpolated one is not looked at."""
+    if OmegaConf.is_missing(node, key) or OmegaConf.is_interpolation(node, key):
+        return None
+    child = node[key]
+    return child if isinstance(child, DictConfig) else None
+
+
+def _keys(node: DictConfig, prefix: str = "") -> Iterable[str]:
     for key in node:
         name = f"{prefix}{key}"
         yield name
-        child = node._get_node(key)
-        if isinstance(child, DictConfig) and not child._is_missing() and not child._is_none():
+        if (child := _table(node, key)) is not None:
             yield from _keys(child, f"{name}.")
 
 
@@ -75,7 +85,7 @@ def _unknown_keys(node: DictConfig, prefix: str = "") -> Iterable[str]:
     for key in node:
         if key not in known:
             yield f"{prefix}{key}"
-        elif isinstance(child := node._get_node(key), DictConfig) and not child._is_missing():
+        elif (child := _table(node, key)) is not None:
             yield from _unknown_keys(child, f"{prefix}{key}.")
 
 
@@ -132,7 +142,6 @@ def load(config_name: str, overrides: list[str] | None = None) -> Any:
 def _composed(config_name: str, overrides: list[str]) -> DictConfig:
     """The config before its values are checked; every key is known."""
     register()
-    GlobalHydra.instance().clear()
     with initialize_config_module("configs", version_base="1.3"):
         try:
             config = compose(config_name, overrides)
@@ -197,7 +206,6 @@ def run(
         if os.environ.get("RANK", "0") == "0":  # said once, not by every rank
             print(f"{config_name}: {error}", file=sys.stderr)
         sys.exit(2)
-    GlobalHydra.instance().clear()
 
     @hydra.main(version_base="1.3", config_path="pkg://configs", config_name=config_name)
     def start(config: DictConfig) -> float | None:
