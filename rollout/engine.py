@@ -125,6 +125,8 @@ class RolloutEngine:
         try:
             return future.result(timeout=timeout_seconds)
         except TimeoutError as error:
+            if future.done():
+                raise  # of the work itself
             future.cancel()
             raise RuntimeError(
                 f"The rollout engine did not finish {what} within {timeout_seconds:g} s."
