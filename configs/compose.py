@@ -7,7 +7,7 @@ import difflib
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -27,6 +27,7 @@ from configs.schema import (
     EvaluationConfig,
     JobConfig,
     OperatorConfig,
+    RolloutConfig,
     StudyConfig,
     TrainingConfig,
     WorkersConfig,
@@ -34,6 +35,7 @@ from configs.schema import (
 )
 
 Config = TypeVar("Config", TrainingConfig, EvaluationConfig, JobConfig, StudyConfig, WorkersConfig)
+Part = TypeVar("Part", OperatorConfig, RolloutConfig)
 
 
 class ConfigError(ValueError):
@@ -178,6 +180,29 @@ def load_operator(name: str, base: OperatorConfig) -> OperatorConfig:
     merged = OmegaConf.structured(base)
     merged.merge_with(own)
     return resolve(merged)
+
+
+def with_options(base: Part, options: Mapping[str, Any], part: str) -> Part:
+    """``base``, a part of a run's config, with other values of some of its options; every check runs.
+
+    Args:
+        base: Complete: no value is missing.
+        options: New values by the names of the fields.
+        part: What a command line calls ``base``, e.g. ``rollout``; errors name it.
+
+    Raises:
+        ConfigError: For an unknown name (with the nearest valid one), or a value that fails a check.
+    """
+    known = list(vars(base))
+    node = OmegaConf.structured(base)
+    for name, value in options.items():
+        if name not in known:
+            raise ConfigError(f"'{name}' is not an option of {part}.{_nearest(name, known)}")
+        try:
+            node.merge_with({name: value})
+        except (OmegaConfBaseException, ValueError) as error:
+            raise ConfigError(f"{part}.{name} is {value!r}: {str(error).splitlines()[0]}") from error
+    return resolve(node)
 
 
 def run(

@@ -12,7 +12,7 @@ from conftest import REPO, config_with
 from omegaconf import DictConfig, OmegaConf
 
 from configs import schema
-from configs.compose import ConfigError, load, load_operator, resolve
+from configs.compose import ConfigError, load, load_operator, resolve, with_options
 from configs.schema.algo import LOSS_TYPES
 from configs.schema.operator import KINDS
 
@@ -430,6 +430,21 @@ def _command(folder: Path, code: str, *arguments: str) -> subprocess.CompletedPr
         text=True,
         timeout=60,
     )
+
+
+def test_options_given_from_python_change_their_part_alone_and_are_checked():
+    base = schema.RolloutConfig(top_p=0.9)
+    changed = with_options(base, {"urls": ("http://a",), "temperature": 1}, "rollout")
+    assert asdict(changed) == {**asdict(base), "urls": ["http://a"], "temperature": 1.0}
+    assert with_options(base, {}, "rollout") == base == schema.RolloutConfig(top_p=0.9)
+    for options, message in (
+        ({"temprature": 1}, "'temprature' is not an option of rollout. Did you mean 'temperature'?"),
+        ({"temperature": "hot"}, "rollout.temperature is 'hot': Value 'hot' of type 'str' could not"),
+        ({"temperature": -1}, "rollout.temperature must be at least 0, got -1"),
+    ):
+        with pytest.raises(ConfigError) as error:
+            with_options(base, options, "rollout")
+        assert str(error.value).startswith(message)
 
 
 @pytest.mark.component
