@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from rewards.gold import check_gold
 from rewards.grader import Grader
 from rollout.build import build_operator, load_tokenizer, policy_settings
 from rollout.engine import RolloutEngine
-from rollout.evaluation.evaluate import Comparison, PlannedRollout, Progress, evaluate, missing
+from rollout.evaluation.evaluate import Comparison, make_missing, missing
 from rollout.evaluation.journal import Journal
 from rollout.evaluation.pareto import draw_pareto
 from rollout.evaluation.report import compare, require_outcomes, write_report
@@ -93,21 +93,10 @@ def _run_missing(
 ) -> None:
     with RolloutEngine(config.rollout, config.model.path, Path(config.output_dir) / "logs") as engine:
         settings = policy_settings(config.operator, config.rollout, engine.sampler, tokenizer)
-
-        def make(title: str, planned: Callable[[], Iterator[PlannedRollout]]) -> None:
-            done = journal.done
-            total = sum(1 for _ in planned())
-            left = sum(1 for _ in missing(planned(), done))
-            with Progress(journal, title=title, total=total, done=total - left) as sink:
-                limit = min(left, 2 * config.rollout.max_concurrency)
-                todo = missing(planned(), done)
-                work = evaluate(todo, settings, grader, sink, seed=config.seed, max_in_flight=limit)
-                # As long as calls are answered: each request, restart and verdict has a limit of its own.
-                engine.run(work, None, what=f"the rollouts of '{title}'")
-
-        make("evaluate", comparison.planned)
-        # What the operators cost is known only now.
-        make("traces for the votes", lambda: comparison.planned_votes(journal.outcomes))
+        limit = 2 * config.rollout.max_concurrency
+        work = make_missing(comparison, settings, grader, journal, seed=config.seed, max_in_flight=limit)
+        # As long as calls are answered: each request, restart and verdict has a limit of its own.
+        engine.run(work, None, what="the evaluation")
 
 
 def _remember_config(config: EvaluationConfig, output_dir: Path) -> None:

@@ -98,7 +98,12 @@ def build_operator(config: OperatorConfig) -> Operator:
         ValueError: If ``operator.kind`` names no operator, or ``operator.distiller`` no distiller.
     """
     find_distiller(config.distiller)
-    options = OperatorOptions(
+    return _operator_class(config.kind)(operator_options(config))
+
+
+def operator_options(config: OperatorConfig) -> OperatorOptions:
+    """What an operator of any class is told by a config."""
+    return OperatorOptions(
         name=config.name,
         schedule=tuple(config.schedule),
         distil=DistillerOptions(
@@ -110,7 +115,6 @@ def build_operator(config: OperatorConfig) -> Operator:
         error_analysis=config.error_analysis,
         quorum=config.quorum,
     )
-    return _operator_class(config.kind)(options)
 
 
 def _operator_class(kind: str) -> type[Operator]:

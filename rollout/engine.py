@@ -8,6 +8,7 @@ import logging
 import os
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -52,6 +53,7 @@ class RolloutEngine:
         self.sampler = ChatEndpoint(config) if config.chats else WorkerPool(self._endpoints(), config)
         """Where calls are sampled."""
         self._is_begun = False
+        self._under_way: set[Future[Any]] = set()
         self._entered = contextlib.ExitStack()
 
     @property
@@ -108,7 +110,16 @@ class RolloutEngine:
         return self
 
     def __exit__(self, *_: object) -> None:
+        for future in list(self._under_way):  # nobody waits for ever for a loop that has ended
+            future.cancel()
         self._entered.close()
+
+    def submit(self, work: Coroutine[Any, Any, T]) -> "Future[T]":
+        """Starts ``work`` on the engine's loop; leaving the engine cancels it."""
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        self._under_way.add(future)
+        future.add_done_callback(self._under_way.discard)
+        return future
 
     def run(self, work: Coroutine[Any, Any, T], timeout_seconds: float | None, *, what: str) -> T:
         """Runs ``work`` on the engine's loop and waits for it.
@@ -121,7 +132,7 @@ class RolloutEngine:
         Raises:
             RuntimeError: If it takes longer than ``timeout_seconds``.
         """
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        future = self.submit(work)
         try:
             return future.result(timeout=timeout_seconds)
         except TimeoutError as error:

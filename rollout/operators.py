@@ -201,6 +201,12 @@ async def run_operator(
         CallFailed: If one of its calls got no answer.
     """
     policy = Policy(problem, settings, grader, seed, given_drafts)
+    return await run_on(policy, operator, seed, num_answers)
+
+
+async def run_on(policy: Policy, operator: Operator, seed: int, num_answers: int = 1) -> Rollout:
+    """As ``run_operator``, on a policy of the caller's that has made no call yet."""
+    problem = policy.problem
     rng = random.Random(derive_seed(seed, problem.id, operator.name))
     answers = await operator.answer(policy, rng, num_answers)
     calls = tuple(policy.calls)

@@ -72,6 +72,7 @@ class _Place:
     role: str
     round: int
     parents: tuple[int, ...]
+    workspace: str = ""
 
 
 class Policy:
@@ -91,6 +92,8 @@ class Policy:
         self.prompts = settings.prompts
         self.same = grader.same
         self.counts: Counter[str] = Counter()
+        self.workspaces: dict[int, str] = {}
+        """The text that an attempt read, by its call; those that read none are absent."""
         self._grader = grader
         self._slots: list[Call | None] = []
         self._verdicts: dict[int, asyncio.Task[Verdict]] = {}
@@ -123,7 +126,10 @@ class Policy:
         given = self._take_given(len(workspaces)) if role == DRAFT else ()
         contexts = Counter(workspaces[len(given) :])
         ordered = sorted(contexts, key=lambda workspace: (workspace.text, workspace.parents))
-        attempts = [(self._attempt(w), _Place(role=role, round=round, parents=w.parents)) for w in ordered]
+        attempts = [
+            (self._attempt(w), _Place(role=role, round=round, parents=w.parents, workspace=w.text))
+            for w in ordered
+        ]
         if quorum < 1:
             singles = [each for each, w in zip(attempts, ordered, strict=True) for _ in range(contexts[w])]
             return (*given, *await self._first(singles, enough=math.ceil(quorum * len(singles))))
@@ -225,6 +231,8 @@ class Policy:
         # Places are taken before the request leaves, so that order and seeds do not depend on timing.
         first = len(self._slots)
         self._slots.extend([None] * num)
+        if place.workspace:
+            self.workspaces |= dict.fromkeys(range(first, first + num), place.workspace)
         seed = derive_seed(self._seed, self.problem.id, place.role, place.round, first)
         settings = self._settings
         sampling = replace(settings.sampling, seed=seed)

@@ -7,7 +7,7 @@ A gold answer that does not parse would count as wrong for ever; ``check_gold`` 
 import json
 import logging
 import random
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,22 @@ def load_train(config: DataConfig, check_gold: CheckGold) -> list[Problem]:
             "or widen the options."
         )
     return _checked(rows, config, check_gold, f"{config.task}")
+
+
+def load_rows(rows: Iterable[Mapping[str, Any]], config: DataConfig, check_gold: CheckGold) -> list[Problem]:
+    """The problems of rows in memory, read as the lines of a JSONL file are.
+
+    Args:
+        rows: With the fields that ``config`` names, and ``id`` and ``source`` where there are such.
+        config: The names of the fields, and what to do with a bad gold answer; its source is not read.
+        check_gold: Raises ValueError for a gold answer that does not parse.
+
+    Raises:
+        ValueError: As ``load_train``.
+    """
+    return _checked(
+        ((f"problem {i}", dict(row)) for i, row in enumerate(rows)), config, check_gold, "problems"
+    )
 
 
 def load_eval(config: DataConfig, check_gold: CheckGold) -> list[Problem]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from concurrent.futures import CancelledError
 from dataclasses import asdict
 from pathlib import Path
 
@@ -93,6 +94,16 @@ def test_work_that_does_not_end_in_time_is_named_and_cancelled(tmp_path: Path):
         assert engine.run(asyncio.sleep(0, "alive"), 5, what="a moment") == "alive"
         assert cancelled == [True]
     assert "coroutine" not in str(error.value)
+
+
+def test_leaving_the_engine_cancels_what_is_under_way(tmp_path: Path):
+    with stub_process(StubOptions(seconds_per_token=10.0)) as stuck:
+        with RolloutEngine(RolloutConfig(urls=[stuck]), "model", tmp_path) as engine:
+            waiting = engine.submit(engine.sampler.generate(prompt_of(1), SAMPLING))
+            with pytest.raises(TimeoutError):
+                waiting.result(timeout=0.2)
+        with pytest.raises(CancelledError):
+            waiting.result(timeout=10)
 
 
 def test_an_open_worker_elsewhere_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture):

@@ -12,7 +12,7 @@ from datasets import Dataset, DatasetDict
 
 from configs.compose import load
 from configs.schema import DataConfig
-from rollout.problems import load_eval, load_evaluated, load_train
+from rollout.problems import load_eval, load_evaluated, load_rows, load_train
 from rollout.records import Problem
 
 DEMO = {"min_terms": 4, "max_terms": 4, "min_digits": 2, "max_digits": 2}
@@ -218,6 +218,14 @@ def test_a_set_of_bad_gold_only_is_refused_even_when_dropping(tmp_path: Path):
     config.on_bad_gold = "drop"
     with pytest.raises(ValueError, match="holds no problem"):
         load_train(config, _numbers_only)
+
+
+def test_rows_in_memory_are_read_as_those_of_a_file(tmp_path: Path):
+    rows = [_row(1, source="s"), {"question": " 2 + 0 = ", "answer": 2}]
+    config = _write(tmp_path / "problems.jsonl", *rows)
+    assert load_rows(rows, config, _numbers_only) == load_train(config, _numbers_only)
+    with pytest.raises(ValueError, match="problem 1 has no field 'question'"):
+        load_rows([rows[0], {"answer": "7"}], config, _numbers_only)
 
 
 def test_held_out_jsonl_is_cut_to_num_eval_and_none_without_a_path(tmp_path: Path):

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -34,6 +34,35 @@ class Sink(Protocol):
 
     def add(self, outcome: Outcome, rollout: Rollout) -> None: ...
     def add_failure(self, failure: Failure) -> None: ...
+
+
+class Record(Sink, Protocol):
+    """A sink that knows what it was given."""
+
+    outcomes: list[Outcome]
+
+    @property
+    def done(self) -> Collection[Key]:
+        """The rollouts that need not be made again."""
+        ...
+
+
+class InMemory:
+    """A record that keeps outcomes and drops the graphs of calls."""
+
+    def __init__(self) -> None:
+        self.outcomes: list[Outcome] = []
+        self.failures: dict[Key, Failure] = {}
+
+    @property
+    def done(self) -> set[Key]:
+        return {outcome.key for outcome in self.outcomes}
+
+    def add(self, outcome: Outcome, rollout: Rollout) -> None:
+        self.outcomes.append(outcome)
+
+    def add_failure(self, failure: Failure) -> None:
+        self.failures[failure.key] = failure
 
 
 class Progress:
@@ -103,6 +132,33 @@ class Comparison:
 def missing(planned: Iterable[PlannedRollout], done: Collection[Key]) -> Iterator[PlannedRollout]:
     """Those that are not done."""
     return (item for item in planned if item.key not in done)
+
+
+async def make_missing(
+    comparison: Comparison,
+    settings: PolicySettings,
+    grader: Grader,
+    record: Record,
+    *,
+    seed: int,
+    max_in_flight: int,
+) -> None:
+    """Makes the rollouts of a comparison that ``record`` does not hold, and shows how many there are.
+
+    First those of the operators; what these cost tells how many traces the matched votes need.
+    """
+
+    async def make(title: str, planned: Callable[[], Iterator[PlannedRollout]]) -> None:
+        done = record.done
+        total = sum(1 for _ in planned())
+        left = sum(1 for _ in missing(planned(), done))
+        with Progress(record, title=title, total=total, done=total - left) as sink:
+            todo = missing(planned(), done)
+            limit = min(left, max_in_flight)
+            await evaluate(todo, settings, grader, sink, seed=seed, max_in_flight=limit)
+
+    await make("evaluate", comparison.planned)
+    await make("traces for the votes", lambda: comparison.planned_votes(record.outcomes))
 
 
 async def evaluate(
