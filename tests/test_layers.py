@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 from conftest import REPO
 
+import rewards
+import rollout
+
 OURS = {"configs", "launch", "rewards", "rollout", "train"}
 ALLOWED = {
     "configs": {"configs"},
@@ -18,7 +21,9 @@ ALLOWED = {
     "rollout": {"rollout", "configs"},
     "train": {"train", "rollout", "rewards", "configs"},
 }
-"""Besides, a package's ``__main__.py`` composes: it may import every package but ``train``."""
+"""Besides, what composes may import every package but ``train``: a package's ``__main__.py``, a facade."""
+FACADES = {"rollout/api.py"}
+"""What a notebook calls in place of a command: its answers and votes must be those of the real verifier."""
 BORROWED = {"launch": {"rollout.workers.process_guard", "rollout.evaluation.tables"}}
 """Single modules that a package may import of one that it does not know otherwise; they load no library of
 models or numbers."""
@@ -145,7 +150,8 @@ def test_a_package_imports_only_the_packages_below_it(package: str):
     for path in modules:
         names = {name for name in _imports(path) if not _is_within(name, BORROWED.get(package, set()))}
         found = {name.split(".")[0] for name in names} & OURS
-        allowed = ALLOWED[package] | (OURS - {"train"} if path.name == "__main__.py" else set())
+        composes = path.name == "__main__.py" or str(path.relative_to(REPO)) in FACADES
+        allowed = ALLOWED[package] | (OURS - {"train"} if composes else set())
         assert found <= allowed, path.relative_to(REPO)
 
 
@@ -181,6 +187,34 @@ def test_the_named_commands_exist():
 def test_deepspeed_is_known_to_one_file():
     assert _importers("deepspeed") == {"train/sharding.py"}
     assert {name for name in _importers("accelerate.utils.DeepSpeedEngineWrapper")} == {"train/sharding.py"}
+
+
+def test_a_facade_is_there_and_nothing_of_its_package_rests_on_it():
+    for facade in FACADES:
+        name = facade.removesuffix(".py").replace("/", ".")
+        assert (REPO / facade).is_file()
+        assert _importers(name) == {f"{facade.partition('/')[0]}/__init__.py"}
+
+
+def test_importing_rollout_and_rewards_loads_no_heavy_library():
+    code = (
+        "import sys, rollout, rewards\n"
+        "rollout.__all__, rewards.__all__\n"
+        "print(sorted({'torch', 'vllm', 'transformers', 'sympy', 'hydra', 'rollout.api'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.component
+def test_each_exported_name_is_where_it_is_said_to_be():
+    for package in (rewards, rollout):
+        for name in package.__all__:
+            assert getattr(package, name).__name__ == name
+        with pytest.raises(AttributeError, match=f"module '{package.__name__}' has no attribute 'pdrr'"):
+            _ = package.pdrr
 
 
 def test_only_the_workers_extension_imports_vllm():

@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM
 
 from configs.compose import load
 from configs.schema import RolloutConfig
+from rollout import open_policy, pdr
 from rollout.budget import budget
 from rollout.build import build_operator, policy_settings
 from rollout.collection.collector import CollectOptions, Collector
@@ -451,6 +452,22 @@ def test_two_workers_share_a_run_and_when_one_is_killed_the_other_goes_on(
     logs = [(tmp_path / "logs" / f"worker_{i}.log").read_text() for i in range(2)]
     assert all(log and "a-secret-nobody-may-see" not in log for log in logs)
     assert {process.pid for process in psutil.Process().children(recursive=True)} <= before
+
+
+def test_five_lines_of_python_start_a_worker_ask_it_and_end_it(tmp_path: Path):
+    schooled_model("<think>so</think>\\boxed{4}").save_pretrained(tmp_path / "model")
+    byte_tokenizer().save_pretrained(tmp_path / "model")
+    options = {"dtype": "float32", "kv_cache_gib": 1, "max_completion_length": 48, "max_model_len": 768}
+    with open_policy(tmp_path / "model", temperature=0.0, **options) as policy:
+        result = pdr(policy, "What is 1 + 3?", schedule=[3, 1])
+        counts = policy._engine.pool.counts
+        (worker,) = policy._engine._fleet.workers  # type: ignore[union-attr]
+        assert worker.is_alive
+        assert sum(call.completion_tokens for call in result.graph) == counts.completion_tokens
+    assert result.answer == "4" and result.text == "\\boxed{4}"
+    assert [call.role for call in result.graph] == [DRAFT] * 3 + [REFINE]
+    assert result.graph[3].workspace.count("\\boxed{4}") == 3
+    assert not worker.is_alive
 
 
 def _evaluate_and_kill(engine: RolloutEngine, config: RolloutConfig, operator: Operator) -> int:

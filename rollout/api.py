@@ -1,0 +1,189 @@
+"""The operators from Python, in a notebook or a script: docs/python.md.
+
+It composes policy, operators and verifier as ``python -m rollout`` does, so answers are extracted and votes
+are counted by the verifier that training uses.
+"""
+
+import contextlib
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from configs.compose import load, with_options
+from configs.schema import DataConfig
+from rewards.build import build_scorer
+from rewards.gold import check_gold
+from rewards.grader import Grader
+from rollout.build import load_tokenizer, policy_settings
+from rollout.engine import RolloutEngine
+from rollout.opened import COMPOSING, OpenPolicy, OperatorSpec
+from rollout.operators import Operator
+from rollout.problems import load_rows, load_train
+from rollout.prompts import Codec
+from rollout.records import Problem
+from rollout.result import Evaluation, Result
+
+ROW_FIELDS = ("question_field", "answer_field", "on_bad_gold")
+"""Fields of ``configs.schema.DataConfig`` that tell how rows are read."""
+
+
+def open_policy(
+    model: str | Path,
+    *,
+    urls: str | Sequence[str] = (),
+    chat_url: str = "",
+    thinking: str = "think",
+    **options: Any,
+) -> OpenPolicy:
+    """Starts a local vLLM worker, or reaches those that run; returns when they answer.
+
+    Args:
+        model: An HF folder, or the name of a model on the hub. With ``chat_url`` its tokenizer only counts.
+        urls: vLLM servers to use instead of a local one.
+        chat_url: An OpenAI-compatible endpoint to use instead, with ``chat_model``.
+        thinking: How the model marks its thinking: a file of configs/operator/thinking.
+        options: Other fields of ``configs.schema.RolloutConfig``, e.g. ``max_completion_length``.
+
+    Raises:
+        ValueError: For an option that does not exist (with the nearest valid one) or fails a check, or a
+            model from which no tokenizer loads.
+        FileNotFoundError: If ``model`` is a folder that does not exist.
+        RuntimeError: If the worker does not start, or an endpoint does not answer.
+    """
+    with COMPOSING:  # neither path is used: the model is set below, and problems are passed in
+        unused = ["model.path=unused", "data.path=unused"]
+        config = load("evaluation", [*unused, f"operator/thinking={thinking}"])
+    endpoints = {"urls": [urls] if isinstance(urls, str) else list(urls), "chat_url": chat_url}
+    rollout = with_options(config.rollout, {**endpoints, **options}, "rollout")
+    config = replace(config, model=replace(config.model, path=str(model)), rollout=rollout)
+    tokenizer = load_tokenizer(config.model)
+    marks = config.operator.thinking
+    # An endpoint that chats has a template of its own.
+    opened = not rollout.chats and Codec(tokenizer=tokenizer).opens_thinking(marks.open)
+    logs = Path(tempfile.gettempdir()) / f"rollout_{uuid.uuid4().hex[:12]}"  # made by a local worker
+    with contextlib.ExitStack() as stack:
+        scorer = stack.enter_context(build_scorer(config.rewards, marks, prompt_opens_thinking=opened))
+        engine = stack.enter_context(RolloutEngine(rollout, str(model), logs))
+        settings = policy_settings(config.operator, rollout, engine.sampler, tokenizer)
+        resources = contextlib.ExitStack()
+        resources.callback(shutil.rmtree, logs, ignore_errors=True)  # not where a worker failed to start
+        resources.enter_context(stack.pop_all())
+        return OpenPolicy(config, engine, settings, Grader(scorer), resources)
+
+
+def run(
+    policy: OpenPolicy,
+    question: str,
+    *,
+    operator: str | type[Operator] = "pdr",
+    seed: int = 0,
+    **options: Any,
+) -> Result:
+    """The answer of any operator to a question; it works inside a running event loop, too, which it blocks.
+
+    Args:
+        policy: Open.
+        question: The text of a problem; the operator's prompts are put around it.
+        operator: The name of a file in configs/operator, or a subclass of ``rollout.operators.Operator``.
+        seed: Equal seeds ask for equal samples.
+        options: Fields of ``configs.schema.OperatorConfig``, e.g. ``schedule``, ``distiller``, ``top_k``.
+
+    Raises:
+        ValueError: If the question is empty, or an option does not exist or fails a check.
+        RuntimeError: If the policy is closed, or one of the calls gets no answer.
+    """
+    return policy.wait(policy.asked(question, operator, seed, options))
+
+
+async def run_async(
+    policy: OpenPolicy,
+    question: str,
+    *,
+    operator: str | type[Operator] = "pdr",
+    seed: int = 0,
+    **options: Any,
+) -> Result:
+    """As ``run``, without blocking: ask many questions at once with ``asyncio.gather``."""
+    return await policy.wait_async(policy.asked(question, operator, seed, options))
+
+
+def pdr(policy: OpenPolicy, question: str, **options: Any) -> Result:
+    """Parallel-Distil-Refine, e.g. ``schedule=[8, 4, 1]``. Options and errors are those of ``run``."""
+    return run(policy, question, operator="pdr", **options)
+
+
+def sr(policy: OpenPolicy, question: str, **options: Any) -> Result:
+    """Sequential refinement, e.g. ``schedule=[1, 1, 1]``. Options and errors are those of ``run``."""
+    return run(policy, question, operator="sr", **options)
+
+
+def trace(policy: OpenPolicy, question: str, **options: Any) -> Result:
+    """One chain of thought. Options and errors are those of ``run``."""
+    return run(policy, question, operator="trace", **options)
+
+
+def majority(policy: OpenPolicy, question: str, **options: Any) -> Result:
+    """A vote of ``schedule=[n]`` traces. Options and errors are those of ``run``."""
+    return run(policy, question, operator="majority", **options)
+
+
+def best_of_n(policy: OpenPolicy, question: str, **options: Any) -> Result:
+    """The trace of ``schedule=[n]`` that the policy itself trusts most. Options and errors: ``run``."""
+    return run(policy, question, operator="best_of_n", **options)
+
+
+def evaluate(
+    policy: OpenPolicy,
+    problems: str | Path | Iterable[Mapping[str, Any]],
+    *,
+    operators: Sequence[OperatorSpec],
+    samples: int = 1,
+    seed: int = 0,
+    **fields: str,
+) -> Evaluation:
+    """Accuracy of operators with intervals and budgets, beside votes of as many traces as each costs.
+
+    Args:
+        policy: Open.
+        problems: Rows with the fields ``question`` and ``answer`` (the gold answer): a list of dictionaries,
+            a data set, or the path of a JSONL file. ``id`` and ``source`` may be there.
+        operators: Names, classes, or keyword arguments of ``run``:
+            ``["trace", {"operator": "pdr", "schedule": [8, 4, 1]}]``. ``name`` tells two of a kind apart.
+        samples: Rollouts per problem and operator.
+        seed: Equal seeds ask for equal samples.
+        fields: ``question_field``, ``answer_field`` and ``on_bad_gold`` of ``configs.schema.DataConfig``.
+
+    Raises:
+        ValueError: If a row misses a field or its gold answer does not parse, ids repeat, or an operator
+            fails a check.
+        RuntimeError: If the policy is closed, or no rollout got an answer.
+    """
+    return policy.wait(policy.compared(_problems(problems, fields), operators, samples, seed))
+
+
+async def evaluate_async(
+    policy: OpenPolicy,
+    problems: str | Path | Iterable[Mapping[str, Any]],
+    *,
+    operators: Sequence[OperatorSpec],
+    samples: int = 1,
+    seed: int = 0,
+    **fields: str,
+) -> Evaluation:
+    """As ``evaluate``, without blocking while rollouts are made."""
+    return await policy.wait_async(policy.compared(_problems(problems, fields), operators, samples, seed))
+
+
+def _problems(
+    source: str | Path | Iterable[Mapping[str, Any]], fields: Mapping[str, Any]
+) -> Sequence[Problem]:
+    unknown = sorted(fields.keys() - set(ROW_FIELDS))
+    if unknown:
+        raise TypeError(f"evaluate has no option '{unknown[0]}'; rows are read by {', '.join(ROW_FIELDS)}.")
+    if isinstance(source, str | Path):
+        return load_train(DataConfig(path=str(source), **fields), check_gold)
+    return load_rows(source, DataConfig(path="unused", **fields), check_gold)

@@ -1,0 +1,167 @@
+"""What a notebook is shown: one answered question with its graph of calls; one evaluation."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from rollout.budget import budget
+from rollout.evaluation.markdown import markdown
+from rollout.evaluation.report import Report
+from rollout.evaluation.report_rows import Row
+from rollout.policy import Policy
+from rollout.records import Rollout
+
+REPR_CHARACTERS = 60
+"""Of a text, in a line that stands for a whole object."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadableCall:
+    """One model call as text. ``Result.rollout.calls`` holds its token ids and log-probs."""
+
+    role: str
+    """``trace``, ``draft``, ``distil``, ``verify``, ``analyse`` or ``refine``."""
+    round: int
+    """From 0."""
+    parents: tuple[int, ...]
+    """Positions in the graph of the calls whose text this one's prompt was built from."""
+    workspace: str
+    """The workspace that an attempt read; empty if it had the plain problem."""
+    text: str
+    """The completion, thinking included."""
+    label: str
+    """``ok``, or what is malformed in the completion (``rollout.thinking.LABELS``)."""
+    answer: str | None
+    """The final answer of an attempt; None if it has none, or if the call is no attempt."""
+    prompt_tokens: int
+    completion_tokens: int
+
+    @property
+    def tokens(self) -> int:
+        """Tokens in plus tokens out."""
+        return self.prompt_tokens + self.completion_tokens
+
+    def __str__(self) -> str:
+        read = f" reads {' '.join(map(str, self.parents))};" if self.parents else ""
+        found = "" if self.answer is None else f", answer {self.answer}"
+        tokens = f"{self.prompt_tokens} + {self.completion_tokens} tokens"
+        return f"{self.role}, round {self.round};{read} {tokens}, {self.label}{found}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Result:
+    """A question that an operator answered. ``print`` shows it with its workspaces."""
+
+    question: str
+    operator: str
+    answer: str | None
+    """The final answer as the policy wrote it; None if it gave none."""
+    text: str
+    """The final solution, without thinking; empty if the thinking was never closed."""
+    b_seq: int
+    """Tokens in + out on the longest chain of calls (latency); ``rollout.budget`` defines it."""
+    b_total: int
+    """Tokens in + out of all calls (cost)."""
+    graph: tuple[ReadableCall, ...]
+    """The calls in the order in which they were asked for."""
+    rollout: Rollout
+    """The same with token ids, log-probs and policy versions."""
+
+    def __repr__(self) -> str:
+        return (
+            f"Result(question={_short(self.question)!r}, operator={self.operator!r}, answer={self.answer!r}, "
+            f"b_seq={self.b_seq}, b_total={self.b_total}, calls={len(self.graph)})"
+        )
+
+    def __str__(self) -> str:
+        head = [
+            self.question,
+            "",
+            f"answer: {self.answer}",
+            f"{self.operator}: {len(self.graph)} calls, B_seq {self.b_seq}, B_total {self.b_total} tokens",
+        ]
+        return "\n".join([*head, "", *_graph_lines(self.graph), "", "solution:", *_indented(self.text)])
+
+
+def _graph_lines(graph: Iterable[ReadableCall]) -> Iterable[str]:
+    """One line for each call; a workspace stands under the first call that read it."""
+    first_reader: dict[str, int] = {}
+    for place, call in enumerate(graph):
+        yield f"[{place}] {call}"
+        if not call.workspace:
+            continue
+        first = first_reader.setdefault(call.workspace, place)
+        if first == place:
+            yield "    workspace:"
+            yield from _indented(call.workspace)
+        else:
+            yield f"    workspace: that of [{first}]"
+
+
+def _indented(text: str) -> list[str]:
+    return [f"    | {line}".rstrip() for line in text.splitlines()]
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= REPR_CHARACTERS else f"{text[: REPR_CHARACTERS - 3]}..."
+
+
+def readable(policy: Policy, rollout: Rollout) -> Result:
+    """The result of a rollout with one answer.
+
+    Args:
+        policy: The policy that made its calls.
+        rollout: What ``run_on`` returned for it.
+    """
+    (answer,) = rollout.answers
+    answers = {place: verdict.answer for place, verdict in rollout.verdicts.items()}
+    spent = budget(rollout, answer)
+    return Result(
+        question=rollout.problem.question,
+        operator=rollout.operator,
+        answer=answers.get(answer),
+        text=policy.solution(answer).text,
+        b_seq=spent.b_seq,
+        b_total=spent.b_total,
+        graph=tuple(
+            ReadableCall(
+                role=call.role,
+                round=call.round,
+                parents=call.parents,
+                workspace=policy.workspaces.get(place, ""),
+                text=call.text,
+                label=call.label,
+                answer=answers.get(place),
+                prompt_tokens=call.usage.prompt_tokens,
+                completion_tokens=call.usage.completion_tokens,
+            )
+            for place, call in enumerate(rollout.calls)
+        ),
+        rollout=rollout,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Evaluation:
+    """Operators over problems. ``print`` shows the report that ``python -m rollout`` writes."""
+
+    report: Report
+
+    @property
+    def rows(self) -> Mapping[str, Row]:
+        """Accuracy with its interval and budgets of each operator, and of votes that cost as much."""
+        return {row.operator: row for row in self.report.rows if row.final}
+
+    def __repr__(self) -> str:
+        rows = [
+            f"{name} {row.accuracy:.3f} [{row.ci_low:.3f}, {row.ci_high:.3f}]"
+            for name, row in self.rows.items()
+        ]
+        return f"Evaluation({', '.join(rows)})"
+
+    def __str__(self) -> str:
+        report = self.report
+        return markdown(report.rows, report.differences, failed=report.run.failed, reasons=report.reasons)
+
+    def _repr_markdown_(self) -> str:
+        """What Jupyter shows."""
+        return str(self)
