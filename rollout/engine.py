@@ -31,6 +31,8 @@ REACH_SECONDS = 60.0
 """The longest that endpoints may take to say that they are there."""
 KEY_SECONDS = 30.0
 """The longest that one worker may take to accept our key."""
+END_SECONDS = 5.0
+"""The longest that a cancelled task may take to end when the engine is left."""
 
 T = TypeVar("T")
 
@@ -170,9 +172,20 @@ class RolloutEngine:
             await asyncio.gather(*(_reach_worker(self.sampler, e) for e in self.sampler.endpoints))
 
     def _stop_loop(self) -> None:
+        self.run(_end_tasks(), 2 * END_SECONDS)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(timeout=10)
         self._loop.close()
+
+
+async def _end_tasks() -> None:
+    """Cancels every other task of the loop and lets it end: what awaits it must not be left half done."""
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        if not task.cancelling():  # a second time would interrupt its end
+            task.cancel()
+    if tasks:
+        await asyncio.wait(tasks, timeout=END_SECONDS)
 
 
 def spare_collector() -> None:

@@ -11,7 +11,7 @@ from typing import Any, Self, TypeAlias, TypeVar
 from configs.compose import load_operator, with_options
 from configs.schema import EvaluationConfig, OperatorConfig
 from rollout.build import build_operator, operator_options
-from rollout.engine import DAY_SECONDS, RolloutEngine
+from rollout.engine import RolloutEngine
 from rollout.evaluation.evaluate import Comparison, InMemory, make_missing
 from rollout.evaluation.report import compare, require_outcomes
 from rollout.operators import Operator, run_on
@@ -156,7 +156,9 @@ class OpenPolicy:
 
     def wait(self, work: Coroutine[Any, Any, T]) -> T:
         try:
-            return self._engine.run(work, DAY_SECONDS)
+            return self._engine.run(
+                work, None, what="a call from Python"
+            )  # its waits have limits of their own
         except concurrent.futures.CancelledError:
             raise RuntimeError(CLOSED_MEANWHILE) from None
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from rollout.budget import budget
 from rollout.evaluation.markdown import markdown
 from rollout.evaluation.report import Report
-from rollout.evaluation.report_rows import Row
+from rollout.evaluation.report_rows import ReportRow
 from rollout.policy import Policy
 from rollout.records import Rollout
 
@@ -147,7 +147,7 @@ class Evaluation:
     report: Report
 
     @property
-    def rows(self) -> Mapping[str, Row]:
+    def rows(self) -> Mapping[str, ReportRow]:
         """Accuracy with its interval and budgets of each operator, and of votes that cost as much."""
         return {row.operator: row for row in self.report.rows if row.final}
 

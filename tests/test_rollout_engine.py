@@ -99,11 +99,22 @@ def test_work_that_does_not_end_in_time_is_named_and_cancelled(tmp_path: Path):
 def test_leaving_the_engine_cancels_what_is_under_way(tmp_path: Path):
     with stub_process(StubOptions(seconds_per_token=10.0)) as stuck:
         with RolloutEngine(RolloutConfig(urls=[stuck]), "model", tmp_path) as engine:
-            waiting = engine.submit(engine.sampler.generate(prompt_of(1), SAMPLING))
+            ended: list[str] = []
+
+            async def ask() -> None:
+                try:
+                    await engine.sampler.generate(prompt_of(1), SAMPLING)
+                except asyncio.CancelledError:
+                    await asyncio.sleep(0.5)  # its end takes more than one turn of the loop
+                    ended.append("in order")
+                    raise
+
+            waiting = engine.submit(ask())
             with pytest.raises(TimeoutError):
                 waiting.result(timeout=0.2)
         with pytest.raises(CancelledError):
             waiting.result(timeout=10)
+    assert ended == ["in order"]
 
 
 def test_an_open_worker_elsewhere_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture):
