@@ -172,7 +172,7 @@ class RolloutEngine:
             await asyncio.gather(*(_reach_worker(self.sampler, e) for e in self.sampler.endpoints))
 
     def _stop_loop(self) -> None:
-        self.run(_end_tasks(), 2 * END_SECONDS)
+        self.run(_end_tasks(), 2 * END_SECONDS, what="what was cancelled")
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(timeout=10)
         self._loop.close()
