@@ -19,7 +19,7 @@ from rollout.endpoints.chat import ChatEndpoint
 from rollout.endpoints.pool import WorkerPool
 from rollout.endpoints.restarts import RESTART_ATTEMPTS
 from rollout.endpoints.routing import Endpoint
-from rollout.weights.publish import DirectoryPublisher, Publisher, TransferPublisher
+from rollout.weights.publish import DirectoryPublisher, TransferPublisher, WeightPublisher
 from rollout.workers.fleet import Fleet
 from rollout.workers.local_worker import LOOPBACK, NEEDED_ELSEWHERE, LocalWorker
 
@@ -70,7 +70,7 @@ class RolloutEngine:
         raise RuntimeError("An endpoint that chats has no workers: it can be evaluated, not trained.")
 
     @functools.cached_property
-    def publisher(self) -> Publisher[Any]:
+    def publisher(self) -> WeightPublisher[Any]:
         """Sends weights to the workers: of a ``Path``, or by ``rollout.weight_transfer`` of a mapping."""
         config = self._config
         options = (self.pool, config.publish_timeout_seconds, config.pause_mode)

@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, Qwen3Config
 
 from launch.plan.architecture import parse_architecture
-from launch.plan.memory import MicroBatch, Sharding, trainer_memory, worker_memory
+from launch.plan.memory import MicroBatchSize, ShardLayout, trainer_memory, worker_memory
 from train.batch.rows import RowShape
 from train.model.attention import SHARED_PROMPT
 
@@ -24,11 +24,11 @@ MODEL = parse_architecture(
     },
     "test",
 )
-MICRO = MicroBatch(tokens=2048, repeated=512)
+MICRO = MicroBatchSize(tokens=2048, repeated=512)
 
 
 def _memory(stage: int = 2, ranks: int = 2, *, size: int = 4, checkpointing: bool = False, micro=MICRO):
-    sharding = Sharding(zero_stage=stage, ranks=ranks)
+    sharding = ShardLayout(zero_stage=stage, ranks=ranks)
     return trainer_memory(MODEL, sharding, micro, bytes_per_value=size, checkpointing=checkpointing)
 
 
@@ -69,9 +69,9 @@ def test_activations_are_what_a_forward_pass_keeps(
     model = parse_architecture(config.to_dict(), "test")
     rows = [RowShape(200, completions)] * 3
     repeated = 3 * 200 * len(completions) if len(completions) > 1 else 0
-    micro = MicroBatch(tokens=3 * 256, repeated=repeated)
+    micro = MicroBatchSize(tokens=3 * 256, repeated=repeated)
     memory = trainer_memory(
-        model, Sharding(zero_stage=0, ranks=1), micro, bytes_per_value=4, checkpointing=False
+        model, ShardLayout(zero_stage=0, ranks=1), micro, bytes_per_value=4, checkpointing=False
     )
     assert memory.activations == pytest.approx(_kept_bytes(config, rows), rel=0.1)
 
@@ -84,7 +84,7 @@ def test_zero_spreads_optimizer_and_by_stage_weights_over_ranks(stage: int, weig
 
 
 def test_a_cpu_takes_the_bucket_of_gradients_when_the_activations_are_gone():
-    device, host = (Sharding(zero_stage=2, ranks=2, on_cpu=on_cpu) for on_cpu in (False, True))
+    device, host = (ShardLayout(zero_stage=2, ranks=2, on_cpu=on_cpu) for on_cpu in (False, True))
     options = {"bytes_per_value": 4, "checkpointing": False}
     at_once, later = (trainer_memory(MODEL, sharding, MICRO, **options) for sharding in (device, host))
     assert at_once.gradients - later.gradients == 4 * MODEL.parameters
@@ -97,7 +97,7 @@ def test_only_zero_3_gathers_weights_and_no_more_than_its_limit():
     assert _memory(3).gathered == 4 * MODEL.parameters
     large = replace(MODEL, layers=10**6)
     memory = trainer_memory(
-        large, Sharding(zero_stage=3, ranks=8), MICRO, bytes_per_value=2, checkpointing=True
+        large, ShardLayout(zero_stage=3, ranks=8), MICRO, bytes_per_value=2, checkpointing=True
     )
     assert memory.gathered == 2 * 10**9
 
@@ -116,12 +116,12 @@ def test_checkpointing_keeps_one_array_a_layer_and_recomputes_one_layer():
 
 
 def test_activations_grow_with_tokens_and_with_what_is_repeated():
-    assert _memory(micro=MicroBatch(tokens=4096, repeated=1024)).activations == 2 * _memory().activations
-    assert _memory(micro=MicroBatch(tokens=2048)).activations < _memory().activations
+    assert _memory(micro=MicroBatchSize(tokens=4096, repeated=1024)).activations == 2 * _memory().activations
+    assert _memory(micro=MicroBatchSize(tokens=2048)).activations < _memory().activations
 
 
 def test_offloaded_state_takes_no_memory_of_the_device():
-    sharding = Sharding(zero_stage=3, ranks=8, offloads_optimizer=True, offloads_weights=True)
+    sharding = ShardLayout(zero_stage=3, ranks=8, offloads_optimizer=True, offloads_weights=True)
     memory = trainer_memory(MODEL, sharding, MICRO, bytes_per_value=2, checkpointing=True)
     assert memory.optimizer == memory.weights == memory.step == 0
 

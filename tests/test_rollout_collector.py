@@ -10,7 +10,12 @@ from typing import Any
 import pytest
 from fakes import EvenIsCorrect, Request, ScriptedPolicy, boxed, operator, problem, roll, settings
 
-from rollout.collection.collector import MAX_STEPS_WITHOUT_GROUPS, CollectedBatch, CollectOptions, Collector
+from rollout.collection.collector import (
+    MAX_STEPS_WITHOUT_GROUPS,
+    BatchCollector,
+    CollectedBatch,
+    CollectOptions,
+)
 from rollout.collection.groups import GroupFilter, group_rollout
 from rollout.collection.problem_stream import ProblemStream
 from rollout.operators import Operator
@@ -29,7 +34,9 @@ def _reward(calls: Sequence[Call], verdicts: Sequence[Verdict], drafts: Sequence
     return [Given(total=total, parts={"outcome": total}) for total in totals]
 
 
-def _collector(sampler: Sampler, *, problems: int = 10, pdr: Operator | None = None, **changes) -> Collector:
+def _collector(
+    sampler: Sampler, *, problems: int = 10, pdr: Operator | None = None, **changes
+) -> BatchCollector:
     options: dict[str, Any] = {
         "problems_per_step": 4,
         "operator_fraction": 0.5,
@@ -37,7 +44,7 @@ def _collector(sampler: Sampler, *, problems: int = 10, pdr: Operator | None = N
         "seed": 0,
     }
     outside = {name: changes.pop(name) for name in ("keep", "cache") if name in changes}
-    return Collector(
+    return BatchCollector(
         ProblemStream([problem(f"p{i}") for i in range(problems)], seed=changes.get("seed", 0)),
         pdr or operator((4, 1)),
         operator((1,), name="trace"),

@@ -44,9 +44,9 @@ def test_work_has_a_limit_or_none(tmp_path: Path):
         stub_process(StubOptions()) as url,
         RolloutEngine(RolloutConfig(urls=[url]), "m", tmp_path) as engine,
     ):
-        assert engine.run(asyncio.sleep(0.2, "done"), None) == "done"
-        with pytest.raises(RuntimeError, match=r"sleep.* did not end within 0\.1 s\."):
-            engine.run(asyncio.sleep(60), 0.1)
+        assert engine.run(asyncio.sleep(0.2, "done"), None, what="a moment") == "done"
+        with pytest.raises(RuntimeError, match=r"did not finish an hour within 0\.1 s\."):
+            engine.run(asyncio.sleep(3600), 0.1, what="an hour")
 
 
 def test_a_remote_worker_that_is_not_there_is_named_at_once(tmp_path: Path):

@@ -11,7 +11,7 @@ import pytest
 from fakes import EvenIsCorrect, ScriptedPolicy, operator, problem, roll, settings
 
 from rewards.verdict import Verdict
-from rollout.collection.collector import CollectedBatch, CollectOptions, Collector
+from rollout.collection.collector import BatchCollector, CollectedBatch, CollectOptions
 from rollout.collection.groups import GroupFilter
 from rollout.collection.problem_stream import ProblemStream
 from rollout.collection.producer import Producer
@@ -38,9 +38,9 @@ def _replay(folder: Path, kind: str = "as ever") -> Replay:
     return Replay(folder, kind, Verdict)
 
 
-def _collector(sampler: ScriptedPolicy, replay: Replay | None, **changes: Any) -> Collector:
+def _collector(sampler: ScriptedPolicy, replay: Replay | None, **changes: Any) -> BatchCollector:
     options = {"problems_per_step": 6, "operator_fraction": 0.5, "num_generations": 3, "seed": 0}
-    return Collector(
+    return BatchCollector(
         ProblemStream([problem(f"p{i}") for i in range(40)], seed=0),
         operator(SCHEDULE),
         operator((1,), name="trace"),

@@ -20,9 +20,9 @@ from rollout.endpoints.routing import Endpoint
 from rollout.weights.publish import TransferPublisher
 from rollout.weights.transfer import (
     ALIGNMENT,
-    Entry,
     GivenUp,
     Meeting,
+    WeightEntry,
     buckets,
     entries_of,
     listen,
@@ -62,7 +62,7 @@ def test_buckets_hold_every_weight_once_in_order_within_the_limit(limit: int):
 
 def test_every_weight_begins_where_its_dtype_can():
     assert all(entry.room % ALIGNMENT == 0 for entry in entries_of(_weights()))
-    assert Entry(name="x", dtype="bfloat16", shape=(3, 5)).num_bytes == 30
+    assert WeightEntry(name="x", dtype="bfloat16", shape=(3, 5)).num_bytes == 30
 
 
 @pytest.mark.parametrize("bucket_bytes", [64, 2**20])
@@ -132,7 +132,7 @@ class Stub(StubServer):
             return web.Response(status=500, text="no room")
         if self.hangs:
             await asyncio.sleep(60)
-        entries = [Entry(**entry) for entry in asked["kwargs"]["entries"]]
+        entries = [WeightEntry(**entry) for entry in asked["kwargs"]["entries"]]
         meeting = Meeting(**asked["kwargs"]["meeting"])
         self.loaded = await asyncio.to_thread(lambda: dict(receive(entries, meeting, CPU)))
         return web.Response()

@@ -20,7 +20,7 @@ from configs.schema import RolloutConfig
 from rollout import open_policy, pdr
 from rollout.budget import budget
 from rollout.build import build_operator, policy_settings
-from rollout.collection.collector import CollectOptions, Collector
+from rollout.collection.collector import BatchCollector, CollectOptions
 from rollout.collection.problem_stream import ProblemStream
 from rollout.collection.producer import Producer
 from rollout.endpoints.chat import ChatEndpoint
@@ -307,7 +307,7 @@ def test_collecting_ahead_goes_on_while_weights_are_published(
 ):
     """Each batch is at most one version behind; none waits for a worker that is being published to."""
     tiny_model(seed=3).save_pretrained(tmp_path)
-    collector = Collector(
+    collector = BatchCollector(
         ProblemStream([Problem(id=f"p{i}", question=f"{i} + 1 =", answer="2") for i in range(32)], seed=0),
         _operator("operator.schedule=[2,1]"),
         _operator("operator=trace"),

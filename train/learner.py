@@ -22,7 +22,7 @@ from train.model.reference import FrozenReference, Reference, WithoutAdapters
 from train.nonfinite_steps import RefusalGuard
 from train.optimizer import TrainedModel
 from train.sharding import StepOutcome
-from train.update_batches import Annotator, Part
+from train.update_batches import Annotator, UpdateBatch
 
 
 class Learner:
@@ -117,7 +117,7 @@ class Learner:
 
     def _update(
         self,
-        part: Part,
+        part: UpdateBatch,
         roles: Sequence[str],
         tokens: TokenMetrics,
         calls: CallTerms | None,

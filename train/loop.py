@@ -6,7 +6,7 @@ log-probs of their sampler. Rank 0 alone talks to the outside (``Collaborators``
       rank 0, engine's thread              rank 0, trainer's thread                 other ranks
     ┌───────────────────────────┐  groups
     │ Producer                  ├────────► collector.next ─► credit ──── rows ────► from_rank_zero
-    │   Collector, up to        │               │                                        │
+    │   BatchCollector, up to   │               │                                        │
     │   max_staleness ahead     │               ▼                                        ▼
     │     operators ─► pool ────┼──┐       learner.learn ◄─── gradients, metrics ─► learner.learn
     └───────────────────────────┘  │            │                                        │

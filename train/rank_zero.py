@@ -24,7 +24,7 @@ from rewards.gold import check_gold
 from rewards.grader import Grader
 from rewards.shaping import RewardInput, ShapedReward, Shaper
 from rollout.build import Ranges, build_operator, load_tokenizer, policy_settings
-from rollout.collection.collector import CollectOptions, Collector
+from rollout.collection.collector import BatchCollector, CollectOptions
 from rollout.collection.draft_cache import DraftCache
 from rollout.collection.groups import Credited, GroupFilter, RewardGroup
 from rollout.collection.problem_stream import ProblemStream
@@ -77,7 +77,7 @@ def assemble(config: TrainingConfig, overrides: list[str], stack: ExitStack) -> 
     scorer = stack.enter_context(build_scorer(config.rewards, thinking, prompt_opens_thinking=opened))
     settings = policy_settings(config.operator, config.rollout, engine.pool, tokenizer)
     grader = Grader(scorer)
-    collector = Collector(
+    collector = BatchCollector(
         ProblemStream(
             problems,
             seed=config.seed,

@@ -36,7 +36,7 @@ class Annotations:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
+class UpdateBatch:
     """What one optimizer step is made on: all rows, and this rank's micro-batches of them."""
 
     rows: list[Row]
@@ -67,7 +67,7 @@ class Annotator:
         self._shares_prompts = shares_prompts
         self._sizes = sizes
 
-    def parts(self, rows: Sequence[Row], roles: Sequence[str]) -> tuple[list[Part], dict[str, float]]:
+    def parts(self, rows: Sequence[Row], roles: Sequence[str]) -> tuple[list[UpdateBatch], dict[str, float]]:
         """One part for each optimizer step of a pass, and metrics of the critic's advantages, if any.
 
         Parts without a row that can teach something are left out: a step would only follow momentum.
@@ -80,12 +80,12 @@ class Annotator:
         parts = [self._part(part, roles) for part in weighted if part]
         return self._whitened(parts, roles) if algo.has_critic else (parts, {})
 
-    def micro_batches(self, part: Part, roles: Sequence[str]) -> Iterator[MicroBatch]:
+    def micro_batches(self, part: UpdateBatch, roles: Sequence[str]) -> Iterator[MicroBatch]:
         """This rank's micro-batches, annotated, on its device."""
         for bin, notes in zip(part.bins, part.annotations, strict=True):
             yield self._collate(bin, notes, roles)
 
-    def _part(self, rows: list[Row], roles: Sequence[str]) -> Part:
+    def _part(self, rows: list[Row], roles: Sequence[str]) -> UpdateBatch:
         budget = self._config.train.tokens_per_micro_batch
         packed = share_prompts(rows, tokens_per_row=budget) if self._shares_prompts else separate(rows)
         plan = make_plan(
@@ -95,7 +95,7 @@ class Annotator:
             sizes=self._sizes,
         )
         bins = [step[self._accelerator.process_index] for step in plan]
-        return Part(rows=rows, bins=bins, annotations=[self._annotate(bin, roles) for bin in bins])
+        return UpdateBatch(rows=rows, bins=bins, annotations=[self._annotate(bin, roles) for bin in bins])
 
     @torch.no_grad()
     def _annotate(self, bin: Bin, roles: Sequence[str]) -> Annotations:
@@ -114,7 +114,9 @@ class Annotator:
             credit=None if values is None else credit_tokens(batch, values, gamma=algo.gamma, lam=algo.lam),
         )
 
-    def _whitened(self, parts: list[Part], roles: Sequence[str]) -> tuple[list[Part], dict[str, float]]:
+    def _whitened(
+        self, parts: list[UpdateBatch], roles: Sequence[str]
+    ) -> tuple[list[UpdateBatch], dict[str, float]]:
         """Whitens advantages over the batch of all ranks, each role by itself, if asked to."""
         credits = [notes.credit for part in parts for notes in part.annotations if notes.credit is not None]
         moments = advantage_moments(credits, len(roles)).to(self._accelerator.device)

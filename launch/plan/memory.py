@@ -23,7 +23,7 @@ ZERO3_LIVE = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sharding:
+class ShardLayout:
     """How a trainer's state is spread. ``zero_stage`` 0 is one process without DeepSpeed."""
 
     zero_stage: int
@@ -48,7 +48,7 @@ ALONE = Companions()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MicroBatch:
+class MicroBatchSize:
     """One forward pass of one rank."""
 
     tokens: int
@@ -98,8 +98,8 @@ class TrainerMemory:
 
 def trainer_memory(
     model: Architecture,
-    sharding: Sharding,
-    micro: MicroBatch,
+    sharding: ShardLayout,
+    micro: MicroBatchSize,
     *,
     bytes_per_value: int,
     checkpointing: bool,
@@ -134,7 +134,7 @@ def trainer_memory(
     )
 
 
-def _state(model: Architecture, sharding: Sharding, size: int, adapters: int) -> dict[str, float]:
+def _state(model: Architecture, sharding: ShardLayout, size: int, adapters: int) -> dict[str, float]:
     """Weights, gradients, optimizer and the step's temporaries, by ZeRO stage.
 
     ZeRO (Rajbhandari et al., 2020): stage 2 splits gradients and optimizer over ranks, stage 3 the weights,
@@ -169,11 +169,11 @@ def _state(model: Architecture, sharding: Sharding, size: int, adapters: int) ->
     }
 
 
-def _weight_parts(sharding: Sharding) -> int:
+def _weight_parts(sharding: ShardLayout) -> int:
     return sharding.ranks if sharding.zero_stage == 3 else 1
 
 
-def _layer_bytes(model: Architecture, size: int, micro: MicroBatch) -> float:
+def _layer_bytes(model: Architecture, size: int, micro: MicroBatchSize) -> float:
     """Bytes that one layer keeps for its backward pass."""
     norms = 2 * _norm_bytes(model.hidden, size) + 2 * size * model.hidden  # and what each reads out
     queries = 2 * size * model.query  # rotated queries, attention's output

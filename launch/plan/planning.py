@@ -9,7 +9,14 @@ from itertools import combinations
 from configs.schema import JobConfig
 from launch.accelerate_file import AccelerateFile, accelerate_file
 from launch.plan.architecture import Architecture, architecture_of
-from launch.plan.memory import Sharding, TrainerMemory, WorkerMemory, largest, trainer_memory, worker_memory
+from launch.plan.memory import (
+    ShardLayout,
+    TrainerMemory,
+    WorkerMemory,
+    largest,
+    trainer_memory,
+    worker_memory,
+)
 from launch.plan.timing import StepSeconds, step_seconds
 from launch.plan.workload import (
     CallsOf,
@@ -151,7 +158,7 @@ def _splits(
     trainer_limit = limit - (config.plan.runtime_gib * GIB if config.gpus else 0)
     shares = config.gpus and config.rollout.enable_sleep_mode
     for trainer, workers in possible_splits(config, file):
-        sharding = Sharding(
+        sharding = ShardLayout(
             zero_stage=file.zero_stage,
             ranks=trainer,
             offloads_optimizer=file.offloads_optimizer,

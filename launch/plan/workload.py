@@ -9,7 +9,7 @@ from typing import Protocol
 
 from configs.schema import SHARE_FROM, JobConfig
 from launch.plan.architecture import Architecture
-from launch.plan.memory import ALONE, Companions, MicroBatch
+from launch.plan.memory import ALONE, Companions, MicroBatchSize
 
 
 class Stage(Protocol):
@@ -277,7 +277,7 @@ def longest_row(work: Workload) -> int:
     return max(calls.longest_prompt for calls in work.trained) + work.call_limit
 
 
-def largest_micro_batches(config: JobConfig, work: Workload) -> list[MicroBatch]:
+def largest_micro_batches(config: JobConfig, work: Workload) -> list[MicroBatchSize]:
     """For each kind of trained call the micro-batch that needs the most memory.
 
     ``train.tokens_per_micro_batch`` bounds the padded tokens, but a row that is longer gets a micro-batch of
@@ -287,10 +287,10 @@ def largest_micro_batches(config: JobConfig, work: Workload) -> list[MicroBatch]
     return [_largest(calls, work.call_limit, bound) for calls in work.trained]
 
 
-def _largest(calls: Calls, limit: int, bound: int) -> MicroBatch:
+def _largest(calls: Calls, limit: int, bound: int) -> MicroBatchSize:
     prompt, single = calls.longest_prompt, calls.longest_prompt + limit
     if not calls.shares_prompt:
-        return MicroBatch(tokens=max(bound, single))
+        return MicroBatchSize(tokens=max(bound, single))
     length = max(single, min(bound, prompt + calls.per_context * limit))
     together = min(calls.per_context, max(1, (length - prompt) // calls.completion))
-    return MicroBatch(tokens=max(bound, length), repeated=prompt * together)
+    return MicroBatchSize(tokens=max(bound, length), repeated=prompt * together)

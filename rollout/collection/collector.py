@@ -56,14 +56,14 @@ class CollectOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
-    """What a drawn problem is for. With both, the operator drafts with the traces."""
+class ProblemUse:
+    """What a drawn problem is used for. With both, the operator drafts with the traces."""
 
     trace: bool = False
     operator: bool = False
 
 
-class Collector:
+class BatchCollector:
     """Runs trace and operator on the next problems, side by side; keeps the groups worth learning from."""
 
     def __init__(
@@ -106,7 +106,7 @@ class Collector:
             RuntimeError: If no worker answers, not one problem gave a rollout, or
                 ``MAX_STEPS_WITHOUT_GROUPS`` steps in a row kept no group.
         """
-        missing = self._jobs()
+        missing = self._uses()
         rollouts: list[Rollout] = []
         groups: list[Group] = []
         refused: list[RequestRefused] = []
@@ -119,10 +119,10 @@ class Collector:
             problems = self._draw(step, refills, len(missing), drawn)
             drawn |= {problem.id for problem in problems}
             results = await self._run(step, refills, missing, problems)
-            for job, result in zip(missing, results, strict=True):
+            for use, result in zip(missing, results, strict=True):
                 if isinstance(result, RequestRefused):
                     refused.append(result)
-                    unfilled.append(job)
+                    unfilled.append(use)
                     continue
                 first = len(rollouts)
                 kept = [self._kept(rollout, number, dropped) for number, rollout in enumerate(result, first)]
@@ -132,34 +132,39 @@ class Collector:
                     _has_answers(rollout, of_rollout)
                     for rollout, of_rollout in zip(result, kept, strict=True)
                 ]
-                unfilled += self._unfilled(job, filled)
+                unfilled += self._unfilled(use, filled)
             missing = unfilled
         if not rollouts:
             raise RuntimeError(f"Not one of {len(refused)} problems gave a rollout: {refused[0]}")
-        reasons = Counter(f"collect/dropped_{each.reason}" for each in dropped)
+        reasons = Counter(each.reason for each in dropped)
         self._guard(groups, reasons)
         metrics: dict[str, float] = {"collect/refused": len(refused), "collect/refills": refills}
+        metrics |= {f"collect/dropped_{reason}": count for reason, count in reasons.items()}
         return CollectedBatch(
             groups=tuple(groups),
             rollouts=tuple(rollouts),
-            metrics=metrics | reasons | _metrics(rollouts),
+            metrics=metrics | _metrics(rollouts),
             dropped=tuple(dropped),
         )
 
-    def _jobs(self) -> list[Job]:
+    def _uses(self) -> list[ProblemUse]:
         num = self._options.problems_per_step
         num_operator = round(self._options.operator_fraction * num)
         if not self._options.reuse_traces:
-            return [Job(operator=True)] * num_operator + [Job(trace=True)] * (num - num_operator)
-        return [Job(trace=True, operator=True)] * num_operator + [Job(trace=True)] * (num - 2 * num_operator)
+            return [ProblemUse(operator=True)] * num_operator + [ProblemUse(trace=True)] * (
+                num - num_operator
+            )
+        return [ProblemUse(trace=True, operator=True)] * num_operator + [ProblemUse(trace=True)] * (
+            num - 2 * num_operator
+        )
 
-    def _unfilled(self, job: Job, filled: Sequence[bool]) -> list[Job]:
+    def _unfilled(self, use: ProblemUse, filled: Sequence[bool]) -> list[ProblemUse]:
         """What is to be made again, on another problem; an operator that reuses traces needs new ones."""
-        trace = job.trace and not filled[0]
-        operator = job.operator and not filled[-1]
+        trace = use.trace and not filled[0]
+        operator = use.operator and not filled[-1]
         if operator and self._options.reuse_traces:
             trace = True
-        return [Job(trace=trace, operator=operator)] if trace or operator else []
+        return [ProblemUse(trace=trace, operator=operator)] if trace or operator else []
 
     def _draw(self, step: int, refill: int, num: int, drawn: set[str]) -> list[Problem]:
         if not refill:
@@ -168,14 +173,14 @@ class Collector:
         return self.stream.draw_extra(num, seed=seed, besides=drawn)
 
     async def _run(
-        self, step: int, refill: int, jobs: Sequence[Job], problems: Sequence[Problem]
+        self, step: int, refill: int, uses: Sequence[ProblemUse], problems: Sequence[Problem]
     ) -> list[list[Rollout] | RequestRefused]:
-        """Each job on its problem."""
+        """Runs each use on its problem."""
         # A problem may be drawn twice in one step, and is then sampled anew.
-        seeds = [derive_seed(self._options.seed, step, refill, place) for place in range(len(jobs))]
+        seeds = [derive_seed(self._options.seed, step, refill, place) for place in range(len(uses))]
         work = [
-            self._once(step, f"{refill}/{place}/{problem.id}", job, problem, seed)
-            for place, (job, problem, seed) in enumerate(zip(jobs, problems, seeds, strict=True))
+            self._once(step, f"{refill}/{place}/{problem.id}", use, problem, seed)
+            for place, (use, problem, seed) in enumerate(zip(uses, problems, seeds, strict=True))
         ]
         results = await asyncio.gather(*work, return_exceptions=True)
         for result in results:
@@ -185,8 +190,10 @@ class Collector:
                 raise result
         return [result for result in results if isinstance(result, list | RequestRefused)]
 
-    async def _once(self, step: int, place: str, job: Job, problem: Problem, seed: int) -> list[Rollout]:
-        """The rollouts of a job: those from before a resume, or new ones."""
+    async def _once(
+        self, step: int, place: str, use: ProblemUse, problem: Problem, seed: int
+    ) -> list[Rollout]:
+        """The rollouts of one use of a problem: those from before a resume, or new ones."""
         if self.replay and (rollouts := self.replay.find(step, place)) is not None:
             return rollouts
         run = partial(
@@ -198,9 +205,9 @@ class Collector:
             num_answers=self._options.num_generations,
         )
         rollouts = []
-        if job.trace:
+        if use.trace:
             rollouts.append(await run(self._trace))
-        if job.operator:
+        if use.operator:
             rng = random.Random(derive_seed(seed, problem.id, "operator"))
             operator = self._options.ranges.draw(self._operator, rng)
             drafts = self._given_drafts(problem, operator, rollouts, rng)
@@ -234,7 +241,7 @@ class Collector:
         self._steps_without_groups = 0 if groups else self._steps_without_groups + 1
         if self._steps_without_groups >= MAX_STEPS_WITHOUT_GROUPS:
             raise RuntimeError(
-                f"{self._steps_without_groups} steps in a row kept no group (the last: "
+                f"{self._steps_without_groups} steps in a row kept no group (the last dropped "
                 f"{dict(reasons)}): nothing can be learned from them. Check the difficulty of the problems "
                 "and the verdicts in metrics.jsonl; raise collect.max_refill, or widen what collect keeps."
             )

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from rollout.collection.collector import CollectedBatch, Collector
+from rollout.collection.collector import BatchCollector, CollectedBatch
 from rollout.collection.groups import DroppedGroup
 from rollout.records import Group
 
@@ -22,7 +22,7 @@ class Producer:
     collector reads are saved, resumed and closed here.
     """
 
-    def __init__(self, collector: Collector, *, max_staleness: int, last_step: int) -> None:
+    def __init__(self, collector: BatchCollector, *, max_staleness: int, last_step: int) -> None:
         """``last_step`` is the last that will be asked for: nothing is collected beyond it."""
         self._collector = collector
         self._stream = collector.stream
@@ -60,7 +60,7 @@ class Producer:
         Groups with a token older than ``version - max_staleness`` are dropped and counted.
 
         Raises:
-            RuntimeError: What ``Collector.collect`` raises, at the step whose batch it concerns.
+            RuntimeError: What ``BatchCollector.collect`` raises, at the step whose batch it concerns.
         """
         for ahead in range(step, min(step + self._max_staleness, self._last_step) + 1):
             if ahead not in self._ahead:

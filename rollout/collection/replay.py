@@ -40,7 +40,7 @@ class StoredRollout(Generic[V]):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry(Generic[V]):
+class StoredProblem(Generic[V]):
     """What one place in a step gave."""
 
     place: str
@@ -59,7 +59,7 @@ class Replay:
             verdict_type: Dataclass of the verdicts.
         """
         self._folder = folder
-        self._decoder = msgspec.msgpack.Decoder(Entry[verdict_type])
+        self._decoder = msgspec.msgpack.Decoder(StoredProblem[verdict_type])
         self._file: BinaryIO | None = None
         self._appends_to: Path | None = None
         self._found: dict[int, dict[str, list[Rollout]]] = {}
@@ -132,7 +132,7 @@ class Replay:
         self.close()
         return {entry.place: [stored.rollout() for stored in entry.rollouts] for entry in self._entries(path)}
 
-    def _entries(self, path: Path) -> Iterator[Entry]:
+    def _entries(self, path: Path) -> Iterator[StoredProblem]:
         whole = 0
         with path.open("rb+") as file:
             while len(head := file.read(LENGTH.size)) == LENGTH.size:

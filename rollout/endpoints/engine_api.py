@@ -115,7 +115,7 @@ class EngineApi(Protocol):
         Args:
             url: The worker's.
             meeting: A ``transfer.Meeting`` as a mapping.
-            entries: A ``transfer.Entry`` for each weight, as mappings, in the order in which they are sent.
+            entries: A ``transfer.WeightEntry`` for each weight, as mappings, in the order of sending.
             timeout_seconds: Of the whole transfer.
         """
         ...

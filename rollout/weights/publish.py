@@ -26,7 +26,7 @@ LABEL_SECONDS = 60.0
 Source = TypeVar("Source")
 
 
-class Publisher(ABC, Generic[Source]):
+class WeightPublisher(ABC, Generic[Source]):
     """Makes all workers serve new weights, and checks that they do."""
 
     def __init__(
@@ -113,14 +113,14 @@ class Publisher(ABC, Generic[Source]):
             )
 
 
-class DirectoryPublisher(Publisher[Path]):
+class DirectoryPublisher(WeightPublisher[Path]):
     """Publishes the safetensors in a directory which every worker can read; works on any device."""
 
     async def _load(self, endpoint: Endpoint, weights: Path) -> None:
         await self._pool.api.load(endpoint.url, weights, self._timeout)
 
 
-class TransferPublisher(Publisher[Mapping[str, torch.Tensor]]):
+class TransferPublisher(WeightPublisher[Mapping[str, torch.Tensor]]):
     """Publishes weights that are in our host memory; each worker gets them over a group of its own."""
 
     def __init__(

@@ -33,7 +33,7 @@ HERE, DONE = "here", "done"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class WeightEntry:
     """One weight, as its receiver must know of it in advance."""
 
     name: str
@@ -69,17 +69,17 @@ class GivenUp(RuntimeError):
     """The receiver failed in another way."""
 
 
-def entries_of(weights: Mapping[str, Tensor]) -> list[Entry]:
+def entries_of(weights: Mapping[str, Tensor]) -> list[WeightEntry]:
     """What is to be sent, in its order."""
     return [
-        Entry(name=name, dtype=str(value.dtype).removeprefix("torch."), shape=tuple(value.shape))
+        WeightEntry(name=name, dtype=str(value.dtype).removeprefix("torch."), shape=tuple(value.shape))
         for name, value in weights.items()
     ]
 
 
-def buckets(entries: Sequence[Entry], bucket_bytes: int) -> Iterator[list[Entry]]:
+def buckets(entries: Sequence[WeightEntry], bucket_bytes: int) -> Iterator[list[WeightEntry]]:
     """Neighbours that go together; only an entry that is larger by itself exceeds ``bucket_bytes``."""
-    held: list[Entry] = []
+    held: list[WeightEntry] = []
     size = 0
     for entry in entries:
         if held and size + entry.room > bucket_bytes:
@@ -135,7 +135,9 @@ def send(
     _wait_for(DONE, store, meeting, given_up)  # the group must outlive what is on its way
 
 
-def receive(entries: Sequence[Entry], meeting: Meeting, device: torch.device) -> Iterator[tuple[str, Tensor]]:
+def receive(
+    entries: Sequence[WeightEntry], meeting: Meeting, device: torch.device
+) -> Iterator[tuple[str, Tensor]]:
     """Weights as they come, by name; each bucket is memory of its own.
 
     Raises:
@@ -155,11 +157,11 @@ def receive(entries: Sequence[Entry], meeting: Meeting, device: torch.device) ->
     store.set(DONE, "1")
 
 
-def _room_for(bucket: Sequence[Entry], device: torch.device) -> Tensor:
+def _room_for(bucket: Sequence[WeightEntry], device: torch.device) -> Tensor:
     return torch.empty(sum(entry.room for entry in bucket), dtype=torch.uint8, device=device)
 
 
-def _parts(packed: Tensor, bucket: Sequence[Entry]) -> Iterator[Tensor]:
+def _parts(packed: Tensor, bucket: Sequence[WeightEntry]) -> Iterator[Tensor]:
     """The weights of a bucket, as views of it."""
     start = 0
     for entry in bucket:

@@ -7,7 +7,7 @@ from typing import Any
 
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
 
-from rollout.weights.transfer import Entry, Meeting, receive
+from rollout.weights.transfer import Meeting, WeightEntry, receive
 
 
 class PublishExtension:
@@ -28,7 +28,7 @@ class PublishExtension:
                 f"This worker is spread over {parts} devices; publish to it with "
                 "rollout.weight_transfer=directory."
             )
-        weights = [Entry(**entry) for entry in entries]
+        weights = [WeightEntry(**entry) for entry in entries]
         device = self.device  # type: ignore[attr-defined]
         self._reload(weights_iterator=receive(weights, Meeting(**meeting), device))
 

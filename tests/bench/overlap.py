@@ -40,7 +40,7 @@ from configs.schema import JobConfig, RolloutConfig
 from launch.plan.planning import GpuSplit, make_plan
 from launch.plan.timing import token_seconds
 from rollout.build import training_calls
-from rollout.collection.collector import CollectOptions, Collector
+from rollout.collection.collector import BatchCollector, CollectOptions
 from rollout.collection.problem_stream import ProblemStream
 from rollout.collection.producer import Producer
 from rollout.endpoints.pool import WorkerPool
@@ -176,10 +176,10 @@ def lengths(costs: Costs, *, seconds_per_token: float = 0.0) -> StubOptions:
     )
 
 
-def make_collector(pool: WorkerPool, costs: Costs) -> Collector:
+def make_collector(pool: WorkerPool, costs: Costs) -> BatchCollector:
     """Half of the problems through PDR, half as traces, as the experiment has it."""
     sampling = Sampling(temperature=1.0, top_p=1.0, max_tokens=costs.limit, seed=0)
-    return Collector(
+    return BatchCollector(
         ProblemStream([problem(f"p{i}") for i in range(10_000)], seed=0),
         operator(costs.schedule, top_k=costs.schedule[0]),
         operator((1,), name="trace"),

@@ -22,7 +22,7 @@ import psutil
 
 from configs.compose import load
 from launch.plan.architecture import architecture_of
-from launch.plan.memory import Sharding, TrainerMemory, largest, trainer_memory
+from launch.plan.memory import ShardLayout, TrainerMemory, largest, trainer_memory
 from launch.plan.workload import largest_micro_batches, workload_of
 from rollout.build import training_calls
 from rollout.workers.process_guard import end_guarded, start_guarded
@@ -88,7 +88,7 @@ def predicted(policy: Path, stage: int) -> TrainerMemory:
     """What the plan says of one rank."""
     config = load("job", [*OPTIONS, f"model.path={policy}"])
     work = workload_of(config, training_calls)
-    sharding = Sharding(zero_stage=stage, ranks=2 if stage else 1, on_cpu=True)
+    sharding = ShardLayout(zero_stage=stage, ranks=2 if stage else 1, on_cpu=True)
     return largest(
         trainer_memory(architecture_of(str(policy)), sharding, micro, bytes_per_value=4, checkpointing=False)
         for micro in largest_micro_batches(config, work)
