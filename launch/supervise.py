@@ -1,7 +1,5 @@
 """Runs the processes of a job together: if one ends before its time, all end, and it is said why."""
 
-from __future__ import annotations
-
 import codecs
 import signal
 import subprocess
@@ -12,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import BinaryIO
+from typing import BinaryIO, Self
 
 import psutil
 
@@ -54,7 +52,7 @@ class Supervisor:
     reached_last: bool = False
     """Whether the last process was started."""
 
-    def __enter__(self) -> Supervisor:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,7 +1,7 @@
-"""`python -m rewards score IN.jsonl OUT.jsonl` and `python -m rewards audit DATA.jsonl`.
+"""``python -m rewards score IN.jsonl OUT.jsonl`` and ``python -m rewards audit DATA.jsonl``.
 
 Exit status: 0 if all is well; 1 if a line was broken, there was none, a gold did not parse, a question occurs
-twice, or too many checks ended in `timeout` or `error`; 2 if it could not run at all.
+twice, or too many checks ended in ``timeout`` or ``error``; 2 if it could not run at all.
 """
 
 import argparse

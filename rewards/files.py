@@ -1,4 +1,4 @@
-"""JSON lines in and out for `python -m rewards`: streaming, one bad line never stops the rest."""
+"""JSON lines in and out for ``python -m rewards``: streaming, one bad line never stops the rest."""
 
 import asyncio
 import hashlib
@@ -78,13 +78,13 @@ def check_target(source: Path, target: Path) -> None:
 
 
 async def score_file(source: Path, target: Path, scorer: Scorer) -> tuple[Counter[str], int]:
-    """Scores every line of `source` into `target`, in order.
+    """Scores every line of ``source`` into ``target``, in order.
 
     The target appears under its name only when it is complete. Each line keeps its fields and gets
-    `verdict`; broken lines are reported and left out.
+    ``verdict``; broken lines are reported and left out.
 
     Raises:
-        ValueError: See `check_target`.
+        ValueError: See ``check_target``.
 
     Returns:
         Counts by status, and the number of broken lines.
@@ -124,7 +124,7 @@ def audit_file(path: Path, field: str) -> Counter[str]:
     """Reports golds that do not parse, questions that occur twice, and those with two answers.
 
     Returns:
-        Counts of `rows`, `broken`, `unparsable`, `duplicate` and `conflict`.
+        Counts of ``rows``, ``broken``, ``unparsable``, ``duplicate`` and ``conflict``.
     """
     counts: Counter[str] = Counter(rows=0, broken=0, unparsable=0, duplicate=0, conflict=0)
     seen: dict[bytes, tuple[int, bytes]] = {}

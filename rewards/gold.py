@@ -33,7 +33,7 @@ LIMIT_SECONDS = 10.0
 class ParsedGold:
     """A gold answer that has a meaning.
 
-    Example: `So $x = \\boxed{\\frac12}$.` has `answer="\\frac12"` and `shape=Number(...)`.
+    Example: ``So $x = \\boxed{\\frac12}$.`` has ``answer="\\frac12"`` and ``shape=Number(...)``.
     """
 
     text: str
@@ -44,7 +44,7 @@ class ParsedGold:
 
     @property
     def is_choice(self) -> bool:
-        """Whether it is one of the letters A to J, alone or before its text (`C Cecile`)."""
+        """Whether it is one of the letters A to J, alone or before its text (``C Cecile``)."""
         return choice_letter(self.answer) is not None
 
 
@@ -126,7 +126,7 @@ def parse_gold(answer: str) -> ParsedGold:
     """Reads a gold answer; what needs algebra is tried in a killable process.
 
     Raises:
-        ValueError: It cannot be parsed, or is not a value (`\\frac{0}{0}`); the text says why.
+        ValueError: It cannot be parsed, or is not a value (``\\frac{0}{0}``); the text says why.
     """
     gold = read_gold(answer)
     hard = [text for text in expressions_of(gold.shape) if not _PLAIN.fullmatch(squash(text))]

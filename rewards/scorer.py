@@ -53,14 +53,14 @@ class Scorer:
             num_workers: Processes for symbolic work, forked when first needed.
             limit_seconds: Wall time per answer, after which its process is killed.
             memory_limit_mb: Address space per process, in MiB; at least 256.
-            forms: Where an answer may stand outside a box (`extract.FORMS`); empty: box only.
+            forms: Where an answer may stand outside a box (``extract.FORMS``); empty: box only.
             marks: Tell the solution, where the answer is looked for, from the thinking; None for the usual
-                `<think>` and `</think>`.
-            custom_path: `package.module:function`, called as `function(gold=..., completion=...)`
+                ``<think>`` and ``</think>``.
+            custom_path: ``package.module:function``, called as ``function(gold=..., completion=...)``
                 in the worker processes instead of the built-in check; returns a number.
             max_pending: Answers that may wait for a process; who has more waits to hand them in.
             max_cached: Results kept, by (gold, answer).
-            max_failure_share: Share of `timeout` and `error` above which an error is logged.
+            max_failure_share: Share of ``timeout`` and ``error`` above which an error is logged.
         """
         self._rules = Rules(forms=tuple(forms), marks=marks or ThinkingMarks())
         if max_pending < 1:
@@ -88,7 +88,7 @@ class Scorer:
         return self._counted(todo, start)
 
     def score_sync(self, *, gold: str, completion: str) -> Verdict:
-        """As `score`, for callers without an event loop."""
+        """As ``score``, for callers without an event loop."""
         start = time.perf_counter()
         found, todo = self._prepare_completion(gold, completion)
         if not isinstance(todo, Verdict):
@@ -96,16 +96,16 @@ class Scorer:
         return self._counted(todo, start)
 
     def extract_answer(self, completion: str) -> str | None:
-        """The answer of a completion, as `score` would judge it; None if it gives none.
+        """The answer of a completion, as ``score`` would judge it; None if it gives none.
 
-        Without a gold, a letter is no choice: the form `choice` is not tried.
+        Without a gold, a letter is no choice: the form ``choice`` is not tried.
         """
         return extract(completion, self._rules).answer
 
     async def equivalent(self, *, gold: str, answer: str) -> Verdict:
         """Compares two answers that have been extracted already, e.g. for voting.
 
-        Unlike `score` it is not counted, and a `gold` that does not parse is `unparsable`: it may be
+        Unlike ``score`` it is not counted, and a ``gold`` that does not parse is ``unparsable``: it may be
         an answer as good as the other.
         """
         start = time.perf_counter()
@@ -115,7 +115,7 @@ class Scorer:
         return _timed(todo, start)
 
     def equivalent_sync(self, *, gold: str, answer: str) -> Verdict:
-        """As `equivalent`, for callers without an event loop."""
+        """As ``equivalent``, for callers without an event loop."""
         start = time.perf_counter()
         found, todo = self._prepare_answer(gold, answer)
         if not isinstance(todo, Verdict):
@@ -124,12 +124,12 @@ class Scorer:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Verdicts given by `score` so far, by status."""
+        """Verdicts given by ``score`` so far, by status."""
         return self._tally.counts
 
     @property
     def failure_share(self) -> float:
-        """Share of `timeout` and `error` among all verdicts given so far; 0 if there are none."""
+        """Share of ``timeout`` and ``error`` among all verdicts given so far; 0 if there are none."""
         return self._tally.failure_share
 
     @property
@@ -142,12 +142,12 @@ class Scorer:
         return self._pool.worker_pids()
 
     def close(self) -> None:
-        """Kills the worker processes; checks under way end with status `error`."""
+        """Kills the worker processes; checks under way end with status ``error``."""
         self._tally.judge()
         self._pool.close()
 
     async def aclose(self) -> None:
-        """As `close`, without blocking the event loop."""
+        """As ``close``, without blocking the event loop."""
         await asyncio.to_thread(self.close)
 
     def __enter__(self) -> Self:
@@ -277,5 +277,5 @@ def _verdict(found: Extraction, result: _Result, is_new: bool, start: float) -> 
 
 
 def _timed(verdict: Verdict, start: float) -> Verdict:
-    """With the time since `start`, unless a worker has told how long it took."""
+    """With the time since ``start``, unless a worker has told how long it took."""
     return verdict if verdict.seconds else replace(verdict, seconds=time.perf_counter() - start)

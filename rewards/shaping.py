@@ -1,7 +1,7 @@
 """From verdicts to rewards: small pure terms, weighted and logged apart.
 
 Every term takes a group (the completions of one context) and returns one number per completion, so
-that `length` can compare the correct ones; the others look at one completion at a time.
+that ``length`` can compare the correct ones; the others look at one completion at a time.
 """
 
 import re
@@ -45,7 +45,7 @@ class ShapingOptions:
     wrong_reward: float = -1.0
     """Outcome of anything that is not correct: -1, or 0."""
     overlong_buffer: int = 4096
-    """Tokens before `max_tokens` over which the overlong penalty grows from 0 to -1."""
+    """Tokens before ``max_tokens`` over which the overlong penalty grows from 0 to -1."""
     repetition_words: int = 20
     """Length of the word sequences whose repetition counts."""
     copy_words: int = 8
@@ -68,7 +68,7 @@ class ShapingOptions:
 
 
 def outcome(verdict: Verdict, *, wrong_reward: float) -> float:
-    """1 for a correct answer, else `wrong_reward`; a custom reward's own number goes through."""
+    """1 for a correct answer, else ``wrong_reward``; a custom reward's own number goes through."""
     if verdict.value is not None:
         return verdict.value
     return 1.0 if verdict.is_correct else wrong_reward
@@ -77,8 +77,8 @@ def outcome(verdict: Verdict, *, wrong_reward: float) -> float:
 def overlong_penalty(num_tokens: int, *, max_tokens: int, buffer: int) -> float:
     """DAPO's soft overlong punishment (Yu et al. 2025, equation 13), between -1 and 0.
 
-    0 up to `max_tokens - buffer`, then linearly down to -1 at `max_tokens`. A buffer larger than
-    `max_tokens` is cut to it.
+    0 up to ``max_tokens - buffer``, then linearly down to -1 at ``max_tokens``. A buffer larger than
+    ``max_tokens`` is cut to it.
     """
     buffer = min(buffer, max_tokens)
     over = num_tokens - (max_tokens - buffer)
@@ -148,7 +148,7 @@ _STATED = ("tag", "marker")
 def leak_penalty(item: RewardInput, *, options: ShapingOptions) -> float:
     """-1 if a workspace summary states a final answer instead of what leads to one.
 
-    A summary that says `the answer is 7` makes the next stage copy it; no other role is looked at.
+    A summary that says ``the answer is 7`` makes the next stage copy it; no other role is looked at.
     """
     if item.role != DISTIL:
         return 0.0
@@ -175,12 +175,12 @@ TERMS: dict[str, Callable[[GroupInputs, ShapingOptions], list[float]]] = {
     "copy": lambda group, options: [copy_penalty(item, options=options) for item in group],
     "leak": lambda group, options: [leak_penalty(item, options=options) for item in group],
 }
-"""Every term by the name that `rewards.weights` uses."""
+"""Every term by the name that ``rewards.weights`` uses."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shaper:
-    """The weighted sum of terms: `rewards = shaper(inputs)` for the completions of one context."""
+    """The weighted sum of terms: ``rewards = shaper(inputs)`` for the completions of one context."""
 
     weights: Mapping[str, float]
     options: ShapingOptions = field(default_factory=ShapingOptions)

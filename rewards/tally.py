@@ -16,7 +16,7 @@ class Tally:
     """Counts by status, safe to add to from any thread."""
 
     def __init__(self, max_failure_share: float) -> None:
-        """Args: max_failure_share: of `timeout` and `error`, above which an error is logged."""
+        """Args: max_failure_share: of ``timeout`` and ``error``, above which an error is logged."""
         self._max_failure_share = max_failure_share
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
@@ -31,7 +31,7 @@ class Tally:
 
     @property
     def failure_share(self) -> float:
-        """Share of `timeout` and `error` among all verdicts so far; 0 if there are none."""
+        """Share of ``timeout`` and ``error`` among all verdicts so far; 0 if there are none."""
         counts = self.counts
         return (counts["timeout"] + counts["error"]) / max(1, sum(counts.values()))
 

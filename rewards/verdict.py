@@ -9,21 +9,21 @@ STATUSES = ("correct", "wrong", "unparsable", "timeout", "error")
 class Verdict:
     """The outcome of checking one completion against one gold answer.
 
-    Example: gold `42`, completion `... so \\boxed{42}.` gives
-    `Verdict(status="correct", answer="42", found_by="box", seconds=0.00002, reason="")`.
+    Example: gold ``42``, completion ``... so \\boxed{42}.`` gives
+    ``Verdict(status="correct", answer="42", found_by="box", seconds=0.00002, reason="")``.
     """
 
     status: str
-    """`correct`, `wrong`, `unparsable` (no answer, or one that is no mathematics), `timeout` (the
-    check was killed at its limit) or `error` (our own failure: a gold that does not parse, a
+    """``correct``, ``wrong``, ``unparsable`` (no answer, or one that is no mathematics), ``timeout`` (the
+    check was killed at its limit) or ``error`` (our own failure: a gold that does not parse, a
     worker that died again and again, a custom reward that raised)."""
 
     answer: str | None = None
     """The answer as the completion wrote it; None if there was none."""
 
     found_by: str = "nothing"
-    """How the answer was found: `box`, `boxes`, one of `extract.FORMS`, `given` (no extraction was
-    asked for) or `nothing`."""
+    """How the answer was found: ``box``, ``boxes``, one of ``extract.FORMS``, ``given`` (no extraction was
+    asked for) or ``nothing``."""
 
     seconds: float = 0.0
     """Time spent on this check, without waiting for a free worker."""

@@ -4,8 +4,6 @@ All are frozen. A *call* is one sampled sequence (what is trained on); a *rollou
 calls on one problem; a *group* is a set of samples drawn from one context and compared with one another.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field

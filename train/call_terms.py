@@ -1,7 +1,5 @@
 """What an update makes of each call: its weights, its log-prob by the trainer, its part of the loss."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

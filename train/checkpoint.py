@@ -10,8 +10,6 @@ the weights beside three or more of optimizer state, and makes export a copy: ex
 process group, DeepSpeed or knowledge of the ZeRO stage.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging

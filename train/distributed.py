@@ -1,7 +1,5 @@
 """The ranks: the process group, and words from rank 0 to all with a time limit."""
 
-from __future__ import annotations
-
 import logging
 import os
 import sys

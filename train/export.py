@@ -3,8 +3,6 @@
 Needs no GPU, no process group and no DeepSpeed: every checkpoint holds the whole policy.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import shutil

@@ -1,7 +1,5 @@
 """One collected batch -> optimizer steps. Every rank has a learner; all of them do the same steps."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from accelerate import Accelerator

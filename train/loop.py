@@ -24,8 +24,6 @@ log-probs of their sampler. Rank 0 alone talks to the outside (``Collaborators``
                        steps ahead
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -3,8 +3,6 @@
 Names: ``<quantity>/<role>`` for what differs between sub-batches, ``time/<stage>`` for seconds.
 """
 
-from __future__ import annotations
-
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """What happens when an optimizer step is refused because loss or gradient is not finite."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 

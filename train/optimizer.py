@@ -1,7 +1,5 @@
 """AdamW with its schedule: backward passes that add up, and a step that is refused when not finite."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """A run that can be watched: progress bar, ``metrics.jsonl``, curves, readable rollouts, wandb."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Mapping, Sequence

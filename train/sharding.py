@@ -4,8 +4,6 @@
 engine, ``DeepSpeedZero`` every other run; an FSDP2 backend would be one more class like it.
 """
 
-from __future__ import annotations
-
 import contextlib
 import math
 import os

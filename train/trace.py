@@ -5,8 +5,6 @@ A line joins what three places know of a call: the rollout (problem, role, paren
 ``python -m train.explain`` reads it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -3,8 +3,6 @@
 Each rank asks the models about its own micro-batches alone, and gets the same ones in every pass.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 

@@ -7,7 +7,7 @@ from rewards.answers.shapes import Relation
 
 
 class Algebra(Protocol):
-    """What a computer algebra system decides; see `rewards.answers.symbolic`."""
+    """What a computer algebra system decides; see ``rewards.answers.symbolic``."""
 
     def same_expression(self, *, gold: str, answer: str) -> bool:
         """Whether two expressions are equal for all values of their variables."""
@@ -18,12 +18,12 @@ class Algebra(Protocol):
         ...
 
     def chain_value(self, *, chain: Relation) -> str | None:
-        """The side that `a = b = c` ends in, if it is true; None if it is false or an equation."""
+        """The side that ``a = b = c`` ends in, if it is true; None if it is false or an equation."""
         ...
 
 
 class NeedsAlgebraError(Exception):
-    """Raised by `NoAlgebra`: the question cannot be decided without a worker."""
+    """Raised by ``NoAlgebra``: the question cannot be decided without a worker."""
 
 
 class NoAlgebra:
@@ -42,7 +42,7 @@ class NoAlgebra:
 
 
 def squash(text: str) -> str:
-    """The text without spaces and braces that change nothing; `4 2` does not become `42`."""
+    """The text without spaces and braces that change nothing; ``4 2`` does not become ``42``."""
     text = re.sub(r"(?<![A-Za-z0-9])\s+|\s+(?![A-Za-z0-9])", "", text)
     text = re.sub(r"(?<=[}^_])\{(\w)\}", r"\1", text)
     return text.replace(r"\cdot", "*").replace(r"\times", "*")

@@ -1,6 +1,6 @@
 """Whether two answers are the same: rules over structure, algebra only where it is needed.
 
-The table of rules is in docs/rewards.md. `gold` and `answer` are not interchangeable (a long gold
+The table of rules is in docs/rewards.md. ``gold`` and ``answer`` are not interchangeable (a long gold
 decimal may be a rounded value, an answer may not), so both are keyword-only everywhere.
 """
 
@@ -27,7 +27,7 @@ def equivalent(*, gold: str, answer: str, algebra: Algebra) -> bool:
 
     Raises:
         UnreadableError: One of them has no structure that an answer can have.
-        NeedsAlgebraError: `algebra` is `NoAlgebra` and the texts alone do not decide.
+        NeedsAlgebraError: ``algebra`` is ``NoAlgebra`` and the texts alone do not decide.
     """
     gold_text, answer_text = canonical_spelling(gold), canonical_spelling(answer)
     if _same_choice(gold=gold_text, answer=answer_text):
@@ -66,7 +66,7 @@ def _same_choice(*, gold: str, answer: str) -> bool:
 def _other_readings(*, gold: tuple[str, Shape], answer: tuple[str, Shape]) -> list[tuple[Shape, Shape]]:
     """Readings of a comma other than the usual one, where the other side settles it.
 
-    `1,22` is a decimal if the other side is one; `100,200` is a list if the other side is one.
+    ``1,22`` is a decimal if the other side is one; ``100,200`` is a list if the other side is one.
     """
     (gold_text, gold_shape), (answer_text, answer_shape) = gold, answer
     readings: list[tuple[Shape, Shape]] = []
@@ -149,7 +149,7 @@ def _same_named(*, gold: Named, answer: Named, algebra: Algebra) -> bool:
         return True
     if is_constant or isinstance(gold.value, _NOT_A_SIDE) or isinstance(answer.value, _NOT_A_SIDE):
         return False
-    # `x = a` and `x = b` have been compared; `y = 2x` and `x = y/2` are one equation.
+    # ``x = a`` and ``x = b`` have been compared; ``y = 2x`` and ``x = y/2`` are one equation.
     if gold.name == answer.name or "=" not in gold.text or "=" not in answer.text:
         return False
     return algebra.same_relation(gold=_as_relation(gold), answer=_as_relation(answer))
@@ -179,7 +179,7 @@ _FLIPPED = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le"}
 
 
 def _range_of(relation: Relation) -> Interval | Compound | None:
-    """The interval that `a < x \\le b`, `x \\ge a` or `a > x` describes; None for anything else."""
+    """The interval that ``a < x \\le b``, ``x \\ge a`` or ``a > x`` describes; None for anything else."""
     sides = relation.sides
     signs: tuple[str, ...] = relation.signs
     if any(sign not in _FLIPPED for sign in signs):
@@ -205,7 +205,7 @@ def _range_of(relation: Relation) -> Interval | Compound | None:
 
 def _interval(low: Shape, high: Shape, low_closed: bool, high_closed: bool) -> Interval | Compound:
     if not low_closed and not high_closed:
-        # Written `(a, b)`, which is how a pair is written too.
+        # Written ``(a, b)``, which is how a pair is written too.
         return Compound(kind="tuple", items=(low, high))
     return Interval(low=low, high=high, low_closed=low_closed, high_closed=high_closed)
 
@@ -225,7 +225,7 @@ def _same_compound(*, gold: Compound, answer: Shape, algebra: Algebra) -> bool:
     if isinstance(answer, Matrix) and gold.kind == "tuple":
         return _same_in_order(gold.items, _vector(answer), algebra)
     if not isinstance(answer, Compound):
-        # A list of one value, e.g. a gold `x = 3, x = 3`.
+        # A list of one value, e.g. a gold ``x = 3, x = 3``.
         return gold.kind in ("list", "set") and _same_unordered(gold.items, (answer,), algebra)
     kinds = (gold.kind, answer.kind)
     if "union" in kinds:

@@ -1,11 +1,11 @@
 """Which part of a completion is its answer: one explicit rule, and forms that can be switched off.
 
-1. Thinking is cut off, by the rule of `configs.thinking`: only what follows the last closing mark is the
+1. Thinking is cut off, by the rule of ``configs.thinking``: only what follows the last closing mark is the
    solution.
-2. The last `\\boxed{}` of the solution counts. Boxes with nothing but connecting words, labels or one
-   other word between them (`\\boxed{2} and \\boxed{3}`) are one answer, a list; a box after prose, or
-   after a word such as `wait`, revises the earlier.
-3. Only a solution without any box is searched for `FORMS`, those of them that are switched on.
+2. The last ``\\boxed{}`` of the solution counts. Boxes with nothing but connecting words, labels or one
+   other word between them (``\\boxed{2} and \\boxed{3}``) are one answer, a list; a box after prose, or
+   after a word such as ``wait``, revises the earlier.
+3. Only a solution without any box is searched for ``FORMS``, those of them that are switched on.
 """
 
 import re
@@ -17,9 +17,9 @@ from rewards.answers.joining import Span, joined
 from rewards.answers.latex import matching_braces, normalise
 
 FORMS = tuple(READERS)
-"""Ways to find an answer outside a box, in the order in which they are tried: `<answer>7</answer>`;
-a choice letter (if the gold is one); `the answer is 7`, `Answer: 7`, `#### 7`; the completion is
-nothing but the answer; the last `$7$`; the last number of the last line with one."""
+"""Ways to find an answer outside a box, in the order in which they are tried: ``<answer>7</answer>``;
+a choice letter (if the gold is one); ``the answer is 7``, ``Answer: 7``, ``#### 7``; the completion is
+nothing but the answer; the last ``$7$``; the last number of the last line with one."""
 
 _NO_SOLUTION = {
     UNCLOSED: "The thinking was never closed.",
@@ -60,7 +60,7 @@ def extract(completion: str, rules: Rules, *, gold_is_choice: bool = False) -> E
     Args:
         completion: The whole text, thinking included.
         rules: What counts.
-        gold_is_choice: The gold answer is a letter A to J; only then the form `choice` applies.
+        gold_is_choice: The gold answer is a letter A to J; only then the form ``choice`` applies.
     """
     parts = divide(completion, rules.marks)
     solution = parts.solution

@@ -33,7 +33,7 @@ def _tagged(text: str) -> str | None:
 
 
 def _marked(text: str) -> str | None:
-    """What the last `answer is`, `Answer:` or `####` announces, to the end of its sentence."""
+    """What the last ``answer is``, ``Answer:`` or ``####`` announces, to the end of its sentence."""
     matches = list(_MARKER.finditer(text))
     if not matches:
         return None
@@ -97,7 +97,7 @@ def _bare(text: str) -> str | None:
     formulas = list(_MATH.finditer(text))
     if _is_prose(text) or len(formulas) > 1:
         return None
-    # `12 apples` is bare; `Special matrix: $...$` is a sentence.
+    # ``12 apples`` is bare; ``Special matrix: $...$`` is a sentence.
     return None if formulas and re.search(r"[^\W\d_]{2}", text[: formulas[0].start()]) else text
 
 

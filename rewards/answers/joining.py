@@ -12,7 +12,7 @@ _CONNECTIVE = re.compile(
     r"|not|sure|possible|option|choice|respectively|with|to|equals?)\b"
     r"|[\u6216\u548c\u4e0e\u53ca\uff0c\u3001\u3002]"
 )
-# Between boxes also signs and labels: `\boxed{1} \lor \boxed{2}`, `(a) \boxed{1} (b) \boxed{2}`.
+# Between boxes also signs and labels: ``\boxed{1} \lor \boxed{2}``, ``(a) \boxed{1} (b) \boxed{2}``.
 _BETWEEN_BOXES = re.compile(
     r"(?i)[/+=<>~]|\\(?:lor|vee|land|wedge|cup|to|sim|approx|(?:long)?(?:left)?rightarrow|implies|iff|mid)"
     r"(?![a-z])|\(\s*(?:\d{1,2}|[a-z]|[ivx]{1,4})\s*\)|\b(?:\d{1,2}|[a-h]|[ivx]{1,4})\s*[.:)]"

@@ -121,7 +121,7 @@ def ascii_spelling(text: str) -> str:
 
 
 def _unwrap_fonts(text: str) -> str:
-    """Replaces `\\font{body}` by the body, set off by spaces if it is more than one letter."""
+    """Replaces ``\\font{body}`` by the body, set off by spaces if it is more than one letter."""
     for _ in range(4):
         matches = list(_FONT.finditer(text))
         if not matches:
@@ -149,7 +149,7 @@ def _unwrap_fonts(text: str) -> str:
 def normalise(text: str) -> str:
     """The canonical spelling of an answer: wrappers, fonts, spacing and synonyms removed.
 
-    Values are never changed here: `0.50` stays `0.50`; that is for `rewards.answers.quantity`.
+    Values are never changed here: ``0.50`` stays ``0.50``; that is for ``rewards.answers.quantity``.
     """
     text = ascii_spelling(text)
     if "\\begin" not in text:
@@ -170,7 +170,7 @@ _RADICAND = re.compile(r"\s*(\d+|[a-zA-Z]|\\[a-zA-Z]+)")  # who writes \sqrt51 m
 
 
 def brace_arguments(text: str) -> str:
-    """Writes `\\frac12`, `\\frac{1}2` and `\\sqrt3` with all their braces, as latex2sympy needs."""
+    """Writes ``\\frac12``, ``\\frac{1}2`` and ``\\sqrt3`` with all their braces, as latex2sympy needs."""
     if "\\" not in text:
         return text
     partners = matching_braces(text)

@@ -16,7 +16,7 @@ MAX_DIGITS = 1000
 MIN_ROUNDED_PLACES = 6
 """A gold decimal of at least so many places may be the rounded form of an exact answer."""
 
-# Possessive quantifiers (`++`): a numeral of 100,000 digits is read once, not once per digit.
+# Possessive quantifiers (``++``): a numeral of 100,000 digits is read once, not once per digit.
 _PLAIN = (
     r"(?:\d{1,3}(?:,\d{3})++(?!\d)(?:\.\d++)?|\d{1,3}(?: \d{3})++(?!\d)(?:\.\d++)?"
     r"|\d++(?:\.\d*+)?|\.\d++)"
@@ -45,7 +45,7 @@ _PATTERNS = {
 class Quantity:
     """An exact number and what was written around it.
 
-    Example: `7.5\\%` is `value=Fraction(15, 2), percent=True`; `4210_7` is `value=Fraction(1477),
+    Example: ``7.5\\%`` is ``value=Fraction(15, 2), percent=True``; ``4210_7`` is `value=Fraction(1477),
     base=7, digits="4210"`.
     """
 
@@ -56,7 +56,7 @@ class Quantity:
     degree: bool = False
     unit: str = ""
     currency: str = ""
-    """Apart from the unit: `\\$20 per hour` has both."""
+    """Apart from the unit: ``\\$20 per hour`` has both."""
     base: int | None = None
     digits: str = ""
     places: int = 0
@@ -99,7 +99,7 @@ def _ratio(match: re.Match[str]) -> Fraction | None:
     if groups["whole"] is None:
         return top / bottom
     whole = _small(groups["whole"])
-    # A mixed number: `2 \frac{1}{2}` is 2.5, never a product.
+    # A mixed number: ``2 \frac{1}{2}`` is 2.5, never a product.
     return None if whole is None or top < 0 or bottom < 0 else whole + top / bottom
 
 
@@ -145,13 +145,13 @@ def parse_quantity(text: str, *, is_gold: bool = False) -> Quantity | None:
     """The number that a normalised text is, with its unit; None if it is anything else.
 
     Args:
-        text: An answer as `latex.normalise` returns it.
+        text: An answer as ``latex.normalise`` returns it.
         is_gold: A single letter right behind a gold number is a variable, not a unit.
     """
     sign_length = len(text) - len(text.lstrip("+- "))
     currency, body = split_currency(text[sign_length:])
     sign = text[:sign_length]
-    if currency:  # `-\$5` and `\$-5`
+    if currency:  # ``-\$5`` and ``\$-5``
         sign += body[: len(body) - len(body.lstrip("+- "))]
         body = body.lstrip("+- ")
     found = _number(body)

@@ -7,7 +7,7 @@ from rewards.answers.quantity import Quantity
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Number:
-    """A plain number, e.g. `7.5\\%`."""
+    """A plain number, e.g. ``7.5\\%``."""
 
     quantity: Quantity
     text: str
@@ -15,7 +15,7 @@ class Number:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Expression:
-    """Mathematics that needs a computer algebra system, e.g. `3\\sqrt{2}`; perhaps with a unit."""
+    """Mathematics that needs a computer algebra system, e.g. ``3\\sqrt{2}``; perhaps with a unit."""
 
     text: str
     unit: str = ""
@@ -23,14 +23,14 @@ class Expression:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Text:
-    """Words, e.g. `Tuesday`; compared without regard to case and spacing."""
+    """Words, e.g. ``Tuesday``; compared without regard to case and spacing."""
 
     text: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Compound:
-    """Several answers in one: kind is `list`, `set`, `tuple`, `union` or `row`."""
+    """Several answers in one: kind is ``list``, ``set``, ``tuple``, ``union`` or ``row``."""
 
     kind: str
     items: tuple["Shape", ...]
@@ -38,7 +38,7 @@ class Compound:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Interval:
-    """`[1, 2)`: the brackets tell which ends belong to it."""
+    """``[1, 2)``: the brackets tell which ends belong to it."""
 
     low: "Shape"
     high: "Shape"
@@ -55,7 +55,7 @@ class Matrix:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Named:
-    """`x = 3`, `f(x) = 2x`, `|AB| = 5`: a value and the name it was given."""
+    """``x = 3``, ``f(x) = 2x``, ``|AB| = 5``: a value and the name it was given."""
 
     name: str
     value: "Shape"
@@ -64,7 +64,7 @@ class Named:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Relation:
-    """`x < 3`, `2x + y = 1`, `1 < x \\le 5`, `3 + 4 = 7`: two or more sides and their signs."""
+    """``x < 3``, ``2x + y = 1``, ``1 < x \\le 5``, ``3 + 4 = 7``: two or more sides and their signs."""
 
     sides: tuple[str, ...]
     signs: tuple[str, ...]

@@ -1,6 +1,6 @@
 """Reads the structure of an answer by its brackets and separators.
 
-What an expression means is for `symbolic`. Linear in the length of the text, except that nesting is
+What an expression means is for ``symbolic``. Linear in the length of the text, except that nesting is
 limited.
 """
 
@@ -72,7 +72,7 @@ def parse_shape(text: str, *, is_gold: bool = False) -> Shape:
 
 
 def canonical_spelling(text: str) -> str:
-    """`latex.normalise` for texts of any origin.
+    """``latex.normalise`` for texts of any origin.
 
     Raises:
         UnreadableError: It is too long to be an answer; only plain numbers may be very long.
@@ -86,7 +86,7 @@ def canonical_spelling(text: str) -> str:
 
 
 def parse_spelling(text: str, *, is_gold: bool = False) -> Shape:
-    """As `parse_shape`, for a text that `canonical_spelling` returned."""
+    """As ``parse_shape``, for a text that ``canonical_spelling`` returned."""
     text = _PREFIX.sub("", text)
     return _parse(strip_outer(text), is_gold=is_gold, depth=0)
 
@@ -113,14 +113,14 @@ def _parse_all(parts: list[str], is_gold: bool, depth: int) -> tuple[Shape, ...]
     ]
     flat: list[Shape] = []
     for shape in shapes:
-        # `1 \pm \sqrt{2}, 3` is three values.
+        # ``1 \pm \sqrt{2}, 3`` is three values.
         is_list = isinstance(shape, Compound) and shape.kind == "list"
         flat.extend(shape.items if is_list and isinstance(shape, Compound) else [shape])
     return tuple(flat)
 
 
 def _split_connectives(text: str) -> list[str]:
-    """Splits at the words `or` and `and` outside brackets."""
+    """Splits at the words ``or`` and ``and`` outside brackets."""
     spans, start = [], 0
     outside = {position for position, _ in top_tokens(text)}
     for match in _CONNECTIVES.finditer(text):
@@ -181,7 +181,7 @@ def _read_relation(text: str, is_gold: bool, depth: int) -> Shape | None:
         name = re.sub(r"[\s{}]", "", sides[0])
         return Named(name=name, value=rest, text=text)
     if signs == ["="] and re.fullmatch("[a-zA-Z]", sides[1]):
-        value = _parse(sides[0], is_gold=is_gold, depth=depth)  # `3 = x`
+        value = _parse(sides[0], is_gold=is_gold, depth=depth)  # ``3 = x``
         return Named(name=sides[1], value=value, text=f"{sides[1]} = {sides[0]}")
     return Relation(sides=tuple(sides), signs=tuple(signs))
 
@@ -226,7 +226,7 @@ def _read_brackets(text: str, is_gold: bool, depth: int) -> Shape | None:
         return _parse(inside, is_gold=is_gold, depth=depth)
     items = _items(inside)
     if len(items) < 2:
-        # `[5]` is a bracketed value; `(x+1]` is nothing.
+        # ``[5]`` is a bracketed value; ``(x+1]`` is nothing.
         matched = opening + closing in ("[]", "()")
         return _parse(strip_outer(inside), is_gold=is_gold, depth=depth) if matched else None
     shapes = _parse_all(items, is_gold, depth)

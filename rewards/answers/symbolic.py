@@ -1,6 +1,6 @@
 """Algebra on expressions with latex2sympy, SymPy and math-verify; runs only in worker processes.
 
-Any call may take for ever or use all memory (`9^{9^{9}}`): the worker's limits are what ends it.
+Any call may take for ever or use all memory (``9^{9^{9}}``): the worker's limits are what ends it.
 """
 
 import logging
@@ -21,7 +21,7 @@ from rewards.answers.shapes import Relation, UnreadableError
 DIGITS = 120
 """Decimal digits of numeric comparisons."""
 TOLERANCE = sympy.Float(10) ** -100
-"""Relative difference below which two numbers of `DIGITS` digits are the same."""
+"""Relative difference below which two numbers of ``DIGITS`` digits are the same."""
 TINY = sympy.Float(10) ** -100
 """Absolute difference below which two numbers next to zero are the same."""
 PROOF_DIGITS = 1000
@@ -42,7 +42,7 @@ _MISREAD = (
     ),
     (re.compile(r"\\[lcdv]?dots|\.\."), "It has an ellipsis."),
 )
-_CURRENCY = re.compile(r"(?<![A-Za-z])usd (?=[+\-]?\s*[\d.])")  # how `latex.normalise` writes a dollar sign
+_CURRENCY = re.compile(r"(?<![A-Za-z])usd (?=[+\-]?\s*[\d.])")  # how ``latex.normalise`` writes a dollar sign
 _ROUNDED = re.compile(r"rounded:(\d+):(.*)", re.S)
 
 for _name in ("latex2sympy2_extended", "math_verify"):
@@ -84,7 +84,7 @@ def parse_expression(text: str) -> Any:
 
 
 class SymPyAlgebra:
-    """The `equivalence.Algebra` of the worker processes."""
+    """The ``equivalence.Algebra`` of the worker processes."""
 
     def same_expression(self, *, gold: str, answer: str) -> bool:
         """Equal for all values of the variables; decided by exact or 120-digit arithmetic."""
@@ -119,7 +119,7 @@ class SymPyAlgebra:
         return gold_sign == (answer_sign if factor > 0 else flipped.get(answer_sign))
 
     def chain_value(self, *, chain: Relation) -> str | None:
-        """The value of `a = b = c`; None if a side contradicts it or has a variable."""
+        """The value of ``a = b = c``; None if a side contradicts it or has a variable."""
         exact = chain.sides[: len(chain.signs) + 1]
         if r"\approx" in chain.signs:
             exact = chain.sides[: chain.signs.index(r"\approx") + 1]
@@ -200,7 +200,7 @@ def _same_constant(gold: sympy.Expr, answer: sympy.Expr) -> bool:
         return False
     if not _close(left, right) and abs(left - right) > TINY:
         return False
-    # Equal to `DIGITS` digits, or both next to zero: now exactly, or to every digit of the integer part
+    # Equal to ``DIGITS`` digits, or both next to zero: now exactly, or to every digit of the integer part
     # and a thousand more (2^{1/2^{1000}} is not 1).
     exact_gold, exact_answer = gold.doit(), answer.doit()
     if exact_gold == exact_answer:
@@ -262,7 +262,7 @@ def check_value(text: str) -> None:
     """Whether an expression of a gold answer is a value.
 
     Raises:
-        UnreadableError: It cannot be read, or is undefined like `\\frac{0}{0}`.
+        UnreadableError: It cannot be read, or is undefined like ``\\frac{0}{0}``.
     """
     for part in re.split(r"(?<!\\):", text):
         value = parse_expression(part)

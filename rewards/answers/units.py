@@ -28,7 +28,7 @@ _CURRENCIES = frozenset({"usd", "eur", "gbp", "jpy", "inr", "cent"})
 _SUFFIX_WORD = re.compile(r"[A-Za-z]+(?:\.[A-Za-z]+)*\.?|[\u20ac\u00a3\u00a5\u00b5\u3040-\u9fff]+")
 
 _SKELETON = re.compile(r"[/*]?(?:[\s(),']*u[\s(),']*[/*\-]?)*(?<![/*\-])")
-"""Words (`u`) with at most one sign between two of them: `u/u`, `u-u`, not `-- u`."""
+"""Words (``u``) with at most one sign between two of them: ``u/u``, ``u-u``, not ``-- u``."""
 
 _PREFIXES = {"rs": "inr", "usd": "usd", "\u20ac": "eur", "\u00a3": "gbp", "\u00a5": "jpy"}
 _PREFIX = re.compile(r"(?:(rs|usd)\.?|([\u20ac\u00a3\u00a5]))\s*(?=[+\-\d.])", re.I)
@@ -45,7 +45,7 @@ def split_currency(text: str) -> tuple[str, str]:
 
 
 def split_scale(text: str) -> tuple[int, str]:
-    """The factor of a leading number word (`million`), or 1, and the text without it."""
+    """The factor of a leading number word (``million``), or 1, and the text without it."""
     match = _SCALE.match(text)
     return (1, text) if match is None else (_SCALES[match[1].lower()], text[match.end() :])
 
@@ -62,9 +62,9 @@ def _singular(name: str) -> str:
 
 
 def canonical_unit(text: str) -> str | None:
-    """The unit that a suffix names, `""` for a generic one, None if it is not a unit.
+    """The unit that a suffix names, ``""`` for a generic one, None if it is not a unit.
 
-    `square centimeters`, `cm^2` and `cm^{2}` are one unit; `apples` and `apple` too.
+    ``square centimeters``, ``cm^2`` and ``cm^{2}`` are one unit; ``apples`` and ``apple`` too.
     """
     text = re.sub(r"\^?\{?\(?([23])\)?\}?", r"\1", re.sub(r"\s*\^\s*", "^", text))
     text = re.sub(r"(?<=[a-z])\s+per\s+", "/", text.lower()).replace("\\", "")
@@ -96,12 +96,12 @@ def _is_unit_word(word: str, *, is_spaced: bool, is_gold: bool) -> bool:
     """Whether a word behind a number names a unit or what is counted, not a product of variables."""
     word = word.rstrip(".")
     if len(word) == 1:
-        # `10m` is ten metres in an answer; `10 N` is newtons, `10N` is not.
+        # ``10m`` is ten metres in an answer; ``10 N`` is newtons, ``10N`` is not.
         return word in _LETTERS and (is_spaced or not (is_gold or word.isupper()))
     lowered = word.lower()
     if not word.isascii() or lowered in _SYMBOLS or _singular(lowered) in _SYMBOLS:
         return True
-    # `12 apples` has a unit; `2ab` and `2 xy` are products.
+    # ``12 apples`` has a unit; ``2ab`` and ``2 xy`` are products.
     return len(word) >= 3 and (is_spaced or len(word) >= 5) and bool(re.search("[aeiouy]", lowered))
 
 
@@ -133,9 +133,9 @@ _UNIT_OF_EXPRESSION = re.compile(
 
 
 def split_unit(text: str) -> tuple[str, str]:
-    """An expression and the unit behind it: `20\\pi cm^2` is (`20\\pi`, `cm2`).
+    """An expression and the unit behind it: ``20\\pi cm^2`` is (``20\\pi``, ``cm2``).
 
-    Only known units of two letters or more: `2 \\sqrt{3} m` may be a product.
+    Only known units of two letters or more: ``2 \\sqrt{3} m`` may be a product.
     """
     match = _UNIT_OF_EXPRESSION.search(text)
     if match is None or not re.search(r"\d|\\[a-zA-Z]", text[: match.start()]):

@@ -27,7 +27,7 @@ def same_value(
         if _same_clock(clocks[0], clocks[1]):
             return True
         if clocks[0][2] or clocks[1][2]:
-            return False  # `3:10` may still be a ratio; with a.m. or p.m. it is none
+            return False  # ``3:10`` may still be a ratio; with a.m. or p.m. it is none
     if isinstance(gold, Text) or isinstance(answer, Text):
         return False
     if ":" in gold.text:
@@ -91,7 +91,7 @@ def _same_clock(gold: tuple[int, str, str], answer: tuple[int, str, str]) -> boo
 
 
 def _same_ratio(*, gold: str, answer: str, algebra: Algebra) -> bool:
-    """`6:4` is `3:2` and 3/2: neighbouring parts have the same quotients."""
+    """``6:4`` is ``3:2`` and 3/2: neighbouring parts have the same quotients."""
     gold_parts, answer_parts = gold.split(":"), answer.split(":")
     if len(answer_parts) == 1 and len(gold_parts) == 2:
         answer_parts = [answer, "1"]

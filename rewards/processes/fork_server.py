@@ -1,7 +1,7 @@
 """The warm process that workers are forked from: one for all pools of a program.
 
 It is started with the first pool, imports SymPy while the caller does other things, and lives until
-the program ends, however that happens (`rewards.processes.worker`). If it dies, the next fork starts another.
+the program ends in any way (``rewards.processes.worker``). If it dies, the next fork starts another.
 """
 
 import atexit
@@ -44,7 +44,7 @@ class ForkServer:
             memory_limit_mb: The worker's address space, in MiB.
 
         Raises:
-            RuntimeError: No worker could be started within `START_SECONDS`.
+            RuntimeError: No worker could be started within ``START_SECONDS``.
         """
         with self._lock:
             for _ in range(MAX_ATTEMPTS):

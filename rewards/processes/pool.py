@@ -65,7 +65,7 @@ class _Worker:
 
 
 class Pool:
-    """`num_workers` processes, each with a time limit per task and a memory limit.
+    """``num_workers`` processes, each with a time limit per task and a memory limit.
 
     Each process belongs to one thread of the pool, and is forked when that thread first has work.
     """
@@ -97,11 +97,11 @@ class Pool:
         """Workers that were killed at a limit or found dead."""
 
     def run(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Does a task and waits for it; see `submit`."""
+        """Does a task and waits for it; see ``submit``."""
         return self.submit(request).result()
 
     def submit(self, request: dict[str, Any]) -> "Future[dict[str, Any]]":
-        """Starts a task: the future's result has `status`, `reason` and `seconds`.
+        """Starts a task: the future's result has ``status``, ``reason`` and ``seconds``.
 
         Raises:
             RuntimeError: The pool is closed.
@@ -187,7 +187,7 @@ class Pool:
 
 
 class Gate:
-    """Back-pressure: at most `limit` inside; who comes later gets a future that opens in order."""
+    """Back-pressure: at most ``limit`` inside; who comes later gets a future that opens in order."""
 
     def __init__(self, limit: int) -> None:
         self._free = limit

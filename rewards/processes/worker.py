@@ -1,4 +1,4 @@
-"""The process that does the algebra: `python -m rewards.processes.worker FD`, started by `fork_server`.
+"""The process that does the algebra: ``python -m rewards.processes.worker FD``, started by ``fork_server``.
 
 One *fork server* process imports SymPy and compares a few expressions. It does no work itself: for each
 request on its control socket it forks a worker that is as warm, so that replacing a killed worker

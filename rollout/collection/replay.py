@@ -5,8 +5,6 @@ of steps collected ahead included. So it makes the steps that it had made, whate
 timing would have given the second time.
 """
 
-from __future__ import annotations
-
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields

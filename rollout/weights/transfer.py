@@ -6,8 +6,6 @@ on its way the sender fills the next and the receiver loads the last, so that ne
 room for more than two beside its model.
 """
 
-from __future__ import annotations
-
 import math
 import socket
 import threading

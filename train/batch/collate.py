@@ -5,11 +5,9 @@ restart after the prompt for each completion, and ``train.model.attention`` keep
 another.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -62,7 +60,7 @@ class MicroBatch:
     returns: Tensor | None = None
     """What values should predict; None without a critic."""
 
-    def to(self, device: torch.device) -> MicroBatch:
+    def to(self, device: torch.device) -> Self:
         """A copy on ``device``."""
         tensors: dict[str, Any] = {
             field.name: getattr(self, field.name).to(device)

@@ -3,8 +3,6 @@
 Several completions of one prompt share its keys and values where that pays (see ``train.batch.collate``).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

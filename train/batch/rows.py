@@ -1,8 +1,7 @@
 """What is trained on: one prompt and the completions that share it, with what the loss needs of each."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 
@@ -56,7 +55,7 @@ class Branch:
         has_advantage = bool(self.policy_weight and self.advantages[self.train_mask].any())
         return has_advantage or bool(self.imitation_weight and self.num_trained)
 
-    def without_weight(self) -> Branch:
+    def without_weight(self) -> Self:
         """The same tokens with no influence on the policy."""
         return replace(self, policy_weight=0.0, imitation_weight=0.0, entropy_weight=0.0)
 

@@ -1,7 +1,5 @@
 """Advantages by explicit group. Pure; a batch is never reshaped into groups."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial

@@ -4,8 +4,6 @@ The weights hold every normalisation (tokens, sequences, roles, the whole batch 
 batch may be cut into rows, micro-batches and ranks in any way without changing its gradient.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from rollout.records import TRACE

@@ -6,8 +6,6 @@ weighs in the loss (``weigh``). A baseline never looks beyond its group; only ``
 number between groups, the standard deviation over a role.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace

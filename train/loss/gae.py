@@ -1,7 +1,5 @@
 """Generalised advantage estimation: per-token advantages from a critic. Pure."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 

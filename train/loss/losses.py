@@ -4,8 +4,6 @@
 of the loss of its tokens is ``train.loss.averaging``.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """The loss of one micro-batch: what is added up, token by token. Pure."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 

@@ -4,8 +4,6 @@ In a row ``[prompt, c1, .., cn]`` the prompt attends to itself, and each complet
 itself, both causally. Only these pairs are computed: P^2 / 2 + sum of L_i (P + L_i) of (P + sum of L_i)^2.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import partial
 

@@ -1,7 +1,5 @@
 """A model without its head, run on a micro-batch."""
 
-from __future__ import annotations
-
 from typing import Any, cast
 
 from torch import Tensor, nn

@@ -1,7 +1,5 @@
 """The critic of PPO: how much reward the rest of a completion will bring, at every trained token."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 

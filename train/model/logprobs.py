@@ -1,7 +1,5 @@
 """Log-probs of chosen tokens and entropies from logits, with one array of their size kept and few passes."""
 
-from __future__ import annotations
-
 from typing import Any, cast
 
 import torch

@@ -1,7 +1,5 @@
 """LoRA adapters on the policy: trained alone, merged into what is published, off for the reference."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import copy
@@ -47,7 +45,7 @@ def add_adapters(model: PreTrainedModel, config: ModelConfig) -> None:
         ) from error
 
 
-def lora_layers(model: nn.Module) -> dict[str, LoraLayer]:
+def lora_layers(model: nn.Module) -> "dict[str, LoraLayer]":
     """The layers with an adapter, by name."""
     if not any(hasattr(module, "peft_config") for module in model.modules()):
         return {}
@@ -77,14 +75,14 @@ class Weight:
     """Its name in a model that never had adapters."""
     parameters: tuple[nn.Parameter, ...]
     """What it is computed from; ``value`` needs all of them in full."""
-    layer: LoraLayer | None
+    layer: "LoraLayer | None"
 
     def value(self) -> Tensor:
         """The weight, detached; merged in fp32, then rounded to its own precision."""
         base = self.parameters[0].detach()
         if self.layer is None:
             return base
-        # Of LoRA's layers for linear maps, the only ones that `lora_target_modules` can name.
+        # Of LoRA's layers for linear maps, the only ones that ``lora_target_modules`` can name.
         delta = cast(Any, self.layer).get_delta_weight(ADAPTER)
         return (base.float() + delta.detach().float()).to(base.dtype)
 
@@ -115,7 +113,7 @@ def adapter_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     }
 
 
-def adapter_config(model: nn.Module, base: str) -> LoraConfig:
+def adapter_config(model: nn.Module, base: str) -> "LoraConfig":
     """The settings of a model's adapters, for a file that names the model which they belong to."""
     config = copy(cast(Any, model).peft_config[ADAPTER])
     config.base_model_name_or_path = base

@@ -1,7 +1,5 @@
 """The policy: an HF causal LM, the log-probs of chosen tokens, and its weights as an HF folder."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast

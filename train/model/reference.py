@@ -1,7 +1,5 @@
 """The reference of the KL term: the policy that the run started from."""
 
-from __future__ import annotations
-
 from typing import Protocol
 
 import torch
