@@ -12,7 +12,6 @@ from tiny import byte_tokenizer
 from configs.compose import load
 from rollout.__main__ import main
 from rollout.engine import RolloutEngine
-from rollout.evaluation.evaluate import evaluate
 
 pytestmark = pytest.mark.component
 
@@ -120,15 +119,17 @@ def test_an_evaluation_as_a_whole_has_no_limit(url: str, needed: list[str], monk
     limits = []
     run = RolloutEngine.run
 
-    def recorded(engine: RolloutEngine, work: Coroutine[Any, Any, Any], timeout_seconds: float | None) -> Any:
-        if work.__name__ == evaluate.__name__:
+    def recorded(
+        engine: RolloutEngine, work: Coroutine[Any, Any, Any], timeout_seconds: float | None, *, what: str
+    ):
+        if what == "the evaluation":
             limits.append(timeout_seconds)
-        return run(engine, work, timeout_seconds)
+        return run(engine, work, timeout_seconds, what=what)
 
     monkeypatch.setattr(RolloutEngine, "run", recorded)
     _run(*needed, f"rollout.urls=[{url}]")
-    # The operators, then the votes. That each request has its own limit is tested further down.
-    assert limits == [None, None]
+    # That each request has its own limit is tested further down.
+    assert limits == [None]
 
 
 def test_an_operator_that_does_not_exist_names_those_that_do(needed: list[str]):
