@@ -1,4 +1,4 @@
-"""``python -m launch``: workers and trainer of a run as one job on this machine; with --multirun a sweep."""
+"""``python -m launch``: runs workers and trainer as one job on this machine; a sweep with ``--multirun``."""
 
 import json
 import os
@@ -19,22 +19,22 @@ from launch.supervise import Supervisor
 from rollout.workers.local_worker import free_ports
 
 FAILED = float("-inf")
-"""The objective of a job that failed, for sweepers."""
+"""Objective that a failed job reports to the sweeper."""
 
 
 def main(config: JobConfig, overrides: list[str]) -> float | None:
-    """One job. In a sweep one that failed does not stop the others, and one that is done is not run again."""
+    """Runs one job. In a sweep, a failed job does not stop the others, and a finished job is skipped."""
     if HydraConfig.get().mode is not RunMode.MULTIRUN:
         sys.exit(_run(config, overrides))
     if any(item.startswith("output_dir=") for item in overrides):
-        sys.exit("launch: each run of a sweep has a folder of its own: give hydra.sweep.dir, not output_dir.")
+        sys.exit("launch: each run of a sweep has its own folder: set hydra.sweep.dir instead of output_dir.")
     folder = Path(HydraConfig.get().runtime.output_dir)
     config.output_dir, config.resume = str(folder), "auto"
     own = [*overrides, assignment("output_dir", folder), "resume=auto"]
     status_file = folder / "status"
     _claim(folder, overrides)
     if status_file.is_file() and status_file.read_text() == "0":
-        print(f"{folder}: done already")
+        print(f"{folder}: already done")
         return _objective(config)
     status_file.write_text("running")
     status = _run(config, own)
@@ -46,7 +46,7 @@ def main(config: JobConfig, overrides: list[str]) -> float | None:
 
 
 def refused(overrides: list[str]) -> float:
-    """One job of a sweep whose options are no good; why was said."""
+    """Records a job of a sweep whose options are invalid; the reason has been printed already."""
     folder = Path(HydraConfig.get().runtime.output_dir)
     _claim(folder, overrides)
     (folder / "status").write_text(str(REFUSED))
@@ -54,7 +54,7 @@ def refused(overrides: list[str]) -> float:
 
 
 def _claim(folder: Path, overrides: list[str]) -> None:
-    """Makes a folder that of one job; ends the sweep if it is another's."""
+    """Creates the folder of one job. Ends the sweep if the folder belongs to a job with other options."""
     written, said = folder / "job.txt", "\n".join(overrides) + "\n"
     if written.is_file() and written.read_text() != said:
         sys.exit(
@@ -66,7 +66,7 @@ def _claim(folder: Path, overrides: list[str]) -> None:
 
 def _run(config: JobConfig, overrides: list[str]) -> int:
     try:
-        if config.resume == "none":  # the trainer refuses, too, but only after the workers are up
+        if config.resume == "none":  # the trainer refuses, too, but only once workers are up
             refuse_used(Path(config.output_dir))
         port = config.rollout.port or free_ports(config.rollout.num_workers)
         planned = job_processes(config, overrides, os.environ, port=port)
@@ -82,13 +82,13 @@ def _run(config: JobConfig, overrides: list[str]) -> int:
         except KeyboardInterrupt:
             return INTERRUPTED
     if supervisor.told and stopped.exists():
-        print(f"{config.output_dir}: stopped as told, and saved; go on with resume=auto", flush=True)
+        print(f"{config.output_dir}: stopped on request after saving; resume with resume=auto", flush=True)
         return PREEMPTED
     return PREEMPTED if supervisor.told and not supervisor.reached_last else status
 
 
 def _objective(config: JobConfig) -> float:
-    """Held-out accuracy of the run's operator after training, by report.json; of the last row without one."""
+    """Returns the held-out accuracy after training: of the run's operator, else of report.json's last row."""
     path = Path(config.output_dir) / "report.json"
     if not path.is_file():
         return FAILED

@@ -1,4 +1,4 @@
-"""Which file ``accelerate launch`` is given, and what it says about memory."""
+"""The config file passed to ``accelerate launch``, and its settings that affect memory."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,21 +12,21 @@ FOLDER = Path(__file__).parent / "accelerate"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccelerateFile:
-    """What a plan and a launch must know of it."""
+    """The settings of an accelerate config file that planning and launching need."""
 
     path: Path
     zero_stage: int
     num_processes: int
-    """Ranks on all machines, unless the command line says otherwise."""
+    """Ranks on all machines; the command line may override it."""
     offloads_optimizer: bool
     offloads_weights: bool
 
 
 def accelerate_file(config: JobConfig) -> AccelerateFile:
-    """The file that ``launch.accelerate`` names.
+    """Returns the file that ``launch.accelerate`` names.
 
     Raises:
-        ValueError: If there is no such file, or it does not ask for DeepSpeed.
+        ValueError: If the file does not exist, or its ``distributed_type`` is not DeepSpeed.
     """
     name = config.launch.accelerate
     if name == "auto":

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # The demo: cold start, training with evaluation before and after, export. Run by `make demo`.
-# Each stage sees what is done already and leaves it alone; arguments are further overrides.
+# Each stage skips what is done already; arguments are passed on as further overrides.
 set -euo pipefail
 
 out=outputs/demo
 files=$(python -c 'import launch, pathlib; print(pathlib.Path(launch.__file__).parent / "accelerate")')
 stages=()
 
-stage() { # stage NAME COMMAND...: runs it, remembers how long it took
+stage() { # stage NAME COMMAND...: runs the command and records its duration
   local name=$1 from=$SECONDS
   shift
   echo "== $name"
@@ -21,14 +21,14 @@ stage "training and evaluation" accelerate launch --config_file "$files/cpu_zero
 stage "export" python -m train.export "$out" "$out/export"
 
 echo "== time (installation not included)"
-printf '%s\n' "${stages[@]}" "in all: $SECONDS s"
+printf '%s\n' "${stages[@]}" "total: $SECONDS s"
 cat <<END
-== where to look
-$out/report.md           the table above; report.json for programs
+== output
+$out/report.md           the table above; report.json holds the same as JSON
 $out/curves.png          reward and accuracy by step
 $out/metrics.jsonl       every metric of every step
 $out/rollouts/           a few rollouts as text
 $out/evaluation/         every evaluated rollout: its graph of calls, ids, budgets, verdicts
-$out/checkpoints/        to resume from
+$out/checkpoints/        checkpoints to resume from
 $out/export/             the trained policy, a plain Hugging Face folder
 END

@@ -1,4 +1,4 @@
-"""What the processes of a job are: workers, then the trainer. Pure; running them is ``launch.supervise``."""
+"""Builds the command lines of a job: workers, then the trainer. ``launch.supervise`` runs them."""
 
 import json
 import sys
@@ -11,22 +11,23 @@ from launch.accelerate_file import accelerate_file
 from launch.supervise import JobProcess
 
 OF_THE_JOB = ("nodes", "gpus", "launch", "plan", "hardware")
-"""Options that the trainer does not have."""
+"""Config groups of the job that the trainer does not have."""
 
 
 def job_processes(
     config: JobConfig, overrides: Sequence[str], environment: Mapping[str, str], *, port: int
 ) -> list[JobProcess]:
-    """The processes of a job on this machine.
+    """Returns the processes of a job on this machine, in starting order.
 
     Args:
-        config: The job's.
-        overrides: As they were typed.
-        environment: Of the processes.
-        port: Of the first worker, the others follow: one that is restarted must be found again.
+        config: The config of the job.
+        overrides: The overrides of the command line, unchanged.
+        environment: Environment variables of the processes.
+        port: Port of the first worker; the others use the next ones. Ports are fixed so that a restarted
+            worker is found again.
 
     Raises:
-        ValueError: If the job needs more than this machine.
+        ValueError: If the job needs more than one machine, or more GPUs than ``gpus``.
     """
     if config.nodes > 1:
         raise ValueError(
@@ -63,6 +64,7 @@ def _trainer(
 ) -> JobProcess:
     file = accelerate_file(config)
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(file.path)]
+    # Remote workers use none of these GPUs, and workers that sleep release theirs during the update.
     has_all = config.rollout.urls or config.rollout.enable_sleep_mode
     first = 0 if has_all else config.rollout.num_workers
     if config.gpus:
@@ -79,19 +81,19 @@ def _trainer(
 
 
 def assignment(key: str, value: object) -> str:
-    """An override whose value may hold anything: commas and equal signs mean something to Hydra."""
+    """Returns an override with a quoted value, since Hydra interprets bare commas and equal signs."""
     escaped = str(value).replace("'", "\\'")
     return f"{key}='{escaped}'"
 
 
 def is_of_the_job(override: str) -> bool:
-    """Whether an override is for the job, and unknown to the trainer."""
+    """Returns True if the override sets an option that only the job has, not the trainer."""
     key = override.lstrip("+~").partition("=")[0]
     return key.split(".")[0].split("/")[0] in OF_THE_JOB
 
 
 def worker_options(config: JobConfig) -> list[str]:
-    """What workers must know of a run, as overrides of ``launch.workers``; not how many and where."""
+    """Returns the overrides of ``launch.workers`` for a run, without number and addresses of workers."""
     default, rollout = asdict(RolloutConfig()), asdict(config.rollout)
     differences = [
         f"rollout.{name}={json.dumps(value)}"
@@ -106,7 +108,7 @@ def worker_options(config: JobConfig) -> list[str]:
 
 
 def _devices(config: JobConfig, *, first: int, count: int) -> dict[str, str]:
-    """The GPUs of a process: workers take the first ones (not tested on a GPU)."""
+    """Returns the variable that selects a process's GPUs; workers use the first (not tested on a GPU)."""
     if not config.gpus:
         return {}
     if count < 1 or first + count > config.gpus:

@@ -1,4 +1,4 @@
-"""Runs the processes of a job together: if one ends before its time, all end, and it is said why."""
+"""Runs the processes of a job together: if one ends early, all are ended and the reason is printed."""
 
 import codecs
 import signal
@@ -17,8 +17,9 @@ import psutil
 from rollout.workers.process_guard import end_guarded, end_of_log, start_guarded
 
 KEPT_CHARACTERS = 20_000
-"""Of the last process's output, to find why it failed."""
+"""Characters of the last process's output that are kept to find the reason of a failure."""
 LOOK_SECONDS = 0.2
+"""Interval between two looks at the processes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,27 +31,27 @@ class JobProcess:
     log: Path
     environment: Mapping[str, str]
     ready_urls: tuple[str, ...] = ()
-    """It is up when all of them answer with 200; nothing to wait for if empty."""
+    """The process is up when all of them answer with status 200; empty: at once."""
     ready_seconds: float = 0.0
-    """The longest that this may take."""
+    """Limit of the time until the process is up."""
     says_why: str = ""
-    """How the line begins that says why it failed; a launcher's report comes after it."""
+    """Prefix of the output line that tells why it failed; a launcher prints its own report after it."""
 
 
 @dataclass(slots=True)
 class Supervisor:
-    """Starts processes in order, each once the one before is up. A context manager: none is left behind."""
+    """Starts processes in order, each when the previous one is up. Ends all of them on exit."""
 
     say: Callable[[str], None] = field(default=lambda line: print(line, flush=True))
     show: Callable[[str], None] = field(default=lambda text: print(text, end="", flush=True))
-    """Gets the output of the last process as it comes, bars included."""
+    """Called with the output of the last process as it is written, progress bars included."""
     _running: list[tuple[JobProcess, subprocess.Popen[bytes]]] = field(default_factory=list)
     told: list[int] = field(default_factory=list)
-    """Signals that came."""
+    """Signals received so far."""
     _passed_on: int = 0
-    """Of them, those that ranks were told of."""
+    """Number of these signals that were passed on to the ranks."""
     reached_last: bool = False
-    """Whether the last process was started."""
+    """True once the last process is about to be started."""
 
     def __enter__(self) -> Self:
         return self
@@ -61,7 +62,7 @@ class Supervisor:
             self.say(f"{process.name}: ended")
 
     def run(self, processes: Sequence[JobProcess]) -> int:
-        """Runs all processes until the last one ends; gives its status, or 1 if another one ended first."""
+        """Runs all until one ends. Returns the status of the last process, or 1 if another ended first."""
         *before, last = processes
         for process in before:
             self._start(process)
@@ -74,10 +75,12 @@ class Supervisor:
             return self._watch(last, log)
 
     def _watch(self, last: JobProcess, log: BinaryIO) -> int:
-        """Until a process ends. Shows what the last one writes."""
+        """Shows the output of the last process until any process ends; returns as ``run`` does."""
+        # Incremental: a read may end in the middle of a multi-byte character.
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         shown = ""
         while True:
+            # Before the read: what a process wrote until its end is then shown, too.
             ended = self._ended()
             text = decoder.decode(log.read())
             self.show(text)
@@ -96,20 +99,20 @@ class Supervisor:
             time.sleep(LOOK_SECONDS)
 
     def pass_on(self, number: int, _frame: FrameType | None = None) -> None:
-        """Has the ranks of the last process told to stop, once there are some; a handler of signals.
+        """Signal handler: requests that the ranks of the last process stop, once there are any.
 
-        A job that has no trainer yet ends at once.
+        A job whose trainer has not started yet ends at once.
         """
         self.told.append(number)
-        what = "the ranks save and stop after their step"
+        what = "the ranks save and stop after the current step"
         if not self.reached_last:
-            what = "the job ends; its trainer has not begun, there is nothing to save"
+            what = "the job ends; its trainer has not started, so there is nothing to save"
         self.say(f"{signal.Signals(number).name}: {what}")
 
     def _tell_ranks(self) -> bool:
-        """Whether there was a rank to tell.
+        """Asks the ranks to stop; returns True if there was any rank.
 
-        Ranks get SIGUSR1 whatever came: SIGTERM would have their launcher kill them soon after.
+        Ranks get SIGUSR1 whatever signal was received: after SIGTERM their launcher would soon kill them.
         """
         found = ranks(self._running[-1][1].pid)
         for rank in found:
@@ -118,7 +121,7 @@ class Supervisor:
         return bool(found)
 
     def _start(self, process: JobProcess) -> int:
-        """Gives the byte of its log at which its output begins: a run gone on with wrote there before."""
+        """Starts a process; returns the offset of its output in its log, to which a resumed run appends."""
         process.log.parent.mkdir(parents=True, exist_ok=True)
         with process.log.open("ab") as log:
             begin = log.tell()
@@ -157,13 +160,13 @@ class Supervisor:
 
 
 def _why(process: JobProcess, output: str) -> list[str]:
-    """The last line of a process's output that says why it failed, if there is one."""
+    """Returns the last output line with the reason of a failure, or an empty list."""
     lines = output.replace("\r", "\n").splitlines() if process.says_why else []
     return [line for line in lines if line.startswith(process.says_why)][-1:]
 
 
 def ranks(pid: int) -> list[psutil.Process]:
-    """The ranks under a guarded ``accelerate launch``: its own children that have a RANK."""
+    """Returns the ranks under a guarded ``accelerate launch``: its children that have RANK set."""
     found = []
     with suppress(psutil.NoSuchProcess):
         for launcher in psutil.Process(pid).children():

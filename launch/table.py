@@ -1,4 +1,4 @@
-"""``python -m launch.table DIR``: the runs of a sweep as a table and a plot."""
+"""``python -m launch.table DIR``: writes the runs of a sweep as a table and a plot."""
 
 import argparse
 import json
@@ -18,24 +18,24 @@ class SweepRun:
     """One run of a sweep."""
 
     name: str
-    """Its folder under the sweep's."""
+    """Path of its folder, relative to the folder of the sweep."""
     overrides: tuple[str, ...]
     status: str
-    """``done``, ``running`` (or killed: there is no telling), or ``failed (STATUS)``."""
+    """``done``, ``running`` (also a run that was killed: the two look the same), or ``failed (STATUS)``."""
     rows: tuple[dict[str, Any], ...]
-    """Of its report.json, those after training; empty without one."""
+    """Rows of its report.json with phase ``after``; empty if there is no report."""
 
 
 def read_runs(folder: Path) -> list[SweepRun]:
-    """The runs under ``folder``, in the order of their names.
+    """Returns the runs under ``folder``, sorted by path.
 
     Raises:
-        FileNotFoundError: If there is none.
+        FileNotFoundError: If there is no run.
     """
     runs = [_read_run(path.parent, folder) for path in sorted(folder.rglob("status"))]
     if not runs:
         raise FileNotFoundError(
-            f"{folder} holds no run of a sweep. Give the folder that python -m launch --multirun wrote, "
+            f"{folder} holds no run of a sweep. Pass the folder that python -m launch --multirun wrote, "
             "hydra.sweep.dir."
         )
     return runs
@@ -54,7 +54,7 @@ def _read_run(folder: Path, sweep: Path) -> SweepRun:
 
 
 def table(runs: Sequence[SweepRun]) -> str:
-    """Markdown: what differs between the runs, and their accuracies after training."""
+    """Returns a Markdown table of the options that differ between runs, and accuracies after training."""
     pairs = [_settings(run) for run in runs]
     keys = [key for key in dict.fromkeys(k for p in pairs for k in p) if len({p.get(key) for p in pairs}) > 1]
     operators = list(dict.fromkeys(row["operator"] for run in runs for row in run.rows))
@@ -79,7 +79,7 @@ def _accuracy(row: dict[str, Any] | None) -> str:
 
 
 def draw(runs: Sequence[SweepRun], path: Path) -> None:
-    """Accuracies after training with their intervals, a line a run."""
+    """Draws accuracies after training with their 95% intervals, one line per run."""
     shown = [run for run in runs if run.rows]
     operators = list(dict.fromkeys(row["operator"] for run in shown for row in run.rows))
     figure, axes = plt.subplots(figsize=(8, 1.2 + 0.5 * len(shown)), layout="constrained")
@@ -90,6 +90,7 @@ def draw(runs: Sequence[SweepRun], path: Path) -> None:
             [100 * (row["accuracy"] - row["ci_low"]) for _, row in points],
             [100 * (row["ci_high"] - row["accuracy"]) for _, row in points],
         ]
+        # Spread around the line of the run, so that the intervals of the operators do not overlap.
         heights = [i + 0.15 * (shift - (len(operators) - 1) / 2) for i, _ in points]
         axes.errorbar(means, heights, xerr=spans, fmt="o", capsize=3, label=name)
     axes.set_yticks(range(len(shown)), [run.name for run in shown])
@@ -103,9 +104,9 @@ def draw(runs: Sequence[SweepRun], path: Path) -> None:
 
 
 def main() -> None:
-    """Command line."""
+    """Entry point of the command line."""
     parser = argparse.ArgumentParser(prog="python -m launch.table", description=__doc__)
-    parser.add_argument("folder", type=Path, help="of the sweep, e.g. multirun/demo")
+    parser.add_argument("folder", type=Path, help="folder of the sweep, e.g. multirun/demo")
     folder = parser.parse_args().folder
     try:
         runs = read_runs(folder)

@@ -213,7 +213,7 @@ os.kill({os.getpid()}, {int(number)})
             signal.signal(number, before)
             telling.wait(timeout=10)
     assert supervisor.told == [number]
-    assert f"{number.name}: the ranks save and stop after their step" in said
+    assert f"{number.name}: the ranks save and stop after the current step" in said
 
 
 @pytest.mark.component
@@ -230,7 +230,7 @@ def test_a_job_that_is_told_to_stop_before_it_has_a_trainer_ends(tmp_path: Path)
     started = time.monotonic()
     with Supervisor(say=said.append) as supervisor:
         supervisor.pass_on(signal.SIGTERM)
-        assert said == ["SIGTERM: the job ends; its trainer has not begun, there is nothing to save"]
+        assert said == ["SIGTERM: the job ends; its trainer has not started, so there is nothing to save"]
         assert supervisor.run([waiting, _script("trainer", "", tmp_path / "t.log")]) == 1
     assert time.monotonic() - started < 25
     assert not [line for line in said if line.startswith("trainer")]
@@ -327,7 +327,7 @@ def test_a_sweep_goes_on_after_a_failure_and_knows_its_own_runs(tmp_path: Path):
     assert [run.status for run in read_runs(tmp_path / "sweep")] == ["failed (2)"] * 4
     (tmp_path / "sweep" / "0" / "status").write_text("0")
     again = sweep("gpus=8", "nodes=2,3", "algo.num_generations=8,1")
-    assert f"{tmp_path}/sweep/0: done already" in again.stdout
+    assert f"{tmp_path}/sweep/0: already done" in again.stdout
     assert again.stdout.count("failed with status 2") == 1
     other = sweep("gpus=4", "nodes=2,3")
     assert "holds a run with other options" in other.stdout + other.stderr
@@ -371,5 +371,5 @@ def test_a_search_maximises_the_accuracy_of_the_report_and_is_gone_on_with(tmp_p
         (folder / str(number) / "report.json").write_text(json.dumps({"rows": [row]}))
     again = _swept_by(*search)
     assert again.returncode == 0, again.stderr
-    assert again.stdout.count("done already") == 3
+    assert again.stdout.count("already done") == 3
     assert "best_value: 0.75" in (folder / "optimization_results.yaml").read_text()

@@ -163,7 +163,7 @@ def test_workers_that_end_at_start_end_the_job_with_where_to_look(tmp_path: Path
 def test_a_job_that_is_told_to_stop_tells_the_ranks_and_queues_again(tmp_path: Path):
     done, calls = _submit(tmp_path, trainer="stops")
     assert done.returncode == 0, done.stderr
-    assert "Told to stop" in done.stdout
+    assert "Asked to stop" in done.stdout
     assert "pkill -USR1 -f python[^ ]* -u -m train " in calls
     assert calls.rstrip().endswith("scontrol requeue 42")
 
@@ -177,7 +177,7 @@ def test_a_job_that_is_told_to_stop_tells_the_ranks_and_queues_again(tmp_path: P
             ["with launch.worker_nodes=2", "longer than launch.slurm_grace_seconds = 600"],
         ),
         ("hardware.memory_gib=20", ["it does not fit"]),
-        ("model.path=nowhere", ["No plan of it: model.path is 'nowhere'"]),
+        ("model.path=nowhere", ["No plan could be made: model.path is 'nowhere'"]),
     ],
 )
 def test_advice_names_a_better_split_and_a_step_that_outlasts_the_grace(overrides: str, said: list[str]):

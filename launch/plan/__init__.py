@@ -1,1 +1,1 @@
-"""``python -m launch.plan``: what a run needs and takes, without running it."""
+"""``python -m launch.plan``: estimates memory and time of a run without running it."""

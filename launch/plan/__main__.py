@@ -1,7 +1,7 @@
-"""``python -m launch.plan experiment=X nodes=4 gpus=8``: what a run needs and takes. No GPU needed.
+"""``python -m launch.plan experiment=X nodes=4 gpus=8``: estimates memory and time of a run, without a GPU.
 
-Memory per GPU by part, tokens and FLOPs of a step, expected seconds under stated assumptions, the best split
-of the GPUs between trainer and workers, and, where something does not fit, the options that make it fit.
+Prints memory per GPU by part, tokens and FLOPs of a step, expected seconds under stated assumptions, the best
+split of the GPUs between trainer and workers, and, if something does not fit, options that make it fit.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""What a plan must know of a model, from its ``config.json``: plain JSON, no torch."""
+"""Sizes of a model that a plan needs, read from its ``config.json`` (plain JSON, no torch)."""
 
 import json
 from collections.abc import Sequence
@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 KNOWN = Path(__file__).parent / "architectures"
-"""The config.json of models known by their name on the hub; ``owner/name`` is ``owner--name.json``."""
+"""Folder with the config.json of models known by their hub name: ``owner/name`` is ``owner--name.json``."""
 
 MODEL_TYPES = ("llama", "qwen2", "qwen3")
-"""Dense decoders of one shape: attention with grouped heads, a gated MLP, RMSNorm."""
+"""Supported model types: dense decoders with grouped-query attention, a gated MLP and RMSNorm."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,46 +25,49 @@ class Architecture:
     head_dim: int
     vocab: int
     tied: bool
-    """Whether the LM head is the embedding."""
+    """The LM head and the embedding share their weights."""
     qkv_bias: bool
     qk_norm: bool
-    """Whether queries and keys are normalised (Qwen3)."""
+    """Queries and keys are normalised per head (Qwen3)."""
 
     @property
     def query(self) -> int:
-        """Width of all queries of a token."""
+        """Width of a token's queries over all heads."""
         return self.heads * self.head_dim
 
     @property
     def key(self) -> int:
-        """Width of all keys of a token."""
+        """Width of a token's keys over all heads; values have the same."""
         return self.kv_heads * self.head_dim
 
     @property
     def layer_matrices(self) -> int:
-        """Parameters of one layer that tokens are multiplied by."""
+        """Parameters of one layer's weight matrices, without norms and biases."""
+        # q and o are hidden x query, k and v hidden x key; gate, up and down are hidden x intermediate.
         attention = 2 * self.hidden * self.query + 2 * self.hidden * self.key
         return attention + 3 * self.hidden * self.intermediate
 
     @property
     def embedding(self) -> int:
-        """Parameters of the embedding, and of the head."""
+        """Parameters of the embedding; the LM head has as many."""
         return self.vocab * self.hidden
 
     @property
     def parameters(self) -> int:
-        """All parameters."""
+        """Number of all parameters."""
         biases = self.query + 2 * self.key if self.qkv_bias else 0
         norms = 2 * self.hidden + (2 * self.head_dim if self.qk_norm else 0)
         layers = self.layers * (self.layer_matrices + biases + norms)
+        # ``hidden`` alone is the norm after the last layer.
         return layers + self.hidden + self.embedding * (1 if self.tied else 2)
 
     def adapters(self, rank: int, targets: Sequence[str] = ()) -> int:
-        """Parameters of LoRA adapters on the linear layers of these names, or on all of them; 0 for rank 0.
+        """Returns the parameters of LoRA adapters on the named linear layers, or on all; 0 for rank 0.
 
         Raises:
-            ValueError: If a layer has none of these names.
+            ValueError: If a name is not that of a linear layer.
         """
+        # An adapter of an (in x out) matrix is (in x rank) and (rank x out): rank * (in + out) parameters.
         widths = {
             "q_proj": self.hidden + self.query,
             "k_proj": self.hidden + self.key,
@@ -82,15 +85,15 @@ class Architecture:
         return rank * self.layers * sum(widths[name] for name in targets or widths)
 
     def kv_bytes(self, bytes_per_value: int) -> int:
-        """Bytes of the KV cache for one token."""
+        """Returns the bytes of one token in the KV cache: a key and a value in each layer."""
         return 2 * self.layers * self.key * bytes_per_value
 
 
 def architecture_of(model_path: str) -> Architecture:
-    """The sizes of the model in the folder ``model_path``, or of a known one on the hub.
+    """Returns the sizes of the model in the folder ``model_path``, or of a known model on the hub.
 
     Raises:
-        ValueError: If neither is there, or the model is not of a shape that the plan knows.
+        ValueError: If there is neither, or the type of the model is not supported.
     """
     folder, known = Path(model_path), KNOWN / f"{model_path.replace('/', '--')}.json"
     for path in (folder / "config.json", known):
@@ -99,15 +102,15 @@ def architecture_of(model_path: str) -> Architecture:
     names = sorted(path.stem.replace("--", "/") for path in KNOWN.glob("*.json"))
     raise ValueError(
         f"model.path is {model_path!r}: there is no {folder / 'config.json'}, and the models known by name "
-        f"are {', '.join(names)}. Put the model's config.json into a folder and give that."
+        f"are {', '.join(names)}. Put the model's config.json into a folder and set model.path to it."
     )
 
 
 def parse_architecture(config: dict[str, Any], source: str) -> Architecture:
-    """The sizes in the content of a ``config.json``.
+    """Returns the sizes in the content of a ``config.json``.
 
     Raises:
-        ValueError: If the model is of another shape, or a size is missing.
+        ValueError: If the model type is not supported, or a size is missing.
     """
     kind = config.get("model_type")
     if kind not in MODEL_TYPES:

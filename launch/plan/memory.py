@@ -1,9 +1,9 @@
 """Memory of one trainer rank and of one worker, part by part.
 
-Counted are the tensors that live at the peak of a step, as torch, transformers and DeepSpeed allocate them
-for a dense decoder with train/model/attention.py. ``tests/bench/plan_memory.py`` measures the same.
-Left out: the interpreter with its libraries, the CUDA context and what the allocator cannot use
-(``plan.runtime_gib`` stands for them), NCCL, and rank 0's copy of the weights in host memory at publishing.
+Counts the tensors that are alive at the peak of a step, as torch, transformers and DeepSpeed allocate them
+for a dense decoder with train/model/attention.py; ``tests/bench/plan_memory.py`` measures the same.
+Not counted: the interpreter with its libraries, the CUDA context and memory the allocator cannot use
+(covered by ``plan.runtime_gib``), NCCL, and rank 0's copy of the weights in host memory during publishing.
 """
 
 import math
@@ -14,34 +14,35 @@ from configs.schema import HEAD_CHUNK_BYTES
 from launch.plan.architecture import Architecture
 
 LOGIT_COPIES = {4: 1.0, 2: 1.5}
-"""fp32 arrays of the size of a chunk's logits that live at once, by bytes of a weight: the logits, which
-become probabilities and gradient in their place, and the bfloat16 product that they were made of."""
+"""Number of fp32 arrays of the size of a chunk's logits that are alive at once, by bytes of a weight: the
+logits, which are overwritten by probabilities and gradient, and for bfloat16 weights the product that they
+were converted from (half the size)."""
 ZERO_BUCKET = 500_000_000
-"""Elements of DeepSpeed's bucket for reduced gradients; its default."""
+"""Elements of DeepSpeed's bucket for reduced gradients (DeepSpeed's default)."""
 ZERO3_LIVE = 1_000_000_000
-"""Elements that ZeRO-3 keeps gathered for reuse; its default."""
+"""Elements that ZeRO-3 keeps gathered for reuse (DeepSpeed's default)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardLayout:
-    """How a trainer's state is spread. ``zero_stage`` 0 is one process without DeepSpeed."""
+    """How the trainer's state is sharded. ``zero_stage`` 0 is one process without DeepSpeed."""
 
     zero_stage: int
     ranks: int
     offloads_optimizer: bool = False
     offloads_weights: bool = False
     on_cpu: bool = False
-    """Memory that is not written to is then not taken."""
+    """On CPU, memory is occupied only once it is written to."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Companions:
-    """Models of the policy's size that are on the trainer's device, too."""
+    """Models of the policy's size that share the trainer's device."""
 
     critic: bool = False
-    """Trained as the policy is: PPO's, if it has a backbone of its own."""
+    """PPO's critic with its own backbone, trained as the policy is."""
     reference: bool = False
-    """Frozen: of the KL term, if no adapters can be switched off for it."""
+    """Frozen reference of the KL term; with LoRA the policy without its adapters serves instead."""
 
 
 ALONE = Companions()
@@ -49,50 +50,51 @@ ALONE = Companions()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MicroBatchSize:
-    """One forward pass of one rank."""
+    """Tokens in one forward pass of one rank."""
 
     tokens: int
-    """With padding."""
+    """Tokens with padding."""
     repeated: int = 0
-    """Prompt tokens whose keys and values attention repeats for the completions that share them."""
+    """Prompt tokens whose keys and values attention repeats for the completions that share the prompt."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainerMemory:
-    """Bytes of one rank on its device. Fields of one line live at different times."""
+    """Bytes of one rank on its device. Not all are alive at the same time: see ``peak``."""
 
     weights: float
     gradients: float
     optimizer: float
-    """fp32 master weights and two moments."""
+    """fp32 master weights and two AdamW moments."""
     critic: float
-    """PPO's: its weights, gradients and optimizer."""
+    """Weights, gradients and optimizer of PPO's critic."""
     reference: float
-    """Weights of the frozen policy of the KL term."""
+    """Weights of the frozen reference of the KL term."""
     gathered: float
-    """Weights that ZeRO-3 holds whole."""
+    """Weights that ZeRO-3 holds unsharded."""
     activations: float
-    """Kept for the backward pass."""
+    """Activations kept for the backward pass."""
     logits: float
-    """One chunk through the LM head."""
+    """Logits of one chunk through the LM head."""
     recompute: float
-    """One layer in the backward pass."""
+    """Working memory of one layer's backward pass, with its recomputed activations."""
     step: float
-    """Temporaries of the optimizer step, when the activations are gone."""
+    """Temporaries of the optimizer step, after the activations are freed."""
 
     @property
     def static(self) -> float:
-        """Held all the time."""
+        """Bytes held all the time."""
         return self.weights + self.gradients + self.optimizer + self.critic + self.reference
 
     @property
     def passing(self) -> float:
-        """The most that a forward and backward pass adds."""
+        """Largest number of bytes that a forward and backward pass adds."""
+        # The head and the layers run backward one after the other: only the larger one counts.
         return self.gathered + self.activations + max(self.logits, self.recompute)
 
     @property
     def peak(self) -> float:
-        """At the worst moment of a step."""
+        """Bytes at the worst moment of a step."""
         return self.static + max(self.passing, self.step)
 
 
@@ -106,22 +108,24 @@ def trainer_memory(
     companions: Companions = ALONE,
     adapters: int = 0,
 ) -> TrainerMemory:
-    """Memory of one rank.
+    """Returns the memory of one rank.
 
     Args:
         model: The policy.
         sharding: ZeRO stage, ranks, offload.
         micro: The largest micro-batch.
         bytes_per_value: 2 for bfloat16, 4 for float32.
-        checkpointing: Whether a layer's activations are recomputed.
-        companions: Models beside the policy. Their passes follow the policy's and need no more than it.
-        adapters: Parameters of LoRA adapters, which are then all that is trained of the policy.
+        checkpointing: True if activations are recomputed in the backward pass.
+        companions: Models beside the policy. Their passes follow the policy's and need no more memory.
+        adapters: Parameters of LoRA adapters; if not 0, nothing else of the policy is trained.
     """
     size = bytes_per_value
     layer = _layer_bytes(model, size, micro)
     residual = micro.tokens * model.hidden * size
+    # With checkpointing only the (tokens, hidden) input of each layer is kept, and one layer is recomputed.
     kept = model.layers * (residual if checkpointing else layer) + micro.tokens * _final_bytes(model, size)
     working = micro.tokens * _backward_bytes(model, size) + (layer if checkpointing else 0)
+    # The critic trains all its weights, whether or not the policy has adapters.
     state = _state(model, sharding, size, adapters)
     whole = _state(model, sharding, size, 0)
     return TrainerMemory(
@@ -135,15 +139,16 @@ def trainer_memory(
 
 
 def _state(model: Architecture, sharding: ShardLayout, size: int, adapters: int) -> dict[str, float]:
-    """Weights, gradients, optimizer and the step's temporaries, by ZeRO stage.
+    """Returns bytes of weights, gradients, optimizer and the step's temporaries, by ZeRO stage.
 
-    ZeRO (Rajbhandari et al., 2020): stage 2 splits gradients and optimizer over ranks, stage 3 the weights,
-    too. The optimizer holds an fp32 master copy whatever the dtype of the weights.
+    ZeRO (Rajbhandari et al., 2020): stage 2 shards gradients and optimizer over ranks, stage 3 also the
+    weights. The optimizer holds an fp32 master copy for any dtype of the weights.
     """
     total, ranks, stage = model.parameters + adapters, sharding.ranks, sharding.zero_stage
     trained = adapters or model.parameters
     if stage == 0:
-        # AdamW goes parameter by parameter: its temporaries are those of the largest one.
+        # AdamW updates parameter by parameter: two fp32 temporaries of the largest one, the embedding.
+        # Its state is two fp32 moments, 8 bytes a parameter; there is no master copy.
         return {
             "weights": size * total,
             "gradients": size * trained,
@@ -154,12 +159,13 @@ def _state(model: Architecture, sharding: ShardLayout, size: int, adapters: int)
     part = trained / ranks
     gathered = min(total, ZERO3_LIVE) * size if stage == 3 else 0.0
     bucket = min(trained, ZERO_BUCKET) * size
-    # The gradient in fp32, and two temporaries of AdamW, each of the rank's whole part.
+    # The gradient in fp32 and two temporaries of AdamW, each of the size of the rank's shard.
     step = 0.0 if sharding.offloads_optimizer else 3 * 4 * part
-    if sharding.on_cpu:  # the bucket is written as the activations go
+    if sharding.on_cpu:  # the bucket is written while activations are freed
         step, gradients = max(step, bucket), part * size
     else:
         gradients = part * size + bucket
+    # 12 bytes a parameter: fp32 master weight and two moments.
     return {
         "weights": 0.0 if sharding.offloads_weights else size * total / _weight_parts(sharding),
         "gradients": bucket if sharding.offloads_optimizer else gradients,
@@ -170,34 +176,35 @@ def _state(model: Architecture, sharding: ShardLayout, size: int, adapters: int)
 
 
 def _weight_parts(sharding: ShardLayout) -> int:
+    """Returns the number of ranks that the weights are sharded over."""
     return sharding.ranks if sharding.zero_stage == 3 else 1
 
 
 def _layer_bytes(model: Architecture, size: int, micro: MicroBatchSize) -> float:
-    """Bytes that one layer keeps for its backward pass."""
-    norms = 2 * _norm_bytes(model.hidden, size) + 2 * size * model.hidden  # and what each reads out
-    queries = 2 * size * model.query  # rotated queries, attention's output
+    """Returns the bytes that one layer keeps for its backward pass."""
+    norms = 2 * _norm_bytes(model.hidden, size) + 2 * size * model.hidden  # and the output of each
+    queries = 2 * size * model.query  # rotated queries and the output of attention
     if model.qk_norm:
         queries += _norm_bytes(model.query, size) + _norm_bytes(model.key, size)
     keys = 2 * size * model.key
     if micro.repeated:
-        queries += size * model.query  # the output of each part, beside the whole
+        queries += size * model.query  # the outputs of both parts, in addition to the whole
     mlp = 4 * size * model.intermediate  # gate, its activation, up, their product
     return micro.tokens * (norms + queries + keys + mlp) + micro.repeated * keys
 
 
 def _norm_bytes(width: int, size: int) -> int:
-    """RMSNorm keeps its input in fp32 and the normalised values in the weights' dtype."""
+    """Returns bytes per token that RMSNorm keeps: fp32 input, normalised values in the weights' dtype."""
     return (4 + size) * width
 
 
 def _final_bytes(model: Architecture, size: int) -> int:
-    """After the last layer: the norm and its output, taken at the trained positions."""
+    """Returns bytes per token of the last norm and of its output, gathered at the trained positions."""
     return _norm_bytes(model.hidden, size) + 2 * size * model.hidden
 
 
 def _backward_bytes(model: Architecture, size: int) -> int:
-    """Gradients in flight within one layer: of the MLP's three inner arrays and the residual stream."""
+    """Returns bytes per token of a layer's gradients: three inner arrays of the MLP, the residual stream."""
     return 3 * size * model.intermediate + 2 * size * model.hidden
 
 
@@ -208,19 +215,19 @@ class WorkerMemory:
     weights: float
     activations: float
     cache: float
-    """What is left for the KV cache; below 0 if nothing is."""
+    """Bytes left for the KV cache; negative if the rest does not fit."""
     cache_per_token: int
 
     @property
     def tokens(self) -> int:
-        """Tokens that the KV cache holds."""
+        """Tokens that fit in the KV cache."""
         return max(0, math.floor(self.cache / self.cache_per_token))
 
 
 def worker_memory(
     model: Architecture, *, available: float, activations: float, bytes_per_value: int
 ) -> WorkerMemory:
-    """Memory of one worker that may take ``available`` bytes."""
+    """Returns the memory of one worker that may use ``available`` bytes."""
     weights = model.parameters * bytes_per_value
     return WorkerMemory(
         weights=weights,
@@ -231,5 +238,5 @@ def worker_memory(
 
 
 def largest(parts: Iterable[TrainerMemory]) -> TrainerMemory:
-    """The one with the highest peak."""
+    """Returns the memory with the highest peak."""
     return max(parts, key=lambda memory: memory.peak)

@@ -1,4 +1,4 @@
-"""A run before it is run: memory and time of each split of the GPUs, and options that make a run fit."""
+"""Plans a run: memory and time of each split of the GPUs, and options that make the run fit."""
 
 import copy
 import math
@@ -31,13 +31,13 @@ from launch.plan.workload import (
 
 GIB = 2**30
 LESS_FOR_WORKERS = (0.6, 0.4)
-"""Shares of a GPU that workers could do with beside a trainer."""
+"""Values of rollout.gpu_memory_utilization that are tried if workers share GPUs with the trainer."""
 BYTES = {"float32": 4, "bfloat16": 2}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GpuSplit:
-    """GPUs of the trainer and of the workers, with what comes of it."""
+    """A split of the GPUs between trainer and workers, with the resulting memory and time."""
 
     trainer: int
     workers: int
@@ -46,41 +46,41 @@ class GpuSplit:
     trainer_limit: float
     """Bytes that a rank may use."""
     seconds: StepSeconds | None
-    """None where a worker cannot hold one sequence, or on CPU."""
+    """None on CPU, or if a worker cannot hold one sequence."""
     longest_context: int
-    """Tokens of rollout.max_model_len, which a worker must be able to hold once."""
+    """rollout.max_model_len, in tokens; a worker must hold at least one sequence of this length."""
     room_beside_worker: float = math.inf
     """Bytes that a rank may hold while the worker on its GPU samples."""
 
     @property
     def peak_fits(self) -> bool:
-        """Whether a rank's peak is within its limit."""
+        """True if the peak of a rank is within its limit."""
         return self.trainer_memory.peak <= self.trainer_limit
 
     @property
     def leaves_room(self) -> bool:
-        """Whether what a rank always holds leaves the worker on its GPU room."""
+        """True if the memory that a rank always holds leaves enough for the worker on its GPU."""
         return self.trainer_memory.static <= self.room_beside_worker
 
     @property
     def trainer_fits(self) -> bool:
-        """Whether both are so."""
+        """True if the trainer fits: ``peak_fits`` and ``leaves_room``."""
         return self.peak_fits and self.leaves_room
 
     @property
     def workers_fit(self) -> bool:
-        """Whether a worker holds one sequence of the longest kind."""
+        """True if a worker can hold one sequence of ``longest_context`` tokens."""
         return self.worker_memory.tokens >= self.longest_context
 
     @property
     def fits(self) -> bool:
-        """Whether both do."""
+        """True if both trainer and workers fit."""
         return self.trainer_fits and self.workers_fit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """A run before it is run."""
+    """Estimated memory, work and time of a run."""
 
     config: JobConfig
     model: Architecture
@@ -89,11 +89,11 @@ class Plan:
     flops: float
     splits: tuple[GpuSplit, ...]
     fixes: tuple[str, ...]
-    """Options that make it fit; empty where it fits."""
+    """Overrides that make the run fit; empty if it fits already."""
 
     @property
     def best(self) -> GpuSplit:
-        """The fastest split that fits, else the one whose trainer is nearest to fitting."""
+        """The fastest split that fits; if none fits, the one with the lowest trainer peak."""
         fitting = [split for split in self.splits if split.fits and split.seconds is not None]
         if fitting:
             return min(fitting, key=lambda split: split.seconds.total if split.seconds else math.inf)
@@ -105,11 +105,11 @@ def make_plan(config: JobConfig, calls_of: CallsOf) -> Plan:
 
     Args:
         config: The run.
-        calls_of: What its operator declares of its calls.
+        calls_of: Returns the stages that the operator of a run declares.
 
     Raises:
-        ValueError: If the model's sizes or the accelerate file cannot be found, one GPU is to do both, or the
-            operator's calls are not known.
+        ValueError: If the model's sizes or the accelerate file cannot be found, there is one GPU for both
+            trainer and workers, or the operator does not declare its calls.
     """
     model, file = architecture_of(config.model.path), accelerate_file(config)
     work = workload_of(config, calls_of)
@@ -128,12 +128,13 @@ def make_plan(config: JobConfig, calls_of: CallsOf) -> Plan:
 
 
 def possible_splits(config: JobConfig, file: AccelerateFile) -> list[tuple[int, int]]:
-    """(trainer GPUs, worker GPUs): whole machines when there are several; all for both if workers sleep.
+    """Returns all pairs (trainer GPUs, worker GPUs). If there are several machines, each is on one side.
 
-    Without a GPU: the ranks of the accelerate file beside ``rollout.num_workers``.
+    With ``rollout.enable_sleep_mode`` both use all GPUs. Without GPUs the pair is the number of ranks of the
+    accelerate file and ``rollout.num_workers``.
 
     Raises:
-        ValueError: If there is one GPU only.
+        ValueError: If there is only one GPU and workers do not sleep.
     """
     if not config.gpus:
         return [(file.num_processes, config.rollout.num_workers)]
@@ -196,7 +197,7 @@ def _splits(
 
 
 def _worker(config: JobConfig, model: Architecture, limit: float) -> WorkerMemory:
-    """A worker's memory: a share of a GPU, or on CPU the weights and ``rollout.kv_cache_gib``."""
+    """Returns a worker's memory: a share of a GPU, or on CPU the weights plus ``rollout.kv_cache_gib``."""
     size = BYTES[config.model.dtype if config.rollout.dtype == "auto" else config.rollout.dtype]
     if config.gpus:
         activations = config.plan.worker_activation_gib * GIB
@@ -211,7 +212,7 @@ Change = Callable[[JobConfig], None]
 
 
 def _fixes(config: JobConfig, calls_of: CallsOf) -> Iterator[str]:
-    """The single changes after which some split fits; where there is none, as few together as do."""
+    """Yields the single changes after which some split fits; if none suffices, one smallest combination."""
     changes = list(_changes(config, calls_of))
     single = [text for text, change in changes if _fits_after(config, calls_of, [change])]
     yield from single
@@ -223,6 +224,7 @@ def _fixes(config: JobConfig, calls_of: CallsOf) -> Iterator[str]:
 
 
 def _fits_after(config: JobConfig, calls_of: CallsOf, changes: list[Change]) -> bool:
+    """Returns True if some split fits after the changes; False also if the changed run is invalid."""
     changed = copy.deepcopy(config)
     for change in changes:
         change(changed)
@@ -235,7 +237,7 @@ def _fits_after(config: JobConfig, calls_of: CallsOf, changes: list[Change]) -> 
 
 
 def _changes(config: JobConfig, calls_of: CallsOf) -> Iterator[tuple[str, Change]]:
-    """What a person would try, the cheapest first. Only for GPUs."""
+    """Yields changes to try on GPUs, as overrides and functions, the cheapest first."""
     work, file = workload_of(config, calls_of), accelerate_file(config)
     longest = longest_row(work)
     if not config.model.gradient_checkpointing:
@@ -252,6 +254,7 @@ def _changes(config: JobConfig, calls_of: CallsOf) -> Iterator[tuple[str, Change
                 name = f"rollout.gpu_memory_utilization={share}"
                 yield name, _setter("rollout", "gpu_memory_utilization", share)
     yield _shorter_calls(config, work)
+    # The smallest number of nodes that fits alone; else the largest, for combinations with other changes.
     nodes = [number for number in (2, 4, 8, 16) if number > config.nodes]
     for number in nodes:
         if _fits_after(config, calls_of, [_setter("", "nodes", number)]) or number == nodes[-1]:
@@ -260,7 +263,7 @@ def _changes(config: JobConfig, calls_of: CallsOf) -> Iterator[tuple[str, Change
 
 
 def _shorter_calls(config: JobConfig, work: Workload) -> tuple[str, Change]:
-    """Half the tokens for a call, and no more room in workers and micro-batches than that needs."""
+    """Returns the change that halves the tokens of a call and lowers the limits that follow from it."""
     rollout = config.rollout
     name = "thinking_tokens" if rollout.thinking_tokens else "max_completion_length"
     half = max(1, getattr(rollout, name) // 2)

@@ -1,4 +1,4 @@
-"""A plan as text: memory, work, time, splits, and every assumption with its unit."""
+"""Formats a plan as text: memory, work, time, splits, and every assumption with its unit."""
 
 import math
 from dataclasses import asdict
@@ -36,13 +36,13 @@ PARTS = {
 }
 
 COMPANIONS = ("critic", "reference")
-"""Parts that most runs do not have."""
+"""Parts that are left out if they are 0, since most runs do not have them."""
 RANGES = ("drafts", "top_k_range", "distillers")
-"""Drawn anew for each problem; a plan takes the fixed values that they replace."""
+"""Options that are drawn for each problem; a plan uses the fixed values that they replace."""
 
 
 def plan_text(plan: Plan) -> str:
-    """The whole plan."""
+    """Returns the plan as text, its blocks separated by blank lines."""
     blocks = [_head(plan), _memory(plan), _work(plan), _time(plan), _verdict(plan), _assumptions(plan)]
     return "\n\n".join("\n".join(block) for block in blocks if block)
 

@@ -1,6 +1,6 @@
-"""What one training step asks for: the calls that are sampled, the tokens and FLOPs that are trained.
+"""Work of one training step: the calls that are sampled, the tokens and FLOPs that are trained.
 
-Lengths are means, from the assumptions in ``PlanConfig``; limits are the run's own options.
+Lengths are means, from the assumptions in ``PlanConfig``; limits are the options of the run.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ from launch.plan.memory import ALONE, Companions, MicroBatchSize
 
 
 class Stage(Protocol):
-    """Calls that an operator makes at the same time on one problem; passed in, so that plans know none."""
+    """Calls that an operator makes at the same time on one problem. Passed in: plans import no operator."""
 
     @property
     def role(self) -> str: ...
@@ -25,17 +25,17 @@ class Stage(Protocol):
     def per_context(self) -> int: ...
     @property
     def solutions(self) -> int:
-        """Solutions that a prompt holds beside the question."""
+        """Number of solutions that a prompt holds in addition to the question."""
         ...
 
     @property
     def bound(self) -> int | None:
-        """The most tokens of these together; None for no bound."""
+        """Limit of the tokens of all these solutions together; None for no limit."""
         ...
 
 
 CallsOf = Callable[[JobConfig], Sequence[Stage]]
-"""The stages of a run's operator, the answers last. Raises ValueError if they are not known."""
+"""Returns the stages of a run's operator, the answers last. Raises ValueError if they are not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,9 +44,9 @@ class Calls:
 
     role: str
     contexts: int
-    """Different prompts; each is read once and kept in the worker's prefix cache."""
+    """Number of different prompts; each is read once and kept in the worker's prefix cache."""
     per_context: int
-    """Completions of each."""
+    """Completions of each prompt."""
     prompt: int
     """Mean tokens of the prompt."""
     completion: int
@@ -54,11 +54,11 @@ class Calls:
     longest_prompt: int
     trained: bool = False
     may_share: bool = True
-    """Whether ``train.packing`` lets completions share a prompt."""
+    """True if ``train.packing`` lets completions share a prompt."""
 
     @property
     def number(self) -> int:
-        """Completions in all."""
+        """Total number of completions."""
         return self.contexts * self.per_context
 
     @property
@@ -73,9 +73,10 @@ class Calls:
 
     @property
     def shares_prompt(self) -> bool:
-        """Whether the trainer runs a prompt once for all its completions."""
+        """True if the trainer runs a prompt once for all its completions."""
         if not self.may_share:
             return False
+        # The rule of the trainer: a prompt is shared if that saves ``SHARE_FROM`` of the group's tokens.
         apart = self.per_context * (self.prompt + self.completion)
         return (self.per_context - 1) * self.prompt >= SHARE_FROM * apart
 
@@ -88,17 +89,17 @@ class Calls:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
-    """One step."""
+    """All calls of one step."""
 
     calls: tuple[Calls, ...]
     rounds: int
-    """Calls that wait for one another on the longest path."""
+    """Number of calls on the longest path, each of which waits for the one before."""
     call_limit: int
-    """The most tokens that one call may write."""
+    """Limit of the tokens that one call may write."""
 
     @property
     def trained(self) -> tuple[Calls, ...]:
-        """The calls that the loss sees."""
+        """The calls in the loss."""
         return tuple(calls for calls in self.calls if calls.trained)
 
     @property
@@ -113,12 +114,13 @@ class Workload:
 
     @property
     def number(self) -> int:
-        """Calls in all."""
+        """Total number of calls."""
         return sum(calls.number for calls in self.calls)
 
     @property
     def mean_context(self) -> float:
-        """Tokens that a sequence holds in the KV cache, on average over its decoding."""
+        """Tokens that a sequence holds in the KV cache, averaged over its decoding."""
+        # On average half of the completion has been written.
         held = sum(calls.number * (calls.prompt + calls.completion / 2) for calls in self.calls)
         return held / self.number
 
@@ -134,7 +136,7 @@ class Workload:
 
 
 def companions_of(config: JobConfig) -> Companions:
-    """The models that a run trains or asks beside its policy."""
+    """Returns the models that a run needs in addition to its policy."""
     algo = config.algo
     return Companions(
         critic=algo.has_critic and algo.critic == "own_backbone",
@@ -143,16 +145,16 @@ def companions_of(config: JobConfig) -> Companions:
 
 
 def adapters_of(config: JobConfig, model: Architecture) -> int:
-    """Parameters of a run's LoRA adapters; 0 if every weight is trained."""
+    """Returns the parameters of a run's LoRA adapters; 0 if every weight is trained."""
     return model.adapters(config.model.lora_r, config.model.lora_target_modules)
 
 
 def workload_of(config: JobConfig, calls_of: CallsOf) -> Workload:
-    """The calls of one step of a run.
+    """Returns the calls of one step of a run.
 
     Args:
         config: The run.
-        calls_of: What its operator declares; asked only if operators are sampled.
+        calls_of: Returns the stages of its operator; called only if the step samples operators.
 
     Raises:
         ValueError: If the operator's calls are not known.
@@ -196,7 +198,7 @@ def workload_of(config: JobConfig, calls_of: CallsOf) -> Workload:
 def _operator_calls(
     config: JobConfig, stages: Sequence[Stage], stage: Stage, problems: int, completion: int
 ) -> Calls:
-    """One of the operator's stages on all problems."""
+    """Returns the calls of one of the operator's stages on all problems."""
     plan, limit = config.plan, _solution_limit(config)
     held, most = stage.solutions * max(1, round(plan.solution_share * limit)), stage.solutions * limit
     if stage.bound is not None:
@@ -213,7 +215,7 @@ def _operator_calls(
 
 
 def _is_trained(config: JobConfig, stage: Stage, answers: Stage) -> bool:
-    """Answers always are; what leads to them by ``algo.credit``."""
+    """Returns True for answers; for the calls that lead to them ``algo.credit`` decides."""
     algo = config.algo
     if stage is answers:
         return True
@@ -224,13 +226,13 @@ def _is_trained(config: JobConfig, stage: Stage, answers: Stage) -> bool:
 
 
 def _solution_limit(config: JobConfig) -> int:
-    """The most tokens of a solution."""
+    """Returns the limit of the tokens of a solution."""
     rollout = config.rollout
     return rollout.answer_tokens if rollout.thinking_tokens else rollout.max_completion_length
 
 
 def step_flops(config: JobConfig, model: Architecture, work: Workload) -> float:
-    """``training_flops`` of one step of a run, with the models and adapters that its config names."""
+    """Returns ``training_flops`` of one step with the models and adapters that the config names."""
     return training_flops(
         model,
         work,
@@ -248,15 +250,16 @@ def training_flops(
     companions: Companions = ALONE,
     adapters: int = 0,
 ) -> float:
-    """FLOPs of one step's forward and backward passes on all ranks.
+    """Returns the FLOPs of one step's forward and backward passes on all ranks.
 
-    A product of a token with a matrix of P parameters takes 2P forward and 4P backward, and 2P more where
-    the forward pass is recomputed. A query attends to ``context`` keys at 4 * width * context FLOPs forward,
-    the mean over a completion being its prompt and half of itself. The LM head sees trained tokens only and
-    is taken to be recomputed, as it is but for the last chunk of each micro-batch. A critic takes what a
-    policy takes, a reference its forward pass. Weights that LoRA freezes have no gradient, which saves 2P;
-    ``adapters`` are the parameters that it trains instead.
+    The product of a token with a matrix of P parameters takes 2P FLOPs forward and 4P backward, and 2P more
+    if the forward pass is recomputed. Attending from a query to ``context`` keys takes 4 * width * context
+    FLOPs forward; the mean context of a completion is its prompt and half of itself. The LM head runs on
+    trained tokens only and is counted as recomputed, which holds except for the last chunk of each
+    micro-batch. A critic costs as much as a policy, a reference one forward pass. Weights that LoRA freezes
+    have no gradient, which saves 2P; ``adapters`` is the number of parameters that are trained instead.
     """
+    # In units of the forward pass: forward 1, backward 2, recomputation 1.
     passes = 4 if recomputes else 3
     products = 2 * model.layers * model.layer_matrices * work.forwarded
     attention = 0.0
@@ -268,20 +271,21 @@ def training_flops(
     whole = passes * products + attention + 4 * head
     own = whole
     if adapters:
+        # Adapters add their passes; the frozen matrices and head lose one unit each, their gradients.
         own += 2 * passes * adapters * work.forwarded - products - head
     return own + whole * (companions.critic + companions.reference / passes)
 
 
 def longest_row(work: Workload) -> int:
-    """Tokens of the longest sequence that is trained."""
+    """Returns the tokens of the longest sequence that is trained."""
     return max(calls.longest_prompt for calls in work.trained) + work.call_limit
 
 
 def largest_micro_batches(config: JobConfig, work: Workload) -> list[MicroBatchSize]:
-    """For each kind of trained call the micro-batch that needs the most memory.
+    """Returns, for each kind of trained call, the micro-batch that needs the most memory.
 
-    ``train.tokens_per_micro_batch`` bounds the padded tokens, but a row that is longer gets a micro-batch of
-    its own; a group that shares its prompt is one row as long as the bound allows.
+    ``train.tokens_per_micro_batch`` bounds the padded tokens, but a longer row gets a micro-batch of its own;
+    a group that shares its prompt is one row, up to the bound.
     """
     bound = config.train.tokens_per_micro_batch
     return [_largest(calls, work.call_limit, bound) for calls in work.trained]
@@ -292,5 +296,6 @@ def _largest(calls: Calls, limit: int, bound: int) -> MicroBatchSize:
     if not calls.shares_prompt:
         return MicroBatchSize(tokens=max(bound, single))
     length = max(single, min(bound, prompt + calls.per_context * limit))
+    # Shorter completions mean more of them in the row, and each repeats the keys of the prompt.
     together = min(calls.per_context, max(1, (length - prompt) // calls.completion))
     return MicroBatchSize(tokens=max(bound, length), repeated=prompt * together)

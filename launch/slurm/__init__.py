@@ -1,1 +1,1 @@
-"""A Slurm batch script from a config: ``python -m launch.slurm``."""
+"""Writes a Slurm batch script for a config: ``python -m launch.slurm``."""

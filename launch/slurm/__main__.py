@@ -14,17 +14,17 @@ from rollout.build import training_calls
 
 TEMPLATE = Path(__file__).parent / "job.sbatch"
 WORKER_PORT = 8100
-"""Of the first worker on its node, unless ``rollout.port`` names another."""
+"""Port of the first worker on each node, unless ``rollout.port`` sets another."""
 
 
 def main(config: JobConfig, overrides: list[str]) -> None:
-    """Writes the script and says how to start it."""
+    """Writes the script and prints how to submit it."""
     try:
         text = script(config, overrides)
     except ValueError as error:
         sys.exit(f"slurm: {error}")
     path = Path(config.output_dir).absolute() / "job.sbatch"
-    (path.parent / "logs").mkdir(parents=True, exist_ok=True)  # Slurm makes no folder for its output
+    (path.parent / "logs").mkdir(parents=True, exist_ok=True)  # Slurm does not create this folder
     path.write_text(text)
     print(f"Wrote {path}: sbatch {shlex.quote(str(path))}")
     for line in advice(config):
@@ -32,31 +32,31 @@ def main(config: JobConfig, overrides: list[str]) -> None:
 
 
 def advice(config: JobConfig) -> list[str]:
-    """What the job's plan says of its split, and of the time that it has for saving."""
+    """Returns remarks from the job's plan on its split and on the time for saving."""
     try:
         plan = make_plan(config, training_calls)
     except ValueError as error:
-        return [f"No plan of it: {error}"]
+        return [f"No plan could be made: {error}"]
     mine = {split.workers // config.gpus: split for split in plan.splits}[config.launch.worker_nodes]
     if not mine.fits or mine.seconds is None:
-        return ["By its plan it does not fit; see python -m launch.plan with the same options."]
+        return ["According to the plan, it does not fit; see python -m launch.plan with the same options."]
     seconds, lines = mine.seconds.total, []
     if (best := plan.best) is not mine and best.seconds is not None:
         better = f"launch.worker_nodes={best.workers // config.gpus}"
-        lines.append(f"Its plan expects {seconds:.0f} s a step; with {better} {best.seconds.total:.0f} s.")
+        lines.append(f"The plan expects {seconds:.0f} s a step; with {better} {best.seconds.total:.0f} s.")
     if seconds >= config.launch.slurm_grace_seconds:
         lines.append(
             f"A step ({seconds:.0f} s) takes longer than launch.slurm_grace_seconds = "
-            f"{config.launch.slurm_grace_seconds}: told to stop, the job would be killed before it has saved."
+            f"{config.launch.slurm_grace_seconds}: when asked to stop, the job would be killed before saving."
         )
     return lines
 
 
 def script(config: JobConfig, overrides: Sequence[str]) -> str:
-    """The batch script of a job: some nodes run workers, a GPU each, the others the trainer.
+    """Returns the batch script of a job: some nodes run one worker per GPU, the others the trainer.
 
     Raises:
-        ValueError: If there are not enough nodes for both, or the workers are to share the trainer's.
+        ValueError: If there are not enough nodes for both, or workers would share the GPUs of the trainer.
     """
     worker_nodes = config.launch.worker_nodes
     trainer_nodes = config.nodes - worker_nodes

@@ -1,1 +1,1 @@
-"""vLLM workers for a trainer elsewhere: ``python -m launch.workers``."""
+"""vLLM workers for a trainer in another process or machine: ``python -m launch.workers``."""

@@ -1,4 +1,4 @@
-"""``python -m launch.workers``: vLLM workers; those that end are started anew, until it is told to stop."""
+"""``python -m launch.workers``: runs vLLM workers and restarts those that end, until SIGTERM or SIGINT."""
 
 import signal
 import socket
@@ -13,17 +13,18 @@ from rollout.workers.fleet import Fleet
 from rollout.workers.local_worker import LOOPBACK, LocalWorker
 
 LOOK_SECONDS = 1.0
+"""Interval between two checks of the workers."""
 RESTARTS_IN_A_ROW = 3
-"""A worker that ends so often without having been up in between ends the command."""
+"""The command ends if restarting a worker fails this many times in a row."""
 
 
 def main(config: WorkersConfig, overrides: list[str]) -> None:
-    """Workers on fixed ports, so that a trainer finds one again that was started anew."""
+    """Runs the workers on fixed ports, so that a trainer finds a restarted worker again."""
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     try:
-        load_tokenizer(config.model)  # finds a wrong path in seconds; vLLM takes a minute
+        load_tokenizer(config.model)  # reports a wrong path in seconds; vLLM takes a minute
         _serve(Fleet(config.rollout, config.model.path, Path(config.output_dir) / "logs"), config, stop)
     except (ValueError, FileNotFoundError, RuntimeError) as error:
         sys.exit(f"workers: {error}")
@@ -42,23 +43,23 @@ def _serve(fleet: Fleet, config: WorkersConfig, stop: threading.Event) -> None:
 
 
 def _urls(config: WorkersConfig) -> list[str]:
-    """As other processes write them."""
+    """Returns the URLs by which other processes, also on other machines, reach the workers."""
     rollout = config.rollout
     host = rollout.host if rollout.host in LOOPBACK else socket.getfqdn()
     return [f"http://{host}:{rollout.port + i}" for i in range(rollout.num_workers)]
 
 
 def _start_anew(worker: LocalWorker) -> None:
-    """Raises as ``LocalWorker.start`` does, when it failed ``RESTARTS_IN_A_ROW`` times."""
+    """Restarts a worker; after ``RESTARTS_IN_A_ROW`` failures raises the error of ``LocalWorker.start``."""
     for attempt in range(1, RESTARTS_IN_A_ROW + 1):
-        print(f"The worker {worker.url} ended; it is started anew (attempt {attempt}).", flush=True)
+        print(f"The worker {worker.url} ended; restarting it (attempt {attempt}).", flush=True)
         try:
             worker.restart()
         except (ValueError, RuntimeError):
             if attempt == RESTARTS_IN_A_ROW:
                 raise
         else:
-            print(f"The worker {worker.url} is back.", flush=True)
+            print(f"The worker {worker.url} is up again.", flush=True)
             return
 
 
