@@ -1,1 +1,1 @@
-"""Hydra's config root (``pkg://configs``) and the typed schema of every option."""
+"""Hydra's config root (``pkg://configs``) and the typed schema of all options."""

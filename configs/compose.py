@@ -1,6 +1,6 @@
-"""From the command line to a checked dataclass, with errors that name the nearest valid key.
+"""Turns a command line into a checked dataclass, with errors that name the nearest valid key.
 
-What is used of Hydra beyond its public API, messages included, is pinned by tests/test_configs_hydra.py.
+tests/test_configs_hydra.py pins the parts of Hydra used here that are not public API, messages included.
 """
 
 import difflib
@@ -39,11 +39,11 @@ Part = TypeVar("Part", OperatorConfig, RolloutConfig)
 
 
 class ConfigError(ValueError):
-    """A config that cannot run: the message names the option and what to do."""
+    """An invalid config: the message names the option and the remedy."""
 
 
 def _table(node: DictConfig, key: Any) -> DictConfig | None:
-    """The child ``key`` if it holds keys of its own; a missing or interpolated one is not looked at."""
+    """Returns the child ``key`` if it is a table; None if it is missing or interpolated (no value yet)."""
     if OmegaConf.is_missing(node, key) or OmegaConf.is_interpolation(node, key):
         return None
     child = node[key]
@@ -51,6 +51,7 @@ def _table(node: DictConfig, key: Any) -> DictConfig | None:
 
 
 def _keys(node: DictConfig, prefix: str = "") -> Iterable[str]:
+    """Yields all keys with their full names, parents before their children."""
     for key in node:
         name = f"{prefix}{key}"
         yield name
@@ -59,7 +60,11 @@ def _keys(node: DictConfig, prefix: str = "") -> Iterable[str]:
 
 
 def _nearest(key: str, valid: list[str]) -> str:
-    """The valid key most like ``key``: the same name elsewhere, one beside it, any whole key, any name."""
+    """Returns a hint naming the valid key most like ``key``, or an empty string.
+
+    Tries the same last name under any parent, then similar names under the same parent, then similar whole
+    keys, then similar last names.
+    """
     last = {name.rsplit(".", 1)[-1]: name for name in reversed(valid)}
     parent, _, leaf = key.rpartition(".")
     siblings = [name for name in valid if name.rpartition(".")[0] == parent]
@@ -72,7 +77,7 @@ def _nearest(key: str, valid: list[str]) -> str:
 
 
 def _valid_keys(config_name: str) -> list[str]:
-    """Every option, and the groups that a command line may choose from."""
+    """Returns every option, and the groups that a command line may select from."""
     loader = GlobalHydra.instance().config_loader()
     keys = set(_keys(compose(config_name)))
     groups = [name for name in loader.list_groups("") if name in keys or name == "experiment"]
@@ -81,8 +86,9 @@ def _valid_keys(config_name: str) -> list[str]:
 
 
 def _unknown_keys(node: DictConfig, prefix: str = "") -> Iterable[str]:
-    """Keys that no schema has: Hydra's ``+key=value`` adds them without asking."""
+    """Yields keys that no schema has: Hydra's ``+key=value`` adds them without a check."""
     schema = OmegaConf.get_type(node)
+    # A node without a schema, e.g. a dict of task options, may hold any key.
     known = {item.name for item in fields(schema)} if schema and is_dataclass(schema) else set(node)
     for key in node:
         if key not in known:
@@ -92,6 +98,7 @@ def _unknown_keys(node: DictConfig, prefix: str = "") -> Iterable[str]:
 
 
 def _refuse_unknown_keys(config: DictConfig) -> None:
+    """Raises ConfigError for the first unknown key."""
     unknown = list(_unknown_keys(config))
     if unknown:
         valid = [key for key in _keys(config) if key not in unknown]
@@ -99,15 +106,17 @@ def _refuse_unknown_keys(config: DictConfig) -> None:
 
 
 def _explain(error: Exception, config_name: str) -> ConfigError:
-    """Turns Hydra's and OmegaConf's errors into one sentence with the nearest valid key."""
+    """Converts an error of Hydra or OmegaConf into one sentence with the nearest valid key."""
     text = str(error)
     cause = str(error.__cause__ or "")
+    # OmegaConf names the key in the cause, Hydra in its own message.
     match = re.search(r"full_key: (\S+)", cause) or re.search(r"full_key: (\S+)", text)
     match = match or re.search(r"Could not override '([^']+)'", text)
     unknown = any(s in text + cause for s in ("not in struct", "Could not override", "' not in '"))
     if match and unknown and "could not be converted" not in text + cause:
         key = match.group(1)
         return ConfigError(f"'{key}' is not an option.{_nearest(key, _valid_keys(config_name))}")
+    # Any other error: the cause without OmegaConf's type lines.
     first = (cause or text).splitlines()
     detail = " ".join(line.strip() for line in first if line.strip() and "object_type" not in line)
     head = text.splitlines()[0]
@@ -115,7 +124,7 @@ def _explain(error: Exception, config_name: str) -> ConfigError:
 
 
 def resolve(config: DictConfig) -> Any:
-    """The dataclass of a composed config; runs every check.
+    """Converts a composed config to its dataclass, which runs all checks.
 
     Raises:
         ConfigError: If a value is missing or a check fails.
@@ -133,16 +142,16 @@ def resolve(config: DictConfig) -> Any:
 
 
 def load(config_name: str, overrides: list[str] | None = None) -> Any:
-    """Composes ``configs/<config_name>.yaml`` with ``overrides`` and checks it.
+    """Composes ``configs/<config_name>.yaml`` with ``overrides`` and returns the checked dataclass.
 
     Raises:
-        ConfigError: For an unknown key (with the nearest valid one), a bad value, a missing value.
+        ConfigError: For an unknown key (with the nearest valid one), an invalid value, or a missing value.
     """
     return resolve(_composed(config_name, overrides or []))
 
 
 def _composed(config_name: str, overrides: list[str]) -> DictConfig:
-    """The config before its values are checked; every key is known."""
+    """Returns the composed config; its keys are checked, its values are not yet."""
     register()
     with initialize_config_module("configs", version_base="1.3"):
         try:
@@ -154,18 +163,18 @@ def _composed(config_name: str, overrides: list[str]) -> DictConfig:
 
 
 def load_operator(name: str, base: OperatorConfig) -> OperatorConfig:
-    """The operator ``name`` of configs/operator, or ``base``, the run's own, if that is its name.
+    """Returns the operator ``name`` of configs/operator, or ``base``, the run's own, if it has this name.
 
-    What the operator's file does not set is the run's own, and so are prompts and thinking marks: compared
-    operators differ in nothing but the operator.
+    Options that the operator's file does not set, prompts and thinking marks are those of the run, so that
+    compared operators differ in nothing else.
 
     Raises:
-        ConfigError: If there is no such file, or what comes of it fails a check.
+        ConfigError: If there is no such file, or the resulting operator fails a check.
     """
     if name == base.name:
         return base
     with ExitStack() as stack:
-        if not GlobalHydra.instance().is_initialized():  # within a command it is, with its search path
+        if not GlobalHydra.instance().is_initialized():  # a command has initialised it, with its search path
             stack.enter_context(initialize_config_module("configs", version_base="1.3"))
         known = GlobalHydra.instance().config_loader().get_group_options("operator")
         if name not in known:
@@ -183,12 +192,12 @@ def load_operator(name: str, base: OperatorConfig) -> OperatorConfig:
 
 
 def with_options(base: Part, options: Mapping[str, Any], part: str) -> Part:
-    """``base``, a part of a run's config, with other values of some of its options; every check runs.
+    """Returns ``base``, a part of a run's config, with some options replaced; all checks run.
 
     Args:
-        base: Complete: no value is missing.
-        options: New values by the names of the fields.
-        part: What a command line calls ``base``, e.g. ``rollout``; errors name it.
+        base: A complete part: no value is missing.
+        options: New values by field name.
+        part: Name of ``base`` on a command line, e.g. ``rollout``; used in errors.
 
     Raises:
         ConfigError: For an unknown name (with the nearest valid one), or a value that fails a check.
@@ -210,17 +219,17 @@ def run(
     main: Callable[[Any, list[str]], float | None],
     refused: Callable[[list[str]], float | None] = lambda _: None,
 ) -> None:
-    """Entry point of a command: checks the command line, then hands over to Hydra.
+    """Entry point of a command: checks the command line, then calls Hydra.
 
-    ``main(config, overrides)`` gets the checked dataclass and the overrides that made it, in a sweep those of
-    one job; what it returns is a sweeper's objective. Hydra's own flags (``--cfg job``, ``--help``,
-    ``--multirun``, ``--config-dir``) work as usual. A config error ends the program with status 2; in a sweep
-    it ends its job, and ``refused(overrides)`` stands for ``main``.
+    ``main(config, overrides)`` receives the checked dataclass and the overrides it was made from, in a sweep
+    those of one job; its return value is the objective of a sweeper. Hydra's own flags (``--cfg job``,
+    ``--help``, ``--multirun``, ``--config-dir``) work as usual. A config error ends the program with
+    status 2; in a sweep it ends only its job, and ``refused(overrides)`` is called in place of ``main``.
     """
     register()
     args = get_args_parser().parse_args()
     overrides = list(args.overrides)
-    # A folder with groups of the user's own; Hydra adds it itself when it takes over.
+    # A folder with the user's own groups. Added here for the check; ``hydra.main`` below adds it itself.
     own = [f"hydra.searchpath=[file://{Path(args.config_dir).absolute()}]"] if args.config_dir else []
     try:
         if args.cfg or args.info:
@@ -228,7 +237,7 @@ def run(
         elif not (args.help or args.hydra_help or args.shell_completion or args.multirun):
             load(config_name, [*own, *overrides])
     except ConfigError as error:
-        if os.environ.get("RANK", "0") == "0":  # said once, not by every rank
+        if os.environ.get("RANK", "0") == "0":  # printed once, not by every rank
             print(f"{config_name}: {error}", file=sys.stderr)
         sys.exit(2)
 
@@ -237,7 +246,7 @@ def run(
         overrides = list(HydraConfig.get().overrides.task)
         try:
             checked = resolve(config)
-        except ConfigError as error:  # of one job of a sweep: what is checked above are single runs
+        except ConfigError as error:  # from a job of a sweep: single runs are checked above
             print(f"{config_name} ({' '.join(overrides)}): {error}", file=sys.stderr)
             return refused(overrides) if HydraConfig.get().mode is RunMode.MULTIRUN else sys.exit(2)
         return main(checked, overrides)

@@ -1,9 +1,9 @@
 """Exit statuses that all commands share."""
 
 REFUSED = 2
-"""Invalid options."""
+"""Exit status: invalid options."""
 
 PREEMPTED = 75
-"""The run saved a checkpoint because it was told to stop (EX_TEMPFAIL); start it again with resume=auto."""
+"""Exit status: stopped on request after saving (EX_TEMPFAIL). Resume with resume=auto."""
 INTERRUPTED = 130
-"""Ended by Ctrl-C."""
+"""Exit status: ended by Ctrl-C."""

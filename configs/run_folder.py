@@ -1,29 +1,29 @@
-"""The folder of a training run, as far as commands of several packages must know it."""
+"""Names in the folder of a training run that commands of several packages use."""
 
 from pathlib import Path
 
 CHECKPOINTS = "checkpoints"
-"""Its folder of checkpoints, ``step_000020`` and the like."""
+"""Folder of the checkpoints, which are called ``step_000020`` and so on."""
 UNFINISHED = ".unfinished"
-"""Suffix of a checkpoint's name while it is written."""
+"""Suffix of a checkpoint's name while it is being written."""
 MANIFEST = "manifest.json"
-"""What is written last into a checkpoint."""
+"""File that is written last into a checkpoint; it marks the checkpoint as complete."""
 
 
 def is_whole(checkpoint: Path) -> bool:
-    """Whether a checkpoint was written to its end and has its final name. No file is read."""
+    """Returns True if a checkpoint is complete and has its final name. Reads no file."""
     return checkpoint.suffix != UNFINISHED and (checkpoint / MANIFEST).is_file()
 
 
 def refuse_used(output_dir: Path) -> None:
-    """Refuses a folder to a new run, one with ``resume=none``, if it holds a whole checkpoint.
+    """Checks that the folder of a new run (``resume=none``) holds no complete checkpoint.
 
     Raises:
-        ValueError: If it does; with the newest one.
+        ValueError: If it does; the message names the newest one.
     """
     whole = [path for path in sorted((output_dir / CHECKPOINTS).glob("step_*")) if is_whole(path)]
     if whole:
         raise ValueError(
             f"resume is none, but {whole[-1]} exists: a new run would mix with an earlier one. "
-            "Set resume=auto to go on with it, or another output_dir, or remove its checkpoints."
+            "Set resume=auto to resume it, or another output_dir, or remove its checkpoints."
         )

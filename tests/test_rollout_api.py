@@ -294,7 +294,7 @@ def test_a_policy_that_cannot_be_opened_is_refused_with_the_reason(model: str, u
 def test_what_an_endpoint_that_chats_cannot_do_is_refused(model: str, url: str):
     with (
         rollout.open_policy(model, chat_url=f"{url}/v1", chat_model="m") as policy,
-        pytest.raises(ValueError, match=r"operator\.quorum is 0\.5, but an endpoint that chats"),
+        pytest.raises(ValueError, match=r"operator\.quorum is 0\.5, but a chat endpoint"),
     ):
         rollout.pdr(policy, "q", quorum=0.5)
 

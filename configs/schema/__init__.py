@@ -1,7 +1,7 @@
-"""Every option: type, default, unit, meaning, check. YAML files hold only differences from here.
+"""All options: type, default, unit, meaning, check. YAML files hold only differences from these defaults.
 
-One module for each part of a run's config. Checks run once, at ``OmegaConf.to_object``, on the final
-values; they read no file and open no socket.
+There is one module per part of a run's config. Checks run once, in ``OmegaConf.to_object``, on the final
+values; they read no files and open no sockets.
 """
 
 from configs.schema.algo import AlgoConfig

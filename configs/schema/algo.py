@@ -1,4 +1,4 @@
-"""What is optimised, and from which samples."""
+"""The objective, and the samples it is computed from."""
 
 from dataclasses import dataclass, field
 
@@ -13,117 +13,124 @@ DRAFT_CREDITS = ("verdict", "pass_at_k", "contribution")
 
 @dataclass(kw_only=True)
 class AlgoConfig:
-    """What is optimised, and from which samples. Names are TRL's where TRL has the option."""
+    """The objective and its samples. Options have TRL's names where TRL has the option."""
 
     loss_type: str = "cispo"
-    """Policy loss: cispo (the paper's), grpo, dapo (bnpo is another name of it), dr_grpo, gspo, reinforce or
-    ppo (with a critic)."""
+    """Policy loss: cispo (the paper's), grpo, dapo (also called bnpo), dr_grpo, gspo, reinforce or ppo (with
+    a critic)."""
 
     learning_rate: float = 1e-6
-    """AdamW's peak learning rate."""
+    """Peak learning rate of AdamW."""
 
     num_generations: int = 8
-    """Samples per context, G: traces of a problem, refinements of a workspace."""
+    """Samples per context (G): traces of a problem, or refinements of a workspace."""
 
     problems_per_step: int = 32
-    """Groups per step, trace and operator; each has a problem of its own, unless drafts are reused."""
+    """Groups per step, trace and operator. Each has its own problem, unless drafts are reused."""
 
     operator_fraction: float = 0.5
-    """Share of problems and of the loss given to the operator: 0 is plain RL, 1 is operator only."""
+    """Share of the problems and of the loss for the operator: 0 is plain RL, 1 is operator only."""
 
     num_workspaces: int = 1
-    """Workspaces of an operator rollout; num_generations / num_workspaces refinements read each: a group."""
+    """Workspaces of an operator rollout. Each is read by a group of num_generations / num_workspaces
+    refinements."""
 
     credit: list[str] = field(default_factory=lambda: ["refine"])
-    """Calls of the operator that are trained: refine (the answers) always; distil by the mean reward of the
-    refinements that read its workspace; draft as draft_credit says."""
+    """Calls of the operator that are trained: refine (the answers, always required); distil, credited with
+    the mean reward of the refinements that read its workspace; draft, credited according to draft_credit."""
 
     distil_coef: float = 1.0
-    """Weight of the distil calls in the loss, where that of the refinements is 1."""
+    """Weight of the distil calls in the loss, relative to the refinements."""
 
     draft_coef: float = 1.0
-    """Weight of the drafts in the loss, where that of the refinements is 1."""
+    """Weight of the drafts in the loss, relative to the refinements."""
 
     draft_credit: str = "verdict"
-    """A draft's advantage: from its own verdict; pass_at_k (the best of pass_k drafts counts); contribution
-    (mean reward of the answers that read it less that of those that did not)."""
+    """Advantage of a draft: verdict (from its own verdict), pass_at_k (the best of pass_k drafts counts) or
+    contribution (mean reward of the answers that read it minus that of those that did not)."""
 
     credit_rounds: str = "last"
-    """With several rounds, the answers alone (last), or with draft also every attempt on the way (all)."""
+    """With several rounds: credit only the answers (last), or with draft all earlier attempts as well
+    (all)."""
 
     sft_coef: float = 0.1
-    """Weight of the length-normalised NLL of the positive samples (J_SFT)."""
+    """Weight of the length-normalised negative log-likelihood of positive samples (J_SFT)."""
 
     epsilon: float = 0.2
-    """Lower clip of the ratio: 1 - epsilon."""
+    """The ratio is clipped below at 1 - epsilon."""
 
     epsilon_high: float = 5.0
-    """For cispo the largest ratio itself; for the others the upper clip is 1 + epsilon_high. As in TRL."""
+    """For cispo the largest ratio itself; for other losses the upper clip is 1 + epsilon_high. As in TRL."""
 
     advantage_estimator: str = "group_mean"
-    """Baseline of a sample: its group's mean, the mean of the others (leave_one_out, RLOO), or what makes the
-    gradient that of the best of pass_k samples (pass_at_k)."""
+    """Baseline of a sample: mean of its group (group_mean), mean of the other samples (leave_one_out, RLOO),
+    or the one that yields the gradient of the best of pass_k samples (pass_at_k)."""
 
     pass_k: int = 4
-    """Samples of which the best counts, for advantage_estimator=pass_at_k. Below num_generations."""
+    """Number of samples of which the best counts, for advantage_estimator=pass_at_k. Below
+    num_generations."""
 
     scale_rewards: str = "group"
-    """Divide advantages by the standard deviation of the reward: group, batch or none."""
+    """Standard deviation of the reward that advantages are divided by: group, batch or none."""
 
     beta: float = 0.0
-    """Weight of the KL divergence to the reference model (model.path, frozen; k3 estimate). 0 loads none."""
+    """Weight of the KL divergence to the reference model (model.path, frozen; k3 estimate). 0: not loaded."""
 
     use_bias_correction_kl: bool = True
     """Multiply the KL term by the ratio, so that its gradient is that of the reverse KL (DeepSeek-V3.2)."""
 
     entropy_coef: float = 0.0
-    """Weight of the entropy bonus: the mean entropy of the policy on its tokens, in nats."""
+    """Weight of the entropy bonus, the mean entropy of the policy on its tokens in nats."""
 
     num_updates: int = 1
-    """Optimizer steps per pass over a collected batch, each on its own part of the groups."""
+    """Optimizer steps per pass over a collected batch, each on a different part of the groups."""
 
     num_iterations: int = 1
     """Passes over a collected batch."""
 
     vllm_importance_sampling_correction: bool = False
-    """Multiply token losses by exp(trainer's old log-prob - sampler's), limited as the next three say. Off,
-    one update a batch takes its ratio against the sampler's log-probs; several leave the difference alone."""
+    """Multiply token losses by exp(trainer's old log-prob - sampler's), limited by the next three options. If
+    off, a single update per batch uses the sampler's log-probs in its ratio; several do not correct for
+    it."""
 
     vllm_importance_sampling_mode: str = "sequence_mask"
-    """token_truncate (TIS), token_mask (IcePop); sequence_truncate, sequence_mask: one product a sequence."""
+    """token_truncate (TIS) or token_mask (IcePop); sequence_truncate or sequence_mask: one factor per
+    sequence, the product over its tokens."""
 
     vllm_importance_sampling_clip_min: float | None = None
-    """Lower limit of that factor: below it, it is raised to the limit (truncate) or set to 0 (mask)."""
+    """Lower limit of the factor; a smaller one is raised to the limit (truncate) or set to 0 (mask)."""
 
     vllm_importance_sampling_clip_max: float | None = 3.0
-    """Upper limit: above it, the factor is cut to the limit (truncate) or set to 0 (mask)."""
+    """Upper limit of the factor; a larger one is lowered to the limit (truncate) or set to 0 (mask)."""
 
     critic: str = "own_backbone"
-    """PPO's critic: own_backbone (starts as the policy's) or policy_trunk (a head beside the LM's)."""
+    """PPO's critic: own_backbone (initialised from the policy's) or policy_trunk (a head next to the LM
+    head)."""
 
     critic_learning_rate: float = 1e-5
-    """AdamW's peak learning rate of the critic, or of its head on the policy's trunk."""
+    """Peak learning rate of the critic, or of its head on the policy's trunk."""
 
     critic_warmup_steps: int = 0
-    """Steps at the start in which only the critic learns."""
+    """Number of first steps in which only the critic is trained."""
 
     gamma: float = 1.0
-    """Discount of a token in GAE."""
+    """Discount per token in GAE."""
 
     lam: float = 1.0
-    """Lambda of GAE: 1 compares with the whole return, 0 with the next value alone."""
+    """Lambda of GAE: 1 uses the whole return, 0 only the next value."""
 
     whiten_advantages: bool = True
-    """Give the critic's advantages mean 0 and standard deviation 1 over a batch, each role by itself."""
+    """Normalise the critic's advantages to mean 0 and standard deviation 1 over a batch, separately per
+    role."""
 
     cliprange_value: float = 0.2
-    """A value that moved further than this from its old value gains nothing by it."""
+    """Clip of the value loss: a value gains nothing by moving further than this from its old value."""
 
     vf_coef: float = 0.1
-    """Weight of the value loss beside the policy loss, for critic=policy_trunk."""
+    """Weight of the value loss relative to the policy loss, for critic=policy_trunk."""
 
     max_grad_norm: float = 1.0
-    """Gradient clipping, global norm of each model."""
+    """Gradient clipping by the global norm of each model."""
 
     weight_decay: float = 0.0
     adam_beta1: float = 0.9
@@ -132,10 +139,10 @@ class AlgoConfig:
     """Optimizer steps of linear warm-up."""
 
     lr_scheduler_type: str = "constant_with_warmup"
-    """A transformers scheduler name."""
+    """Name of a transformers scheduler."""
 
     mask_truncated_completions: bool = False
-    """Leave samples that ran into max_completion_length out of the loss."""
+    """Drop samples that reached max_completion_length from the loss."""
 
     def __post_init__(self) -> None:
         choice("algo.loss_type", self.loss_type, LOSS_TYPES)
@@ -231,7 +238,7 @@ class AlgoConfig:
 
     @property
     def has_critic(self) -> bool:
-        """Whether advantages are a critic's, token by token."""
+        """True if a critic computes the advantages, token by token."""
         return self.loss_type == "ppo"
 
     @property
@@ -241,9 +248,9 @@ class AlgoConfig:
 
     @property
     def sampler_is_old(self) -> bool:
-        """Whether ratios are against the sampler's log-probs, or the trainer's own of before the batch.
+        """True if ratios use the sampler's log-probs as old ones; False if the trainer's before the batch.
 
-        As in TRL they are the trainer's where a batch gets several updates, or a factor of its own corrects
-        for the mismatch. Otherwise the two differ by the mismatch alone, which the ratio then corrects for.
+        As in TRL, they are the trainer's if a batch gets several updates, or if a separate factor corrects
+        for the mismatch. Otherwise the two differ only by the mismatch, and the ratio corrects for it.
         """
         return self.updates_per_batch == 1 and not self.vllm_importance_sampling_correction

@@ -1,34 +1,34 @@
-"""The demo's tiny policy."""
+"""The tiny policy of the demo."""
 
 from dataclasses import dataclass
 
 
 @dataclass(kw_only=True)
 class ColdStartConfig:
-    """``python -m train.coldstart``: the tiny policy of the demo and how it is made."""
+    """``python -m train.coldstart``: size, training data and training of the demo's tiny policy."""
 
     hidden_size: int = 128
     num_hidden_layers: int = 4
     num_attention_heads: int = 4
-    """Heads of size 32."""
+    """Attention heads, of size 32 with the default hidden_size."""
     num_key_value_heads: int = 2
     intermediate_size: int = 384
     rope_theta: float = 10000.0
     initializer_range: float = 0.04
-    """Standard deviation of the first weights; 0.02 suits wider models and learns slower here."""
+    """Standard deviation of the initial weights; 0.02 suits wider models and learns slower here."""
     vocab_size: int = 1024
-    """Most tokens of the tokenizer; it stops earlier when no frequent pair is left."""
+    """Largest vocabulary of the tokenizer; its training stops earlier when no frequent pair is left."""
 
     solve_share: float = 0.42
     """Share of examples that answer the plain problem."""
     refine_share: float = 0.52
-    """Share that answers from a workspace; what is left is half summaries, half verifications."""
+    """Share of examples that answer from a workspace; the rest is half summaries, half verifications."""
     glance_share: float = 0.5
-    """Of the solve examples: answers without work. The policy starts out doing this as often."""
+    """Share of the solve examples that answer without work; initially the policy does so as often."""
     copy_share: float = 0.5
-    """Of the refine examples: the workspace's first answer, unchecked."""
+    """Share of the refine examples that copy the workspace's first answer unchecked."""
     summary_share: float = 0.06
-    """Of the refine examples: the workspace is a summary instead of drafts."""
+    """Share of the refine examples whose workspace is a summary instead of drafts."""
 
     max_steps: int = 1200
     per_device_train_batch_size: int = 32

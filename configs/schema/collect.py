@@ -1,4 +1,4 @@
-"""Which problems a step draws, and which of their groups it learns from."""
+"""Selection of the problems that a step draws, and of the groups that it learns from."""
 
 from dataclasses import dataclass, field
 
@@ -7,32 +7,36 @@ from configs.schema.checks import at_least, choice, share
 
 @dataclass(kw_only=True)
 class CollectConfig:
-    """What is left out of a step is counted by its reason; ``max_refill`` replaces it."""
+    """Selection of problems and groups. Dropped groups are counted by reason; ``max_refill`` replaces
+    them."""
 
     draft_source: str = "fresh"
-    """Drafts of the operator's first round: fresh samples, reuse (the traces of the same problem: an operator
-    group then costs only its refinements), or cached (from draft_cache as far as it goes)."""
+    """Drafts of the operator's first round: fresh (new samples), reuse (the traces of the same problem, so
+    that an operator group costs only its refinements) or cached (drafts of draft_cache, up to their
+    number)."""
 
     draft_cache: str | None = None
-    """rollouts.jsonl of an earlier python -m rollout on the same problems."""
+    """The rollouts.jsonl of an earlier python -m rollout on the same problems."""
 
     max_staleness: int = 0
-    """Steps that collecting may run ahead of the policy. 0: strictly on-policy, the trainer waits."""
+    """Number of steps that collection may run ahead of the policy. 0: strictly on-policy, the trainer
+    waits."""
 
     drop_equal_rewards: bool = False
-    """Leave out groups whose rewards are all equal: they carry no signal (DAPO's dynamic sampling)."""
+    """Drop groups whose rewards are all equal: they carry no signal (DAPO's dynamic sampling)."""
 
     max_pass_rate: float | None = None
-    """Leave out groups in which at least this share of the samples is right. null: none for that reason."""
+    """Drop groups in which at least this share of the samples is correct. null: keep them."""
 
     draft_accuracy: list[float] = field(default_factory=lambda: [0.0, 1.0])
-    """Keep an operator's groups only if the share of right drafts lies within these two bounds."""
+    """Keep an operator's groups only if the share of correct drafts lies within these two bounds."""
 
     max_refill: int = 0
-    """Times that a step draws further problems in place of those that were left without a group."""
+    """Number of times that a step draws further problems to replace those left without a group."""
 
     max_history_pass_rate: float | None = None
-    """Do not draw a problem again once at least this share of its plain attempts was right."""
+    """Do not draw a problem again once at least this share of its plain attempts was correct. null: no
+    limit."""
 
     def __post_init__(self) -> None:
         choice("collect.draft_source", self.draft_source, ("fresh", "reuse", "cached"))

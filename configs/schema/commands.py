@@ -1,4 +1,4 @@
-"""The config of each command, made of the parts."""
+"""The config of each command, composed of the parts."""
 
 from dataclasses import dataclass, field
 
@@ -24,9 +24,11 @@ class TrainingConfig:
     """``python -m train``"""
 
     output_dir: str = "outputs/train"
-    """Where everything the run writes goes."""
+    """Folder of everything the run writes."""
 
     seed: int = 0
+    """Seed of the run."""
+
     resume: str = "none"
     """``none``, ``auto`` (the newest checkpoint of output_dir, if any) or a checkpoint folder."""
 
@@ -44,7 +46,7 @@ class TrainingConfig:
         self.data.check_training()
         if self.operator.kind in EVALUATION_ONLY:
             raise ValueError(
-                f"operator.kind is {self.operator.kind}, which chooses among answers: there is nothing "
+                f"operator.kind is {self.operator.kind}, which only selects among answers: there is nothing "
                 "to train. Train trace, sr or pdr, and evaluate with it."
             )
         if "oracle" in (self.operator.distiller, *self.operator.distillers):
@@ -61,8 +63,8 @@ class TrainingConfig:
             )
         if self.rollout.chats:
             raise ValueError(
-                "rollout.chat_url is for evaluation only: an endpoint that chats gives neither token ids nor "
-                "log-probs, and takes no weights."
+                "rollout.chat_url is for evaluation only: a chat endpoint returns neither token ids nor "
+                "log-probs, and accepts no weights."
             )
         if self.rollout.temperature == 0:
             raise ValueError("rollout.temperature must be above 0 in training: greedy samples are all equal.")
@@ -73,7 +75,7 @@ class TrainingConfig:
             )
 
     def _check_credit(self) -> None:
-        """What can be credited depends on the operator."""
+        """Checks that the operator makes the calls that are to be credited."""
         algo, operator = self.algo, self.operator
         used = operator.distillers or [operator.distiller]
         if "distil" in algo.credit and (operator.kind != "pdr" or "global_summary" not in used):
@@ -113,20 +115,20 @@ class EvaluationConfig:
     """``python -m rollout``"""
 
     output_dir: str = "outputs/evaluation"
-    """Where rollouts and report go. A folder that holds a part of the same evaluation is gone on with."""
+    """Folder of rollouts and report. If it holds part of the same evaluation, that is resumed."""
 
     seed: int = 0
-    """Every rollout's seed derives from it."""
+    """Base seed that the seed of each rollout derives from."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = MISSING
     operator: OperatorConfig = field(default_factory=OperatorConfig)
     operators: list[str] = field(default_factory=list)
-    """Compare these, by the name of their file in configs/operator. Empty: only ``operator``. Majority votes
-    of as many traces as each of them costs are always in the comparison."""
+    """Operators to compare, by the name of their file in configs/operator. Empty: only ``operator``. Majority
+    votes over as many traces as each of them costs are always added to the comparison."""
 
     samples: int = 1
-    """Rollouts per problem and operator."""
+    """Number of rollouts per problem and operator."""
 
     rewards: RewardsConfig = field(default_factory=RewardsConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
@@ -136,8 +138,8 @@ class EvaluationConfig:
         self.data.check_evaluation()
         if self.rollout.chats and self.operator.quorum < 1:
             raise ValueError(
-                f"operator.quorum is {self.operator.quorum}, but an endpoint that chats (rollout.chat_url) "
-                "cannot hand over a part of a draft. Set it to 1."
+                f"operator.quorum is {self.operator.quorum}, but a chat endpoint (rollout.chat_url) "
+                "cannot return part of a draft. Set it to 1."
             )
         if len(set(self.operators)) < len(self.operators):
             raise ValueError(f"operators names one twice: {self.operators}.")
@@ -148,7 +150,7 @@ class WorkersConfig:
     """``python -m launch.workers``"""
 
     output_dir: str = "outputs/workers"
-    """The workers' logs go to its ``logs``."""
+    """Folder whose ``logs`` holds the logs of the workers."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
@@ -156,20 +158,20 @@ class WorkersConfig:
     def __post_init__(self) -> None:
         if self.rollout.urls or self.rollout.chats:
             raise ValueError(
-                "rollout.urls and rollout.chat_url are for those who use workers: unset them here."
+                "rollout.urls and rollout.chat_url are for clients of workers, not for workers: unset them here."
             )
         at_least("rollout.port of launch.workers", self.rollout.port, 1)
 
 
 @dataclass(kw_only=True)
 class JobConfig(TrainingConfig):
-    """``python -m launch`` and ``python -m launch.plan``: a run and its machines."""
+    """``python -m launch``, ``launch.plan`` and ``launch.slurm``: a run and its machines."""
 
     nodes: int = 1
-    """Machines of the job."""
+    """Number of machines."""
 
     gpus: int = 0
-    """GPUs of each machine; 0: the CPU."""
+    """GPUs of each machine; 0: run on the CPU."""
 
     launch: LaunchConfig = field(default_factory=LaunchConfig)
     plan: PlanConfig = field(default_factory=PlanConfig)
@@ -182,7 +184,7 @@ class JobConfig(TrainingConfig):
 
 
 def register() -> None:
-    """Makes the schemas known to Hydra; safe to call more than once."""
+    """Registers the schemas with Hydra; may be called more than once."""
     store = ConfigStore.instance()
     store.store(group="schema", name="training", node=TrainingConfig)
     store.store(group="schema", name="evaluation", node=EvaluationConfig)

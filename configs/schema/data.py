@@ -1,4 +1,4 @@
-"""Where problems come from."""
+"""The source of the problems."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,13 +8,13 @@ from configs.schema.checks import at_least, choice
 
 @dataclass(kw_only=True)
 class DataConfig:
-    """Where problems come from. Each has a question and a gold answer that must parse."""
+    """The source of the problems. Each has a question and a gold answer that must parse."""
 
     source: str = "jsonl"
     """``jsonl`` (data.path), ``hf`` (data.name) or ``reasoning_gym`` (data.task)."""
 
     path: str | None = None
-    """JSONL file with the fields id, question, answer, source (id and source may be missing)."""
+    """JSONL file with the fields question, answer and, optionally, id and source."""
 
     eval_path: str | None = None
     """JSONL file of held-out problems, for evaluation during training."""
@@ -41,25 +41,25 @@ class DataConfig:
     """Options of that task, e.g. {min_terms: 4, max_terms: 4}."""
 
     task_seed: int = 0
-    """Seed of the task's generator; independent of the run's seed, so that all seeds share problems."""
+    """Seed of the task's generator; independent of the run's seed, so that all runs share the problems."""
 
     num_train: int = 10000
     """Training problems to generate (reasoning_gym)."""
 
     num_held_out: int = 500
-    """Held-out problems to generate (reasoning_gym). Training problems leave all of them out, so another
-    number may change those, too."""
+    """Held-out problems to generate (reasoning_gym). They are excluded from the training problems, so
+    changing this number may change those, too."""
 
     num_eval: int = 500
-    """Held-out problems that a training evaluates on: the first ones of eval_path, of eval_split or of those
-    generated. It changes no training problem."""
+    """Number of held-out problems that a training evaluates on: the first of eval_path, of eval_split or of
+    the generated ones. Does not affect the training problems."""
 
     limit: int | None = None
-    """Problems that ``python -m rollout`` evaluates: the first ones of path, of split or of the generated
-    held-out ones. null: all."""
+    """Number of problems that ``python -m rollout`` evaluates: the first of path, of split or of the
+    generated held-out ones. null: all."""
 
     on_bad_gold: str = "refuse"
-    """What to do with a gold answer that does not parse: ``refuse`` the data, or ``drop`` and count."""
+    """Handling of gold answers that do not parse: ``refuse`` the data, or ``drop`` and count them."""
 
     def __post_init__(self) -> None:
         choice("data.source", self.source, ("jsonl", "hf", "reasoning_gym"))
@@ -74,24 +74,24 @@ class DataConfig:
             at_least("data.limit", self.limit, 1)
 
     def check_training(self) -> None:
-        """Checks what only a training uses.
+        """Checks the options that only a training uses.
 
         Raises:
-            ValueError: If it is to evaluate on more problems than are held out, or ``limit`` is set.
+            ValueError: If ``num_eval`` exceeds the number of held-out problems, or ``limit`` is set.
         """
         if self.limit is not None:
             raise ValueError(
                 f"data.limit is {self.limit}, but it is for evaluations (python -m rollout). A training "
-                "takes all of a file or split. For fewer problems set data.num_train (generated ones) or "
+                "uses all of a file or split. For fewer problems set data.num_train (generated ones) or "
                 "data.num_eval (held-out ones)."
             )
         self._check_held_out("num_eval", self.num_eval)
 
     def check_evaluation(self) -> None:
-        """Checks what only an evaluation uses.
+        """Checks the options that only an evaluation uses.
 
         Raises:
-            ValueError: If ``limit`` is more than there are held-out problems.
+            ValueError: If ``limit`` exceeds the number of held-out problems.
         """
         self._check_held_out("limit", self.limit or 0)
 

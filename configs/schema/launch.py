@@ -1,4 +1,4 @@
-"""A whole job: where workers and trainer run, and what its plan assumes."""
+"""A whole job: machines, launch of workers and trainer, and the assumptions of its plan."""
 
 from dataclasses import dataclass
 
@@ -7,18 +7,19 @@ from configs.schema.checks import at_least, share
 
 @dataclass(kw_only=True)
 class HardwareConfig:
-    """One device, by its maker's data sheet."""
+    """One device, with the figures of its data sheet."""
 
     name: str = "h100"
+    """Name of the device in plans."""
 
     memory_gib: float = 79.6
-    """Memory of one GPU, GiB, as the driver reports it; on CPU that of the machine for one rank."""
+    """Memory of one GPU as the driver reports it, GiB; on CPU the memory available to one rank."""
 
     bf16_tflops: float = 989.0
     """Dense bfloat16 matrix products, TFLOP/s."""
 
     bandwidth_gbps: float = 3350.0
-    """Of its memory, GB/s."""
+    """Memory bandwidth, GB/s."""
 
     def __post_init__(self) -> None:
         for name in ("memory_gib", "bf16_tflops", "bandwidth_gbps"):
@@ -28,24 +29,25 @@ class HardwareConfig:
 
 @dataclass(kw_only=True)
 class LaunchConfig:
-    """How the trainer is launched. On a machine with GPUs each of ``rollout.num_workers`` takes one, and the
-    trainer the others."""
+    """Launch of the trainer. On a machine with GPUs, each of ``rollout.num_workers`` uses one GPU, and the
+    trainer uses the others."""
 
     worker_nodes: int = 1
-    """Of several nodes, those that run workers, one on each GPU (``python -m launch.slurm``)."""
+    """Number of nodes that run workers, one on each GPU (``python -m launch.slurm``)."""
 
     trainer_port: int = 29500
-    """Where the ranks of several nodes meet."""
+    """Rendezvous port of the ranks on several nodes."""
 
     slurm_time: str = "24:00:00"
-    """The longest that the job may run, as sbatch --time has it."""
+    """Time limit of the job, in the format of sbatch --time."""
 
     slurm_grace_seconds: int = 600
-    """Before that and before a preemption the job is told to stop; a step and a checkpoint must fit in."""
+    """Seconds before the time limit or a preemption at which the job is asked to stop. Must be long enough
+    for a step and a checkpoint."""
 
     accelerate: str = "auto"
-    """File in launch/accelerate, without .yaml, or the path of one of your own. auto: cpu_zero2 without
-    GPUs, gpu_zero3 on one node, multinode_zero3 on several."""
+    """Name of a file in launch/accelerate, without .yaml, or a path. auto: cpu_zero2 without GPUs, gpu_zero3
+    on one node, multinode_zero3 on several."""
 
     def __post_init__(self) -> None:
         at_least("launch.worker_nodes", self.worker_nodes, 1)
@@ -55,37 +57,37 @@ class LaunchConfig:
 
 @dataclass(kw_only=True)
 class PlanConfig:
-    """``python -m launch.plan``: what it assumes. Every value is shown beside the result."""
+    """Assumptions of ``python -m launch.plan``, all printed with the result."""
 
     mean_question_tokens: int = 256
-    """Tokens of a problem with its prompt, on average."""
+    """Mean tokens of a problem with its prompt."""
 
     max_question_tokens: int = 2048
-    """The longest problem with its prompt, tokens."""
+    """Tokens of the longest problem with its prompt."""
 
     completion_share: float = 0.5
-    """Mean length of a completion, as a share of the most that a call may write."""
+    """Mean length of a completion, as a share of the limit of a call."""
 
     solution_share: float = 0.4
-    """Mean length of a solution, the part after thinking, as a share of its limit."""
+    """Mean length of a solution (the part after the thinking), as a share of its limit."""
 
     train_mfu: float = 0.35
     """Share of hardware.bf16_tflops that the update reaches, communication included."""
 
     prefill_mfu: float = 0.4
-    """Share of hardware.bf16_tflops that a worker reaches in reading prompts."""
+    """Share of hardware.bf16_tflops that a worker reaches when it reads prompts."""
 
     decode_bandwidth_share: float = 0.6
-    """Share of hardware.bandwidth_gbps that a worker reaches in decoding."""
+    """Share of hardware.bandwidth_gbps that a worker reaches when it decodes."""
 
     worker_activation_gib: float = 4.0
-    """Memory of a worker beside weights and KV cache, GiB."""
+    """Memory of a worker in addition to weights and KV cache, GiB."""
 
     runtime_gib: float = 3.0
-    """Of a trainer's GPU: CUDA context, NCCL's buffers and what the allocator cannot use, GiB."""
+    """Memory of a trainer's GPU for CUDA context, NCCL buffers and allocator fragmentation, GiB."""
 
     publish_gbps: float = 5.0
-    """Writing the weights once and reading them on all workers, GB/s."""
+    """Rate of publishing: writing the weights once and reading them on all workers, GB/s."""
 
     def __post_init__(self) -> None:
         for name in (

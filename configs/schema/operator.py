@@ -9,93 +9,93 @@ from configs.schema.checks import at_least, choice, choice_or_import
 DISTILLERS = ("global_summary", "shared_topk", "per_sample_topk", "random_k", "all", "oracle")
 KINDS = ("trace", "sr", "pdr", "majority", "best_of_n")
 EVALUATION_ONLY = ("majority", "best_of_n")
-"""Operators that choose among answers rather than write one: there is nothing to train."""
+"""Operators that select among answers and write none: there is nothing to train."""
 
 
 @dataclass(kw_only=True)
 class PromptsConfig:
-    """The texts of the six kinds of call. The paper's own are not public; these are ours."""
+    """The prompt texts of the calls, written for this project: the paper's are not public."""
 
     solve: str = MISSING
-    """Placeholder: {question}."""
+    """Prompt of a trace or a draft. Placeholder: {question}."""
     draft: str = MISSING
-    """One draft inside a workspace. Placeholders: {number}, {solution}."""
+    """Text of one draft in a workspace. Placeholders: {number}, {solution}."""
     refine: str = MISSING
-    """Placeholders: {question}, {workspace}."""
+    """Prompt of a refinement. Placeholders: {question}, {workspace}."""
     distil: str = MISSING
-    """Placeholders: {question}, {drafts}, {kappa}."""
+    """Prompt of a workspace summary. Placeholders: {question}, {drafts}, {kappa}."""
     verify: str = MISSING
-    """Placeholders: {question}, {solution}."""
+    """Prompt of a verification. Placeholders: {question}, {solution}."""
     analyse: str = MISSING
-    """Asks for the errors of a solution (error_analysis). Placeholders: {question}, {solution}."""
+    """Prompt that asks for the errors of a solution. Placeholders: {question}, {solution}."""
     analysis: str = MISSING
-    """The workspace that comes of it. Placeholders: {draft}, {analysis}."""
+    """Text of the workspace made from an error analysis. Placeholders: {draft}, {analysis}."""
 
 
 @dataclass(kw_only=True)
 class ThinkingConfig:
-    """How thinking is marked, and how it is closed by force."""
+    """The marks around thinking, and the text that closes it by force."""
 
     open: str = "<think>"
-    """Opens the thinking part of a completion."""
+    """Mark that opens the thinking part of a completion."""
 
     close: str = "</think>"
-    """Closes it. What follows is the solution, the only part that may enter a workspace."""
+    """Mark that closes it. What follows is the solution, the only part that may enter a workspace."""
 
     force: str = "\n\nTime is up. I give my final answer now.\n</think>\n\n"
-    """Put in where thinking reaches rollout.thinking_tokens; must hold the closing mark."""
+    """Text inserted when thinking reaches rollout.thinking_tokens; must contain the closing mark."""
 
     def __post_init__(self) -> None:
         if self.close not in self.force:
             raise ValueError(
-                f"operator.thinking.force must hold operator.thinking.close, which is {self.close!r}; "
+                f"operator.thinking.force must contain operator.thinking.close, which is {self.close!r}; "
                 f"got {self.force!r}."
             )
 
 
 @dataclass(kw_only=True)
 class OperatorConfig:
-    """The improvement operator: how drafts become a workspace, and a workspace an answer."""
+    """The improvement operator, which turns drafts into a workspace and a workspace into an answer."""
 
     name: str = "pdr"
-    """What reports call it; the name of its file in configs/operator."""
+    """Name in reports; that of its file in configs/operator."""
 
     kind: str = "pdr"
     """``trace`` (one chain of thought), ``sr`` (sequential refinement), ``pdr``, ``majority``, ``best_of_n``,
     or ``package.module:Class``, a subclass of rollout.operators.Operator."""
 
     schedule: list[int] = field(default_factory=lambda: [4, 1])
-    """Calls in each round, e.g. [8,4,1]. The last width is 1: the answer. trace is [1], sr is [1,1,...];
-    for majority and best_of_n it is [n], the traces to choose from."""
+    """Number of calls in each round (its width), e.g. [8,4,1]. The last width is 1, the answer. For trace
+    [1], for sr [1,1,...], for majority and best_of_n [n], the number of traces to select from."""
 
     error_analysis: bool = False
-    """Between rounds of sr, ask the policy for the errors of its solution."""
+    """Ask the policy for the errors of its solution between rounds of sr."""
 
     distiller: str = "shared_topk"
-    """How drafts become a workspace: global_summary, shared_topk, per_sample_topk, random_k, all, oracle, or
-    ``package.module:function``, an async function of a rollout.distiller.DistilContext."""
+    """Method that turns drafts into a workspace: global_summary, shared_topk, per_sample_topk, random_k, all,
+    oracle, or ``package.module:function``, an async function of a rollout.distiller.DistilContext."""
 
     top_k: int = 4
-    """Drafts that shared_topk, per_sample_topk, random_k and oracle keep (k)."""
+    """Number of drafts (k) that shared_topk, per_sample_topk, random_k and oracle keep."""
 
     oracle: str = "only_correct"
-    """Drafts that the oracle admits: only_correct or only_wrong. It knows the gold: for ablations only."""
+    """Drafts that the oracle admits: only_correct or only_wrong. It uses gold answers: for ablations only."""
 
     quorum: float = 1.0
     """Share of a round's drafts that its distil waits for; the others are then aborted on the worker."""
 
     workspace_tokens: int = 8192
-    """The bound kappa on a workspace, in tokens of the policy's tokenizer."""
+    """Limit of a workspace (kappa), in tokens of the policy's tokenizer."""
 
     drafts: list[int] = field(default_factory=list)
-    """In training, the least and the most drafts of the first round, drawn for each problem, in place of the
-    first width of the schedule. Empty: the schedule's."""
+    """In training, the range [min, max] from which the number of drafts in the first round is drawn for each
+    problem, in place of the schedule's first width. Empty: the schedule's."""
 
     top_k_range: list[int] = field(default_factory=list)
-    """In training, the least and the most for top_k, drawn for each problem. Empty: top_k."""
+    """In training, the range [min, max] from which top_k is drawn for each problem. Empty: top_k."""
 
     distillers: list[str] = field(default_factory=list)
-    """In training, distillers of which one is drawn for each problem. Empty: distiller."""
+    """In training, the distillers from which one is drawn for each problem. Empty: distiller."""
 
     thinking: ThinkingConfig = field(default_factory=ThinkingConfig)
     prompts: PromptsConfig = field(default_factory=PromptsConfig)
@@ -121,7 +121,7 @@ class OperatorConfig:
         if values and not (len(values) == 2 and 1 <= values[0] <= values[1]):
             raise ValueError(
                 f"operator.{name} must be two numbers of at least 1, the lower first, got {values}; "
-                "[] leaves it alone."
+                "[] turns it off."
             )
 
     def _check_schedule(self) -> None:
@@ -129,12 +129,12 @@ class OperatorConfig:
         if kind in EVALUATION_ONLY:
             if len(schedule) != 1:
                 raise ValueError(
-                    f"operator.schedule of {kind} must be [n], the traces to choose from; got {schedule}."
+                    f"operator.schedule of {kind} must be [n], the traces to select from; got {schedule}."
                 )
             return
         if schedule[-1] != 1:
             raise ValueError(
-                f"operator.schedule must end in 1, the call that gives the answer; got {schedule}. "
+                f"operator.schedule must end in 1, the call that writes the answer; got {schedule}. "
                 f"Did you mean {[*schedule, 1]}?"
             )
         if kind == "trace" and schedule != [1]:

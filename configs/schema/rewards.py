@@ -9,20 +9,20 @@ ANSWER_FORMS = ("tag", "choice", "marker", "bare", "math", "number")
 
 @dataclass(kw_only=True)
 class WeightsConfig:
-    """The weight of each reward term; a term of weight 0 is not computed. docs/rewards.md has them."""
+    """Weights of the reward terms; a term of weight 0 is not computed. docs/rewards.md describes them."""
 
     outcome: float = 1.0
     """1 for a correct answer, else wrong_reward."""
     overlong: float = 0.0
-    """From 0 to -1 over the last overlong_buffer tokens."""
+    """Falls from 0 to -1 over the last overlong_buffer tokens."""
     format: float = 0.0
-    """-1 unless the thinking is closed once and the answer is in one box."""
+    """-1 unless thinking is closed and not repeated, and the answer is in one box."""
     repetition: float = 0.0
     """Minus the share of repeated word sequences."""
     length: float = 0.0
     """From 0.5 (shortest) to -0.5 (longest) among the correct completions of a group."""
     copy: float = 0.0
-    """-1 for a draft of the workspace given again."""
+    """-1 for a copy of one of the workspace's drafts."""
     leak: float = 0.0
     """-1 for a workspace summary that states an answer."""
 
@@ -36,31 +36,31 @@ class RewardsConfig:
     """The verifier and the shaping of its verdicts."""
 
     kind: str = "math"
-    """``math`` (math-verify behind cheap exact tests) or ``custom`` (rewards.path)."""
+    """``math`` (cheap exact tests, then math-verify) or ``custom`` (rewards.path)."""
 
     path: str | None = None
-    """A custom reward function, ``package.module:function``; runs in the same killable processes."""
+    """Custom reward function, ``package.module:function``; runs in the same killable processes."""
 
     num_workers: int = 2
-    """Verifier processes."""
+    """Number of verifier processes."""
 
     limit_seconds: float = 3.0
-    """Hard limit for one answer; its process is killed and replaced after that."""
+    """Hard time limit of one answer; its process is then killed and replaced."""
 
     memory_limit_mb: int = 1024
     """Address space of one verifier process, MiB."""
 
     forms: list[str] = field(default_factory=list)
-    """Where an answer may stand outside a box: tag, choice, marker, bare, math, number. []: box only."""
+    """Accepted forms of an answer outside a box: tag, choice, marker, bare, math, number. []: box only."""
 
     max_failure_share: float = 0.02
-    """Above this share of timeouts and errors the run says so loudly."""
+    """Share of timeouts and errors above which an error is logged."""
 
     weights: WeightsConfig = field(default_factory=WeightsConfig)
-    """Of the reward's terms, which are logged apart."""
+    """Weights of the reward's terms, which are logged separately."""
 
     wrong_reward: float = -1.0
-    """Outcome of an answer that is not correct: -1 (the paper's), or 0."""
+    """Outcome term of an answer that is not correct: -1 (the paper's) or 0."""
 
     overlong_buffer: int = 4096
     """Tokens before max_completion_length over which the overlong penalty grows to 1."""

@@ -1,4 +1,4 @@
-"""Sampling and the workers that do it."""
+"""Sampling, and the workers that sample."""
 
 from dataclasses import dataclass, field
 
@@ -22,104 +22,106 @@ WITHOUT_EFFECT = (
     "enable_sleep_mode",
     "num_threads",
 )
-"""Options that may differ when a run goes on: where and how fast it samples, not what."""
+"""Options that may change when a run is resumed: they affect where and how fast it samples, not what."""
 
 
 @dataclass(kw_only=True)
 class RolloutConfig:
-    """Sampling and the vLLM workers that do it."""
+    """Sampling, and the vLLM workers that sample."""
 
     urls: list[str] = field(default_factory=list)
-    """vLLM servers to use, with VLLM_API_KEY of the environment as their key. Empty: start local workers."""
+    """URLs of vLLM servers to use, with VLLM_API_KEY of the environment as key. Empty: start local
+    workers."""
 
     num_workers: int = 1
-    """Local workers to start when ``urls`` is empty; on CPU they share the cores, on GPU each has its own."""
+    """Local workers to start if ``urls`` is empty. They share the cores on CPU; on GPUs each has its own."""
 
     chat_url: str = ""
-    """Evaluate on any OpenAI-compatible endpoint instead, e.g. https://api.openai.com/v1, with
-    OPENAI_API_KEY of the environment. ``model.path`` then only names the tokenizer that counts."""
+    """URL of an OpenAI-compatible chat endpoint to evaluate, e.g. https://api.openai.com/v1, with the
+    environment's OPENAI_API_KEY as key. ``model.path`` then only names the tokenizer that counts tokens."""
 
     chat_model: str = ""
-    """What the endpoint at ``chat_url`` calls its model."""
+    """Name of the model at the endpoint ``chat_url``."""
 
     temperature: float = 1.0
+    """Sampling temperature; 0 is greedy (evaluation only)."""
     top_p: float = 1.0
-    """Other than 1, the sampler's log-probs no longer describe the trained distribution."""
+    """Nucleus sampling. With any value but 1, the sampler's log-probs do not describe the trained policy."""
 
     max_completion_length: int = 2048
-    """The most tokens that one call may write, thinking included. Not used with thinking_tokens."""
+    """Limit of the tokens that one call may write, thinking included. Not used with thinking_tokens."""
 
     thinking_tokens: int = 0
-    """Thinking that is still open after so many tokens is closed by force. 0: no limit of its own."""
+    """Thinking that is still open after this many tokens is closed by force. 0: no separate limit."""
 
     answer_tokens: int = 2048
-    """With thinking_tokens: tokens that a call may write after its thinking."""
+    """With thinking_tokens: limit of the tokens that a call may write after its thinking."""
 
     max_concurrency: int = 256
     """Requests in flight at once, over all workers."""
 
     request_timeout_seconds: float = 600.0
-    """The longest that one request may take, and that an endpoint may ask us to wait (Retry-After)."""
+    """Time limit of one request, and of the wait that an endpoint may ask for (Retry-After)."""
 
     max_retries: int = 5
-    """Times that a request is sent again after a broken connection, a timeout, a 429 or a 5xx."""
+    """How often a request is sent again after a broken connection, a timeout, a 429 or a 5xx."""
 
     start_timeout_seconds: float = 300.0
-    """The longest that a local worker may take to answer for the first time, and that one of ``urls`` which
-    broke is waited for."""
+    """Time limit for the first answer of a local worker, and for the return of a broken worker of
+    ``urls``."""
 
     publish_timeout_seconds: float = 300.0
-    """The longest that publishing weights to a worker may take."""
+    """Time limit for publishing weights to a worker."""
 
     weight_transfer: str = "directory"
-    """How weights reach the workers: directory (one that all can read), nccl (between GPUs) or gloo (the
-    same by way of host memory). The last two need no shared disk; the workers must reach the trainer."""
+    """How weights reach the workers: directory (a folder that all can read), nccl (between GPUs) or gloo
+    (through host memory). The last two need no shared disk, but workers must be able to reach the trainer."""
 
     pause_mode: str = "keep"
-    """What publishing does with requests in flight: keep (they go on with the new weights) or wait (they end
-    first, with the old ones)."""
+    """Requests in flight during publishing: keep (they continue with the new weights) or wait (they are
+    finished first, with the old weights)."""
 
     host: str = "127.0.0.1"
-    """Address that local workers listen on. Others than this machine reach them only with VLLM_API_KEY."""
+    """Address that local workers listen on. Requests from other machines need VLLM_API_KEY."""
 
     port: int = 0
-    """Port of the first local worker, the others follow; 0 picks free ones."""
+    """Port of the first local worker; the others use the next ones. 0: free ports."""
 
     dtype: str = "auto"
-    """Precision of the local worker: auto (the model's), float32 or bfloat16."""
+    """Precision of local workers: auto (the model's), float32 or bfloat16."""
 
     max_model_len: int = 4096
-    """Prompt plus completion tokens that the local worker accepts."""
+    """Limit of prompt plus completion tokens in a local worker."""
 
     max_num_seqs: int = 256
-    """Sequences that the local worker decodes at once."""
+    """Sequences that a local worker decodes at once."""
 
     kv_cache_gib: int = 4
     """KV cache of each CPU worker, GiB (VLLM_CPU_KVCACHE_SPACE)."""
 
     num_threads: int = 0
-    """Threads of each CPU worker's model; 0 shares the cores out, but for one each."""
+    """Threads of each CPU worker's model. 0: an equal share of the cores, less one for its server."""
 
     gpu_memory_utilization: float = 0.92
-    """Share of its GPU's memory that a local worker takes."""
+    """Share of its GPU's memory that a local worker uses."""
 
     enable_sleep_mode: bool = False
-    """Trainer and workers share GPUs: workers give their memory back while the trainer updates, weights to
-    the host, KV cache dropped. Leave room for the trainer's weights and optimizer: gpu_memory_utilization."""
+    """Trainer and workers share GPUs: during an update workers move their weights to the host and drop their
+    KV cache. Lower gpu_memory_utilization to leave room for the trainer's weights and optimizer."""
 
     enforce_eager: bool = True
-    """Skip compilation: starts sooner, decodes a little slower."""
+    """Do not compile the model: a faster start, slightly slower decoding."""
 
     @property
     def call_tokens(self) -> int:
-        """The most tokens that the policy may write in one call."""
+        """Limit of the tokens that the policy may write in one call."""
         if self.thinking_tokens:
             return self.thinking_tokens + self.answer_tokens
         return self.max_completion_length
 
     @property
     def chats(self) -> bool:
-        """Whether calls go to an endpoint that chats: text in, text out."""
+        """True if calls go to a chat endpoint: text in, text out."""
         return bool(self.chat_url)
 
     def __post_init__(self) -> None:
@@ -164,13 +166,13 @@ class RolloutConfig:
             raise ValueError(f"rollout.chat_model is '{self.chat_model}', but rollout.chat_url is not set.")
         if self.chats and self.thinking_tokens:
             raise ValueError(
-                f"rollout.thinking_tokens is {self.thinking_tokens}, but an endpoint that chats "
-                "(rollout.chat_url) takes no half-written completion back. Set it to 0."
+                f"rollout.thinking_tokens is {self.thinking_tokens}, but a chat endpoint "
+                "(rollout.chat_url) cannot continue a half-written completion. Set it to 0."
             )
         if self.chats and self.urls:
-            raise ValueError("Set rollout.urls (vLLM servers) or rollout.chat_url (an endpoint that chats).")
+            raise ValueError("Set either rollout.urls (vLLM servers) or rollout.chat_url (a chat endpoint).")
         if self.num_workers > 1 and (self.urls or self.chats):
             raise ValueError(
                 f"rollout.num_workers is {self.num_workers}, but with rollout.urls or rollout.chat_url no "
-                "local worker is started."
+                "local worker is started. Leave it at 1."
             )

@@ -1,4 +1,4 @@
-"""Several trainings that are compared with one another."""
+"""A study: several trainings that are compared with one another."""
 
 from dataclasses import dataclass, field
 
@@ -9,16 +9,16 @@ from configs.schema.checks import above, at_least
 
 @dataclass(kw_only=True)
 class ArmConfig:
-    """One training of a study, made with every seed."""
+    """One training of a study, repeated with every seed."""
 
     name: str = MISSING
-    """Its row in the table, and its folder."""
+    """Name of its row in the table and of its folder."""
 
     start: str = ""
-    """The arm whose last policy it starts from, with the same seed. Empty: the cold start."""
+    """Name of the arm whose last policy (of the same seed) it starts from. Empty: the cold start."""
 
     overrides: list[str] = field(default_factory=list)
-    """What sets it apart, as on the command line of ``python -m train``."""
+    """Its own overrides, as on the command line of ``python -m train``."""
 
 
 @dataclass(kw_only=True)
@@ -26,28 +26,28 @@ class StudyConfig:
     """``python -m train.study``"""
 
     output_dir: str = "outputs/study"
-    """Where everything goes. What is done there already is not done again."""
+    """Folder of the study. Parts that are done already are skipped."""
 
     seeds: list[int] = field(default_factory=lambda: [0])
-    """Every arm is trained once with each."""
+    """Seeds; every arm is trained once with each."""
 
     accelerate: str = "cpu_zero2"
-    """The file of launch/accelerate that trainings are launched with."""
+    """Name of the file in launch/accelerate that trainings are launched with."""
 
     training: list[str] = field(default_factory=list)
-    """Overrides of every training, and of the cold start."""
+    """Overrides of all trainings and of the cold start."""
 
     evaluation: list[str] = field(default_factory=list)
     """Overrides of ``python -m rollout``, which evaluates the last policy of every arm."""
 
     arms: list[ArmConfig] = field(default_factory=list)
-    """In an order in which each comes after the one that it starts from."""
+    """The arms; each comes after the one that it starts from."""
 
     differences: list[list[str]] = field(default_factory=list)
-    """Pairs of arms (``cold start`` is one) whose paired differences are reported."""
+    """Pairs of arms (or ``cold start``) whose paired differences are reported."""
 
     stage_timeout_seconds: float = 86_400.0
-    """The longest that one training, export or evaluation may take."""
+    """Time limit of one training, export or evaluation."""
 
     def __post_init__(self) -> None:
         above("stage_timeout_seconds", self.stage_timeout_seconds, 0)
@@ -58,7 +58,7 @@ class StudyConfig:
         for arm in self.arms:
             if arm.start and arm.start not in known:
                 raise ValueError(
-                    f"The arm '{arm.name}' starts from '{arm.start}', which is none of those before it: "
+                    f"The arm '{arm.name}' starts from '{arm.start}', which is not among the arms before it: "
                     f"{', '.join(known)}."
                 )
             if arm.name in known:

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from configs.schema.checks import at_least, choice
 
 SHARE_FROM = 0.1
-"""A group shares its prompt if that saves at least this share of its tokens. Below it, attending to each
-completion by itself costs more than it saves. The trainer packs by it, and ``launch.plan`` counts with it."""
+"""A group shares its prompt if that saves at least this share of its tokens. Below it, the separate attention
+of each completion costs more than sharing saves. Used by the trainer's packing and by ``launch.plan``."""
 
 HEAD_CHUNK_BYTES = 512 * 2**20
 """Bytes of fp32 logits that go through the LM head at once. Used by the trainer and by ``launch.plan``."""
@@ -14,22 +14,22 @@ HEAD_CHUNK_BYTES = 512 * 2**20
 
 @dataclass(kw_only=True)
 class TrainConfig:
-    """The loop: how long, how it is watched, what is kept."""
+    """The loop: length, evaluation, checkpoints, packing and logging."""
 
     max_steps: int = 100
-    """Steps: one collected batch and its updates each."""
+    """Number of steps; each is one collected batch and its updates."""
 
     save_steps: int = 20
-    """Checkpoint every this many steps, and at the end."""
+    """Save a checkpoint every this many steps, and at the end."""
 
     keep_last: int = 2
-    """Checkpoints kept."""
+    """Number of checkpoints to keep."""
 
     keep_best: str = ""
-    """Keep, besides, the checkpoint in which this metric was highest, e.g. eval/pdr. Empty: none."""
+    """Metric, e.g. eval/pdr, whose best checkpoint is kept in addition. Empty: none."""
 
     eval_steps: int = 0
-    """Evaluate every this many steps; 0: only as eval_at_start and eval_at_end say."""
+    """Evaluate every this many steps. 0: only at start and end (eval_at_start, eval_at_end)."""
 
     eval_at_start: bool = True
     eval_at_end: bool = True
@@ -38,29 +38,29 @@ class TrainConfig:
     """Operators to evaluate, by the name of their file in configs/operator."""
 
     eval_samples: int = 1
-    """Rollouts per held-out problem and operator."""
+    """Number of rollouts per held-out problem and operator."""
 
     tokens_per_micro_batch: int = 8192
-    """Padded tokens in one forward pass of one rank."""
+    """Limit of padded tokens in one forward pass of one rank."""
 
     packing: str = "shared"
-    """shared: a prompt runs once for all its completions, where that pays and the model allows it. padded:
-    each completion is a row with a prompt of its own; the same results, several times as slow."""
+    """shared: a prompt runs once for all its completions, if that saves time and the model supports it.
+    padded: each completion is a row with its own prompt; the results are the same, several times slower."""
 
     trace_steps: int = 1
     """Write groups/step_N.jsonl, which python -m train.explain reads, every this many steps; 0: never."""
 
     trace_limit_mib: int = 2048
-    """MiB that groups/ may take: the oldest steps are removed beyond it."""
+    """Limit of the size of groups/, MiB; beyond it, the oldest steps are removed."""
 
     report_to: list[str] = field(default_factory=list)
-    """Trackers: [] or [wandb]. Without a key wandb runs offline; it never asks."""
+    """Trackers: [] or [wandb]. Without an API key wandb runs offline; it never prompts."""
 
     collective_timeout_seconds: float = 3600.0
-    """The longest that a rank waits for the others (rollouts and evaluation included)."""
+    """Time limit of a rank's wait for the others (rollouts and evaluation included)."""
 
     num_threads: int = 1
-    """Torch threads per rank on CPU."""
+    """Number of torch threads per rank on CPU."""
 
     def __post_init__(self) -> None:
         at_least("train.max_steps", self.max_steps, 1)
