@@ -1,6 +1,6 @@
-"""Verifiers and reward shaping: text in, verdict out; knows nothing of models or torch.
+"""Verifiers and reward shaping: text in, verdict out, independent of models and torch.
 
-For notebooks (docs/python.md) the package exports the names below, each loaded when it is first used.
+For notebooks (docs/python.md) the package exports the names below. Each is loaded on first use.
 """
 
 import importlib

@@ -1,7 +1,7 @@
 """``python -m rewards score IN.jsonl OUT.jsonl`` and ``python -m rewards audit DATA.jsonl``.
 
-Exit status: 0 if all is well; 1 if a line was broken, there was none, a gold did not parse, a question occurs
-twice, or too many checks ended in ``timeout`` or ``error``; 2 if it could not run at all.
+Exit status: 0 on success; 1 if a line is broken, there are no lines, a gold does not parse, a question occurs
+twice, or too many checks ended in ``timeout`` or ``error``; 2 if the command could not run.
 """
 
 import argparse
@@ -31,9 +31,9 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument(
         "--max-failure-share", type=float, default=0.02, help="of timeout + error (default 0.02)"
     )
-    audit = commands.add_parser("audit", help="find golds that do not parse, and duplicates")
+    audit = commands.add_parser("audit", help="find golds that do not parse, and duplicate questions")
     audit.add_argument("source", type=Path, metavar="DATA.jsonl")
-    audit.add_argument("--field", default="answer", help="the field of the gold answer (default: answer)")
+    audit.add_argument("--field", default="answer", help="field of the gold answer (default: answer)")
     return parser
 
 
@@ -69,7 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs a command and returns its exit status."""
     options = _parser().parse_args(arguments)
     if not options.source.is_file():
-        print(f"{options.source} is not a file; give a file of JSON lines.", file=sys.stderr)
+        print(f"{options.source} is not a file; pass a file of JSON lines.", file=sys.stderr)
         return 2
     try:
         return _score(options) if options.command == "score" else _audit(options)

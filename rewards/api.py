@@ -1,4 +1,4 @@
-"""One answer against one gold answer, for notebooks and scripts: docs/python.md."""
+"""Scores one answer against one gold answer, for notebooks and scripts: docs/python.md."""
 
 import atexit
 import functools
@@ -12,21 +12,21 @@ from rewards.verdict import Verdict
 
 @functools.cache
 def _scorer() -> Scorer:
-    """One for the program, with the options that a run has by default."""
+    """Returns the scorer of this program, with the default options of a run."""
     scorer = build_scorer(RewardsConfig(), ThinkingConfig())
     atexit.register(scorer.close)
     return scorer
 
 
 def score(*, gold: str, answer: str | None) -> Verdict:
-    """The verdict on a final answer, by the verifier that training uses.
+    """Returns the verdict on a final answer, by the verifier that training uses.
 
     Args:
-        gold: The right answer, or a solution with that answer in a box.
-        answer: A final answer without the text around it, as ``Result.answer`` is; None is ``unparsable``.
+        gold: The correct answer, or a solution with that answer in a box.
+        answer: A final answer without surrounding text, such as ``Result.answer``; None is ``unparsable``.
 
     Raises:
-        ValueError: If ``gold`` cannot be parsed: every answer would count as wrong.
+        ValueError: If ``gold`` cannot be parsed, since every answer would count as wrong.
     """
     check_gold(gold)
     if answer is None:

@@ -1,4 +1,4 @@
-"""From the options of a run to a scorer and a shaper."""
+"""Builds a scorer and a shaper from the options of a run."""
 
 from dataclasses import asdict
 
@@ -12,7 +12,7 @@ from rewards.shaping import Shaper, ShapingOptions
 def build_scorer(
     config: RewardsConfig, thinking: ThinkingConfig, *, prompt_opens_thinking: bool = False
 ) -> Scorer:
-    """The scorer that a config describes; its worker processes are forked when first needed."""
+    """Returns the scorer that a config describes; its worker processes are forked on first use."""
     return Scorer(
         num_workers=config.num_workers,
         limit_seconds=config.limit_seconds,
@@ -27,7 +27,7 @@ def build_scorer(
 def build_shaper(
     config: RewardsConfig, thinking: ThinkingConfig, *, prompt_opens_thinking: bool = False
 ) -> Shaper:
-    """The weighted sum of reward terms that a config describes."""
+    """Returns the shaper (weighted sum of reward terms) that a config describes."""
     rules = Rules(forms=tuple(config.forms), marks=_marks(thinking, prompt_opens_thinking))
     options = ShapingOptions(
         wrong_reward=config.wrong_reward, overlong_buffer=config.overlong_buffer, rules=rules

@@ -1,4 +1,4 @@
-"""JSON lines in and out for ``python -m rewards``: streaming, one bad line never stops the rest."""
+"""JSON lines in and out for ``python -m rewards``: streams, and skips broken lines."""
 
 import asyncio
 import hashlib
@@ -20,15 +20,15 @@ from rewards.scorer import Scorer
 from rewards.verdict import STATUSES, Verdict
 
 WINDOW = 256
-"""Lines that are scored at the same time, and all that is held in memory."""
+"""Number of lines that are scored at the same time; no others are held in memory."""
 
 
 class BrokenLineError(ValueError):
-    """A line that is not a JSON object with the fields that are needed."""
+    """A line that is not a JSON object with the required fields."""
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """The lines that are not blank, with their numbers from 1, under a progress bar."""
+    """Yields the non-blank lines with their numbers (from 1), and shows a progress bar."""
     with (
         path.open("rb") as file,
         tqdm(total=path.stat().st_size, unit="B", unit_scale=True, disable=None) as bar,
@@ -40,10 +40,10 @@ def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def parse_line(line: bytes, fields: tuple[str, ...]) -> dict[str, Any]:
-    """The object of a line.
+    """Parses the object of a line.
 
     Raises:
-        BrokenLineError: It is no JSON object, or one of the fields is missing or no string.
+        BrokenLineError: If the line is not a JSON object, or one of the fields is missing or not a string.
     """
     try:
         row = json.loads(line)
@@ -64,27 +64,27 @@ def _report(path: Path, number: int, problem: object) -> None:
 
 
 def check_target(source: Path, target: Path) -> None:
-    """Refuses a target that could not be written, or must not be replaced, before anything is scored.
+    """Checks, before anything is scored, that the target can be written and may be replaced.
 
     Raises:
-        ValueError: It is the source, or exists and is no plain file, or its folder does not exist.
+        ValueError: If it is the source, exists and is not a regular file, or its folder does not exist.
     """
     if not target.parent.is_dir():
-        raise ValueError(f"{target}: the folder {target.parent} does not exist; make it first.")
+        raise ValueError(f"{target}: the folder {target.parent} does not exist; create it first.")
     if target.is_symlink() or (target.exists() and not target.is_file()):
-        raise ValueError(f"{target} is no plain file, and would be replaced by one; give another name.")
+        raise ValueError(f"{target} is not a regular file and would be replaced by one; choose another name.")
     if target.exists() and target.samefile(source):
-        raise ValueError(f"{target} is the file to score; give another name for the result.")
+        raise ValueError(f"{target} is the file to score; choose another name for the result.")
 
 
 async def score_file(source: Path, target: Path, scorer: Scorer) -> tuple[Counter[str], int]:
-    """Scores every line of ``source`` into ``target``, in order.
+    """Scores every line of ``source`` and writes the results to ``target``, in order.
 
-    The target appears under its name only when it is complete. Each line keeps its fields and gets
-    ``verdict``; broken lines are reported and left out.
+    The target appears under its name only when it is complete. Each line keeps its fields and gets a field
+    ``verdict``; broken lines are reported and dropped.
 
     Raises:
-        ValueError: See ``check_target``.
+        ValueError: If the target is refused by ``check_target``.
 
     Returns:
         Counts by status, and the number of broken lines.
@@ -96,7 +96,7 @@ async def score_file(source: Path, target: Path, scorer: Scorer) -> tuple[Counte
     partial = target.with_name(target.name + ".partial")
 
     with partial.open("w", encoding="ascii") as file:
-
+        # Results are awaited in the order of the lines, whichever is scored first.
         async def write_first() -> None:
             row, task = waiting.popleft()
             verdict = await task
@@ -121,12 +121,13 @@ async def score_file(source: Path, target: Path, scorer: Scorer) -> tuple[Counte
 
 
 def audit_file(path: Path, field: str) -> Counter[str]:
-    """Reports golds that do not parse, questions that occur twice, and those with two answers.
+    """Reports golds that do not parse, repeated questions, and questions with different answers.
 
     Returns:
         Counts of ``rows``, ``broken``, ``unparsable``, ``duplicate`` and ``conflict``.
     """
     counts: Counter[str] = Counter(rows=0, broken=0, unparsable=0, duplicate=0, conflict=0)
+    # Question digest -> (first line, answer digest): digests keep the memory of large files small.
     seen: dict[bytes, tuple[int, bytes]] = {}
     for number, line in read_lines(path):
         counts["rows"] += 1

@@ -1,4 +1,4 @@
-"""Gold answers: read once when the data is loaded, refused if they are not an answer."""
+"""Gold answers: parsed once when the data is loaded, and refused if they do not parse."""
 
 import atexit
 import re
@@ -26,25 +26,25 @@ from rewards.processes.pool import Pool
 
 MAX_GOLD_CHARS = 20_000
 LIMIT_SECONDS = 10.0
-"""For parsing one gold; generous, since a gold refused on a busy machine ends a run."""
+"""Time limit for parsing one gold; generous, since a gold refused on a busy machine would end a run."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ParsedGold:
-    """A gold answer that has a meaning.
+    """A gold answer with its parsed structure.
 
     Example: ``So $x = \\boxed{\\frac12}$.`` has ``answer="\\frac12"`` and ``shape=Number(...)``.
     """
 
     text: str
-    """As the data set wrote it."""
+    """The gold as written in the data set."""
     answer: str
-    """The part that answers are compared with: the content of its box, if it has one."""
+    """The part that answers are compared with: the content of the box if there is one."""
     shape: Shape
 
     @property
     def is_choice(self) -> bool:
-        """Whether it is one of the letters A to J, alone or before its text (``C Cecile``)."""
+        """True if it is one of the letters A to J, alone or before its text (``C Cecile``)."""
         return choice_letter(self.answer) is not None
 
 
@@ -52,7 +52,7 @@ _CHOICE_LINE = re.compile(r"^\s*\(?([A-J])\)?[ .):]+[A-Za-z]{2}[^=]*$", re.M)
 
 
 def choice_letter(answer: str) -> str | None:
-    """The letter of a multiple-choice gold; None for any other gold."""
+    """Returns the letter of a multiple-choice gold; None for any other gold."""
     text = normalise(answer)
     if re.fullmatch("[A-J]", text):
         return text
@@ -61,10 +61,10 @@ def choice_letter(answer: str) -> str | None:
 
 
 def gold_answer(text: str) -> str:
-    """The answer inside a gold that may be a whole solution.
+    """Returns the answer inside a gold that may be a whole solution.
 
     Raises:
-        ValueError: It is empty, too long, or its last box is empty or not closed.
+        ValueError: If the gold is empty or too long, or its last box is empty or not closed.
     """
     if len(text) > MAX_GOLD_CHARS:
         raise ValueError(f"The gold answer has {len(text)} characters; {MAX_GOLD_CHARS} is the limit.")
@@ -81,10 +81,10 @@ def gold_answer(text: str) -> str:
 
 @lru_cache(maxsize=10_000)
 def read_gold(text: str) -> ParsedGold:
-    """Reads the structure of a gold answer, without algebra: cheap, and it cannot hang.
+    """Parses the structure of a gold answer without algebra, so that it is cheap and cannot hang.
 
     Raises:
-        ValueError: It has no structure that an answer can have.
+        ValueError: If the gold does not have the structure of an answer.
     """
     answer = gold_answer(text)
     try:
@@ -95,7 +95,7 @@ def read_gold(text: str) -> ParsedGold:
 
 
 def expressions_of(shape: Shape) -> tuple[str, ...]:
-    """The parts of a shape that only algebra can check."""
+    """Returns the expressions in a shape, which only algebra can check."""
     match shape:
         case Expression():
             return (shape.text,)
@@ -119,14 +119,14 @@ _PLAIN = re.compile(
     r"|-?[\da-z]+(?:\^[\da-z]|\^\{\d+\})?(?:\s*[+\-]\s*[\da-z]+(?:\^[\da-z]|\^\{\d+\})?)*"
     r"|\d{1,2} ?: ?\d{2}|\d+(?: ?: ?\d+)+"
 )
-"""Expressions of these forms parse; thousands of golds need no process to find that out."""
+"""Expressions of these forms are known to parse, which saves a check in a process for most golds."""
 
 
 def parse_gold(answer: str) -> ParsedGold:
-    """Reads a gold answer; what needs algebra is tried in a killable process.
+    """Parses a gold answer; parts that need algebra are tried in a killable process.
 
     Raises:
-        ValueError: It cannot be parsed, or is not a value (``\\frac{0}{0}``); the text says why.
+        ValueError: If it cannot be parsed or is not a value (``\\frac{0}{0}``); the message names the reason.
     """
     gold = read_gold(answer)
     hard = [text for text in expressions_of(gold.shape) if not _PLAIN.fullmatch(squash(text))]
@@ -139,7 +139,7 @@ def parse_gold(answer: str) -> ParsedGold:
 
 
 def check_gold(answer: str) -> None:
-    """Raises ValueError with a full sentence if the gold answer cannot be parsed; cannot hang."""
+    """Raises ValueError with the reason if the gold answer cannot be parsed. Cannot hang."""
     parse_gold(answer)
 
 
@@ -149,7 +149,7 @@ _pool: Pool | None = None
 
 @lru_cache(maxsize=10_000)
 def _check_in_process(expressions: tuple[str, ...]) -> str:
-    """Why the expressions do not parse, or an empty string."""
+    """Returns the reason why the expressions do not parse, or an empty string."""
     global _pool
     with _lock:
         if _pool is None:

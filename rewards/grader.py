@@ -1,4 +1,4 @@
-"""A scorer as rollouts call it: with the problem itself, and for votes among answers."""
+"""The scorer's interface for rollouts: scores completions of a problem and compares answers for votes."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -14,18 +14,18 @@ class _HasAnswer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Grader:
-    """What the rollout side needs of a verifier (``rollout.records.Grader``)."""
+    """Implements ``rollout.records.Grader``, the verifier interface of the rollout package."""
 
     scorer: Scorer
 
     async def score(self, problem: _HasAnswer, completion: str) -> Verdict:
-        """The verdict on a whole completion, thinking included."""
+        """Returns the verdict on a whole completion, thinking included."""
         return await self.scorer.score(gold=problem.answer, completion=completion)
 
     def answer(self, completion: str) -> str | None:
-        """The answer that a completion gives, whether right or wrong; None if it gives none."""
+        """Returns the answer of a completion, correct or not; None if there is none."""
         return self.scorer.extract_answer(completion)
 
     async def same(self, first: str, second: str) -> bool:
-        """Whether two answers are equivalent; false if the check fails."""
+        """Returns True if two answers are equivalent; False also if the check fails."""
         return (await self.scorer.equivalent(gold=first, answer=second)).is_correct

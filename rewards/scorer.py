@@ -1,4 +1,4 @@
-"""Scorer: completions in, verdicts out; from any thread and any event loop."""
+"""Scores completions: completions in, verdicts out, from any thread and any event loop."""
 
 import asyncio
 import collections
@@ -26,8 +26,8 @@ _Key = tuple[str, str]
 class Scorer:
     """Checks completions against gold answers.
 
-    What can be decided by text or exact rational arithmetic is decided in the calling thread; all
-    else in killable processes.
+    Comparisons of text and exact rational arithmetic run in the calling thread; everything else runs in
+    killable processes. Results are cached by (gold, answer).
 
     Example:
         with Scorer(forms=()) as scorer:
@@ -47,19 +47,19 @@ class Scorer:
         max_cached: int = 100_000,
         max_failure_share: float = 0.02,
     ) -> None:
-        """Returns at once: the process that workers are forked from warms up meanwhile.
+        """Returns at once; the process that workers are forked from warms up in the background.
 
         Args:
-            num_workers: Processes for symbolic work, forked when first needed.
-            limit_seconds: Wall time per answer, after which its process is killed.
+            num_workers: Number of processes for symbolic work, forked on first use.
+            limit_seconds: Wall-time limit per answer, after which its process is killed.
             memory_limit_mb: Address space per process, in MiB; at least 256.
-            forms: Where an answer may stand outside a box (``extract.FORMS``); empty: box only.
-            marks: Tell the solution, where the answer is looked for, from the thinking; None for the usual
+            forms: Accepted forms of an answer outside a box (``extract.FORMS``); empty: box only.
+            marks: Marks around the thinking; answers are searched for only in the solution after it. None:
                 ``<think>`` and ``</think>``.
             custom_path: ``package.module:function``, called as ``function(gold=..., completion=...)``
                 in the worker processes instead of the built-in check; returns a number.
-            max_pending: Answers that may wait for a process; who has more waits to hand them in.
-            max_cached: Results kept, by (gold, answer).
+            max_pending: Limit of the answers that wait for a process; further callers wait before submitting.
+            max_cached: Number of results kept, by (gold, answer).
             max_failure_share: Share of ``timeout`` and ``error`` above which an error is logged.
         """
         self._rules = Rules(forms=tuple(forms), marks=marks or ThinkingMarks())
@@ -80,7 +80,7 @@ class Scorer:
     # --- public ------------------------------------------------------------------------------
 
     async def score(self, *, gold: str, completion: str) -> Verdict:
-        """Checks a whole completion, thinking included. Never raises for any text."""
+        """Scores a whole completion, thinking included. Does not raise for any text."""
         start = time.perf_counter()
         found, todo = self._prepare_completion(gold, completion)
         if not isinstance(todo, Verdict):
@@ -88,7 +88,7 @@ class Scorer:
         return self._counted(todo, start)
 
     def score_sync(self, *, gold: str, completion: str) -> Verdict:
-        """As ``score``, for callers without an event loop."""
+        """Same as ``score``, for callers without an event loop."""
         start = time.perf_counter()
         found, todo = self._prepare_completion(gold, completion)
         if not isinstance(todo, Verdict):
@@ -96,17 +96,17 @@ class Scorer:
         return self._counted(todo, start)
 
     def extract_answer(self, completion: str) -> str | None:
-        """The answer of a completion, as ``score`` would judge it; None if it gives none.
+        """Returns the answer of a completion that ``score`` would judge; None if there is none.
 
-        Without a gold, a letter is no choice: the form ``choice`` is not tried.
+        The form ``choice`` is not tried, since it applies only if the gold is a letter.
         """
         return extract(completion, self._rules).answer
 
     async def equivalent(self, *, gold: str, answer: str) -> Verdict:
-        """Compares two answers that have been extracted already, e.g. for voting.
+        """Compares two extracted answers, e.g. for voting.
 
-        Unlike ``score`` it is not counted, and a ``gold`` that does not parse is ``unparsable``: it may be
-        an answer as good as the other.
+        Unlike ``score``, the verdict is not counted, and a ``gold`` that does not parse is ``unparsable``,
+        not ``error``, since it may be an answer of the policy like the other.
         """
         start = time.perf_counter()
         found, todo = self._prepare_answer(gold, answer)
@@ -115,7 +115,7 @@ class Scorer:
         return _timed(todo, start)
 
     def equivalent_sync(self, *, gold: str, answer: str) -> Verdict:
-        """As ``equivalent``, for callers without an event loop."""
+        """Same as ``equivalent``, for callers without an event loop."""
         start = time.perf_counter()
         found, todo = self._prepare_answer(gold, answer)
         if not isinstance(todo, Verdict):
@@ -124,30 +124,30 @@ class Scorer:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Verdicts given by ``score`` so far, by status."""
+        """Number of verdicts of ``score`` so far, by status."""
         return self._tally.counts
 
     @property
     def failure_share(self) -> float:
-        """Share of ``timeout`` and ``error`` among all verdicts given so far; 0 if there are none."""
+        """Share of ``timeout`` and ``error`` among all verdicts so far; 0 if there are none."""
         return self._tally.failure_share
 
     @property
     def num_replaced_workers(self) -> int:
-        """Processes that were killed at a limit or found dead."""
+        """Number of processes that were killed at a limit or found dead."""
         return self._pool.num_replaced
 
     def worker_pids(self) -> list[int]:
-        """Process ids of the workers that are alive now."""
+        """Returns the process ids of the workers that are alive."""
         return self._pool.worker_pids()
 
     def close(self) -> None:
-        """Kills the worker processes; checks under way end with status ``error``."""
+        """Kills the worker processes; running checks end with status ``error``."""
         self._tally.judge()
         self._pool.close()
 
     async def aclose(self) -> None:
-        """As ``close``, without blocking the event loop."""
+        """Same as ``close``, without blocking the event loop."""
         await asyncio.to_thread(self.close)
 
     def __enter__(self) -> Self:
@@ -165,7 +165,7 @@ class Scorer:
     # --- what needs no process ---------------------------------------------------------------
 
     def _prepare_completion(self, gold: str, completion: str) -> tuple[Extraction, _Result | Verdict]:
-        """The extracted answer and either the verdict or the request for a worker."""
+        """Returns the extracted answer and either the verdict or the request for a worker."""
         if self._custom_path is not None:
             request = {"task": "custom", "path": self._custom_path, "import_path": import_path()}
             return extract(completion, self._rules), {**request, "gold": gold, "completion": completion}
@@ -188,7 +188,7 @@ class Scorer:
     # --- what needs one ----------------------------------------------------------------------
 
     def _cached(self, request: _Result) -> tuple[Future[_Result], bool]:
-        """The future of this pair's result, and whether the caller has to make it."""
+        """Returns the future of this pair's result, and True if the caller must compute it."""
         key = _key(request)
         with self._lock:
             if key in self._cache:
@@ -200,11 +200,11 @@ class Scorer:
             return future, True
 
     def _start(self, request: _Result, future: Future[_Result]) -> None:
-        """Hands the request to the pool; always resolves the future and frees the gate."""
+        """Submits the request to the pool; always resolves the future and leaves the gate."""
 
         def resolve(result: _Result) -> None:
             self._gate.leave()
-            if result["status"] == "error":  # our own failures are not cached
+            if result["status"] == "error":  # not cached: the next try may succeed
                 with self._lock:
                     self._cache.pop(_key(request), None)
             future.set_result(result)
@@ -224,7 +224,7 @@ class Scorer:
     async def _solve(self, request: _Result) -> tuple[_Result, bool]:
         future, is_new = self._cached(request)
         if is_new:
-            # If the caller is cancelled while it waits for room, others may wait for this future.
+            # A callback, not an await: if this caller is cancelled, others may still wait for the future.
             self._gate.enter().add_done_callback(lambda _: self._start(request, future))
         # Shielded: one caller's cancellation must not cancel the result that others share.
         return await asyncio.shield(asyncio.wrap_future(future)), is_new
@@ -242,7 +242,7 @@ class Scorer:
 
 
 def _decide(gold: str, found: Extraction) -> _Result | Verdict:
-    """The verdict, if exact tests on the text suffice; else the request for a worker."""
+    """Returns the verdict if exact tests on the text suffice, else the request for a worker."""
     assert found.answer is not None
     try:
         right = equivalent(gold=gold, answer=found.answer, algebra=NoAlgebra())
@@ -277,5 +277,5 @@ def _verdict(found: Extraction, result: _Result, is_new: bool, start: float) -> 
 
 
 def _timed(verdict: Verdict, start: float) -> Verdict:
-    """With the time since ``start``, unless a worker has told how long it took."""
+    """Returns the verdict with the time since ``start``, unless the pool has measured its time."""
     return verdict if verdict.seconds else replace(verdict, seconds=time.perf_counter() - start)

@@ -1,7 +1,7 @@
-"""From verdicts to rewards: small pure terms, weighted and logged apart.
+"""Turns verdicts into rewards: pure terms, weighted and logged separately.
 
-Every term takes a group (the completions of one context) and returns one number per completion, so
-that ``length`` can compare the correct ones; the others look at one completion at a time.
+Every term takes a group (the completions of one context) and returns one number per completion, so that
+``length`` can compare the correct ones. All other terms use one completion at a time.
 """
 
 import re
@@ -18,21 +18,23 @@ DISTIL = "distil"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RewardInput:
-    """One completion as the terms see it."""
+    """One completion with the facts that the terms use."""
 
     verdict: Verdict
     completion: str
-    """Its whole text, thinking included."""
+    """Whole text, thinking included."""
     num_tokens: int
+    """Length of the completion."""
     max_tokens: int
+    """Limit of the completion."""
     drafts: tuple[str, ...] = ()
-    """Texts of the drafts that its prompt showed, or that it was asked to distil."""
+    """Texts of the drafts in its prompt, as a workspace or to distil."""
     role: str = "trace"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShapedReward:
-    """A reward and what it is the sum of, each part already weighted."""
+    """A reward and its parts; ``total`` is the sum of the weighted ``parts``."""
 
     total: float
     parts: Mapping[str, float]
@@ -43,17 +45,17 @@ class ShapingOptions:
     """The constants of the terms."""
 
     wrong_reward: float = -1.0
-    """Outcome of anything that is not correct: -1, or 0."""
+    """Outcome of an answer that is not correct: -1 or 0."""
     overlong_buffer: int = 4096
     """Tokens before ``max_tokens`` over which the overlong penalty grows from 0 to -1."""
     repetition_words: int = 20
-    """Length of the word sequences whose repetition counts."""
+    """Length, in words, of the sequences whose repetition is counted."""
     copy_words: int = 8
-    """Length of the word sequences that are compared with the drafts."""
+    """Length, in words, of the sequences that are compared with the drafts."""
     copy_share: float = 0.9
-    """Share of them found in one draft, from which a completion is a copy."""
+    """A completion is a copy if at least this share of its sequences occurs in one draft."""
     rules: Rules = field(default_factory=Rules)
-    """How thinking and answers are found."""
+    """Rules to find thinking and answers."""
 
     def __post_init__(self) -> None:
         for name in ("overlong_buffer", "repetition_words", "copy_words"):
@@ -68,17 +70,17 @@ class ShapingOptions:
 
 
 def outcome(verdict: Verdict, *, wrong_reward: float) -> float:
-    """1 for a correct answer, else ``wrong_reward``; a custom reward's own number goes through."""
+    """Returns 1 for a correct answer, else ``wrong_reward``; a custom reward's number unchanged."""
     if verdict.value is not None:
         return verdict.value
     return 1.0 if verdict.is_correct else wrong_reward
 
 
 def overlong_penalty(num_tokens: int, *, max_tokens: int, buffer: int) -> float:
-    """DAPO's soft overlong punishment (Yu et al. 2025, equation 13), between -1 and 0.
+    """Returns DAPO's soft overlong punishment (Yu et al. 2025, equation 13), between -1 and 0.
 
-    0 up to ``max_tokens - buffer``, then linearly down to -1 at ``max_tokens``. A buffer larger than
-    ``max_tokens`` is cut to it.
+    0 up to ``max_tokens - buffer``, then linear down to -1 at ``max_tokens``. A buffer larger than
+    ``max_tokens`` is reduced to it.
     """
     buffer = min(buffer, max_tokens)
     over = num_tokens - (max_tokens - buffer)
@@ -86,7 +88,7 @@ def overlong_penalty(num_tokens: int, *, max_tokens: int, buffer: int) -> float:
 
 
 def format_penalty(completion: str, verdict: Verdict, *, rules: Rules) -> float:
-    """0 for closed, unrepeated thinking and an answer in one box, else -1."""
+    """Returns 0 if thinking is closed and not repeated and the answer is in one box, else -1."""
     marks = rules.marks
     num_open = completion.count(marks.open) + marks.opened_by_prompt
     num_close = completion.count(marks.close)
@@ -95,7 +97,7 @@ def format_penalty(completion: str, verdict: Verdict, *, rules: Rules) -> float:
 
 
 def repetition_penalty(text: str, *, num_words: int) -> float:
-    """Minus the share of word sequences that have occurred before; 0 for shorter texts."""
+    """Returns minus the share of ``num_words``-grams that occurred before; 0 for shorter texts."""
     words = text.split()
     total = len(words) - num_words + 1
     if total <= 0:
@@ -105,10 +107,11 @@ def repetition_penalty(text: str, *, num_words: int) -> float:
 
 
 def length_bonus(inputs: Sequence[RewardInput]) -> list[float]:
-    """0.5 for the shortest correct completion of the group, -0.5 for the longest; 0 for others.
+    """Returns 0.5 for the shortest correct completion of a group, -0.5 for the longest; 0 for wrong ones.
 
-    Kimi k1.5's length reward (2025, section 2.3.3) without its part for wrong answers: a short
-    wrong answer earns nothing. One correct completion, or several of equal length, get 0.
+    Linear in between: 0.5 - (n - shortest) / (longest - shortest) for n tokens. This is the length reward of
+    Kimi k1.5 (2025, section 2.3.3) without its part for wrong answers: a short wrong answer earns nothing.
+    One correct completion, or several of equal length, get 0.
     """
     lengths = [item.num_tokens for item in inputs if item.verdict.is_correct]
     spread = max(lengths) - min(lengths) if lengths else 0
@@ -121,12 +124,13 @@ def length_bonus(inputs: Sequence[RewardInput]) -> list[float]:
 
 
 def _sequences(text: str, num_words: int) -> set[tuple[str, ...]]:
+    """Returns the ``num_words``-grams of a text, in lower case; each sign counts as a word."""
     words = re.findall(r"\w+|[^\w\s]", text.lower())
     return {tuple(words[start : start + num_words]) for start in range(len(words) - num_words + 1)}
 
 
 def copied_share(solution: str, drafts: Sequence[str], *, num_words: int) -> float:
-    """The largest share of the solution's word sequences that one draft holds; 0 if it is short."""
+    """Returns the largest share of the solution's n-grams found in one draft; 0 if the solution has none."""
     own = _sequences(solution, num_words)
     if not own:
         return 0.0
@@ -134,7 +138,7 @@ def copied_share(solution: str, drafts: Sequence[str], *, num_words: int) -> flo
 
 
 def copy_penalty(item: RewardInput, *, options: ShapingOptions) -> float:
-    """-1 if the solution is a draft of its workspace again, nearly word for word."""
+    """Returns -1 if the solution copies a draft of its workspace nearly word for word, else 0."""
     marks = options.rules.marks
     solution = divide(item.completion, marks).solution or ""
     drafts = [divide(draft, marks).solution or draft for draft in item.drafts]
@@ -146,9 +150,9 @@ _STATED = ("tag", "marker")
 
 
 def leak_penalty(item: RewardInput, *, options: ShapingOptions) -> float:
-    """-1 if a workspace summary states a final answer instead of what leads to one.
+    """Returns -1 if a workspace summary states a final answer, else 0.
 
-    A summary that says ``the answer is 7`` makes the next stage copy it; no other role is looked at.
+    A summary that says ``the answer is 7`` makes the next stage copy it. Calls of other roles get 0.
     """
     if item.role != DISTIL:
         return 0.0
@@ -175,12 +179,12 @@ TERMS: dict[str, Callable[[GroupInputs, ShapingOptions], list[float]]] = {
     "copy": lambda group, options: [copy_penalty(item, options=options) for item in group],
     "leak": lambda group, options: [leak_penalty(item, options=options) for item in group],
 }
-"""Every term by the name that ``rewards.weights`` uses."""
+"""All terms, by their name in ``rewards.weights``."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shaper:
-    """The weighted sum of terms: ``rewards = shaper(inputs)`` for the completions of one context."""
+    """Weighted sum of terms: ``rewards = shaper(inputs)`` for the completions of one context."""
 
     weights: Mapping[str, float]
     options: ShapingOptions = field(default_factory=ShapingOptions)
@@ -193,7 +197,8 @@ class Shaper:
             raise ValueError("`rewards.weights` has no weight other than 0: every reward would be 0.")
 
     def __call__(self, inputs: Sequence[RewardInput]) -> list[ShapedReward]:
-        """One reward per completion, in order; terms of weight 0 are not computed."""
+        """Returns one reward per completion, in order; terms of weight 0 are not computed."""
+        # One column of weighted values per term, then one row of parts per completion.
         columns = {
             name: [weight * value for value in TERMS[name](inputs, self.options)]
             for name, weight in self.weights.items()

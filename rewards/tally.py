@@ -1,4 +1,4 @@
-"""Counts of verdicts, and the alarm when too many checks failed."""
+"""Counts verdicts, and logs an error if too many checks failed."""
 
 import logging
 import threading
@@ -9,14 +9,14 @@ from rewards.verdict import STATUSES, Verdict
 logger = logging.getLogger(__name__)
 
 CHECKS_PER_JUDGEMENT = 100
-"""The share of failures is judged after each so many checks, and at the end."""
+"""The share of failures is checked after every this many verdicts, and at the end."""
 
 
 class Tally:
-    """Counts by status, safe to add to from any thread."""
+    """Counts of verdicts by status. Thread-safe."""
 
     def __init__(self, max_failure_share: float) -> None:
-        """Args: max_failure_share: of ``timeout`` and ``error``, above which an error is logged."""
+        """Args: max_failure_share: Share of ``timeout`` and ``error`` above which an error is logged."""
         self._max_failure_share = max_failure_share
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
@@ -25,7 +25,7 @@ class Tally:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Verdicts so far, by status."""
+        """Number of verdicts so far, by status."""
         with self._lock:
             return {status: self._counts[status] for status in STATUSES}
 
@@ -36,7 +36,7 @@ class Tally:
         return (counts["timeout"] + counts["error"]) / max(1, sum(counts.values()))
 
     def add(self, verdict: Verdict) -> None:
-        """Counts a verdict; now and then says so if too many failed."""
+        """Counts a verdict; every ``CHECKS_PER_JUDGEMENT`` verdicts calls ``judge``."""
         with self._lock:
             self._counts[verdict.status] += 1
             if verdict.is_failure:
@@ -46,7 +46,7 @@ class Tally:
             self.judge()
 
     def judge(self) -> None:
-        """Logs an error if too many of the checks failed, once for each number of them."""
+        """Logs an error if too many checks failed; at most once for each total of verdicts."""
         counts, share = self.counts, self.failure_share
         total = sum(counts.values())
         if total == self._num_judged or share <= self._max_failure_share:

@@ -1,4 +1,4 @@
-"""What a check says: one of five statuses, never a bare number."""
+"""The result of a check: one of five statuses, never a bare number."""
 
 from dataclasses import dataclass
 
@@ -14,22 +14,22 @@ class Verdict:
     """
 
     status: str
-    """``correct``, ``wrong``, ``unparsable`` (no answer, or one that is no mathematics), ``timeout`` (the
-    check was killed at its limit) or ``error`` (our own failure: a gold that does not parse, a
-    worker that died again and again, a custom reward that raised)."""
+    """``correct``, ``wrong``, ``unparsable`` (no answer, or one that is not mathematics), ``timeout``
+    (the check was killed at its limit) or ``error`` (a failure of the verifier: a gold that does
+    not parse, a worker that died repeatedly, a custom reward that raised)."""
 
     answer: str | None = None
-    """The answer as the completion wrote it; None if there was none."""
+    """The answer as written in the completion; None if there is none."""
 
     found_by: str = "nothing"
-    """How the answer was found: ``box``, ``boxes``, one of ``extract.FORMS``, ``given`` (no extraction was
-    asked for) or ``nothing``."""
+    """How the answer was found: ``box``, ``boxes``, one of ``extract.FORMS``, ``given`` (passed in, not
+    extracted) or ``nothing``."""
 
     seconds: float = 0.0
-    """Time spent on this check, without waiting for a free worker."""
+    """Time spent on this check, without the wait for a free worker."""
 
     reason: str = ""
-    """Why, for a person; empty when the status says it all."""
+    """Human-readable reason; empty if the status needs none."""
 
     value: float | None = None
     """The number that a custom reward returned; None for the built-in check."""
@@ -39,10 +39,10 @@ class Verdict:
 
     @property
     def is_correct(self) -> bool:
-        """Whether the answer earned the reward."""
+        """True if the answer is correct."""
         return self.status == "correct"
 
     @property
     def is_failure(self) -> bool:
-        """Whether the verifier failed, so that the status says nothing about the answer."""
+        """True if the verifier failed, so that the status says nothing about the answer."""
         return self.status in ("timeout", "error")

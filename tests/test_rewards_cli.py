@@ -112,10 +112,10 @@ def test_a_target_that_must_not_be_replaced_is_refused_before_anything_is_scored
     link.symlink_to(source)
     for target, message in (
         (source, "is the file to score"),
-        (folder, "is no plain file"),
-        (link, "is no plain file"),
-        (Path("/dev/null"), "is no plain file"),
-        (tmp_path / "nowhere" / "out.jsonl", "does not exist; make it first"),
+        (folder, "is not a regular file"),
+        (link, "is not a regular file"),
+        (Path("/dev/null"), "is not a regular file"),
+        (tmp_path / "nowhere" / "out.jsonl", "does not exist; create it first"),
     ):
         assert main(["score", str(source), str(target)]) == 2
         assert message in capsys.readouterr().err

@@ -1,7 +1,7 @@
-"""Whether two answers are the same: rules over structure, algebra only where it is needed.
+"""Decides if two answers are equivalent: by rules over their structure, with algebra only where needed.
 
 The table of rules is in docs/rewards.md. ``gold`` and ``answer`` are not interchangeable (a long gold
-decimal may be a rounded value, an answer may not), so both are keyword-only everywhere.
+decimal may be a rounded value, an answer may not), so both are always keyword-only.
 """
 
 import re
@@ -23,11 +23,11 @@ from rewards.answers.values import same_value
 
 
 def equivalent(*, gold: str, answer: str, algebra: Algebra) -> bool:
-    """Whether the answer is right, both as they were written.
+    """Returns True if the answer is correct. Both texts are taken as written.
 
     Raises:
-        UnreadableError: One of them has no structure that an answer can have.
-        NeedsAlgebraError: ``algebra`` is ``NoAlgebra`` and the texts alone do not decide.
+        UnreadableError: If one of them does not have the structure of an answer.
+        NeedsAlgebraError: If ``algebra`` is ``NoAlgebra`` and the texts alone do not decide.
     """
     gold_text, answer_text = canonical_spelling(gold), canonical_spelling(answer)
     if _same_choice(gold=gold_text, answer=answer_text):
@@ -50,7 +50,7 @@ _CHOICE = re.compile(r"(?:\(([A-J])\)|([A-J])(?:[.:)]|(?=\s)))\s*((?:[A-Za-z]{2}
 
 
 def _same_choice(*, gold: str, answer: str) -> bool:
-    """Multiple choice: the letter counts; text behind it is ignored on one side."""
+    """Compares multiple-choice answers by their letter; text after it is ignored if only one side has it."""
     gold_choice, answer_choice = _CHOICE.fullmatch(gold), _CHOICE.fullmatch(answer)
     gold_letter = (gold_choice[1] or gold_choice[2]) if gold_choice else gold
     answer_letter = (answer_choice[1] or answer_choice[2]) if answer_choice else answer
@@ -58,13 +58,14 @@ def _same_choice(*, gold: str, answer: str) -> bool:
         return False
     if gold_choice and answer_choice:
         return gold_letter == answer_letter and squash(gold_choice[3]) == squash(answer_choice[3])
+    # ``A cat`` may be prose: an answer with text needs a sign after its letter.
     if answer_choice and not re.match(r"\([A-J]\)|[A-J][.:)]", answer):
         return False
     return gold_letter == answer_letter
 
 
 def _other_readings(*, gold: tuple[str, Shape], answer: tuple[str, Shape]) -> list[tuple[Shape, Shape]]:
-    """Readings of a comma other than the usual one, where the other side settles it.
+    """Returns other readings of a comma, if the other side decides which one is meant.
 
     ``1,22`` is a decimal if the other side is one; ``100,200`` is a list if the other side is one.
     """
@@ -88,7 +89,7 @@ def _places(shape: Shape) -> int:
 
 
 def _same(*, gold: Shape, answer: Shape, algebra: Algebra) -> bool:
-    """Dispatch on the pair of structures; anything not listed is not the same."""
+    """Dispatches on the pair of structures; any pair that is not listed is different."""
     match gold, answer:
         case Named(), Named():
             return _same_named(gold=gold, answer=answer, algebra=algebra)
@@ -141,6 +142,7 @@ _NOT_A_SIDE = (Compound, Relation, Interval, Matrix, Text)
 
 
 def _same_named(*, gold: Named, answer: Named, algebra: Algebra) -> bool:
+    # ``x = 3`` and ``y = 3`` differ; other names, such as ``the area``, are ignored.
     letters = re.fullmatch("[a-zA-Z]", gold.name) and re.fullmatch("[a-zA-Z]", answer.name)
     is_constant = isinstance(gold.value, Number) and isinstance(answer.value, Number)
     if letters and is_constant and gold.name != answer.name:
@@ -149,7 +151,7 @@ def _same_named(*, gold: Named, answer: Named, algebra: Algebra) -> bool:
         return True
     if is_constant or isinstance(gold.value, _NOT_A_SIDE) or isinstance(answer.value, _NOT_A_SIDE):
         return False
-    # ``x = a`` and ``x = b`` have been compared; ``y = 2x`` and ``x = y/2`` are one equation.
+    # Values of one name have been compared above; ``y = 2x`` and ``x = y/2`` are the same equation.
     if gold.name == answer.name or "=" not in gold.text or "=" not in answer.text:
         return False
     return algebra.same_relation(gold=_as_relation(gold), answer=_as_relation(answer))
@@ -179,7 +181,7 @@ _FLIPPED = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le"}
 
 
 def _range_of(relation: Relation) -> Interval | Compound | None:
-    """The interval that ``a < x \\le b``, ``x \\ge a`` or ``a > x`` describes; None for anything else."""
+    """Returns the interval described by ``a < x \\le b``, ``x \\ge a`` or ``a > x``; None for others."""
     sides = relation.sides
     signs: tuple[str, ...] = relation.signs
     if any(sign not in _FLIPPED for sign in signs):
@@ -205,13 +207,13 @@ def _range_of(relation: Relation) -> Interval | Compound | None:
 
 def _interval(low: Shape, high: Shape, low_closed: bool, high_closed: bool) -> Interval | Compound:
     if not low_closed and not high_closed:
-        # Written ``(a, b)``, which is how a pair is written too.
+        # An open interval is written ``(a, b)``, like a pair, so both have the same shape.
         return Compound(kind="tuple", items=(low, high))
     return Interval(low=low, high=high, low_closed=low_closed, high_closed=high_closed)
 
 
 def _same_range(*, gold: Shape, answer: Shape, algebra: Algebra) -> bool:
-    """A relation on one side, an interval (or a pair in round brackets) on the other."""
+    """Compares a relation with an interval, or with a pair in round brackets."""
     gold_range = _range_of(gold) if isinstance(gold, Relation) else gold
     answer_range = _range_of(answer) if isinstance(answer, Relation) else answer
     if gold_range is None or answer_range is None:
@@ -243,7 +245,7 @@ def _compound_for_single(*, gold: Shape, answer: Compound, algebra: Algebra) -> 
     if isinstance(gold, Matrix):
         vector = _vector(gold)
         return answer.kind == "tuple" and _same_in_order(vector, answer.items, algebra)
-    # Several candidates never match one value, unless all are that value.
+    # Several candidates match one value only if all of them equal it.
     return answer.kind in ("list", "set") and _same_unordered((gold,), answer.items, algebra)
 
 
@@ -254,7 +256,7 @@ def _same_in_order(gold: tuple[Shape, ...], answer: tuple[Shape, ...], algebra: 
 
 
 def _same_unordered(gold: tuple[Shape, ...], answer: tuple[Shape, ...], algebra: Algebra) -> bool:
-    """Equal as sets: each gold item is among the answers, and no answer is beside them."""
+    """Compares as sets: every gold item is among the answers, and every answer is a gold item."""
     if not gold or not answer:
         return False
     covered: set[int] = set()
@@ -269,6 +271,7 @@ def _same_unordered(gold: tuple[Shape, ...], answer: tuple[Shape, ...], algebra:
 
 
 def _vector(matrix: Matrix) -> tuple[Shape, ...]:
+    """Returns the entries of a single row or column; empty for any other matrix."""
     if len(matrix.rows) == 1:
         return matrix.rows[0]
     if all(len(row) == 1 for row in matrix.rows):

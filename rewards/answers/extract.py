@@ -1,11 +1,11 @@
-"""Which part of a completion is its answer: one explicit rule, and forms that can be switched off.
+"""Extracts the answer of a completion, by one rule for boxes and optional forms without a box.
 
-1. Thinking is cut off, by the rule of ``configs.thinking``: only what follows the last closing mark is the
+1. Thinking is removed by the rule of ``configs.thinking``: only the text after the last closing mark is the
    solution.
-2. The last ``\\boxed{}`` of the solution counts. Boxes with nothing but connecting words, labels or one
-   other word between them (``\\boxed{2} and \\boxed{3}``) are one answer, a list; a box after prose, or
-   after a word such as ``wait``, revises the earlier.
-3. Only a solution without any box is searched for ``FORMS``, those of them that are switched on.
+2. The last ``\\boxed{}`` of the solution counts. Boxes with only connecting words, labels or one other word
+   between them (``\\boxed{2} and \\boxed{3}``) are one answer, a list. A box after prose, or after a word
+   such as ``wait``, replaces the earlier ones.
+3. A solution without any box is searched for the enabled ``FORMS``.
 """
 
 import re
@@ -17,9 +17,9 @@ from rewards.answers.joining import Span, joined
 from rewards.answers.latex import matching_braces, normalise
 
 FORMS = tuple(READERS)
-"""Ways to find an answer outside a box, in the order in which they are tried: ``<answer>7</answer>``;
-a choice letter (if the gold is one); ``the answer is 7``, ``Answer: 7``, ``#### 7``; the completion is
-nothing but the answer; the last ``$7$``; the last number of the last line with one."""
+"""Forms of an answer outside a box, in the order in which they are tried: ``<answer>7</answer>``; a choice
+letter (if the gold is one); ``the answer is 7``, ``Answer: 7``, ``#### 7``; a completion that is only the
+answer; the last ``$7$``; the last number of the last line that has one."""
 
 _NO_SOLUTION = {
     UNCLOSED: "The thinking was never closed.",
@@ -27,12 +27,12 @@ _NO_SOLUTION = {
 }
 
 TAIL_CHARS = 4000
-"""The forms look at so much of the solution's end."""
+"""Number of characters at the solution's end that the forms search."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Extraction:
-    """An answer, how it was found, and if there is none, why."""
+    """An answer and how it was found, or the reason why there is none."""
 
     answer: str | None
     found_by: str = "nothing"
@@ -41,12 +41,12 @@ class Extraction:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rules:
-    """What counts as an answer; the same for a whole run."""
+    """Rules for the extraction of answers; the same for a whole run."""
 
     forms: tuple[str, ...] = FORMS
-    """Forms that are tried on a solution without a box; empty: only a box counts."""
+    """Forms that are tried on a solution without a box; empty: only boxes count."""
     marks: ThinkingMarks = field(default_factory=ThinkingMarks)
-    """Tell the solution from the thinking."""
+    """Marks that separate the thinking from the solution."""
 
     def __post_init__(self) -> None:
         unknown = [form for form in self.forms if form not in FORMS]
@@ -55,12 +55,12 @@ class Rules:
 
 
 def extract(completion: str, rules: Rules, *, gold_is_choice: bool = False) -> Extraction:
-    """The answer of a completion.
+    """Extracts the answer of a completion.
 
     Args:
         completion: The whole text, thinking included.
-        rules: What counts.
-        gold_is_choice: The gold answer is a letter A to J; only then the form ``choice`` applies.
+        rules: Rules for thinking and forms.
+        gold_is_choice: True if the gold answer is a letter A to J; only then the form ``choice`` applies.
     """
     parts = divide(completion, rules.marks)
     solution = parts.solution
@@ -69,6 +69,7 @@ def extract(completion: str, rules: Rules, *, gold_is_choice: bool = False) -> E
     if re.search(r"\\(?:boxed|fbox)(?![a-zA-Z])", solution):
         return boxed_answer(solution)
     tail = solution[-TAIL_CHARS:].strip()
+    # End-of-text tokens and a stock phrase of some models would hide a bare answer.
     tail = re.sub(r"<\|?/?(?:im_start|im_end|eot_id|endoftext|end_of_text)\|?>(?:\w+\s*)?$", "", tail)
     tail = re.sub(r"\s*I hope it is correct\.?\s*$", "", tail.strip())
     for form in FORMS:
@@ -88,14 +89,14 @@ _BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])\s*")
 
 
 def boxed_answer(text: str) -> Extraction:
-    """The last box, or the list that the last connected boxes are."""
+    """Extracts the last box, or a list of the last connected boxes."""
     partners = matching_braces(text)
     if matches := list(_BOX.finditer(text)):
         last = matches[-1].end()
         if last not in partners:
             if last < len(text) and text[last] == "{":
                 return Extraction(answer=None, reason="The last box is not closed.")
-            # TeX: without braces the box holds one character.
+            # As in TeX, a box without braces holds one character.
             character = text[last : last + 1]
             if not character.isalnum():
                 return Extraction(answer=None, reason="The last box has no content.")
@@ -103,6 +104,7 @@ def boxed_answer(text: str) -> Extraction:
     spans: list[Span] = []
     for match in matches:
         opening = match.end()
+        # Nested boxes belong to the outer one.
         if opening in partners and (not spans or match.start() >= spans[-1][1]):
             end = partners[opening]
             spans.append((match.start(), end + 1, text[opening + 1 : end]))

@@ -1,4 +1,4 @@
-"""Answers outside a box: each form a function from a solution's end to the answer, or None."""
+"""Answers outside a box: each form is a function from the end of a solution to the answer, or None."""
 
 import re
 
@@ -16,7 +16,7 @@ _NUMBER = (
 )
 _LAST_NUMBER = re.compile(rf"(?<![A-Za-z0-9.^_{{\\/])({_NUMBER})(?!\d)")
 _MATH = re.compile(r"\$\$(.+?)\$\$|(?<!\\)\$((?:[^$\\]|\\.)+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.S)
-# Text that talks to a grader or is code has no answer that an unlabelled number could be.
+# In text addressed to a grader, or in code, an unlabelled number is not an answer.
 _NOT_PROSE = re.compile(
     r"(?i)__|`|<\s*/?\s*[a-z!][^<>]*>|\b(?:import|eval|exec|lambda|print|assert|return|subprocess)\b"
     r"|\b(?:reward|score|grader?|grading|label|verdict|evaluator|ground.?truth|full marks?|ignore)\b"
@@ -33,7 +33,7 @@ def _tagged(text: str) -> str | None:
 
 
 def _marked(text: str) -> str | None:
-    """What the last ``answer is``, ``Answer:`` or ``####`` announces, to the end of its sentence."""
+    """Returns the text after the last ``answer is``, ``Answer:`` or ``####``, to the end of its sentence."""
     matches = list(_MARKER.finditer(text))
     if not matches:
         return None
@@ -72,7 +72,7 @@ _NEGATED = re.compile(r"(?i)(?:not|n't|never|neither|nor)\s*(?:be|option|is)?\s*
 
 
 def _choice(text: str) -> str | None:
-    """A letter that stands first, or the last that the text affirms; with those it is paired with."""
+    """Returns a leading letter or the last one that the text affirms, with the letters joined to it."""
     found = [
         match
         for match in _CHOICE_NAMED.finditer(text)
@@ -91,7 +91,7 @@ def _choice(text: str) -> str | None:
 
 
 def _bare(text: str) -> str | None:
-    """The whole text, if it is one short line that is not prose."""
+    """Returns the whole text if it is short, one paragraph and not prose."""
     if not text or len(text) > 300 or "\n\n" in text or _NOT_PROSE.search(text):
         return None
     formulas = list(_MATH.finditer(text))
@@ -102,7 +102,7 @@ def _bare(text: str) -> str | None:
 
 
 def _last_math(text: str) -> str | None:
-    """The last piece between maths delimiters and those connected to it."""
+    """Returns the last formula between maths delimiters, with those connected to it."""
     if _NOT_PROSE.search(_MATH.sub(" ", text)):
         return None
     spans = [
@@ -117,7 +117,7 @@ def _last_math(text: str) -> str | None:
 
 
 def _last_number(text: str) -> str | None:
-    """The last number of the last line that has one; alternatives are kept together."""
+    """Returns the last number of the last line that has one, with the alternatives connected to it."""
     if _NOT_PROSE.search(text):
         return None
     lines = [line for line in text.split("\n") if re.search(r"\d", line)]

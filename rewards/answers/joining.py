@@ -1,9 +1,9 @@
-"""Whether several answers in a row are one answer, a list, or each takes the one before it back."""
+"""Decides if successive answers form one answer, a list, or if each replaces the one before."""
 
 import re
 
 Span = tuple[int, int, str]
-"""Where an answer starts and ends in its text, and the answer."""
+"""Start and end of an answer in its text, and the answer."""
 
 _CONNECTIVE = re.compile(
     r"(?i)\\q?quad|\\[,;:! ()\[\]]|\\\\|[\s$,;.:&*|\-]"
@@ -12,7 +12,7 @@ _CONNECTIVE = re.compile(
     r"|not|sure|possible|option|choice|respectively|with|to|equals?)\b"
     r"|[\u6216\u548c\u4e0e\u53ca\uff0c\u3001\u3002]"
 )
-# Between boxes also signs and labels: ``\boxed{1} \lor \boxed{2}``, ``(a) \boxed{1} (b) \boxed{2}``.
+# Between boxes, signs and labels connect, too: ``\boxed{1} \lor \boxed{2}``, ``(a) \boxed{1} (b) \boxed{2}``.
 _BETWEEN_BOXES = re.compile(
     r"(?i)[/+=<>~]|\\(?:lor|vee|land|wedge|cup|to|sim|approx|(?:long)?(?:left)?rightarrow|implies|iff|mid)"
     r"(?![a-z])|\(\s*(?:\d{1,2}|[a-z]|[ivx]{1,4})\s*\)|\b(?:\d{1,2}|[a-h]|[ivx]{1,4})\s*[.:)]"
@@ -27,12 +27,12 @@ _WORD = re.compile(r"[^\W\d_]+")
 
 
 def joined(spans: list[Span], text: str, *, are_boxes: bool = False) -> list[str]:
-    """The last answer and those right before it that are connected to it; repeats are dropped.
+    """Returns the last answer and those before it that are connected to it, without repeats.
 
     Args:
-        spans: The answers in their order; at least one.
-        text: What they stand in.
-        are_boxes: A box is put on purpose: one stray word between two of them is no prose yet.
+        spans: The answers in order; at least one.
+        text: The text that contains them.
+        are_boxes: True for boxes. They are deliberate, so one other word between two does not separate them.
     """
     group = [spans[-1][2]]
     for index in range(len(spans) - 2, -1, -1):
@@ -44,7 +44,7 @@ def joined(spans: list[Span], text: str, *, are_boxes: bool = False) -> list[str
 
 
 def _joins(gap: str) -> bool:
-    """Whether the text between two answers only connects them, so that both are given at once."""
+    """Returns True if the text between two answers only connects them, so that both count."""
     return len(gap) <= 120 and not _CONNECTIVE.sub("", _without_fonts(gap))
 
 

@@ -1,4 +1,4 @@
-"""One spelling for the many ways of writing the same LaTeX; linear in the text's length."""
+"""Normalises the many ways of writing the same LaTeX to one; linear in the length of the text."""
 
 import re
 import unicodedata
@@ -70,7 +70,7 @@ _SYNONYMS = [
 
 
 def matching_braces(text: str, openers: str = "{", closers: str = "}") -> dict[int, int]:
-    """Positions of opening brackets mapped to those of their partners; escaped braces are text."""
+    """Maps positions of opening brackets to those of their partners; escaped braces count as text."""
     partners: dict[int, int] = {}
     stack: list[int] = []
     for match in re.finditer(rf"\\.|[{re.escape(openers + closers)}]", text, re.S):
@@ -83,14 +83,17 @@ def matching_braces(text: str, openers: str = "{", closers: str = "}") -> dict[i
 
 
 def _plain_character(character: str) -> str:
+    """Returns the ASCII or LaTeX spelling of one character."""
     if character in _CHARACTERS:
         return _CHARACTERS[character]
     code = ord(character)
     digit = unicodedata.decimal(character, None)
     if digit is not None:
         return str(digit)
+    # Full-width forms of ASCII.
     if 0xFF01 <= code <= 0xFF5E:
         return chr(code - 0xFEE0)
+    # Mathematical alphanumeric symbols, e.g. bold or italic letters.
     if 0x1D400 <= code <= 0x1D7FF:
         return unicodedata.normalize("NFKC", character)
     if character in _SUPERSCRIPTS:
@@ -109,9 +112,9 @@ def _plain_character(character: str) -> str:
 
 
 def ascii_spelling(text: str) -> str:
-    """Unicode digits, signs and fractions in their ASCII or LaTeX spelling.
+    """Spells Unicode digits, signs and fractions in ASCII or LaTeX.
 
-    Superscript digits become exponents, never digits: they are not the number they look like.
+    Superscript digits become exponents, not plain digits, which would be another number.
     """
     if text.isascii() and text.isprintable():
         return text
@@ -121,7 +124,8 @@ def ascii_spelling(text: str) -> str:
 
 
 def _unwrap_fonts(text: str) -> str:
-    """Replaces ``\\font{body}`` by the body, set off by spaces if it is more than one letter."""
+    """Replaces ``\\font{body}`` by the body between spaces."""
+    # Several passes, as unwrapping may expose another font; bounded, as each costs a pass over the text.
     for _ in range(4):
         matches = list(_FONT.finditer(text))
         if not matches:
@@ -147,12 +151,13 @@ def _unwrap_fonts(text: str) -> str:
 
 
 def normalise(text: str) -> str:
-    """The canonical spelling of an answer: wrappers, fonts, spacing and synonyms removed.
+    """Returns the canonical spelling of an answer: wrappers, fonts, spacing and synonyms are removed.
 
-    Values are never changed here: ``0.50`` stays ``0.50``; that is for ``rewards.answers.quantity``.
+    Values do not change: ``0.50`` stays ``0.50`` (see ``rewards.answers.quantity``).
     """
     text = ascii_spelling(text)
     if "\\begin" not in text:
+        # Escaped twice, as in JSON; inside an environment a double backslash separates rows.
         text = _DOUBLED.sub(r"\\", text)
     text = _THOUSANDS.sub("", text)
     text = _WORD_COMMANDS.sub(" ", text)
@@ -166,11 +171,11 @@ def normalise(text: str) -> str:
 
 _OPERATOR = re.compile(r"\\(frac|binom|sqrt)(?![a-zA-Z])\s*(?:\[[^\[\]]*\]\s*)?")
 _ARGUMENT = re.compile(r"\s*(\d|[a-zA-Z]|\\[a-zA-Z]+)")
-_RADICAND = re.compile(r"\s*(\d+|[a-zA-Z]|\\[a-zA-Z]+)")  # who writes \sqrt51 means 51, whatever TeX prints
+_RADICAND = re.compile(r"\s*(\d+|[a-zA-Z]|\\[a-zA-Z]+)")  # \sqrt51 is read as the root of 51, unlike in TeX
 
 
 def brace_arguments(text: str) -> str:
-    """Writes ``\\frac12``, ``\\frac{1}2`` and ``\\sqrt3`` with all their braces, as latex2sympy needs."""
+    """Adds the missing braces of ``\\frac12``, ``\\frac{1}2`` and ``\\sqrt3``, which latex2sympy needs."""
     if "\\" not in text:
         return text
     partners = matching_braces(text)
@@ -196,11 +201,11 @@ def brace_arguments(text: str) -> str:
 
 
 def strip_outer(text: str) -> str:
-    """Removes pairs of braces and parentheses around the whole, and end punctuation.
+    """Removes pairs of braces and parentheses around the whole text, and final punctuation.
 
-    A pair that holds a comma or semicolon of its own level is kept: it is a set, tuple or interval.
+    A pair with a comma or semicolon at its own level is kept: it is a set, tuple or interval.
     """
-    # Bounded: peeling one layer costs a pass over the text.
+    # Bounded, since each layer costs a pass over the text.
     for _ in range(20):
         before = text
         text = text.strip().rstrip(".;, ").strip()
@@ -225,7 +230,7 @@ def _strip_pairs(text: str) -> str:
             first += 1
         while first < last and text[last] == " ":
             last -= 1
-    # Give back the innermost pair if it encloses a list.
+    # Restore the innermost pair if it encloses a list.
     inner = text[first : last + 1]
     if first and len(split_top(inner, ",;")) > 1:
         opening = max(index for index in range(first) if text[index] in "{(")
@@ -239,7 +244,7 @@ _TOKEN = re.compile(r"\\begin\{[^{}]*\}|\\end\{[^{}]*\}|\\[a-zA-Z]+|\\.|.", re.S
 
 
 def top_tokens(text: str) -> list[tuple[int, str]]:
-    """The tokens outside all brackets and environments, each with its position."""
+    """Returns the tokens outside all brackets and environments, each with its position."""
     tokens, depth = [], 0
     for match in _TOKEN.finditer(text):
         token = match.group()
@@ -253,7 +258,7 @@ def top_tokens(text: str) -> list[tuple[int, str]]:
 
 
 def split_top(text: str, separators: str | set[str]) -> list[str]:
-    """Splits at the separators that stand outside all brackets and environments."""
+    """Splits at separators outside all brackets and environments."""
     parts, start = [], 0
     for position, token in top_tokens(text):
         if token in separators:

@@ -1,7 +1,7 @@
-"""Plain numbers, exactly: integers, decimals, fractions, mixed numbers, number bases, units.
+"""Exact plain numbers: integers, decimals, fractions, mixed numbers, number bases, units.
 
-Everything here is a regular expression and rational arithmetic on bounded sizes, so that it can run
-in the calling process: it can neither hang nor use memory.
+Uses only regular expressions and rational arithmetic on bounded sizes, which can neither hang nor exhaust
+memory, so it may run in the calling process.
 """
 
 import re
@@ -11,12 +11,12 @@ from fractions import Fraction
 from rewards.answers.units import is_currency, split_currency, split_scale, unit_suffix
 
 MAX_DIGITS = 1000
-"""Numbers of more digits, or larger exponents, are compared digit by digit, never computed with."""
+"""Numbers with more digits or larger exponents are compared digit by digit, without arithmetic."""
 
 MIN_ROUNDED_PLACES = 6
-"""A gold decimal of at least so many places may be the rounded form of an exact answer."""
+"""A gold decimal with at least this many places may be the rounded form of an exact answer."""
 
-# Possessive quantifiers (``++``): a numeral of 100,000 digits is read once, not once per digit.
+# Possessive quantifiers (``++``) avoid backtracking: a numeral of 100,000 digits is read only once.
 _PLAIN = (
     r"(?:\d{1,3}(?:,\d{3})++(?!\d)(?:\.\d++)?|\d{1,3}(?: \d{3})++(?!\d)(?:\.\d++)?"
     r"|\d++(?:\.\d*+)?|\.\d++)"
@@ -43,28 +43,28 @@ _PATTERNS = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Quantity:
-    """An exact number and what was written around it.
+    """An exact number with the unit, currency and notation it was written with.
 
-    Example: ``7.5\\%`` is ``value=Fraction(15, 2), percent=True``; ``4210_7`` is `value=Fraction(1477),
-    base=7, digits="4210"`.
+    Example: ``7.5\\%`` is ``value=Fraction(15, 2), percent=True``; ``4210_7`` is ``value=Fraction(1477),
+    base=7, digits="4210"``.
     """
 
     value: Fraction | tuple[str, str, int]
-    """Exact value; numbers too long to compute with are (sign, digits, exponent)."""
+    """Exact value; numbers beyond ``MAX_DIGITS`` are (sign, digits, exponent)."""
 
     percent: bool = False
     degree: bool = False
     unit: str = ""
     currency: str = ""
-    """Apart from the unit: ``\\$20 per hour`` has both."""
+    """Stored separately from the unit: ``\\$20 per hour`` has both."""
     base: int | None = None
     digits: str = ""
     places: int = 0
-    """Digits behind the decimal point, if it was written with one."""
+    """Number of digits after the decimal point; 0 without one."""
 
 
 def decimal_value(text: str, exponent: int = 0) -> Fraction | tuple[str, str, int]:
-    """The exact value of an unsigned decimal numeral times 10 ** exponent."""
+    """Returns the exact value of an unsigned decimal numeral times 10 ** exponent."""
     whole, _, part = text.replace(",", "").replace(" ", "").partition(".")
     exponent -= len(part)
     digits = (whole + part).lstrip("0")
@@ -99,7 +99,7 @@ def _ratio(match: re.Match[str]) -> Fraction | None:
     if groups["whole"] is None:
         return top / bottom
     whole = _small(groups["whole"])
-    # A mixed number: ``2 \frac{1}{2}`` is 2.5, never a product.
+    # A mixed number: ``2 \frac{1}{2}`` is 2.5, not a product.
     return None if whole is None or top < 0 or bottom < 0 else whole + top / bottom
 
 
@@ -114,7 +114,7 @@ def _in_base(digits: str, base: int) -> Fraction | None:
 
 
 def _number(text: str) -> tuple[Quantity, int] | None:
-    """The unsigned number at the start of the text and where it ends."""
+    """Returns the unsigned number at the start of the text and the position of its end."""
     if match := _PATTERNS["base"].match(text):
         base = int(match[2] or match[3])
         value = _in_base(match["digits"], base)
@@ -124,6 +124,7 @@ def _number(text: str) -> tuple[Quantity, int] | None:
         return Quantity(value=ratio), match.end()
     if match := _PATTERNS["repeating"].match(text):
         head, cycle = match["head"], match[2] or match[3]
+        # head + cycle / ((10^n - 1) 10^places) for a cycle of n digits after ``places`` places.
         start = decimal_value(head)
         if isinstance(start, Fraction) and len(cycle) <= MAX_DIGITS:
             places = len(head.partition(".")[2])
@@ -142,11 +143,11 @@ def _number(text: str) -> tuple[Quantity, int] | None:
 
 
 def parse_quantity(text: str, *, is_gold: bool = False) -> Quantity | None:
-    """The number that a normalised text is, with its unit; None if it is anything else.
+    """Parses a normalised text as a number with its unit; returns None if it is anything else.
 
     Args:
         text: An answer as ``latex.normalise`` returns it.
-        is_gold: A single letter right behind a gold number is a variable, not a unit.
+        is_gold: True for gold answers, where a letter directly after a number is a variable, not a unit.
     """
     sign_length = len(text) - len(text.lstrip("+- "))
     currency, body = split_currency(text[sign_length:])
@@ -179,7 +180,7 @@ def parse_quantity(text: str, *, is_gold: bool = False) -> Quantity | None:
 
 
 def other_unit(one: str, other: str) -> bool:
-    """Whether two units contradict each other; a unit on one side only does not."""
+    """Returns True if two units contradict each other; a missing unit contradicts none."""
     return bool(one and other and one != other)
 
 
@@ -188,25 +189,25 @@ def _hundredth(value: Fraction | tuple[str, str, int]) -> Fraction | None:
 
 
 def same_quantity(*, gold: Quantity, answer: Quantity) -> bool:
-    """Whether two numbers are the same answer; the rules are in the table of docs/rewards.md."""
+    """Returns True if two numbers are the same answer, by the rules in the table of docs/rewards.md."""
     if other_unit(gold.unit, answer.unit) or other_unit(gold.currency, answer.currency):
         return False
     if gold.base is not None or answer.base is not None:
         if gold.base is not None and answer.base is None:
-            # The base may be left out, as a unit may: the question has fixed it.
+            # An answer may omit the base, like a unit: the question determines it.
             return gold.digits.replace(".", "").isdecimal() and decimal_value(gold.digits) == answer.value
         return gold.value == answer.value
     if gold.value == answer.value:
         return True
     if gold.percent != answer.percent:
-        # 50% is 50 and 0.5; but 50 is not 0.5.
+        # 50% equals both 50 and 0.5, but 50 is not 0.5. Equal numbers have returned above.
         percent, other = (gold, answer) if gold.percent else (answer, gold)
         return _hundredth(percent.value) == other.value
     return is_rounding(gold=gold, answer=answer)
 
 
 def is_rounding(*, gold: Quantity, answer: Quantity) -> bool:
-    """Whether the gold is a long decimal that an exact answer (no decimal) rounds to."""
+    """Returns True if the gold is a long decimal that an exact answer (no decimal) rounds to."""
     if gold.places < MIN_ROUNDED_PLACES or answer.places:
         return False
     if not isinstance(gold.value, Fraction) or not isinstance(answer.value, Fraction):

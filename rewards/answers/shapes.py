@@ -15,7 +15,7 @@ class Number:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Expression:
-    """Mathematics that needs a computer algebra system, e.g. ``3\\sqrt{2}``; perhaps with a unit."""
+    """Mathematics that needs a computer algebra system, e.g. ``3\\sqrt{2}``; optionally with a unit."""
 
     text: str
     unit: str = ""
@@ -23,14 +23,14 @@ class Expression:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Text:
-    """Words, e.g. ``Tuesday``; compared without regard to case and spacing."""
+    """Words, e.g. ``Tuesday``; compared ignoring case and spacing."""
 
     text: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Compound:
-    """Several answers in one: kind is ``list``, ``set``, ``tuple``, ``union`` or ``row``."""
+    """Several answers in one; ``kind`` is ``list``, ``set``, ``tuple``, ``union`` or ``row``."""
 
     kind: str
     items: tuple["Shape", ...]
@@ -38,7 +38,7 @@ class Compound:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Interval:
-    """``[1, 2)``: the brackets tell which ends belong to it."""
+    """An interval, e.g. ``[1, 2)``; the brackets show which ends are included."""
 
     low: "Shape"
     high: "Shape"
@@ -55,7 +55,7 @@ class Matrix:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Named:
-    """``x = 3``, ``f(x) = 2x``, ``|AB| = 5``: a value and the name it was given."""
+    """A value with a name, e.g. ``x = 3``, ``f(x) = 2x``, ``|AB| = 5``."""
 
     name: str
     value: "Shape"
@@ -64,7 +64,7 @@ class Named:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Relation:
-    """``x < 3``, ``2x + y = 1``, ``1 < x \\le 5``, ``3 + 4 = 7``: two or more sides and their signs."""
+    """Two or more sides and the signs between them: ``x < 3``, ``2x + y = 1``, ``1 < x \\le 5``."""
 
     sides: tuple[str, ...]
     signs: tuple[str, ...]
@@ -74,4 +74,4 @@ Shape = Number | Expression | Text | Compound | Interval | Matrix | Named | Rela
 
 
 class UnreadableError(ValueError):
-    """The text has no structure that an answer can have; the message says why."""
+    """The text does not have the structure of an answer; the message names the reason."""

@@ -1,7 +1,7 @@
-"""Reads the structure of an answer by its brackets and separators.
+"""Parses the structure of an answer from its brackets and separators.
 
-What an expression means is for ``symbolic``. Linear in the length of the text, except that nesting is
-limited.
+The meaning of expressions is left to ``symbolic``. The time is linear in the length of the text at each level
+of nesting, and nesting is limited.
 """
 
 import re
@@ -63,19 +63,19 @@ _PREFIX = re.compile(
 
 
 def parse_shape(text: str, *, is_gold: bool = False) -> Shape:
-    """The structure of one answer as it was written.
+    """Parses the structure of one answer as written.
 
     Raises:
-        UnreadableError: It is empty, too deeply nested, or has too many items.
+        UnreadableError: If it is empty, too long, too deeply nested, or has too many items.
     """
     return parse_spelling(canonical_spelling(text), is_gold=is_gold)
 
 
 def canonical_spelling(text: str) -> str:
-    """``latex.normalise`` for texts of any origin.
+    """Same as ``latex.normalise``, with limits for untrusted texts.
 
     Raises:
-        UnreadableError: It is too long to be an answer; only plain numbers may be very long.
+        UnreadableError: If it is too long for an answer; only plain numbers may be very long.
     """
     if len(text) > MAX_RAW_CHARS:
         raise UnreadableError(f"It is longer than {MAX_RAW_CHARS} characters.")
@@ -86,7 +86,7 @@ def canonical_spelling(text: str) -> str:
 
 
 def parse_spelling(text: str, *, is_gold: bool = False) -> Shape:
-    """As ``parse_shape``, for a text that ``canonical_spelling`` returned."""
+    """Same as ``parse_shape``, for a text returned by ``canonical_spelling``."""
     text = _PREFIX.sub("", text)
     return _parse(strip_outer(text), is_gold=is_gold, depth=0)
 
@@ -98,6 +98,7 @@ def _parse(text: str, *, is_gold: bool, depth: int) -> Shape:
         raise UnreadableError("It is empty.")
     if quantity := parse_quantity(text, is_gold=is_gold):
         return Number(quantity=quantity, text=text)
+    # From the weakest binding to the strongest: a list of relations, not a relation between lists.
     for reader in (_read_list, _read_relation, _read_union, _read_brackets, _read_matrix):
         shape = reader(text, is_gold, depth + 1)
         if shape is not None:
@@ -194,7 +195,7 @@ def _read_union(text: str, is_gold: bool, depth: int) -> Shape | None:
 
 
 def _outer_pair(text: str) -> tuple[str, str, str] | None:
-    """Opening bracket, inside and closing bracket, if one pair encloses the whole text."""
+    """Returns opening bracket, content and closing bracket if one pair encloses the whole text."""
     match = re.match(r"\\\{|\\langle|[(\[{]", text)
     if match is None:
         return None
@@ -226,7 +227,7 @@ def _read_brackets(text: str, is_gold: bool, depth: int) -> Shape | None:
         return _parse(inside, is_gold=is_gold, depth=depth)
     items = _items(inside)
     if len(items) < 2:
-        # ``[5]`` is a bracketed value; ``(x+1]`` is nothing.
+        # ``[5]`` is a value in brackets; ``(x+1]`` has no meaning.
         matched = opening + closing in ("[]", "()")
         return _parse(strip_outer(inside), is_gold=is_gold, depth=depth) if matched else None
     shapes = _parse_all(items, is_gold, depth)
@@ -278,7 +279,7 @@ def _read_atom(text: str, is_gold: bool, depth: int) -> Shape:
     if (clock := CLOCK.fullmatch(text)) and clock[3]:
         return Text(text=text)
     if figure := _FIGURE.fullmatch(text):
-        # Named by its points, which no algebra may take for a product; all but rays read either way.
+        # Text, as algebra would read its points as a product. All but rays may be named in either direction.
         points = figure[2] if "rightarrow" in figure[1] else min(figure[2], figure[2][::-1])
         return Text(text=f"{figure[1]} {points}")
     if _DIVISION_BY_ZERO.search(text):

@@ -1,6 +1,6 @@
-"""Algebra on expressions with latex2sympy, SymPy and math-verify; runs only in worker processes.
+"""Algebra on expressions with latex2sympy, SymPy and math-verify. Runs only in worker processes.
 
-Any call may take for ever or use all memory (``9^{9^{9}}``): the worker's limits are what ends it.
+Any call may run forever or exhaust memory (``9^{9^{9}}``); only the limits of the worker end it.
 """
 
 import logging
@@ -19,21 +19,21 @@ from rewards.answers.algebra import squash
 from rewards.answers.shapes import Relation, UnreadableError
 
 DIGITS = 120
-"""Decimal digits of numeric comparisons."""
+"""Number of decimal digits in numeric comparisons."""
 TOLERANCE = sympy.Float(10) ** -100
-"""Relative difference below which two numbers of ``DIGITS`` digits are the same."""
+"""Relative difference up to which two numbers of ``DIGITS`` digits are equal."""
 TINY = sympy.Float(10) ** -100
-"""Absolute difference below which two numbers next to zero are the same."""
+"""Absolute difference below which two numbers near zero are equal."""
 PROOF_DIGITS = 1000
-"""Digits to which constants must agree that are not equal by simplification."""
+"""Number of digits in which constants must agree if simplification does not show that they are equal."""
 MAX_PROOF_DIGITS = 6000
-"""Constants that would need more are not the same unless they simplify to the same."""
+"""Constants that would need more digits are equal only if simplification shows it."""
 MAX_CHARS = 2000
-"""Longer expressions are not answers."""
+"""Length limit of an expression, in characters."""
 
 _CONVERSION = ConversionConfig(lowercase_symbols=False)
 _BIG_OPERATOR = re.compile(r"\\(?:sum|prod|int|iint|lim)(?![a-zA-Z])")
-# What latex2sympy would read as something else instead of refusing it.
+# Texts that latex2sympy would misread instead of rejecting them.
 _MISREAD = (
     (re.compile(r"(?<![_^\d.])[\d.]+\s+[\d.]"), "It has two numbers side by side."),
     (
@@ -51,10 +51,10 @@ for _name in ("latex2sympy2_extended", "math_verify"):
 
 @lru_cache(maxsize=20_000)
 def parse_expression(text: str) -> Any:
-    """The SymPy object of a LaTeX expression.
+    """Parses a LaTeX expression to a SymPy object.
 
     Raises:
-        UnreadableError: latex2sympy cannot read it.
+        UnreadableError: If it is too long, or latex2sympy cannot read it.
     """
     if len(text) > MAX_CHARS:
         raise UnreadableError(f"It is longer than {MAX_CHARS} characters.")
@@ -66,7 +66,7 @@ def parse_expression(text: str) -> Any:
         return sympy.Mod(parse_expression(parts[0]).doit(), parse_expression(parts[1]))
     try:
         result = latex2sympy(text, is_real=None, conversion_config=_CONVERSION)
-    # latex2sympy raises bare Exception, and whatever SymPy raises while it builds the tree.
+    # latex2sympy raises bare Exception, and passes on any error of SymPy.
     except Exception as error:
         if isinstance(error, MemoryError | RecursionError):
             raise
@@ -74,6 +74,7 @@ def parse_expression(text: str) -> Any:
         raise UnreadableError(f"It cannot be read as mathematics: {first_line}") from error
     if not isinstance(result, sympy.Basic | sympy.MatrixBase):
         raise UnreadableError("It is not one mathematical object.")
+    # Decimals become exact rationals, and ``i`` the imaginary unit.
     exact: dict[sympy.Basic, sympy.Basic] = {
         number: sympy.Rational(str(number)) for number in result.atoms(sympy.Float)
     }
@@ -84,10 +85,10 @@ def parse_expression(text: str) -> Any:
 
 
 class SymPyAlgebra:
-    """The ``equivalence.Algebra`` of the worker processes."""
+    """The implementation of ``Algebra`` in worker processes."""
 
     def same_expression(self, *, gold: str, answer: str) -> bool:
-        """Equal for all values of the variables; decided by exact or 120-digit arithmetic."""
+        """Returns True if equal for all values of the variables, by exact or 120-digit arithmetic."""
         if squash(gold) == squash(answer):
             return True
         rounded = _ROUNDED.fullmatch(gold)
@@ -95,7 +96,7 @@ class SymPyAlgebra:
         answer = _ROUNDED.sub(r"\2", answer)
         answer_value = parse_expression(answer)
         if _BIG_OPERATOR.search(answer) and not gold_value.free_symbols:
-            return False  # A sum that was not carried out restates the question.
+            return False  # An unevaluated sum only restates the question.
         if not isinstance(gold_value, sympy.Expr) or not isinstance(answer_value, sympy.Expr):
             return bool(verify(gold_value, answer_value, strict=True, timeout_seconds=None))
         if rounded and not answer_value.free_symbols:
@@ -103,7 +104,7 @@ class SymPyAlgebra:
         return _same(gold_value, answer_value)
 
     def same_relation(self, *, gold: Relation, answer: Relation) -> bool:
-        """Equal up to a constant factor: positive for inequalities, negative if they are flipped."""
+        """Returns True if equal up to a constant factor: positive for inequalities, negative if flipped."""
         if len(gold.signs) != 1 or len(answer.signs) != 1:
             return False
         gold_sign, answer_sign = gold.signs[0], answer.signs[0]
@@ -119,7 +120,10 @@ class SymPyAlgebra:
         return gold_sign == (answer_sign if factor > 0 else flipped.get(answer_sign))
 
     def chain_value(self, *, chain: Relation) -> str | None:
-        """The value of ``a = b = c``; None if a side contradicts it or has a variable."""
+        """Returns the value of ``a = b = c``; None if a side contradicts it or has a variable.
+
+        Sides after the first ``\\approx`` need to agree to 1% only.
+        """
         exact = chain.sides[: len(chain.signs) + 1]
         if r"\approx" in chain.signs:
             exact = chain.sides[: chain.signs.index(r"\approx") + 1]
@@ -149,7 +153,7 @@ def _difference(relation: Relation) -> sympy.Expr:
 
 
 def _points(symbols: set[Any], count: int) -> list[dict[Any, Any]]:
-    """Fixed rational points: the first half positive, the second half of mixed signs."""
+    """Returns fixed rational points: the first half positive, the second half with mixed signs."""
     generator = random.Random(20)
     names = sorted(symbols, key=str)
     points = []
@@ -170,7 +174,7 @@ def _number_at(expression: sympy.Expr, point: dict[Any, Any]) -> sympy.Expr | No
     if point and not value.is_number:
         value = expression.subs(point).doit().evalf(DIGITS)
     parts = value.as_real_imag() if value.is_number else ()
-    # Anything else, e.g. an integral that has no value, cannot be compared.
+    # Other values, e.g. an integral that diverges, cannot be compared.
     return value if parts and all(isinstance(part, _REAL) and part.is_finite for part in parts) else None
 
 
@@ -200,8 +204,8 @@ def _same_constant(gold: sympy.Expr, answer: sympy.Expr) -> bool:
         return False
     if not _close(left, right) and abs(left - right) > TINY:
         return False
-    # Equal to ``DIGITS`` digits, or both next to zero: now exactly, or to every digit of the integer part
-    # and a thousand more (2^{1/2^{1000}} is not 1).
+    # Equal to ``DIGITS`` digits, or both near zero. Equality must now be exact, or hold for all digits of the
+    # integer part and a thousand more: 2^{1/2^{1000}} is not 1.
     exact_gold, exact_answer = gold.doit(), answer.doit()
     if exact_gold == exact_answer:
         return True
@@ -215,7 +219,7 @@ def _same_constant(gold: sympy.Expr, answer: sympy.Expr) -> bool:
 
 
 def _same_at_points(gold: sympy.Expr, answer: sympy.Expr, symbols: set[Any], count: int = 8) -> bool:
-    """Polynomial identity testing: equal at all of several points at which both have a value."""
+    """Tests identity at several points: equal at all, and at least three, at which both have a value."""
     agreed = 0
     for point in _points(symbols, count):
         left, right = _number_at(gold, point), _number_at(answer, point)
@@ -228,7 +232,7 @@ def _same_at_points(gold: sympy.Expr, answer: sympy.Expr, symbols: set[Any], cou
 
 
 def _constant_ratio(left: sympy.Expr, right: sympy.Expr) -> sympy.Expr | None:
-    """The constant c with left = c * right, nonzero and real; None if there is none."""
+    """Returns the nonzero real constant c with left = c * right; None if there is none."""
     ratio = None
     for point in _points(left.free_symbols, 6):
         top, bottom = _number_at(left, point), _number_at(right, point)
@@ -242,7 +246,7 @@ def _constant_ratio(left: sympy.Expr, right: sympy.Expr) -> sympy.Expr | None:
 
 
 def _is_rounded(gold: sympy.Expr, answer: sympy.Expr, places: int) -> bool:
-    """Whether the gold decimal is the answer, or the answer rounded to the gold's places."""
+    """Returns True if the gold decimal is the answer, or the answer rounded to the gold's places."""
     if _same(gold, answer):
         return True
     value = _number_at(answer, {})
@@ -252,6 +256,7 @@ def _is_rounded(gold: sympy.Expr, answer: sympy.Expr, places: int) -> bool:
 
 
 def _is_near(value: sympy.Expr, other: sympy.Expr) -> bool:
+    """Returns True if two constants agree to 1%."""
     left, right = _number_at(value, {}), _number_at(other, {})
     if left is None or right is None:
         return False
@@ -259,10 +264,10 @@ def _is_near(value: sympy.Expr, other: sympy.Expr) -> bool:
 
 
 def check_value(text: str) -> None:
-    """Whether an expression of a gold answer is a value.
+    """Checks that an expression of a gold answer is a value.
 
     Raises:
-        UnreadableError: It cannot be read, or is undefined like ``\\frac{0}{0}``.
+        UnreadableError: If it cannot be read, or is undefined, like ``\\frac{0}{0}``.
     """
     for part in re.split(r"(?<!\\):", text):
         value = parse_expression(part)

@@ -1,4 +1,4 @@
-"""Units, currencies and number words that stand behind (or before) a number."""
+"""Units, currencies and number words after (or before) a number."""
 
 import re
 
@@ -14,7 +14,7 @@ usd eur gbp jpy inr am pm a.m p.m sq cu
 """
 _SYMBOLS = frozenset(_SYMBOLS_TEXT.split())
 _LETTERS = frozenset("mgslhLNJWVKA")
-"""Units of one letter, in the case in which they are written; any other letter is a variable."""
+"""Units of one letter, case-sensitive; any other letter is a variable."""
 _ALIASES = {
     "meter": "m", "metre": "m", "centimeter": "cm", "centimetre": "cm", "millimeter": "mm",
     "kilometer": "km", "kilometre": "km", "foot": "ft", "feet": "ft", "inch": "in", "inche": "in",
@@ -28,7 +28,7 @@ _CURRENCIES = frozenset({"usd", "eur", "gbp", "jpy", "inr", "cent"})
 _SUFFIX_WORD = re.compile(r"[A-Za-z]+(?:\.[A-Za-z]+)*\.?|[\u20ac\u00a3\u00a5\u00b5\u3040-\u9fff]+")
 
 _SKELETON = re.compile(r"[/*]?(?:[\s(),']*u[\s(),']*[/*\-]?)*(?<![/*\-])")
-"""Words (``u``) with at most one sign between two of them: ``u/u``, ``u-u``, not ``-- u``."""
+"""Matches words (``u``) with at most one sign between two of them: ``u/u``, ``u-u``, not ``-- u``."""
 
 _PREFIXES = {"rs": "inr", "usd": "usd", "\u20ac": "eur", "\u00a3": "gbp", "\u00a5": "jpy"}
 _PREFIX = re.compile(r"(?:(rs|usd)\.?|([\u20ac\u00a3\u00a5]))\s*(?=[+\-\d.])", re.I)
@@ -39,19 +39,19 @@ _SCALE = re.compile(rf"\s*\b({'|'.join(_SCALES)})s?\b", re.I)
 
 
 def split_currency(text: str) -> tuple[str, str]:
-    """The currency whose sign stands first, or an empty string, and the text without it."""
+    """Returns the currency of a leading sign, or an empty string, and the text without it."""
     match = _PREFIX.match(text)
     return ("", text) if match is None else (_PREFIXES[(match[1] or match[2]).lower()], text[match.end() :])
 
 
 def split_scale(text: str) -> tuple[int, str]:
-    """The factor of a leading number word (``million``), or 1, and the text without it."""
+    """Returns the factor of a leading number word (``million``), or 1, and the text without it."""
     match = _SCALE.match(text)
     return (1, text) if match is None else (_SCALES[match[1].lower()], text[match.end() :])
 
 
 def is_currency(unit: str) -> bool:
-    """Whether a canonical unit is money."""
+    """Returns True if a canonical unit is a currency."""
     return unit in _CURRENCIES
 
 
@@ -62,9 +62,9 @@ def _singular(name: str) -> str:
 
 
 def canonical_unit(text: str) -> str | None:
-    """The unit that a suffix names, ``""`` for a generic one, None if it is not a unit.
+    """Returns the unit named by a suffix, ``""`` for a generic one, None if it is not a unit.
 
-    ``square centimeters``, ``cm^2`` and ``cm^{2}`` are one unit; ``apples`` and ``apple`` too.
+    ``square centimeters``, ``cm^2`` and ``cm^{2}`` are the same unit, as are ``apples`` and ``apple``.
     """
     text = re.sub(r"\^?\{?\(?([23])\)?\}?", r"\1", re.sub(r"\s*\^\s*", "^", text))
     text = re.sub(r"(?<=[a-z])\s+per\s+", "/", text.lower()).replace("\\", "")
@@ -93,7 +93,7 @@ def canonical_unit(text: str) -> str | None:
 
 
 def _is_unit_word(word: str, *, is_spaced: bool, is_gold: bool) -> bool:
-    """Whether a word behind a number names a unit or what is counted, not a product of variables."""
+    """Returns True if a word after a number is a unit or a counted noun, not a product of variables."""
     word = word.rstrip(".")
     if len(word) == 1:
         # ``10m`` is ten metres in an answer; ``10 N`` is newtons, ``10N`` is not.
@@ -106,7 +106,7 @@ def _is_unit_word(word: str, *, is_spaced: bool, is_gold: bool) -> bool:
 
 
 def unit_suffix(text: str, *, is_gold: bool) -> str | None:
-    """Canonical unit of what follows a number; None if it is part of an expression."""
+    """Returns the canonical unit of the text after a number; None if that is part of an expression."""
     body = text.strip()
     if not body:
         return ""
@@ -133,9 +133,9 @@ _UNIT_OF_EXPRESSION = re.compile(
 
 
 def split_unit(text: str) -> tuple[str, str]:
-    """An expression and the unit behind it: ``20\\pi cm^2`` is (``20\\pi``, ``cm2``).
+    """Splits an expression from the unit after it: ``20\\pi cm^2`` is (``20\\pi``, ``cm2``).
 
-    Only known units of two letters or more: ``2 \\sqrt{3} m`` may be a product.
+    Only known units of two letters or more are split off: ``2 \\sqrt{3} m`` may be a product.
     """
     match = _UNIT_OF_EXPRESSION.search(text)
     if match is None or not re.search(r"\d|\\[a-zA-Z]", text[: match.start()]):

@@ -1,4 +1,4 @@
-"""Comparison of single values: numbers with units, times of day, ratios, words, expressions."""
+"""Compares single values: numbers with units, times of day, ratios, words, expressions."""
 
 import itertools
 import re
@@ -13,7 +13,7 @@ from rewards.answers.structure import CLOCK, parse_shape
 def same_value(
     *, gold: Number | Expression | Text, answer: Number | Expression | Text, algebra: Algebra
 ) -> bool:
-    """Whether two numbers, expressions or words are the same answer."""
+    """Returns True if two numbers, expressions or words are the same answer."""
     if isinstance(gold, Number) and isinstance(answer, Number):
         return same_quantity(gold=gold.quantity, answer=answer.quantity)
     if other_unit(_unit_of(gold), _unit_of(answer)):
@@ -27,7 +27,7 @@ def same_value(
         if _same_clock(clocks[0], clocks[1]):
             return True
         if clocks[0][2] or clocks[1][2]:
-            return False  # ``3:10`` may still be a ratio; with a.m. or p.m. it is none
+            return False  # ``3:10`` may still be a ratio, but not with a.m. or p.m.
     if isinstance(gold, Text) or isinstance(answer, Text):
         return False
     if ":" in gold.text:
@@ -52,7 +52,10 @@ def _unit_of(leaf: Number | Expression | Text) -> str:
 
 
 def _expression_of(quantity: Quantity) -> str | None:
-    """LaTeX for a number that is compared with an expression; degrees become radians."""
+    """Returns the LaTeX of a number for the comparison with an expression; degrees become radians.
+
+    The prefix ``rounded:PLACES:`` marks a decimal, see ``rewards.answers.symbolic``.
+    """
     value = quantity.value
     if isinstance(value, Fraction):
         text = str(value.numerator)
@@ -79,7 +82,7 @@ def _clock(text: str) -> tuple[int, str, str] | None:
 
 
 def _same_clock(gold: tuple[int, str, str], answer: tuple[int, str, str]) -> bool:
-    """Times of day; a missing a.m. or p.m. matches both, and 20:34 is 8:34 p.m."""
+    """Compares times of day; a missing a.m. or p.m. matches both, and 20:34 is 8:34 p.m."""
     if gold[1] != answer[1]:
         return False
     if gold[2] and answer[2]:
@@ -91,7 +94,7 @@ def _same_clock(gold: tuple[int, str, str], answer: tuple[int, str, str]) -> boo
 
 
 def _same_ratio(*, gold: str, answer: str, algebra: Algebra) -> bool:
-    """``6:4`` is ``3:2`` and 3/2: neighbouring parts have the same quotients."""
+    """Compares ratios by the quotients of neighbouring parts: ``6:4`` equals ``3:2`` and 3/2."""
     gold_parts, answer_parts = gold.split(":"), answer.split(":")
     if len(answer_parts) == 1 and len(gold_parts) == 2:
         answer_parts = [answer, "1"]

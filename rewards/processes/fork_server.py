@@ -1,7 +1,7 @@
-"""The warm process that workers are forked from: one for all pools of a program.
+"""The warm process that workers are forked from; one for all pools of a program.
 
-It is started with the first pool, imports SymPy while the caller does other things, and lives until
-the program ends in any way (``rewards.processes.worker``). If it dies, the next fork starts another.
+It is started with the first pool, imports SymPy in the background, and lives until the program ends in any
+way (see ``rewards.processes.worker``). If it dies, the next fork starts another.
 """
 
 import atexit
@@ -16,13 +16,13 @@ import threading
 from typing import IO
 
 START_SECONDS = 60.0
-"""Limit for starting the process (imports) and for each fork."""
+"""Time limit for starting the process (imports) and for each fork."""
 MAX_ATTEMPTS = 3
-"""Starts that are tried before giving up."""
+"""Number of attempts to fork a worker, each with a new process after a failure."""
 
 
 class ForkServer:
-    """Starts worker processes; safe to call from any thread."""
+    """Starts worker processes. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -32,19 +32,19 @@ class ForkServer:
         self._last_words = ""
 
     def begin(self) -> None:
-        """Starts the process if there is none, without waiting until it is warm."""
+        """Starts the process if it does not run yet, without waiting until it is warm."""
         with self._lock:
             if self._process is None:
                 self._start()
 
     def fork_worker(self, memory_limit_mb: int) -> tuple[int, socket.socket]:
-        """A new worker's process id and socket.
+        """Forks a worker; returns its process id and socket.
 
         Args:
-            memory_limit_mb: The worker's address space, in MiB.
+            memory_limit_mb: Address space of the worker, in MiB.
 
         Raises:
-            RuntimeError: No worker could be started within ``START_SECONDS``.
+            RuntimeError: If no worker could be started in ``MAX_ATTEMPTS`` attempts.
         """
         with self._lock:
             for _ in range(MAX_ATTEMPTS):
@@ -69,6 +69,7 @@ class ForkServer:
         ours, theirs = socket.socketpair()
         with theirs:
             socket.send_fds(self._control, [struct.pack(">Q", memory_bytes)], [theirs.fileno()])
+        # The reply is the worker's process id, 8 bytes; fewer mean that the process died.
         ready, _, _ = select.select([self._control], [], [], START_SECONDS)
         reply = self._control.recv(8) if ready else b""
         if len(reply) != 8:
@@ -79,8 +80,8 @@ class ForkServer:
     def _start(self) -> None:
         self._stop()
         ours, theirs = socket.socketpair()
-        # Not multiprocessing: the caller's __main__ and its imports must not run again.
-        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 (open as long as the process lives)
+        # Not multiprocessing, which would run the caller's __main__ and its imports again.
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 (open while the process lives)
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "rewards.processes.worker", str(theirs.fileno())],
@@ -108,7 +109,7 @@ class ForkServer:
 
 
 def import_path() -> list[str]:
-    """The folders that this program imports from, for a process that was started elsewhere."""
+    """Returns the import path of this program, for other processes."""
     return [entry or os.getcwd() for entry in sys.path]
 
 
@@ -118,7 +119,7 @@ _owner = 0
 
 
 def shared_fork_server() -> ForkServer:
-    """The fork server of this process; a forked child gets its own, not its parent's socket."""
+    """Returns the fork server of this process; a forked child gets its own, as sockets cannot be shared."""
     global _fork_server, _owner
     with _lock:
         if _fork_server is None or _owner != os.getpid():

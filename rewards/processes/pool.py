@@ -1,7 +1,7 @@
-"""Killable worker processes behind a blocking call that is safe from any thread.
+"""Killable worker processes behind a thread-safe interface.
 
-A task has a limit of wall time, counted from when a thread of the pool takes it. At the limit the
-worker is killed (SIGKILL) and replaced; a worker that dies is replaced and its task done again.
+A task has a wall-time limit, counted from when a thread of the pool takes it. At the limit the worker is
+killed (SIGKILL) and replaced; if a worker dies, it is replaced and its task is repeated.
 """
 
 import collections
@@ -18,25 +18,25 @@ from rewards.processes.fork_server import shared_fork_server
 from rewards.processes.worker import read_message, write_message
 
 MAX_ATTEMPTS = 3
-"""A task whose worker died is given to so many workers in all."""
+"""Number of workers that are tried for one task if each of them dies."""
 
 
 class _Worker:
-    """One forked process and its socket; owned by one thread."""
+    """A forked process and its socket, owned by one thread."""
 
     def __init__(self, pid: int, connection: socket.socket) -> None:
         self.pid = pid
         self.connection = connection
-        # A process id may be used again once its process is dead; a pidfd (Linux) may not.
+        # The kernel may reuse the id of a dead process; a pidfd (Linux) keeps naming the same process.
         self._pidfd = os.pidfd_open(pid) if hasattr(os, "pidfd_open") else None
         self._is_killed = False
 
     def ask(self, request: dict[str, Any], seconds: float) -> dict[str, Any]:
-        """The answer to one request.
+        """Sends a request and returns the answer.
 
         Raises:
-            TimeoutError: It did not come in time.
-            ConnectionError: The process died.
+            TimeoutError: If the answer did not arrive in time.
+            ConnectionError: If the process died.
         """
         deadline = time.monotonic() + seconds
         self.connection.settimeout(max(seconds, 0.001))
@@ -46,11 +46,12 @@ class _Worker:
             result = read_message(self.connection)
             if result is None:
                 raise ConnectionResetError
+            # An answer with another number belongs to an earlier request.
             if result["number"] == request["number"]:
                 return result
 
     def kill(self) -> None:
-        """Ends the process at once. It is not our child, so nothing is left to wait for."""
+        """Kills the process at once. It is a child of the fork server, so there is nothing to wait for."""
         if self._is_killed:
             return
         self._is_killed = True
@@ -65,9 +66,9 @@ class _Worker:
 
 
 class Pool:
-    """``num_workers`` processes, each with a time limit per task and a memory limit.
+    """``num_workers`` processes with a time limit per task and a memory limit per process.
 
-    Each process belongs to one thread of the pool, and is forked when that thread first has work.
+    Each process belongs to one thread of the pool and is forked when this thread gets its first task.
     """
 
     def __init__(
@@ -79,7 +80,7 @@ class Pool:
             raise ValueError(f"`limit_seconds` must be positive, got {limit_seconds}.")
         if memory_limit_mb < 256:
             raise ValueError(
-                f"`memory_limit_mb` must be at least 256 (SymPy alone takes 100), got {memory_limit_mb}."
+                f"`memory_limit_mb` must be at least 256 (SymPy alone needs 100), got {memory_limit_mb}."
             )
         self.num_workers = num_workers
         self.limit_seconds = limit_seconds
@@ -94,39 +95,39 @@ class Pool:
         self._closed = False
         self._owner = os.getpid()
         self.num_replaced = 0
-        """Workers that were killed at a limit or found dead."""
+        """Number of workers that were killed at a limit or found dead."""
 
     def run(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Does a task and waits for it; see ``submit``."""
+        """Submits a task and waits for its result; see ``submit``."""
         return self.submit(request).result()
 
     def submit(self, request: dict[str, Any]) -> "Future[dict[str, Any]]":
-        """Starts a task: the future's result has ``status``, ``reason`` and ``seconds``.
+        """Submits a task. The future's result has ``status``, ``reason`` and ``seconds``.
 
         Raises:
-            RuntimeError: The pool is closed.
+            RuntimeError: If the pool is closed, or was made before a fork of this process.
         """
         if self._closed:
             raise RuntimeError("This verifier pool is closed.")
         if os.getpid() != self._owner:
             raise RuntimeError(
-                "This verifier pool was made before a fork and its threads are in the other process; "
-                "make one Scorer in each process."
+                "This verifier pool was created before a fork, and its threads run in the other process; "
+                "create one Scorer in each process."
             )
         return self._threads.submit(self._do, request)
 
     def worker_pids(self) -> list[int]:
-        """Process ids of the workers that are alive now, without the fork server."""
+        """Returns the process ids of the workers that are alive, without the fork server."""
         with self._lock:
             return [worker.pid for worker in self._workers.values()]
 
     def close(self) -> None:
-        """Kills the workers; tasks that have not been started are cancelled."""
+        """Kills the workers; tasks that have not started are cancelled."""
         self._closed = True
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._kill_all()
         self._threads.shutdown(wait=True)
-        self._kill_all()  # a thread may have been about to fork one
+        self._kill_all()  # a thread may have forked another one meanwhile
 
     def _kill_all(self) -> None:
         with self._lock:
@@ -140,7 +141,7 @@ class Pool:
             request = {**request, "number": self._number}
         start = time.monotonic()
         worker = self._worker()
-        # A cold start counts too, so that callers can rely on the limit; but a third of it is left.
+        # Forking counts towards the limit, so that callers can rely on it, but leaves at least a third of it.
         deadline = max(start + self.limit_seconds, time.monotonic() + self.limit_seconds / 3)
         for _ in range(MAX_ATTEMPTS):
             try:
@@ -161,7 +162,7 @@ class Pool:
         return {"status": status, "reason": reason, "seconds": time.monotonic() - start}
 
     def _worker(self) -> _Worker:
-        """This thread's worker, forked if it has none."""
+        """Returns this thread's worker; forks one if it has none."""
         worker = getattr(self._own, "worker", None)
         if worker is not None:
             return worker
@@ -170,7 +171,7 @@ class Pool:
                 worker = _Worker(*self._fork_server.fork_worker(self.memory_limit_mb))
                 break
             except ProcessLookupError:
-                continue  # killed before it was ours
+                continue  # it died before its pidfd was opened
         else:
             raise RuntimeError(f"{MAX_ATTEMPTS} new verifier processes in a row died at once.")
         self._own.worker = worker
@@ -179,6 +180,7 @@ class Pool:
         return worker
 
     def _discard(self, worker: _Worker) -> None:
+        """Kills this thread's worker, so that the next task forks another."""
         with self._lock:
             self._workers.pop(worker.pid, None)
             self.num_replaced += 1
@@ -187,7 +189,7 @@ class Pool:
 
 
 class Gate:
-    """Back-pressure: at most ``limit`` inside; who comes later gets a future that opens in order."""
+    """Back-pressure: at most ``limit`` callers inside; later ones get futures that complete in order."""
 
     def __init__(self, limit: int) -> None:
         self._free = limit
@@ -195,7 +197,7 @@ class Gate:
         self._lock = threading.Lock()
 
     def enter(self) -> Future[None]:
-        """A future that is done once there is room."""
+        """Returns a future that is done once there is room."""
         ticket: Future[None] = Future()
         with self._lock:
             if self._free == 0:
@@ -206,10 +208,11 @@ class Gate:
         return ticket
 
     def leave(self) -> None:
-        """Makes room for the next in line."""
+        """Makes room for the next waiting caller."""
         with self._lock:
             if not self._waiting:
                 self._free += 1
                 return
             ticket = self._waiting.popleft()
+        # Outside the lock: callbacks of the future may call ``enter`` or ``leave``.
         ticket.set_result(None)

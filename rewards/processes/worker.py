@@ -1,9 +1,9 @@
-"""The process that does the algebra: ``python -m rewards.processes.worker FD``, started by ``fork_server``.
+"""The process that runs the algebra: ``python -m rewards.processes.worker FD``, started by ``fork_server``.
 
-One *fork server* process imports SymPy and compares a few expressions. It does no work itself: for each
-request on its control socket it forks a worker that is as warm, so that replacing a killed worker
-costs milliseconds. A worker answers one request at a time on a socket of its own. It dies with
-the fork server (kernel signal), and the fork server with its parent (end of file, or a change of parent).
+One *fork server* process imports SymPy and compares a few expressions to warm up. It checks no answers: for
+each request on its control socket it forks a worker that is equally warm, so that replacing a killed worker
+costs milliseconds. A worker answers one request at a time on its own socket. It dies with the fork server
+(kernel signal), and the fork server with its parent (end of file, or a change of parent).
 """
 
 import array
@@ -35,7 +35,7 @@ _WARM_UP = (
 
 
 def read_message(connection: socket.socket) -> dict[str, Any] | None:
-    """The next message; None if the other side is gone."""
+    """Returns the next message; None if the other side is gone."""
     header = _read_exactly(connection, HEADER.size)
     if header is None:
         return None
@@ -54,13 +54,13 @@ def _read_exactly(connection: socket.socket, size: int) -> bytes | None:
 
 
 def write_message(connection: socket.socket, message: dict[str, Any]) -> None:
-    """Sends one message; JSON in ASCII, so that lone surrogates survive."""
+    """Sends one message as ASCII JSON, which preserves lone surrogates."""
     body = json.dumps(message).encode("ascii")
     connection.sendall(HEADER.pack(len(body)) + body)
 
 
 def answer_request(request: dict[str, Any]) -> dict[str, Any]:
-    """Does one task; whatever it raises becomes a status, never an exception."""
+    """Runs one task. All exceptions become a status."""
     try:
         return _TASKS[request["task"]](request)
     except UnreadableError as error:
@@ -71,7 +71,7 @@ def answer_request(request: dict[str, Any]) -> dict[str, Any]:
         return {"status": "unparsable", "reason": "It has a number that is too large."}
     except MemoryError:
         return {"status": "error", "reason": "The check needed more than the memory limit."}
-    # Whatever is raised where model output meets computer algebra, or a user's function, is a verdict.
+    # Model output in computer algebra, or a user's function, may raise anything: it becomes a verdict.
     except BaseException as error:
         return {"status": "error", "reason": f"{type(error).__name__}: {str(error)[:300]}"}
 
@@ -109,7 +109,7 @@ _TASKS = {"check": _check, "parse": _parse, "custom": _custom}
 
 
 def serve(connection: socket.socket) -> None:
-    """Answers requests until the other side closes."""
+    """Answers requests until the other side closes the connection."""
     while (request := read_message(connection)) is not None:
         result = answer_request(request)
         write_message(connection, {"number": request["number"], **result})
@@ -119,7 +119,7 @@ def _die_with_parent(parent: int) -> None:
     """Asks the kernel (Linux) to kill this process when its parent dies."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
+        if os.getppid() != parent:  # it died before the call above
             os._exit(1)
 
 
@@ -133,7 +133,7 @@ def _become_worker(connection: socket.socket, fork_server: int, memory_bytes: in
 
 
 def _receive_request(control: socket.socket) -> tuple[int, int] | None:
-    """Memory limit and the socket for a new worker; None if the parent is gone."""
+    """Returns memory limit in bytes and socket of a new worker; None if the parent is gone."""
     data, ancillary, _, _ = control.recvmsg(HEADER.size * 2, socket.CMSG_SPACE(4))
     if not data:
         return None
@@ -145,12 +145,12 @@ def _receive_request(control: socket.socket) -> tuple[int, int] | None:
 
 
 def run_fork_server(control: socket.socket) -> None:
-    """Forks one worker per request and answers with its process id; warms up while it waits."""
+    """Forks one worker per request and replies with its process id; warms up between requests."""
     from rewards.answers.symbolic import SymPyAlgebra  # SymPy only in workers
 
     algebra = SymPyAlgebra()
     to_warm_up = list(_WARM_UP)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps dead workers
     parent, own = os.getppid(), os.getpid()
     while True:
         ready, _, _ = select.select([control], [], [], 0 if to_warm_up else 1.0)
@@ -161,6 +161,7 @@ def run_fork_server(control: socket.socket) -> None:
                 text = to_warm_up.pop()
                 algebra.same_expression(gold=text, answer=f"{text}+1")
                 if not to_warm_up:
+                    # Frozen objects are not touched by the collector, so workers keep sharing their pages.
                     gc.collect()
                     gc.freeze()
             continue
@@ -180,7 +181,7 @@ def run_fork_server(control: socket.socket) -> None:
 
 
 def main() -> None:
-    """Runs the fork server on the inherited socket; keyboard interrupts are the parent's business."""
+    """Runs the fork server on the inherited socket; keyboard interrupts are left to the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     sys.setrecursionlimit(3000)
