@@ -158,7 +158,7 @@ class WorkersConfig:
     def __post_init__(self) -> None:
         if self.rollout.urls or self.rollout.chats:
             raise ValueError(
-                "rollout.urls and rollout.chat_url are for clients of workers, not for the workers: unset both."
+                "rollout.urls and rollout.chat_url are for clients of workers, not for workers: unset both."
             )
         at_least("rollout.port of launch.workers", self.rollout.port, 1)
 
