@@ -332,7 +332,7 @@ def test_a_sweep_goes_on_after_a_failure_and_knows_its_own_runs(tmp_path: Path):
     other = sweep("gpus=4", "nodes=2,3")
     assert "holds a run with other options" in other.stdout + other.stderr
     own = sweep("seed=1,2", "output_dir=mine")
-    assert "give hydra.sweep.dir, not output_dir" in own.stdout + own.stderr and own.returncode
+    assert "set hydra.sweep.dir instead of output_dir" in own.stdout + own.stderr and own.returncode
     assert not (tmp_path / "mine").exists()
 
 

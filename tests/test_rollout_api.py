@@ -282,7 +282,7 @@ def test_a_policy_that_cannot_be_opened_is_refused_with_the_reason(model: str, u
         (
             (model,),
             {"urls": [url], "chat_url": url, "chat_model": "m"},
-            "Set rollout.urls .* or rollout.chat_url",
+            "Set either rollout.urls .* or rollout.chat_url",
         ),
         ((model,), {"urls": gone}, f"The rollout worker {gone} does not answer.*enable-scale-out"),
         ((model,), {"urls": url, "thinking": "thnk"}, "operator/thinking/thnk"),
