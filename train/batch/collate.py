@@ -1,8 +1,8 @@
-"""Rows -> one micro-batch of flat tensors.
+"""Collates rows into one micro-batch of flat tensors.
 
-A row of one completion is an ordinary sequence. A row of several is ``[prompt, c1, .., cn]``: positions
-restart after the prompt for each completion, and ``train.model.attention`` keeps completions from seeing one
-another.
+A row with one completion is an ordinary sequence. A row with several is ``[prompt, c1, .., cn]``: positions
+restart after the prompt for each completion, and ``train.model.attention`` prevents completions from
+attending to one another.
 """
 
 from collections.abc import Sequence
@@ -18,50 +18,52 @@ from train.batch.rows import Branch, Row, RowShape
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MicroBatch:
-    """One forward and backward of one rank. B rows of T tokens, N trained tokens in all.
+    """Input of one forward and backward pass on one rank: B rows of T tokens, N trained tokens in total.
 
     ``predictors`` are flat positions (``row * T + column``) whose hidden state predicts ``targets``: the
-    token before, or the last prompt token for the first token of every completion. Only trained tokens are
-    listed, so prompts and forced tokens cannot receive gradient. What has one entry per trained token has
-    shape ``(N,)``; tokens of one completion are neighbours, in their order.
+    position of the preceding token, or of the last prompt token for the first token of a completion. Only
+    trained tokens are listed, so prompts and forced tokens cannot receive gradient. Tensors with one entry
+    per trained token have shape ``(N,)``; tokens of one completion are contiguous and in order.
     """
 
     input_ids: Tensor
+    """Token ids, shape ``(B, T)``; 0 at padding."""
     position_ids: Tensor
+    """Positions, shape ``(B, T)``; they restart after the prompt for each completion."""
     attention_mask: Tensor
-    """Bool, ``(B, T)``: where a token is no padding. For attention other than ``train.model.attention``."""
+    """Bool, shape ``(B, T)``: False at padding. Used by attention other than ``train.model.attention``."""
     rows: tuple[RowShape, ...]
-    """Of each of the B rows."""
+    """Shapes of the B rows."""
     predictors: Tensor
     targets: Tensor
     sequences: Tensor
-    """Number of each trained token's completion in this micro-batch."""
+    """Index of each trained token's completion within this micro-batch."""
     roles: Tensor
-    """Index of each trained token's role in the list given to ``collate``."""
+    """Index of each trained token's role in the ``roles`` passed to ``collate``."""
     sampler_logprobs: Tensor
     advantages: Tensor
     policy_weights: Tensor
     imitation_weights: Tensor
     entropy_weights: Tensor
     rewards: Tensor
-    """Of each completion, shape ``(num_sequences,)``."""
+    """Rewards of the completions, shape ``(num_sequences,)``."""
     num_sequences: int
-    """Completions, those without a trained token included."""
+    """Number of completions, including those without a trained token."""
     call_ids: tuple[str, ...]
-    """The call of each completion, ``num_sequences`` of them."""
+    """Call ids of the completions, ``num_sequences`` in total."""
     head_chunks: int
     """See ``train.batch.packing.Bin``."""
     old_logprobs: Tensor | None = None
-    """Of the policy before its first update on this batch; None where this is that update."""
+    """Log-probs of the policy before its first update on this batch; None during that first update."""
     ref_logprobs: Tensor | None = None
-    """Of the reference model; None without one."""
+    """Log-probs of the reference model; None without one."""
     old_values: Tensor | None = None
-    """Of the critic before its first update on this batch; None without one."""
+    """Values of the critic before its first update on this batch; None without a critic."""
     returns: Tensor | None = None
-    """What values should predict; None without a critic."""
+    """Regression targets of the values; None without a critic."""
 
     def to(self, device: torch.device) -> Self:
-        """A copy on ``device``."""
+        """Returns a copy on ``device``."""
         tensors: dict[str, Any] = {
             field.name: getattr(self, field.name).to(device)
             for field in fields(self)
@@ -71,7 +73,13 @@ class MicroBatch:
 
 
 def collate(rows: Sequence[Row], *, roles: Sequence[str], head_chunks: int = 1) -> MicroBatch:
-    """One micro-batch of rows, padded on the right to the longest."""
+    """Returns one micro-batch of ``rows``, padded on the right to the longest row.
+
+    Args:
+        rows: At least one row.
+        roles: All roles of the step; ``MicroBatch.roles`` indexes this list.
+        head_chunks: See ``train.batch.packing.Bin``.
+    """
     length = max(row.num_tokens for row in rows)
     ids = np.zeros((len(rows), length), dtype=np.int64)
     positions = np.zeros((len(rows), length), dtype=np.int64)
@@ -85,10 +93,12 @@ def collate(rows: Sequence[Row], *, roles: Sequence[str], head_chunks: int = 1) 
         for branch in row.branches:
             end = start + len(branch.completion_ids)
             ids[index, start:end] = branch.completion_ids
+            # Each completion sees only the prompt before it, so its positions continue the prompt's.
             positions[index, start:end] = prompt + np.arange(end - start)
             flat.append(_flatten(branch, index * length, prompt, start, len(flat), roles))
             start = end
         is_token[index, :start] = True
+    # One column per array of ``_flatten``, concatenated over completions to shape (N,).
     columns = [torch.from_numpy(np.concatenate(column)) for column in zip(*flat, strict=True)]
     predictors, targets, sequences, role_ids, sampler, advantages, policy, imitation, entropy = columns
     return MicroBatch(
@@ -115,7 +125,12 @@ def collate(rows: Sequence[Row], *, roles: Sequence[str], head_chunks: int = 1) 
 def _flatten(
     branch: Branch, offset: int, prompt: int, start: int, number: int, roles: Sequence[str]
 ) -> tuple[np.ndarray, ...]:
-    """The trained tokens of completion ``number``, which begins at column ``start`` of its row."""
+    """Returns the trained tokens of completion ``number``, which begins at column ``start`` of its row.
+
+    Each array has one entry per trained token; ``offset`` is the flat position of the row's first column.
+    """
+    # Indices within the completion. Index 0 is predicted from the last prompt token, which in a shared row
+    # does not directly precede the completion.
     trained = np.flatnonzero(branch.train_mask)
     predictors = offset + np.where(trained == 0, prompt - 1, start + trained - 1)
     return (

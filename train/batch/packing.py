@@ -1,6 +1,7 @@
-"""Rows -> micro-batches of rows, balanced over ranks.
+"""Packs rows into micro-batches that are balanced over ranks.
 
-Several completions of one prompt share its keys and values where that pays (see ``train.batch.collate``).
+Several completions of one prompt share its keys and values where that saves time (see
+``train.batch.collate``).
 """
 
 import math
@@ -13,7 +14,7 @@ from train.batch.rows import Branch, Row
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSizes:
-    """What the cost of a micro-batch depends on."""
+    """Sizes of the model that determine the cost of a micro-batch."""
 
     hidden: int
     vocab: int
@@ -25,19 +26,21 @@ class Bin:
 
     rows: tuple[Row, ...]
     head_chunks: int
-    """Calls of the LM head. Equal on all ranks of a micro-step: under ZeRO-3 each call is a collective."""
+    """Number of LM head calls. Equal on all ranks of a micro-step: under ZeRO-3 each call is a collective."""
 
 
 def share_prompts(rows: Sequence[Row], *, tokens_per_row: int) -> list[Row]:
-    """Decides per group whether its completions share one row.
+    """Decides for each group whether its completions share rows.
 
     Args:
         rows: One row per group, with all its completions.
-        tokens_per_row: No shared row gets longer, unless its shortest form already is.
+        tokens_per_row: Limit on the length of a shared row. A row that exceeds it even with a single
+            completion is kept.
     """
     result: list[Row] = []
     for row in rows:
         prompt = len(row.prompt_ids)
+        # Tokens if every completion has a row, and thus a prompt, of its own: n * P + sum of L_i.
         apart = row.num_tokens + prompt * (len(row.branches) - 1)
         if apart - row.num_tokens >= SHARE_FROM * apart:
             result.extend(_split(row, tokens_per_row))
@@ -47,14 +50,14 @@ def share_prompts(rows: Sequence[Row], *, tokens_per_row: int) -> list[Row]:
 
 
 def separate(rows: Sequence[Row]) -> list[Row]:
-    """One row for each completion, each with the whole prompt."""
+    """Returns one row per completion, each with the whole prompt."""
     return [replace(row, branches=(branch,)) for row in rows for branch in row.branches]
 
 
 def _split(row: Row, tokens_per_row: int) -> list[Row]:
-    """Cuts a row with many completions into rows within the budget, longest completions first."""
+    """Splits a row with many completions into rows within the budget, longest completions first."""
     parts: list[list[Branch]] = []
-    used = math.inf
+    used = math.inf  # forces the first completion to open a part
     for branch in sorted(row.branches, key=lambda branch: -len(branch.completion_ids)):
         if used + len(branch.completion_ids) > tokens_per_row:
             parts.append([])
@@ -67,17 +70,19 @@ def _split(row: Row, tokens_per_row: int) -> list[Row]:
 def make_plan(
     rows: Sequence[Row], *, tokens_per_micro_batch: int, world_size: int, sizes: ModelSizes
 ) -> list[list[Bin]]:
-    """Packs rows into micro-steps; each holds one bin for each rank.
+    """Packs rows into micro-steps, each with one bin per rank.
 
-    Rows are sorted by length, so that micro-batches waste little padding; micro-batches are sorted by their
-    cost, attention included, so that those which run at the same time on different ranks take about as long.
-    Where the count does not divide, costly ones are halved, and at last a row of zero weight fills up.
+    Rows are sorted by length, so that micro-batches contain little padding. Micro-batches are sorted by
+    cost, attention included, so that those that run at the same time on different ranks take about equally
+    long. If their number is not a multiple of ``world_size``, the most expensive ones are halved; once none
+    has two rows, rows of zero weight are added.
 
     Args:
-        rows: As ``share_prompts`` leaves them; not empty.
-        tokens_per_micro_batch: Padded tokens of one micro-batch; a longer row gets one of its own.
+        rows: Result of ``share_prompts`` or ``separate``; not empty.
+        tokens_per_micro_batch: Limit on the padded tokens of one micro-batch. A longer row gets a
+            micro-batch of its own.
         world_size: Number of ranks.
-        sizes: Of the model.
+        sizes: Sizes of the model.
 
     Returns:
         ``plan[micro_step][rank]``.
@@ -85,8 +90,10 @@ def make_plan(
     assert rows, "a plan needs rows"
     bins = _fill(rows, tokens_per_micro_batch)
     while len(bins) % world_size:
+        # Bins with several rows come first: only those can be halved.
         largest = max(range(len(bins)), key=lambda i: (len(bins[i]) > 1, cost(bins[i], sizes)))
         if len(bins[largest]) > 1:
+            # Every second row, so that both halves get rows of similar lengths.
             bins.append(bins[largest][1::2])
             bins[largest] = bins[largest][::2]
         else:
@@ -97,19 +104,22 @@ def make_plan(
 
 
 def _micro_step(bins: Sequence[Sequence[Row]], sizes: ModelSizes) -> list[Bin]:
+    # fp32 logits of the rank with the most trained tokens; all ranks must call the head equally often.
     most = max(sum(row.num_trained for row in rows) for rows in bins)
     chunks = max(1, math.ceil(4 * most * sizes.vocab / HEAD_CHUNK_BYTES))
     return [Bin(rows=tuple(rows), head_chunks=chunks) for rows in bins]
 
 
 def _fill(rows: Sequence[Row], budget: int) -> list[list[Row]]:
-    """First rows, longest first, until the padded micro-batch would exceed the budget."""
+    """Fills bins in order of length, longest row first, each until its padding would exceed the budget."""
     bins: list[list[Row]] = []
-    # Attention takes rows that branch one by one; kept apart, so that it takes the others together.
+    # Attention processes rows with several completions one at a time. They are kept apart, so that the
+    # other rows still run as one batch.
     for branching in (True, False):
         start = len(bins)
         matching = [row for row in rows if (len(row.branches) > 1) == branching]
         for row in sorted(matching, key=lambda row: -row.num_tokens):
+            # The first row of a bin is its longest and sets the padded length.
             fits = len(bins) > start and (len(bins[-1]) + 1) * bins[-1][0].num_tokens <= budget
             if fits:
                 bins[-1].append(row)
@@ -119,14 +129,15 @@ def _fill(rows: Sequence[Row], budget: int) -> list[list[Row]]:
 
 
 def cost(rows: Sequence[Row], sizes: ModelSizes) -> float:
-    """Of a micro-batch, in tokens: padded ones, and what attention takes on top.
+    """Returns the cost of a micro-batch in tokens: its padded tokens plus the equivalent of its attention.
 
-    A layer's matrices have about 12 hidden^2 parameters, 24 hidden^2 FLOPs a token; a pair of query and key
-    takes 4 hidden.
+    A layer's matrices have about 12 hidden^2 parameters, which is 24 hidden^2 FLOPs per token; a pair of
+    query and key takes 4 hidden FLOPs. One token therefore costs as much as 6 hidden pairs.
     """
     tokens = len(rows) * max(row.num_tokens for row in rows)
     return tokens + sum(row.shape.pairs for row in rows) / (6 * sizes.hidden)
 
 
 def _dummy(row: Row) -> Row:
+    """Returns a filler row: one completion of ``row`` with zero weight."""
     return replace(row, branches=(row.branches[0].without_weight(),))

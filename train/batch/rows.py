@@ -1,4 +1,4 @@
-"""What is trained on: one prompt and the completions that share it, with what the loss needs of each."""
+"""Training data: one prompt, the completions that share it, and the inputs of the loss for each."""
 
 from dataclasses import dataclass, replace
 from typing import Self
@@ -10,14 +10,14 @@ from rollout.records import GroupKey
 
 @dataclass(frozen=True, slots=True)
 class RowShape:
-    """Tokens of one row; what follows them is padding."""
+    """Token counts of one row; the remaining columns are padding."""
 
     prompt: int
     completions: tuple[int, ...]
 
     @property
     def pairs(self) -> float:
-        """Queries and keys that attention pairs."""
+        """Number of (query, key) pairs in causal attention: P^2 / 2 + sum of L_i (P + L_i / 2)."""
         own = sum(n * (self.prompt + n / 2) for n in self.completions)
         return self.prompt**2 / 2 + own
 
@@ -26,37 +26,37 @@ class RowShape:
 class Branch:
     """One completion; each array has one entry per completion token.
 
-    The weights are those of each trained token and hold every normalisation (see ``train.loss.averaging``).
+    The weights apply to each trained token and include every normalisation (see ``train.loss.averaging``).
     """
 
     call_id: str
-    """The sampled call; see ``rollout.records.call_id``."""
+    """Id of the sampled call; see ``rollout.records.call_id``."""
     role: str
     is_positive: bool
-    """A correct sample, which imitation learns from."""
+    """True for a correct sample, which the imitation loss uses."""
     reward: float
     completion_ids: np.ndarray
     sampler_logprobs: np.ndarray
     train_mask: np.ndarray
     advantages: np.ndarray
-    """Those of its group; a critic's take their place."""
+    """Advantages from the group's baseline; replaced by the critic's if there is one."""
     policy_weight: float = 0.0
     imitation_weight: float = 0.0
     entropy_weight: float = 0.0
 
     @property
     def num_trained(self) -> int:
-        """Tokens in the loss."""
+        """Number of tokens in the loss."""
         return int(self.train_mask.sum())
 
     @property
     def has_gradient(self) -> bool:
-        """Whether any token of it can move the policy: by its advantage or by imitation."""
+        """True if any token can change the policy, through its advantage or the imitation loss."""
         has_advantage = bool(self.policy_weight and self.advantages[self.train_mask].any())
         return has_advantage or bool(self.imitation_weight and self.num_trained)
 
     def without_weight(self) -> Self:
-        """The same tokens with no influence on the policy."""
+        """Returns the same tokens with zero weights: they do not influence the policy."""
         return replace(self, policy_weight=0.0, imitation_weight=0.0, entropy_weight=0.0)
 
 
@@ -65,22 +65,22 @@ class Row:
     """A prompt and the completions that share it."""
 
     key: GroupKey
-    """The group that the completions were compared in."""
+    """Group within which the completions were compared."""
     prompt_ids: np.ndarray
     branches: tuple[Branch, ...]
 
     @property
     def num_tokens(self) -> int:
-        """Length of the row in the model."""
+        """Length of the row as a model input."""
         return len(self.prompt_ids) + sum(len(branch.completion_ids) for branch in self.branches)
 
     @property
     def num_trained(self) -> int:
-        """Tokens in the loss."""
+        """Number of tokens in the loss."""
         return sum(branch.num_trained for branch in self.branches)
 
     @property
     def shape(self) -> RowShape:
-        """What attention must know of it."""
+        """Token counts that attention needs."""
         completions = tuple(len(branch.completion_ids) for branch in self.branches)
         return RowShape(prompt=len(self.prompt_ids), completions=completions)
