@@ -1,1 +1,1 @@
-"""Who is credited with what, and the losses: pure functions of rows and tensors."""
+"""Credit assignment and losses: pure functions of rows and tensors."""

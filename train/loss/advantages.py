@@ -16,7 +16,7 @@ Estimator = Callable[[np.ndarray], np.ndarray]
 
 
 def group_mean(rewards: np.ndarray) -> np.ndarray:
-    """The baseline of a sample is the mean of its group, itself included (GRPO): ``A_i = r_i - mean(r)``.
+    """Subtracts the mean of the group, the sample itself included (GRPO): ``A_i = r_i - mean(r)``.
 
     References:
         Shao et al., DeepSeekMath, https://arxiv.org/abs/2402.03300.
@@ -25,9 +25,9 @@ def group_mean(rewards: np.ndarray) -> np.ndarray:
 
 
 def leave_one_out(rewards: np.ndarray) -> np.ndarray:
-    """The baseline of a sample is the mean of the *others* (RLOO): ``A_i = r_i - mean(r_j, j != i)``.
+    """Subtracts the mean of the *other* samples (RLOO): ``A_i = r_i - mean(r_j, j != i)``.
 
-    Unbiased, where the group's mean shrinks the gradient by ``(n - 1) / n``.
+    Unbiased, whereas the group's mean scales the gradient by ``(n - 1) / n``.
 
     References:
         Ahmadian et al., Back to Basics, https://arxiv.org/abs/2402.14740.
@@ -36,9 +36,9 @@ def leave_one_out(rewards: np.ndarray) -> np.ndarray:
 
 
 def pass_at_k(rewards: np.ndarray, *, k: int) -> np.ndarray:
-    """Gradient weights of the best of ``k`` samples: of pass@k, if a reward says right or wrong.
+    """Returns gradient weights for the best of ``k`` samples; for 0/1 rewards this is pass@k.
 
-    With ``n`` samples in a group, and ``best`` the largest reward of a subset,
+    With ``n`` samples in a group and ``best`` the largest reward of a subset,
 
         A_i = k * ( E[best of k that include i] - E[best of k that do not] )
 
@@ -48,7 +48,7 @@ def pass_at_k(rewards: np.ndarray, *, k: int) -> np.ndarray:
 
     Args:
         rewards: Shape ``(n,)``, any real numbers.
-        k: Samples of which only the best counts.
+        k: Size of the subsets, of which only the best sample counts.
 
     References:
         Walder and Karkhanis, Pass@K Policy Optimization, https://arxiv.org/abs/2505.15201: their estimator
@@ -65,14 +65,14 @@ def pass_at_k(rewards: np.ndarray, *, k: int) -> np.ndarray:
 
 
 def _expected_best(values: np.ndarray, size: int) -> float:
-    """Mean, over all subsets of ``size`` of these values, of the largest in the subset."""
-    # The value of rank j is the largest of the subsets whose other members rank below it.
+    """Returns the mean, over all subsets of ``size`` values, of the largest value in the subset."""
+    # The value of rank j is the largest in C(j, size - 1) subsets: their other members all rank below it.
     share = [math.comb(below, size - 1) / math.comb(values.size, size) for below in range(values.size)]
     return float(np.sort(values) @ share)
 
 
 def make_estimator(name: str, *, k: int) -> Estimator:
-    """The estimator named by ``algo.advantage_estimator``; ``k`` is for ``pass_at_k``."""
+    """Returns the estimator named by ``algo.advantage_estimator``; only ``pass_at_k`` uses ``k``."""
     estimators: Mapping[str, Estimator] = {
         "group_mean": group_mean,
         "leave_one_out": leave_one_out,
@@ -84,7 +84,7 @@ def make_estimator(name: str, *, k: int) -> Estimator:
 def group_advantages(
     rewards: Sequence[Sequence[float]], *, scale_rewards: str = "group", center: Estimator = group_mean
 ) -> list[np.ndarray]:
-    """Takes a baseline from each reward, within its group, then scales.
+    """Subtracts a baseline from each reward within its group, then scales the result.
 
     A group is the set of samples drawn from one context: the same problem and, for refinements, the
     same workspace. For groups ``g`` with rewards ``r_g1 .. r_gn`` (sizes may differ),
@@ -93,13 +93,13 @@ def group_advantages(
         A_gi = center(r_g)_i / (std(r_g) + STD_EPSILON)       (``group``, GRPO)
         A_gi = center(r_g)_i / (std(all r) + STD_EPSILON)     (``batch``)
 
-    with the sample standard deviation (``n - 1``). A group whose rewards are all equal, or that has
-    one sample, gets exactly zero.
+    with the sample standard deviation (``n - 1``). A group whose rewards are all equal, or that has a
+    single sample, gets exactly zero.
 
     Args:
         rewards: One sequence of rewards per group.
         scale_rewards: ``group``, ``batch`` or ``none``.
-        center: ``group_mean``, ``leave_one_out`` or ``pass_at_k`` for some k.
+        center: ``group_mean``, ``leave_one_out``, or ``pass_at_k`` with ``k`` bound.
 
     Returns:
         One float64 array of advantages per group, in the order given.
@@ -127,7 +127,7 @@ def group_advantages(
 
 
 def _group(rewards: np.ndarray, scale_rewards: str, batch_std: float, center: Estimator) -> np.ndarray:
-    # Equal rewards are zero by decision, not by rounding: mean([0.1] * 3) is not 0.1.
+    # Set to exactly zero rather than centred: rounding would leave a rest, as mean([0.1] * 3) is not 0.1.
     if rewards.size < 2 or np.ptp(rewards) == 0:
         return np.zeros_like(rewards)
     centered = center(rewards)

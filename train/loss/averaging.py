@@ -1,7 +1,7 @@
-"""How the loss of single tokens becomes the loss of a batch: weights of tokens, shares of sub-batches. Pure.
+"""Token weights and sub-batch shares, which turn the losses of tokens into the loss of a batch. Pure.
 
-The weights hold every normalisation (tokens, sequences, roles, the whole batch of one update), so that a
-batch may be cut into rows, micro-batches and ranks in any way without changing its gradient.
+The weights include every normalisation (tokens, sequences, roles, the whole batch of one update), so that a
+batch may be split into rows, micro-batches and ranks in any way without changing its gradient.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -9,26 +9,29 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from rollout.records import TRACE
 
 TokenWeights = Callable[[Sequence[int], int], list[float]]
-"""``(lengths, max_completion_length) -> weights``: trained tokens of each sequence of a sub-batch, the
-longest completion that may be sampled -> weight of each token of each sequence."""
+"""``(lengths, max_completion_length) -> weights``.
+
+``lengths`` are the trained tokens of each sequence of a sub-batch, ``max_completion_length`` is the longest
+completion that may be sampled; the result is, per sequence, the weight of each of its tokens.
+"""
 
 
 def mean_over_tokens(lengths: Sequence[int], max_completion_length: int = 0) -> list[float]:
-    """Every trained token counts alike: ``1 / sum(lengths)`` (DAPO)."""
+    """Weighs every trained token equally: ``1 / sum(lengths)`` (DAPO)."""
     del max_completion_length
     return [1.0 / max(sum(lengths), 1)] * len(lengths)
 
 
 def mean_over_sequences(lengths: Sequence[int], max_completion_length: int = 0) -> list[float]:
-    """Every sequence counts alike: ``1 / (len(lengths) * length)`` (GRPO)."""
+    """Weighs every sequence equally: ``1 / (len(lengths) * length)`` (GRPO)."""
     del max_completion_length
     return [1.0 / (len(lengths) * max(length, 1)) for length in lengths]
 
 
 def mean_over_longest(lengths: Sequence[int], max_completion_length: int) -> list[float]:
-    """As if every sequence had the greatest length: ``1 / (len(lengths) * max_completion_length)``.
+    """Divides by the longest possible length: ``1 / (len(lengths) * max_completion_length)`` (Dr. GRPO).
 
-    A constant, so that length does not change what a token counts (Dr. GRPO).
+    This is a constant, so the weight of a token does not depend on the length of its sequence.
     """
     return [1.0 / (len(lengths) * max_completion_length)] * len(lengths)
 
@@ -36,11 +39,11 @@ def mean_over_longest(lengths: Sequence[int], max_completion_length: int) -> lis
 def role_weights(
     roles: Iterable[str], *, operator_fraction: float, coefs: Mapping[str, float] | None = None
 ) -> dict[str, float]:
-    """The share of each sub-batch in the loss (Eq. 11 of the paper with ``operator_fraction`` 1/2).
+    """Returns each role's share of the loss (Eq. 11 of the paper with ``operator_fraction`` 1/2).
 
-    ``trace`` weighs ``1 - operator_fraction``; the operator's roles share ``operator_fraction`` in proportion
-    to their ``coefs``, each 1 if it is not named. Roles that are absent give their weight to those present,
-    so the weights always sum to 1.
+    ``trace`` has the share ``1 - operator_fraction``. The operator's roles divide ``operator_fraction`` in
+    proportion to their ``coefs``, which default to 1. The shares of the roles present are normalised, so
+    they always sum to 1.
 
     Raises:
         ValueError: If only roles of weight zero are present.

@@ -1,9 +1,9 @@
-"""Groups -> rows that know their advantage and their share in the loss.
+"""Turns groups into rows with advantages and loss weights.
 
-Credit is decided in two places. ``rollout.collection.groups`` decides *who* is trained, and with *which
-reward*. Here: which *baseline* turns the rewards of a group into advantages (``credit``), and what each token
-weighs in the loss (``weigh``). A baseline never looks beyond its group; only ``scale_rewards=batch`` shares a
-number between groups, the standard deviation over a role.
+Credit is decided in two places. ``rollout.collection.groups`` decides *which calls* are trained, and with
+*which reward*. This module decides which *baseline* turns the rewards of a group into advantages
+(``credit``), and which *weight* each token has in the loss (``weigh``). A baseline uses only its own group;
+only ``scale_rewards=batch`` shares a number between groups, the standard deviation over a role.
 """
 
 from collections import defaultdict
@@ -21,10 +21,10 @@ from train.loss.losses import LOSSES
 
 
 def credit(groups: Sequence[Group], algo: AlgoConfig) -> list[Row]:
-    """One row per group, in order, each completion with the advantage that its group gives it.
+    """Returns one row per group, in order, each completion with its advantage within the group.
 
-    Roles are credited apart: the reward scale of ``scale_rewards=batch`` is that of all groups of a role.
-    Samples that ``mask_truncated_completions`` leaves out still count in their group's baseline.
+    Roles are credited separately: with ``scale_rewards=batch`` the scale is that of all groups of a role.
+    Samples that ``mask_truncated_completions`` excludes still count in their group's baseline.
     """
     advantages: dict[int, np.ndarray] = {}
     for role in {group.key.role for group in groups}:
@@ -49,13 +49,13 @@ def credit(groups: Sequence[Group], algo: AlgoConfig) -> list[Row]:
 
 
 def _estimator(role: str, algo: AlgoConfig) -> str:
-    """Drafts may be judged by the best of them, whatever the answers are judged by."""
+    """Returns the estimator of a role: drafts may use ``pass_at_k`` independently of the other roles."""
     return "pass_at_k" if role == DRAFT and algo.draft_credit == "pass_at_k" else algo.advantage_estimator
 
 
 def _branch(sample: Sample, role: str, advantage: float, *, mask_truncated: bool) -> Branch:
     call = sample.call
-    trained = np.asarray(call.train_mask, dtype=bool)
+    trained = np.asarray(call.train_mask, dtype=bool)  # (L,): False for forced tokens
     if mask_truncated and call.finish == "length":
         trained = np.zeros_like(trained)
     return Branch(
@@ -71,22 +71,38 @@ def _branch(sample: Sample, role: str, advantage: float, *, mask_truncated: bool
 
 
 def split_updates(rows: Sequence[Row], num_updates: int) -> list[list[Row]]:
-    """Deals whole groups to ``num_updates`` parts, each role evenly. Parts without a row are left out."""
+    """Deals whole groups into ``num_updates`` parts, each role evenly. Empty parts are dropped."""
     by_role: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         by_role[row.branches[0].role].append(row)
     dealt = [row for role in sorted(by_role) for row in by_role[role]]
+    # A stride over rows sorted by role gives every part the same mix of roles, up to one row per role.
     parts = [dealt[start::num_updates] for start in range(num_updates)]
     return [part for part in parts if part]
 
 
 def weigh(rows: Sequence[Row], algo: AlgoConfig, *, max_completion_length: int) -> list[Row]:
-    """Gives every token its weight in the loss of one update.
+    """Sets the weight of every token in the loss of one update.
 
-    For each role on its own: policy weights as ``loss_type`` averages (``token_weights``), imitation
-    weights ``sft_coef / (positives * length)``, entropy weights ``entropy_coef / tokens``; all of them times
-    the role's share (``role_weights``). Samples that cannot move the policy are counted in the averages,
-    then left out: they would only cost time.
+    With ``share_r`` of a role from ``role_weights``, a token of sequence i of that role gets
+
+        policy_weight    = share_r * token_weights_i              (the average of ``loss_type``)
+        imitation_weight = share_r * sft_coef / (positives * L_i)   (0 if i is not a positive sample)
+        entropy_weight   = share_r * entropy_coef / sum_j L_j
+
+    where ``L_i`` counts trained tokens and ``positives`` the role's correct samples that have any. Samples
+    that cannot change the policy count in the averages and are then dropped, because they only cost time.
+
+    Args:
+        rows: Rows of one update, from ``credit``.
+        algo: Loss type, coefficients and shares.
+        max_completion_length: Longest completion that may be sampled; used by ``mean_over_longest``.
+
+    Returns:
+        The rows in order, without dropped completions; rows that lose all completions are dropped.
+
+    Raises:
+        ValueError: As ``role_weights`` does.
     """
     branches = [branch for row in rows for branch in row.branches]
     shares = role_weights(
@@ -98,9 +114,11 @@ def weigh(rows: Sequence[Row], algo: AlgoConfig, *, max_completion_length: int) 
     for role, share in shares.items():
         of_role = [branch for branch in branches if branch.role == role]
         lengths = [branch.num_trained for branch in of_role]
+        # One weight per sequence, shared by all of its tokens.
         policy = LOSSES[algo.loss_type].token_weights(lengths, max_completion_length)
         positives = [branch for branch in of_role if branch.is_positive and branch.num_trained]
         each = mean_over_sequences([branch.num_trained for branch in positives])
+        # The same for every token of the role, whichever average the policy loss uses.
         entropy = algo.entropy_coef * mean_over_tokens(lengths)[0]
         imitation = {id(branch): weight for branch, weight in zip(positives, each, strict=True)}
         for branch, weight in zip(of_role, policy, strict=True):
@@ -110,7 +128,7 @@ def weigh(rows: Sequence[Row], algo: AlgoConfig, *, max_completion_length: int) 
                 imitation_weight=share * algo.sft_coef * imitation.get(id(branch), 0.0),
                 entropy_weight=share * entropy,
             )
-    # The reference, the entropy and the critic take every token, whatever the advantage of its group.
+    # The KL term, the entropy bonus and the critic learn from every token, also where the advantage is 0.
     keeps_all = bool(algo.beta or algo.entropy_coef or algo.has_critic)
     result = []
     for row in rows:

@@ -1,4 +1,4 @@
-"""Generalised advantage estimation: per-token advantages from a critic. Pure."""
+"""Generalised advantage estimation (GAE): per-token advantages from a critic. Pure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,18 +14,18 @@ WHITEN_EPSILON = 1e-8
 
 
 def gae(rewards: np.ndarray, values: np.ndarray, *, gamma: float, lam: float) -> np.ndarray:
-    """Advantage of each action of one sequence.
+    """Returns the advantage of each action of one sequence.
 
         delta_t = r_t + gamma * V_{t+1} - V_t
         A_t     = delta_t + gamma * lam * A_{t+1}
 
-    where V and A are 0 after the last action. ``lam = 1`` compares the whole discounted return with V_t,
-    ``lam = 0`` only the next step.
+    where V and A are 0 after the last action. With ``lam = 1`` the whole discounted return is compared with
+    V_t, with ``lam = 0`` only the next step.
 
     Args:
-        rewards: Shape ``(T,)``: reward on each action.
+        rewards: Shape ``(T,)``: reward of each action.
         values: Shape ``(T,)``: value of the state *before* each action.
-        gamma: Discount of a step, in [0, 1].
+        gamma: Discount per step, in [0, 1].
         lam: Discount of a temporal difference, in [0, 1].
 
     Returns:
@@ -39,6 +39,7 @@ def gae(rewards: np.ndarray, values: np.ndarray, *, gamma: float, lam: float) ->
         Schulman et al., https://arxiv.org/abs/1506.02438.
     """
     advantages = np.zeros(len(rewards), dtype=np.float64)
+    # Backwards, because A_t needs A_{t+1}; both successors are 0 after the last action.
     next_value = next_advantage = 0.0
     for t in range(len(rewards) - 1, -1, -1):
         delta = rewards[t] + gamma * next_value - values[t]
@@ -49,7 +50,7 @@ def gae(rewards: np.ndarray, values: np.ndarray, *, gamma: float, lam: float) ->
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenCredit:
-    """What the critic says of the trained tokens of one micro-batch; shape ``(N,)`` each."""
+    """The critic's estimates for the N trained tokens of one micro-batch; each tensor has shape ``(N,)``."""
 
     values: Tensor
     advantages: Tensor
@@ -60,22 +61,23 @@ class TokenCredit:
 
 
 def credit_tokens(batch: MicroBatch, values: Tensor, *, gamma: float, lam: float) -> TokenCredit:
-    """GAE within each completion, over its trained tokens; its reward is on the last of them.
+    """Computes GAE within each completion, over its trained tokens; the last of them gets the reward.
 
-    Forced tokens are no actions: the state after a trained token is the one before the next trained token.
+    Forced tokens are not actions: the state after a trained token is the one before the next trained token.
 
     Args:
         batch: The micro-batch.
-        values: Shape ``(N,)``: of the state before each trained token.
+        values: Shape ``(N,)``: value of the state before each trained token.
         gamma: See ``gae``.
         lam: See ``gae``.
     """
+    # Tokens of a completion are contiguous, so splitting at the cumulative lengths restores the sequences.
     lengths = torch.bincount(batch.sequences, minlength=batch.num_sequences).tolist()
     of_sequences = np.split(values.detach().cpu().double().numpy(), np.cumsum(lengths)[:-1])
     advantages = []
     for of_sequence, reward in zip(of_sequences, batch.rewards.tolist(), strict=True):
         rewards = np.zeros(len(of_sequence))
-        rewards[-1:] = reward
+        rewards[-1:] = reward  # no-op for a completion without trained tokens
         advantages.append(gae(rewards, of_sequence, gamma=gamma, lam=lam))
     flat = torch.from_numpy(np.concatenate(advantages)).to(values)
     return TokenCredit(
@@ -88,7 +90,7 @@ def credit_tokens(batch: MicroBatch, values: Tensor, *, gamma: float, lam: float
 
 
 def advantage_moments(credits: Sequence[TokenCredit], num_roles: int) -> Tensor:
-    """Count, sum and sum of squares of the advantages of each role, float64, shape ``(num_roles, 3)``."""
+    """Returns count, sum and sum of squares of each role's advantages, float64, shape ``(num_roles, 3)``."""
     moments = torch.zeros(num_roles, 3, dtype=torch.float64)
     for credit in credits:
         advantages = credit.advantages[credit.is_trained].double().cpu()
@@ -98,14 +100,22 @@ def advantage_moments(credits: Sequence[TokenCredit], num_roles: int) -> Tensor:
 
 
 def mean_and_std(moments: Tensor) -> tuple[Tensor, Tensor]:
-    """Of each role, from moments that may have been added up over ranks; shape ``(num_roles,)`` each."""
+    """Returns mean and standard deviation per role, each of shape ``(num_roles,)``.
+
+    Args:
+        moments: Shape ``(num_roles, 3)``, as ``advantage_moments`` returns them; sums over ranks are valid.
+    """
     count, total, squares = moments.unbind(-1)
     mean = total / count.clamp(min=1)
+    # Var = E[A^2] - E[A]^2, clamped because rounding may make it negative.
     return mean, (squares / count.clamp(min=1) - mean.square()).clamp(min=0).sqrt()
 
 
 def whiten(credit: TokenCredit, mean: Tensor, std: Tensor) -> TokenCredit:
-    """Advantages less the mean of their role, over its standard deviation."""
+    """Returns ``credit`` with advantages ``(A - mean) / (std + WHITEN_EPSILON)`` of their role.
+
+    ``mean`` and ``std`` have shape ``(num_roles,)``; indexing by role expands them to ``(N,)``.
+    """
     scaled = (credit.advantages - mean.to(credit.advantages)[credit.roles]) / (
         std.to(credit.advantages)[credit.roles] + WHITEN_EPSILON
     )

@@ -1,7 +1,7 @@
 """Policy losses on flat token tensors. Pure: one equation each, option names and formulas as in TRL 1.16.
 
-``N`` trained tokens; ``ratio`` is exp(logprob - old_logprob), per token or per sequence. What a batch makes
-of the loss of its tokens is ``train.loss.averaging``.
+``N`` is the number of trained tokens; ``ratio`` is ``exp(logprob - old_logprob)``, per token or per sequence.
+``train.loss.averaging`` defines how the losses of tokens are averaged over a batch.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,23 +19,24 @@ TokenLoss = Callable[..., tuple[Tensor, Tensor]]
 def clipped_surrogate(
     ratio: Tensor, logprobs: Tensor, advantages: Tensor, *, epsilon: float, epsilon_high: float
 ) -> tuple[Tensor, Tensor]:
-    """PPO's pessimistic clipped surrogate, per token.
+    """Returns PPO's pessimistic clipped surrogate per token.
 
         loss = -min(ratio * A, clip(ratio, 1 - epsilon, 1 + epsilon_high) * A)
 
     Args:
         ratio: Shape ``(N,)``, with gradient.
-        logprobs: Shape ``(N,)``, of the policy; unused here.
+        logprobs: Shape ``(N,)``, log-probs of the policy; unused here.
         advantages: Shape ``(N,)``.
         epsilon: Lower clip distance from 1.
         epsilon_high: Upper clip distance from 1.
 
     Returns:
-        The loss per token, and where the clip stopped the gradient.
+        The loss per token and a bool mask of the tokens whose gradient the clip stopped, both ``(N,)``.
     """
     del logprobs
     clipped = torch.clamp(ratio, 1 - epsilon, 1 + epsilon_high)
     loss = -torch.min(ratio * advantages, clipped * advantages)
+    # Where min() selects the clipped term, which does not depend on the ratio.
     too_low = (ratio < 1 - epsilon) & (advantages < 0)
     too_high = (ratio > 1 + epsilon_high) & (advantages > 0)
     return loss, too_low | too_high
@@ -44,11 +45,11 @@ def clipped_surrogate(
 def truncated_reinforce(
     ratio: Tensor, logprobs: Tensor, advantages: Tensor, *, epsilon: float, epsilon_high: float
 ) -> tuple[Tensor, Tensor]:
-    """CISPO, per token: the importance weight is clipped and detached, so no token loses its gradient.
+    """Returns the CISPO loss per token: the ratio is clipped and detached, so no token loses its gradient.
 
         loss = -stop_gradient(min(ratio, epsilon_high)) * A * logprob
 
-    As in TRL, ``epsilon_high`` is here the largest ratio itself, not a distance from 1 (ScaleRL found values
+    As in TRL, ``epsilon_high`` is the largest ratio itself, not a distance from 1 (ScaleRL found values
     around 5 to work and the method insensitive to it), and there is no lower clip: ``epsilon`` is unused.
 
     Args and returns: see ``clipped_surrogate``.
@@ -65,7 +66,7 @@ def truncated_reinforce(
 def reinforce(
     ratio: Tensor, logprobs: Tensor, advantages: Tensor, *, epsilon: float, epsilon_high: float
 ) -> tuple[Tensor, Tensor]:
-    """The plain policy gradient, per token: ``loss = -A * logprob``, whatever the ratio; never clipped.
+    """Returns the plain policy gradient loss per token: ``loss = -A * logprob``, never clipped.
 
     Args and returns: see ``clipped_surrogate``.
     """
@@ -75,12 +76,12 @@ def reinforce(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyLoss:
-    """A loss of one token, the level of its ratio, and how tokens are averaged over a sub-batch."""
+    """A token loss, the level of its ratio, and the average over the tokens of a sub-batch."""
 
     token_loss: TokenLoss
     token_weights: TokenWeights
     has_sequence_ratio: bool = False
-    """One ratio for each sequence, the geometric mean of its tokens' (``sequence_mean``)."""
+    """True if a sequence has one ratio, the geometric mean of its tokens' ratios (``sequence_mean``)."""
 
 
 _DAPO = PolicyLoss(token_loss=clipped_surrogate, token_weights=mean_over_tokens)
@@ -96,27 +97,27 @@ LOSSES: Mapping[str, PolicyLoss] = {
         token_loss=clipped_surrogate, token_weights=mean_over_sequences, has_sequence_ratio=True
     ),
     "reinforce": PolicyLoss(token_loss=reinforce, token_weights=mean_over_tokens),
-    # With advantages of a critic (train.loss.gae) in the place of a group's.
+    # A critic's advantages (train.loss.gae) replace those of the group.
     "ppo": PolicyLoss(token_loss=clipped_surrogate, token_weights=mean_over_tokens),
 }
-"""Every loss by the name that ``algo.loss_type`` uses.
+"""Losses by their name in ``algo.loss_type``.
 
-``bnpo`` is another name of ``dapo``. In TRL they divide by different counts of trained tokens: dapo by those
-of the whole batch; bnpo by those of each micro-batch on each rank, and then averages these means. Here no
-gradient depends on how a batch is cut into micro-batches and ranks, so both divide by the tokens of the whole
-sub-batch. TRL's two are equal where a batch is one micro-batch on one rank.
+``bnpo`` is an alias of ``dapo``. In TRL they divide by different counts of trained tokens: dapo by those of
+the whole batch; bnpo by those of each micro-batch on each rank, and then averages these means. Here the
+gradient does not depend on how a batch is split into micro-batches and ranks, so both divide by the tokens of
+the whole sub-batch. TRL's two losses are equal if a batch is one micro-batch on one rank.
 """
 
 
 def sequence_mean(values: Tensor, sequences: Tensor, num_sequences: int) -> Tensor:
-    """Each token's value replaced by the mean of its sequence.
+    """Replaces each token's value by the mean over its sequence.
 
     GSPO's ratio is the exponential of this mean of the tokens' log-ratios.
 
     Args:
         values: Shape ``(N,)``.
-        sequences: Shape ``(N,)``: number of each token's sequence, below ``num_sequences``.
-        num_sequences: How many there are; some may be without a token.
+        sequences: Shape ``(N,)``: index of each token's sequence, below ``num_sequences``.
+        num_sequences: Number of sequences; some may have no token.
 
     Returns:
         Shape ``(N,)``.
@@ -124,20 +125,21 @@ def sequence_mean(values: Tensor, sequences: Tensor, num_sequences: int) -> Tens
     References:
         Zheng et al., Group Sequence Policy Optimization, https://arxiv.org/abs/2507.18071.
     """
+    # clamp: a sequence without tokens would divide by 0.
     counts = torch.bincount(sequences, minlength=num_sequences).clamp(min=1)
     return (sequence_sum(values, sequences, num_sequences) / counts[sequences]).to(values.dtype)
 
 
 def sequence_sum(values: Tensor, sequences: Tensor, num_sequences: int) -> Tensor:
-    """Each token's value replaced by the sum over its sequence; arguments as ``sequence_mean``."""
+    """Replaces each token's value by the sum over its sequence; arguments as for ``sequence_mean``."""
     sums = values.new_zeros(num_sequences).index_add(0, sequences, values)
     return sums[sequences]
 
 
 def k3(log_ratio: Tensor) -> Tensor:
-    """An unbiased estimate of a KL divergence from samples, at least 0: ``exp(x) - 1 - x``.
+    """Returns the k3 estimate of a KL divergence, ``exp(x) - 1 - x``: unbiased and at least 0.
 
-    For samples of q, ``x = log p - log q`` estimates KL(q || p) per token, shape ``(N,)``.
+    For samples from q and ``x = log p - log q``, it estimates KL(q || p) per token, shape ``(N,)``.
 
     References:
         Schulman, http://joschu.net/blog/kl-approx.html.
@@ -146,12 +148,12 @@ def k3(log_ratio: Tensor) -> Tensor:
 
 
 def imitation_nll(logprobs: Tensor, weights: Tensor) -> Tensor:
-    """J_SFT as something to minimise: the length-normalised NLL, averaged over the positive samples.
+    """Returns the negative of J_SFT: the length-normalised NLL, averaged over the positive samples.
 
         NLL = - sum_{i in positives} 1 / (|positives| * |o_i|) * sum_t logprob_it
 
-    It is *added* to the policy loss: ``loss = policy loss + sft_coef * NLL``, so that a step down the loss
-    makes positive samples likelier.
+    It is *added* to the policy loss: ``loss = policy loss + sft_coef * NLL``, so that minimising the loss
+    makes positive samples more likely.
 
     Args:
         logprobs: Shape ``(N,)``.
@@ -163,18 +165,18 @@ def imitation_nll(logprobs: Tensor, weights: Tensor) -> Tensor:
 def clipped_value_loss(
     values: Tensor, old_values: Tensor, returns: Tensor, *, cliprange_value: float
 ) -> tuple[Tensor, Tensor]:
-    """The squared error of the value, pessimistic about moves away from the old value, per token.
+    """Returns the squared value error per token, pessimistic about moves away from the old value.
 
         loss = 1/2 max( (V - R)^2, (clip(V, V_old - cliprange_value, V_old + cliprange_value) - R)^2 )
 
     Args:
         values: Shape ``(N,)``, with gradient.
-        old_values: Shape ``(N,)``, of the critic before its first update on this batch.
+        old_values: Shape ``(N,)``, values of the critic before its first update on this batch.
         returns: Shape ``(N,)``.
-        cliprange_value: Distance from ``old_values`` beyond which a move no longer pays.
+        cliprange_value: Distance from ``old_values`` beyond which a move no longer lowers the loss.
 
     Returns:
-        The loss per token, and where the clip stopped the gradient.
+        The loss per token and a bool mask of the tokens whose gradient the clip stopped, both ``(N,)``.
 
     References:
         Schulman et al., Proximal Policy Optimization, https://arxiv.org/abs/1707.06347, as in OpenAI's
@@ -194,9 +196,9 @@ def importance_weights(
     clip_min: float | None,
     clip_max: float | None,
 ) -> tuple[Tensor, Tensor]:
-    """Factors of the token losses that correct for the mismatch of sampler and trainer, within limits.
+    """Returns factors of the token losses that correct the mismatch of sampler and trainer, within limits.
 
-    Two engines assign one policy different log-probs, and a stale sampler adds to the difference.
+    The two engines assign different log-probs to the same policy, and a stale sampler adds to the difference.
 
         mismatch = exp(log_mismatch), per token, or its product over the sequence (``sequence_*``)
         weight   = min(max(mismatch, clip_min), clip_max)                (``*_truncate``)
@@ -205,16 +207,16 @@ def importance_weights(
     ``token_truncate`` is truncated importance sampling; ``token_mask`` with both limits is IcePop.
 
     Args:
-        log_mismatch: Shape ``(N,)``: old_logprob - sampler_logprob, where the old log-prob is the trainer's
-            for the policy before this batch.
-        sequences: Shape ``(N,)``: number of each token's sequence.
-        num_sequences: How many there are.
+        log_mismatch: Shape ``(N,)``: ``old_logprob - sampler_logprob``, where the trainer computes the old
+            log-prob with the policy before this batch.
+        sequences: Shape ``(N,)``: index of each token's sequence.
+        num_sequences: Number of sequences.
         mode: ``token_truncate``, ``token_mask``, ``sequence_truncate`` or ``sequence_mask``.
-        clip_min: Lower limit; None for none.
-        clip_max: Upper limit; None for none.
+        clip_min: Lower limit, or None.
+        clip_max: Upper limit, or None.
 
     Returns:
-        The weights, shape ``(N,)``, and which tokens were outside the limits.
+        The weights and a bool mask of the tokens outside the limits, both ``(N,)``.
 
     References:
         Yao et al., Your Efficient RL Framework Secretly Brings You Off-Policy RL Training,
@@ -222,6 +224,7 @@ def importance_weights(
     """
     level, action = mode.split("_")
     if level == "sequence":
+        # The log of the product over the sequence, repeated for each of its tokens.
         log_mismatch = sequence_sum(log_mismatch, sequences, num_sequences)
     mismatch = torch.exp(log_mismatch)
     least = 0.0 if clip_min is None else clip_min

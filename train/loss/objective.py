@@ -1,4 +1,4 @@
-"""The loss of one micro-batch: what is added up, token by token. Pure."""
+"""The loss of one micro-batch as a weighted sum over tokens. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,37 +13,37 @@ from train.loss.losses import LOSSES, clipped_value_loss, imitation_nll, importa
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenTerms:
-    """What a loss is made of and metrics are made from: by name, per trained token, without gradient."""
+    """Terms of a loss, from which metrics are computed: by name, shape ``(N,)``, without gradient."""
 
     losses: Mapping[str, Tensor]
-    """Weighted as in the loss, then added up."""
+    """Terms that are summed over tokens with the weights of the loss."""
     means: Mapping[str, Tensor]
-    """Averaged over tokens."""
+    """Terms that are averaged over tokens."""
     maxima: Mapping[str, Tensor]
-    """Of which the largest counts."""
+    """Terms that are reduced to their maximum."""
 
 
 def objective(
     batch: MicroBatch, logprobs: Tensor, entropies: Tensor, algo: AlgoConfig
 ) -> tuple[Tensor, TokenTerms]:
-    """This micro-batch's part of the loss of an update: a sum, weighted token by token.
+    """Returns this micro-batch's part of the loss of an update: a weighted sum over tokens.
 
         loss = sum_t policy_weight_t * (mismatch_t * policy loss_t + beta * KL_t)
                + sft_coef * NLL(positive samples) - entropy_coef * mean entropy
 
-    As in TRL, the importance weight for the mismatch leaves the KL term alone, and the entropy is averaged
-    over tokens whatever the loss type.
+    As in TRL, the importance weight for the mismatch does not apply to the KL term, and the entropy is
+    averaged over tokens for every loss type.
 
     Args:
         batch: The micro-batch.
-        logprobs: Shape ``(N,)``, of the policy, with gradient.
-        entropies: Shape ``(N,)``, of the policy, with gradient if ``algo.entropy_coef`` is not 0.
-        algo: Which losses.
+        logprobs: Shape ``(N,)``, log-probs of the policy, with gradient.
+        entropies: Shape ``(N,)``, entropies of the policy, with gradient if ``algo.entropy_coef`` is not 0.
+        algo: Loss type, coefficients and limits.
 
     Returns:
-        The loss, and its terms.
+        The loss, a scalar, and its terms.
     """
-    # In the first update the policy is the old policy.
+    # In the first update the policy is the old policy; detached, so that the ratio still has a gradient.
     old_logprobs = logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs
     log_mismatch = old_logprobs - batch.sampler_logprobs
     weights, is_outside = importance_weights(
@@ -55,6 +55,7 @@ def objective(
         clip_max=algo.vllm_importance_sampling_clip_max,
     )
     policy_loss = LOSSES[algo.loss_type]
+    # With sampler_is_old the ratio itself contains the mismatch of the engines.
     log_ratio = logprobs - (batch.sampler_logprobs if algo.sampler_is_old else old_logprobs)
     if policy_loss.has_sequence_ratio:
         log_ratio = sequence_mean(log_ratio, batch.sequences, batch.num_sequences)
@@ -66,8 +67,10 @@ def objective(
         token_loss = token_loss * weights
     ref_kl = None
     if batch.ref_logprobs is not None:
+        # q of ``k3`` is the policy: KL(policy || reference). The ratio corrects for tokens of an older policy.
         ref_kl = k3(batch.ref_logprobs - logprobs)
         token_loss = token_loss + algo.beta * (ref_kl * ratio if algo.use_bias_correction_kl else ref_kl)
+    # All normalisation is in the weights: parts of micro-batches and ranks simply add up.
     loss = (
         (batch.policy_weights * token_loss).sum()
         + imitation_nll(logprobs, batch.imitation_weights)
@@ -89,12 +92,17 @@ def objective(
 
 
 def value_objective(batch: MicroBatch, values: Tensor, algo: AlgoConfig) -> tuple[Tensor, TokenTerms]:
-    """This micro-batch's part of the critic's loss, weighted as the policy's: the mean over a role's tokens.
+    """Returns this micro-batch's part of the critic's loss: the mean over the tokens of each role.
+
+    It uses the policy weights, and with them the shares of the roles.
 
     Args:
         batch: The micro-batch, with ``old_values`` and ``returns``.
-        values: Shape ``(N,)``, of the critic, with gradient.
-        algo: Which losses.
+        values: Shape ``(N,)``, values of the critic, with gradient.
+        algo: Source of ``cliprange_value``.
+
+    Returns:
+        The loss, a scalar, and its terms.
     """
     assert batch.old_values is not None and batch.returns is not None, "a critic's batch has its estimates"
     value_loss, is_clipped = clipped_value_loss(
