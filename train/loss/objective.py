@@ -67,7 +67,7 @@ def objective(
         token_loss = token_loss * weights
     ref_kl = None
     if batch.ref_logprobs is not None:
-        # q of ``k3`` is the policy: KL(policy || reference). The ratio corrects for tokens of an older policy.
+        # Estimates KL(policy || reference). The ratio corrects for tokens of an older policy.
         ref_kl = k3(batch.ref_logprobs - logprobs)
         token_loss = token_loss + algo.beta * (ref_kl * ratio if algo.use_bias_correction_kl else ref_kl)
     # All normalisation is in the weights: parts of micro-batches and ranks simply add up.

@@ -1,7 +1,8 @@
 """Attention over rows whose completions share a prompt, without a mask over whole rows.
 
 In a row ``[prompt, c1, .., cn]`` the prompt attends to itself, and each completion to the prompt and to
-itself, both causally. Only these pairs are computed: P^2 / 2 + sum of L_i (P + L_i) of (P + sum of L_i)^2.
+itself, both causally. Only these pairs are computed: P^2 / 2 + sum of L_i (P + L_i) out of
+(P + sum of L_i)^2.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,9 +17,9 @@ from transformers import AttentionInterface
 from train.batch.rows import RowShape
 
 SHARED_PROMPT = "shared_prompt"
-"""Its name as an ``attn_implementation``. Transformers makes no mask for names that it does not know."""
+"""Name of this attention as an ``attn_implementation``. Transformers builds no mask for unknown names."""
 FOREIGN = ("sliding_window", "position_bias", "softcap", "s_aux")
-"""What models of other kinds hand to their attention."""
+"""Arguments that only unsupported kinds of attention receive."""
 
 
 def attend(
@@ -33,35 +34,36 @@ def attend(
     dropout: float = 0.0,
     **others: object,
 ) -> tuple[Tensor, None]:
-    """``AttentionInterface`` of transformers, for causal self-attention over the whole context.
+    """Computes causal self-attention over the whole context, as transformers' ``AttentionInterface``.
 
     Args:
-        module: Not used.
+        module: The attention layer; only named in the error.
         query: Shape ``(B, heads, T, d)``.
         key: Shape ``(B, key heads, T, d)``.
-        value: As ``key``.
-        attention_mask: None.
-        rows: Of each of the B rows; given to the model's forward as ``rows=``. None: ordinary sequences,
-            padded on the right if at all.
-        scaling: Factor of the products; 1 / sqrt(d) if None.
+        value: Shape as ``key``.
+        attention_mask: None; unused.
+        rows: Shapes of the B rows, passed to the model's forward as ``rows=``. None means ordinary
+            sequences, with padding on the right only.
+        scaling: Factor of the query-key products; 1 / sqrt(d) if None.
         dropout: Share of the attention weights that is dropped.
-        others: What else the model says.
+        others: Further arguments of the model.
 
     Returns:
-        Shape ``(B, T, heads, d)``; at padding anything finite. And None, for the attention weights.
+        The output, shape ``(B, T, heads, d)``, with arbitrary finite values at padding; and None in place of
+        the attention weights.
 
     Raises:
-        ValueError: If the model's attention has something that this one has not.
+        ValueError: If the model's attention needs a feature that this one lacks.
     """
     if foreign := [name for name in FOREIGN if others.get(name) is not None]:
         raise ValueError(
-            f"{type(module).__name__} needs {foreign[0]}, which attention over shared prompts does not have: "
-            "train.model.policy.has_full_attention should say no to this model."
+            f"{type(module).__name__} needs {foreign[0]}, which attention over shared prompts does not "
+            "support: train.model.policy.has_full_attention should return False for this model."
         )
     sdpa = partial(_sdpa, scaling=scaling, dropout=dropout)
     if rows is None or all(
         len(row.completions) == 1 for row in rows
-    ):  # padding comes last, where nothing looks back at it
+    ):  # padding comes last, so no token attends to it
         out = sdpa(query, key, value)
     else:
         parts = zip(query.split(1), key.split(1), value.split(1), rows, strict=True)
@@ -72,10 +74,10 @@ def attend(
 def _attend_in_row(
     query: Tensor, key: Tensor, value: Tensor, row: RowShape, sdpa: Callable[[Tensor, Tensor, Tensor], Tensor]
 ) -> Tensor:
-    """One row, shapes as in ``attend`` with B = 1."""
+    """Computes attention of one row; shapes as in ``attend`` with B = 1."""
     used = row.prompt + sum(row.completions)
     sizes = [row.prompt, *row.completions, query.shape[2] - used]
-    # One split, not slices: its backward pass writes every gradient once.
+    # One split instead of slices: its backward pass writes every gradient once.
     prompt, *queries, padding = query.split(sizes, dim=2)
     prompt_key, *keys, _ = key.split(sizes, dim=2)
     prompt_value, *values, _ = value.split(sizes, dim=2)
@@ -88,7 +90,8 @@ def _attend_in_row(
 
 
 def _sdpa(query: Tensor, key: Tensor, value: Tensor, *, scaling: float | None, dropout: float) -> Tensor:
-    """Causal attention whose last query sees every key."""
+    """Computes causal attention in which the last query attends to every key."""
+    # Keys of the prompt, which precede the first query; 0 for the prompt itself.
     before = key.shape[2] - query.shape[2]
     return functional.scaled_dot_product_attention(
         query,

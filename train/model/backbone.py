@@ -1,4 +1,4 @@
-"""A model without its head, run on a micro-batch."""
+"""Runs a model without its head on a micro-batch."""
 
 from typing import Any, cast
 
@@ -9,10 +9,11 @@ from train.model.attention import SHARED_PROMPT
 
 
 def predictor_states(backbone: nn.Module, batch: MicroBatch) -> Tensor:
-    """Hidden states from which the trained tokens are predicted, shape ``(N, hidden_size)``.
+    """Returns the hidden states that predict the trained tokens, shape ``(N, hidden_size)``.
 
     Raises:
-        ValueError: If completions share a prompt and the model's attention would let them see one another.
+        ValueError: If completions share a prompt and the model's attention would let them attend to one
+            another.
     """
     attention = cast(Any, backbone).config._attn_implementation
     if attention != SHARED_PROMPT and any(len(row.completions) > 1 for row in batch.rows):
@@ -28,4 +29,5 @@ def predictor_states(backbone: nn.Module, batch: MicroBatch) -> Tensor:
         rows=batch.rows,
         use_cache=False,
     )
+    # (B, T, hidden_size) -> (B * T, hidden_size), which ``predictors`` index.
     return outputs.last_hidden_state.flatten(0, 1)[batch.predictors]

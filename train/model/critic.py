@@ -1,4 +1,4 @@
-"""The critic of PPO: how much reward the rest of a completion will bring, at every trained token."""
+"""The critic of PPO: predicts, at every trained token, the reward that the rest of the completion gets."""
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -8,16 +8,16 @@ from train.model.backbone import predictor_states
 
 
 class ValueHead(nn.Linear):
-    """One number for each hidden state of ``model``, fp32 whatever its precision; 0 at the start."""
+    """Maps a hidden state of ``model`` to one value, computed in fp32; initially 0 everywhere."""
 
     def __init__(self, model: PreTrainedModel) -> None:
-        # ZeRO-3 takes only models whose weights all have one type.
+        # The dtype of the model, because ZeRO-3 requires that all weights have the same dtype.
         super().__init__(model.config.get_text_config().hidden_size, 1, dtype=model.dtype)
         nn.init.zeros_(self.weight)
         nn.init.zeros_(self.bias)
 
     def forward(self, input: Tensor) -> Tensor:
-        """Hidden states, shape ``(N, hidden_size)`` -> values, shape ``(N,)``."""
+        """Maps hidden states, shape ``(N, hidden_size)``, to values, shape ``(N,)``."""
         return nn.functional.linear(input.float(), self.weight.float(), self.bias.float()).squeeze(-1)
 
 
@@ -25,11 +25,11 @@ class CriticModel(nn.Module):
     """A critic with a backbone of its own."""
 
     def __init__(self, model: PreTrainedModel) -> None:
-        """Takes the backbone of ``model``; its LM head is not used."""
+        """Uses the backbone of ``model`` without its LM head."""
         super().__init__()
         self.backbone = model.base_model
         self.value_head = ValueHead(model)
 
     def forward(self, batch: MicroBatch) -> Tensor:
-        """Value of the state before each trained token, fp32, shape ``(N,)``."""
+        """Returns the value of the state before each trained token, fp32, shape ``(N,)``."""
         return self.value_head(predictor_states(self.backbone, batch))

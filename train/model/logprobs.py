@@ -1,4 +1,4 @@
-"""Log-probs of chosen tokens and entropies from logits, with one array of their size kept and few passes."""
+"""Log-probs of given tokens and entropies from logits, with few passes and one stored array of their size."""
 
 from typing import Any, cast
 
@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 BLOCK_BYTES = 4 * 2**20
-"""Of the logits that a CPU works on at once: they stay in its cache from one operation to the next."""
+"""Bytes of logits that a CPU processes at once: they stay in its cache from one operation to the next."""
 
 
 class _TokenLogprobs(torch.autograd.Function):
@@ -18,13 +18,14 @@ class _TokenLogprobs(torch.autograd.Function):
         ctx: FunctionCtx, logits: Tensor, targets: Tensor, entropy_has_gradient: bool
     ) -> tuple[Tensor, Tensor]:
         logprobs, entropies = logits.new_empty(2, len(targets))
-        # The caller gives the logits up: probabilities take their place, row by row.
+        # The caller no longer needs the logits: probabilities overwrite them, block by block.
         probs = logits.detach()
         rows = len(targets)
         if logits.device.type == "cpu":
             rows = max(1, BLOCK_BYTES // (logits.element_size() * logits.shape[-1]))
         blocks = zip(*(x.split(rows) for x in (probs, targets, logprobs, entropies)), strict=True)
         for block, target, logprob, entropy in blocks:
+            # log Z = max z + log sum exp(z - max z), which cannot overflow.
             top = block.amax(-1, keepdim=True)
             exponentials = (block - top).exp_()
             total = exponentials.sum(-1, keepdim=True)
@@ -48,7 +49,7 @@ class _TokenLogprobs(torch.autograd.Function):
         if ctx.entropy_has_gradient:
             # dH/dz = -p (log p + H)
             of_entropies = -(torch.special.xlogy(probs, probs) + probs * entropies[:, None])
-        # d log p_t / dz = 1[t] - p; nobody else needs probs, so they become the gradient.
+        # d log p_t / dz = 1[t] - p; probs are not needed again, so the gradient overwrites them.
         gradient = probs.mul_(-grad_logprobs[:, None])
         gradient.scatter_add_(-1, targets[:, None], grad_logprobs[:, None])
         if of_entropies is not None:
@@ -59,11 +60,12 @@ class _TokenLogprobs(torch.autograd.Function):
 def token_logprobs(
     logits: Tensor, targets: Tensor, *, entropy_has_gradient: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """``log softmax(logits)[targets]`` and the entropies of the distributions, both shape ``(N,)``.
+    """Returns ``log softmax(logits)[targets]`` and the entropies of the distributions, both shape ``(N,)``.
 
     Args:
-        logits: fp32, shape ``(N, vocabulary)``. They are overwritten; give no tensor that is needed again.
-        targets: Shape ``(N,)``.
-        entropy_has_gradient: For an entropy bonus.
+        logits: fp32, shape ``(N, vocabulary)``. Overwritten in place; do not pass a tensor that is needed
+            again.
+        targets: Token ids, shape ``(N,)``.
+        entropy_has_gradient: True makes the entropies differentiable, for an entropy bonus.
     """
     return cast("tuple[Tensor, Tensor]", _TokenLogprobs.apply(logits, targets, entropy_has_gradient))

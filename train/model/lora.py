@@ -1,4 +1,4 @@
-"""LoRA adapters on the policy: trained alone, merged into what is published, off for the reference."""
+"""LoRA adapters of the policy: the only trained weights, merged to publish, disabled for the reference."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,27 +11,27 @@ from transformers import PreTrainedModel
 
 from configs.schema import ModelConfig
 
-if TYPE_CHECKING:  # peft takes seconds to import, and few runs have adapters
+if TYPE_CHECKING:  # peft takes seconds to import, and few runs use adapters
     from peft import LoraConfig
     from peft.tuners.lora import LoraLayer
 
 ADAPTER = "default"
 BASE = "base_layer."
-"""What peft puts into the name of a weight that has an adapter."""
+"""Part that peft inserts into the name of a weight with an adapter."""
 
 
 def add_adapters(model: PreTrainedModel, config: ModelConfig) -> None:
-    """Freezes the model and gives its linear layers adapters that start as no change at all.
+    """Freezes the model and adds adapters to its linear layers; initially they do not change its output.
 
     Raises:
-        ValueError: If no layer has one of the names of ``model.lora_target_modules``.
+        ValueError: If no layer matches a name in ``model.lora_target_modules``.
     """
     from peft import LoraConfig, inject_adapter_in_model
 
     adapters = LoraConfig(
         r=config.lora_r,
         lora_alpha=config.lora_alpha,
-        # No dropout: log-probs of the same policy must be the same twice.
+        # No dropout: log-probs of the same policy must be reproducible.
         lora_dropout=0.0,
         target_modules=config.lora_target_modules or "all-linear",
         task_type="CAUSAL_LM",
@@ -46,7 +46,7 @@ def add_adapters(model: PreTrainedModel, config: ModelConfig) -> None:
 
 
 def lora_layers(model: nn.Module) -> "dict[str, LoraLayer]":
-    """The layers with an adapter, by name."""
+    """Returns the layers with an adapter, by name."""
     if not any(hasattr(module, "peft_config") for module in model.modules()):
         return {}
     from peft.tuners.lora import LoraLayer
@@ -56,7 +56,7 @@ def lora_layers(model: nn.Module) -> "dict[str, LoraLayer]":
 
 @contextmanager
 def adapters_off(model: nn.Module) -> Iterator[None]:
-    """The model as it was before it had adapters."""
+    """Disables the adapters of ``model`` within the context."""
     layers = lora_layers(model).values()
     for layer in layers:
         layer.enable_adapters(False)
@@ -69,26 +69,27 @@ def adapters_off(model: nn.Module) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Weight:
-    """One weight of the model as it would be without adapters, or with them merged."""
+    """One weight of the model, with its adapter merged if it has one."""
 
     name: str
-    """Its name in a model that never had adapters."""
+    """Name of the weight in a model without adapters."""
     parameters: tuple[nn.Parameter, ...]
-    """What it is computed from; ``value`` needs all of them in full."""
+    """Parameters that it is computed from; ``value`` needs all of them unsharded."""
     layer: "LoraLayer | None"
+    """Layer of its adapter, or None."""
 
     def value(self) -> Tensor:
-        """The weight, detached; merged in fp32, then rounded to its own precision."""
+        """Returns the weight, detached; merged in fp32, then rounded to its own dtype."""
         base = self.parameters[0].detach()
         if self.layer is None:
             return base
-        # Of LoRA's layers for linear maps, the only ones that ``lora_target_modules`` can name.
+        # All adapted layers are linear, because ``lora_target_modules`` can name no others.
         delta = cast(Any, self.layer).get_delta_weight(ADAPTER)
         return (base.float() + delta.detach().float()).to(base.dtype)
 
 
 def merged_weights(model: nn.Module) -> Iterator[Weight]:
-    """Every weight of a model, with its adapters merged where it has some. Tied ones appear once."""
+    """Yields every weight of a model, with adapters merged. Tied weights appear once."""
     layers = {f"{name}.{BASE}weight": layer for name, layer in lora_layers(model).items()}
     adapters = {
         id(parameter)
@@ -105,7 +106,7 @@ def merged_weights(model: nn.Module) -> Iterator[Weight]:
 
 
 def adapter_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Both factors of every adapter, by the names that peft gives them in a file."""
+    """Returns both factors of every adapter, by their names in peft's files."""
     return {
         f"base_model.model.{name}.{part}.weight": _factor(getattr(layer, part))
         for name, layer in lora_layers(model).items()
@@ -114,7 +115,7 @@ def adapter_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def adapter_config(model: nn.Module, base: str) -> "LoraConfig":
-    """The settings of a model's adapters, for a file that names the model which they belong to."""
+    """Returns the adapter settings as peft stores them; ``base`` is the name of the adapted model."""
     config = copy(cast(Any, model).peft_config[ADAPTER])
     config.base_model_name_or_path = base
     config.inference_mode = True

@@ -1,4 +1,4 @@
-"""The policy: an HF causal LM, the log-probs of chosen tokens, and its weights as an HF folder."""
+"""The policy: an HF causal LM, the log-probs of given tokens, and its weights as an HF folder."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,9 @@ from train.sharding import Sharding
 
 
 def load_model(config: ModelConfig) -> PreTrainedModel:
-    """The HF model of ``model.path``. Under ZeRO-3, make the Accelerator first: weights then load sharded.
+    """Loads the HF model of ``model.path``.
+
+    Under ZeRO-3, create the ``Accelerator`` first: the weights are then sharded while they load.
 
     Raises:
         ValueError: If the folder or name cannot be loaded as a causal LM.
@@ -50,7 +52,7 @@ def load_model(config: ModelConfig) -> PreTrainedModel:
 
 
 class Float32Head(nn.Linear):
-    """An LM head that multiplies in fp32, on the same weights as ``head``, tied or not."""
+    """An LM head that multiplies in fp32 and shares the weights of ``head``, tied or not."""
 
     def __init__(self, head: nn.Linear) -> None:
         nn.Module.__init__(self)
@@ -58,16 +60,16 @@ class Float32Head(nn.Linear):
         self.weight, self.bias = head.weight, head.bias
 
     def forward(self, input: Tensor) -> Tensor:
-        """Hidden states of any precision -> fp32 logits."""
+        """Maps hidden states of any dtype to fp32 logits."""
         bias = None if self.bias is None else self.bias.float()
         return nn.functional.linear(input.float(), self.weight.float(), bias)
 
 
 def has_full_attention(config: PreTrainedConfig) -> bool:
-    """Whether every layer of a model attends to its whole context by content and rotary position alone.
+    """True if every layer of a model attends to its whole context by content and rotary position alone.
 
-    Only then may ``train.model.attention`` replace its own. Families older than ``layer_types`` say by
-    other options that they do not.
+    Only then may ``train.model.attention`` replace the model's own attention. Families older than
+    ``layer_types`` declare other kinds of attention through other options.
     """
     text = config.get_text_config()
     if (layers := getattr(text, "layer_types", None)) is not None:
@@ -79,11 +81,11 @@ def has_full_attention(config: PreTrainedConfig) -> bool:
 
 
 class PolicyModel(nn.Module):
-    """Log-probs, entropies and, with a head for them, values of the trained tokens of a micro-batch.
+    """Computes log-probs, entropies and, with a value head, values of a micro-batch's trained tokens.
 
-    A module, so that DeepSpeed sees one forward: backbone, then only the trained positions through the
-    LM head, in chunks whose logits are recomputed in the backward pass rather than kept. Not the last one's:
-    the backward pass begins with it.
+    It is a module, so that DeepSpeed sees a single forward pass: the backbone, then the LM head on the
+    trained positions only. The head runs in chunks whose logits are recomputed in the backward pass instead
+    of stored, except those of the last chunk, with which the backward pass begins.
     """
 
     def __init__(
@@ -98,9 +100,9 @@ class PolicyModel(nn.Module):
 
         Args:
             model: The policy.
-            temperature: The sampler's: log-probs describe the distribution that was sampled from.
-            entropy_has_gradient: For an entropy bonus.
-            has_value_head: Let the trunk also carry a critic.
+            temperature: Temperature of the sampler: log-probs describe the distribution it sampled from.
+            entropy_has_gradient: True makes the entropies differentiable, for an entropy bonus.
+            has_value_head: True adds the head of a critic to the policy's trunk.
         """
         super().__init__()
         self.model = model
@@ -111,12 +113,13 @@ class PolicyModel(nn.Module):
     def forward(
         self, batch: MicroBatch, *, only_values_learn: bool = False
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Log-probs, entropies (with gradient if asked for) and, with a head, values.
+        """Returns log-probs, entropies and values (None without a value head), all fp32, shape ``(N,)``.
 
-        All fp32, shape ``(N,)``. With ``only_values_learn`` values have no gradient in the trunk.
+        With ``only_values_learn`` the gradient of the values stops at the value head.
         """
         hidden = predictor_states(self.model.base_model, batch)
         parts, targets = (x.tensor_split(batch.head_chunks) for x in (hidden, batch.targets))
+        # ``head_chunks`` chunks on every rank, even if some are empty: see ``train.batch.packing.Bin``.
         *before, last = zip(parts, targets, strict=True)
         results = [checkpoint(self._head, *chunk, use_reentrant=False) for chunk in before]
         results.append(self._head(*last))
@@ -135,10 +138,10 @@ class PolicyModel(nn.Module):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostWeights:
-    """The whole policy in host memory, as a model without adapters has it."""
+    """All weights of the policy in host memory, with adapters merged."""
 
     model: PreTrainedModel
-    """For its config only."""
+    """Model that the weights belong to; only its config is used."""
     state: dict[str, Tensor]
 
     def save(self, directory: Path) -> None:
@@ -148,7 +151,7 @@ class HostWeights:
 
 
 def gather_weights(model: PreTrainedModel, sharding: Sharding, *, is_main: bool) -> HostWeights | None:
-    """The policy's weights on rank 0, None on the others. Every rank must call it.
+    """Returns the policy's weights on rank 0 and None on the other ranks. Every rank must call it.
 
     Under ZeRO-3 weights are gathered one by one, so no device ever holds more than its shard and one weight.
     LoRA adapters are merged.
@@ -160,13 +163,14 @@ def gather_weights(model: PreTrainedModel, sharding: Sharding, *, is_main: bool)
                 state[weight.name] = weight.value().to("cpu", copy=True)
     if not is_main:
         return None
+    # ``named_buffers`` also lists buffers that a saved model does not contain.
     persistent = model.state_dict().keys()
     state |= {name: buffer.detach().cpu() for name, buffer in model.named_buffers() if name in persistent}
     return HostWeights(model=model, state=state)
 
 
 def save_weights(model: PreTrainedModel, sharding: Sharding, directory: Path, *, is_main: bool) -> None:
-    """``gather_weights``, written as an HF folder on rank 0. Every rank must call it."""
+    """Gathers the weights and writes them as an HF folder on rank 0. Every rank must call it."""
     weights = gather_weights(model, sharding, is_main=is_main)
     if weights is not None:
         weights.save(directory)
@@ -175,9 +179,9 @@ def save_weights(model: PreTrainedModel, sharding: Sharding, directory: Path, *,
 def save_adapter(
     model: PreTrainedModel, sharding: Sharding, directory: Path, *, base: str, is_main: bool
 ) -> None:
-    """Writes the adapters alone, as peft reads them, on rank 0; ``base`` names their model.
+    """Writes the adapters alone, in peft's format, on rank 0. Every rank must call it.
 
-    Every rank must call it.
+    ``base`` is the name of the adapted model.
     """
     state: dict[str, Tensor] = {}
     for name, parameter in adapter_parameters(model).items():

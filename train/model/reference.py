@@ -1,4 +1,4 @@
-"""The reference of the KL term: the policy that the run started from."""
+"""The reference model of the KL term: the policy at the start of the run."""
 
 from typing import Protocol
 
@@ -17,7 +17,7 @@ class Reference(Protocol):
     """A policy that is never updated."""
 
     def logprobs(self, batch: MicroBatch) -> Tensor:
-        """Of the trained tokens, fp32, without gradient, shape ``(N,)``."""
+        """Returns log-probs of the trained tokens, fp32, without gradient, shape ``(N,)``."""
         ...
 
 
@@ -25,7 +25,7 @@ class FrozenReference:
     """A second copy of the model of ``model.path``."""
 
     def __init__(self, config: TrainingConfig, accelerator: Accelerator) -> None:
-        """Loads the model; under ZeRO-3 sharded over the ranks, otherwise whole on each of them."""
+        """Loads the model: sharded over the ranks under ZeRO-3, otherwise whole on each rank."""
         model = PolicyModel(load_model(config.model), temperature=config.rollout.temperature)
         self._model = sharding_of(accelerator).freeze(model, accelerator.device)
 
@@ -36,10 +36,10 @@ class FrozenReference:
 
 
 class WithoutAdapters:
-    """The policy itself with its LoRA adapters off: no second copy is needed."""
+    """The policy itself with its LoRA adapters disabled, so no second copy is needed."""
 
     def __init__(self, policy: nn.Module) -> None:
-        """``policy`` is prepared and has adapters."""
+        """``policy`` must have adapters and be prepared by the accelerator."""
         self._policy = policy
 
     @torch.no_grad()
