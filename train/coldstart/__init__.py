@@ -1,1 +1,1 @@
-"""python -m train.coldstart: a policy to start from."""
+"""``python -m train.coldstart``: makes a small initial policy."""

@@ -1,7 +1,7 @@
-"""The cold start: a tiny Qwen3-shaped policy, its tokenizer, and SFT on worked solutions.
+"""The cold start: a tiny policy of the Qwen3 architecture, its tokenizer, and SFT on worked solutions.
 
-For runs on a CPU, where no pretrained model is small enough. The result is an ordinary HF folder, with
-``coldstart.json`` beside the weights saying what it was made from.
+For runs on a CPU, for which no pretrained model is small enough. The result is an ordinary HF folder;
+``coldstart.json`` beside the weights records its config and data.
 """
 
 import dataclasses
@@ -30,10 +30,10 @@ from train.coldstart.worked_solutions import Mix, WorkedExample, worked_examples
 
 RECORD_FILE = "coldstart.json"
 FORMAT = 1
-"""Raised when the same config and problems give another policy than before."""
+"""Incremented when the same config and problems produce a different policy than before."""
 
 HEAD_DIM = 32
-"""Smallest head size that vLLM's CPU attention serves."""
+"""Smallest head size that vLLM's CPU attention supports."""
 
 MAX_POSITIONS = 1024
 
@@ -52,7 +52,7 @@ _RARE = 20
 
 
 def mix_of(config: ColdStartConfig) -> Mix:
-    """The shares of the ways of answering."""
+    """Returns the shares of the forms of prompt and ways of answering."""
     return Mix(
         solve=config.solve_share,
         refine=config.refine_share,
@@ -65,16 +65,17 @@ def mix_of(config: ColdStartConfig) -> Mix:
 def cold_start(
     config: ColdStartConfig, problems: Sequence[Problem], prompts: PromptTexts, output_dir: Path
 ) -> None:
-    """Makes the policy and writes it to ``output_dir``, whole or not at all; returns at once if it is there.
+    """Makes the policy and writes it to ``output_dir``, completely or not at all; no-op if it exists.
 
     Raises:
-        FileExistsError: If ``output_dir`` holds something that no cold start wrote.
-        ValueError: If a question is no chain of additions and subtractions.
+        FileExistsError: If ``output_dir`` holds files that no cold start wrote.
+        ValueError: If a question is not a chain of additions and subtractions.
     """
     if is_done(config, problems, prompts, output_dir):
         return
     if output_dir.exists() and any(output_dir.iterdir()) and not (output_dir / RECORD_FILE).is_file():
-        raise FileExistsError(f"{output_dir} holds something that no cold start wrote; give another folder.")
+        raise FileExistsError(f"{output_dir} holds files that no cold start wrote; choose another folder.")
+    # Renamed once it is complete, so that a kill never leaves half a policy under the final name.
     partial = output_dir.with_name(f"{output_dir.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -101,7 +102,7 @@ def cold_start(
 def is_done(
     config: ColdStartConfig, problems: Sequence[Problem], prompts: PromptTexts, output_dir: Path
 ) -> bool:
-    """Whether ``output_dir`` holds the policy that these arguments make."""
+    """True if ``output_dir`` holds the policy that these arguments produce."""
     file = output_dir / RECORD_FILE
     if not file.is_file():
         return False
@@ -120,10 +121,10 @@ def _record(config: ColdStartConfig, problems: Sequence[Problem], prompts: Promp
 
 
 def build_tokenizer(examples: Iterable[WorkedExample], vocab_size: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE of the task's own text, in which each digit is a token of its own.
+    """Trains a byte-level BPE on the task's own text, in which each digit is a separate token.
 
-    Merges cross spaces, so a phrase of the prompts becomes one token and a whole prompt about thirty:
-    on a CPU the boilerplate would otherwise cost more than the problem. Any other text still encodes.
+    Merges cross spaces, so a phrase of the prompts becomes one token and a whole prompt about thirty tokens:
+    on a CPU the boilerplate would otherwise cost more than the problem. Any other text can still be encoded.
     """
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.Sequence(
@@ -157,7 +158,7 @@ def build_tokenizer(examples: Iterable[WorkedExample], vocab_size: int) -> PreTr
 
 
 def build_model(config: ColdStartConfig, tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
-    """A policy with random weights, fp32, embeddings tied."""
+    """Returns a policy with random fp32 weights and tied embeddings."""
     return Qwen3ForCausalLM(
         Qwen3Config(
             vocab_size=len(tokenizer),
@@ -180,9 +181,9 @@ def build_model(config: ColdStartConfig, tokenizer: PreTrainedTokenizerFast) -> 
 
 
 def tokenized(tokenizer: PreTrainedTokenizerFast, examples: Sequence[WorkedExample]) -> Dataset:
-    """Columns ``input_ids`` and ``labels``; only the completion and its end token are in the loss.
+    """Returns columns ``input_ids`` and ``labels``; only the completion and its end token are in the loss.
 
-    Prompts are encoded as they are for sampling, and apart from their completions.
+    Prompts are encoded as for sampling, and separately from their completions.
     """
     codec = Codec(tokenizer=tokenizer)
     prompts = [list(codec.encode_prompt(example.prompt)) for example in examples]
@@ -191,6 +192,7 @@ def tokenized(tokenizer: PreTrainedTokenizerFast, examples: Sequence[WorkedExamp
     return Dataset.from_dict(
         {
             "input_ids": [prompt + completion for prompt, completion in pairs],
+            # -100 is the label that the loss ignores.
             "labels": [[-100] * len(prompt) + completion for prompt, completion in pairs],
         }
     )
@@ -204,7 +206,7 @@ def train(
     *,
     scratch: Path,
 ) -> None:
-    """One pass of SFT over ``examples``: a progress bar on stderr, one line of figures at the end."""
+    """Runs one pass of SFT over ``examples``; shows a progress bar on stderr and, at the end, one line of results."""
     arguments = SFTConfig(
         output_dir=str(scratch),
         max_steps=config.max_steps,
@@ -234,13 +236,13 @@ def train(
 
 
 def main(config: TrainingConfig, overrides: list[str]) -> None:
-    """Makes ``model.path`` from the run's training problems."""
+    """Makes the policy at ``model.path`` from the run's training problems."""
     started = time.monotonic()
     problems = load_train(config.data, check_gold)
     output_dir = Path(config.model.path)
     prompts = prompt_texts(config.operator.prompts)
     if is_done(config.coldstart, problems, prompts, output_dir):
-        print(f"{output_dir} holds the cold-started policy already.")
+        print(f"{output_dir} already holds the cold-started policy.")
         return
     torch.set_num_threads(os.cpu_count() or 1)
     cold_start(config.coldstart, problems, prompts, output_dir)

@@ -1,16 +1,16 @@
-"""Worked solutions for the cold start: several ways of answering one prompt, some better than others.
+"""Worked solutions for the cold start: several ways of answering a prompt, of different quality.
 
-For reasoning-gym's ``chain_sum`` (``4 + 3 - 8 =``). Reinforcement learning can only choose among what
-the policy already does now and then, so each form of prompt is answered in more than one way::
+For reasoning-gym's ``chain_sum`` (``4 + 3 - 8 =``). Reinforcement learning can only reinforce what the
+policy already does occasionally, so each form of prompt is answered in more than one way::
 
-    solve    glance     no work; an answer that is near the right one at best
+    solve    glance     no work; an answer that is at best close to the right one
              careful    running totals, term by term
     refine   copy       the first answer of the workspace, unchecked
-             check      the answer that most drafts share; worked out anew where there is none
+             check      the answer that most drafts share; computed again if there is none
     distil   summarise  which answer is agreed, which contradict it, what to do next
-    verify   recompute  worked out anew, then compared
+    verify   recompute  computed again, then compared
 
-Pure functions of their arguments and a seeded ``random.Random``.
+All functions are pure in their arguments and a seeded ``random.Random``.
 """
 
 import random
@@ -35,10 +35,10 @@ SUMMARISE = "summarise"
 RECOMPUTE = "recompute"
 
 MAX_DRAFTS = 4
-"""Most drafts that an example shows; most examples show as many, as PDR [4, 1] does."""
+"""Maximum number of drafts in an example; most examples show this many, as PDR [4, 1] does."""
 
 GLANCE_ERROR = 8.0
-"""Standard deviation of a guess: right about once in twenty times."""
+"""Standard deviation of a guess, which is then right about once in twenty times."""
 
 _KAPPA = 256
 _CHAIN = re.compile(r"(?:^|: )(-?\d+(?: [+-] -?\d+)*) =\s*$")
@@ -46,19 +46,19 @@ _CHAIN = re.compile(r"(?:^|: )(-?\d+(?: [+-] -?\d+)*) =\s*$")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mix:
-    """How often each form of prompt and each way of answering appears. Shares between 0 and 1.
+    """Shares, between 0 and 1, of the forms of prompt and ways of answering.
 
-    ``solve + refine <= 1``; what is left is half distil, half verify.
+    ``solve + refine <= 1``; the remainder is half distil, half verify.
     """
 
     solve: float
     refine: float
     glance: float
-    """Of the solve examples; the rest are careful."""
+    """Share of the solve examples; the others are careful."""
     copy: float
-    """Of the refine examples; the rest check."""
+    """Share of the refine examples; the others check."""
     summary: float
-    """Of the refine examples: how many find a summary in the workspace instead of drafts."""
+    """Share of the refine examples whose workspace holds a summary instead of drafts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,11 +71,11 @@ class WorkedExample:
     prompt: str
     completion: str
     is_correct: bool
-    """Whether the box holds what is right: the gold answer, or yes/no; always true of a summary."""
+    """True if the box holds the gold answer or the right yes/no; always True for a summary."""
 
 
 def terms(question: str) -> tuple[int, ...]:
-    """Signed terms of a ``chain_sum`` question: ``"... 42 - 25 ="`` gives ``(42, -25)``.
+    """Returns the signed terms of a ``chain_sum`` question: ``(42, -25)`` for ``"... 42 - 25 ="``.
 
     Raises:
         ValueError: If the question does not end in a chain of additions and subtractions.
@@ -92,9 +92,9 @@ def terms(question: str) -> tuple[int, ...]:
 
 
 def careful_steps(values: Sequence[int]) -> str:
-    """Running totals, one line a term; right by construction.
+    """Returns the running totals, one line per term; correct by construction.
 
-    Example: ``(4, 3, -8)`` gives ``4``, ``+ 3 = 7``, ``- 8 = -1``, a line each.
+    Example: ``(4, 3, -8)`` yields the lines ``4``, ``+ 3 = 7``, ``- 8 = -1``.
     """
     total = values[0]
     lines = [str(total)]
@@ -105,17 +105,17 @@ def careful_steps(values: Sequence[int]) -> str:
 
 
 def solution_text(answer: int | str) -> str:
-    """What stands after the thinking, and what a workspace shows of a draft."""
+    """Returns the text after the thinking, which is also a draft's text in a workspace."""
     return f"The answer is \\boxed{{{answer}}}."
 
 
 def completion_text(thinking: str, solution: str) -> str:
-    """Thinking and solution as the policy is to write them."""
+    """Returns thinking and solution in the format that the policy learns."""
     return f"<think>\n{thinking}\n</think>\n\n{solution}"
 
 
 def majority(answers: Sequence[int]) -> int | None:
-    """The answer that more drafts share than any other, if at least two do."""
+    """Returns the most frequent answer, or None if it is tied or only one draft has it."""
     ranked = Counter(answers).most_common(2)
     if ranked[0][1] < 2 or (len(ranked) == 2 and ranked[1][1] == ranked[0][1]):
         return None
@@ -123,7 +123,7 @@ def majority(answers: Sequence[int]) -> int | None:
 
 
 def summary_text(answers: Sequence[int]) -> str:
-    """Agreement, contradictions and the next step, as a distiller writes them."""
+    """Returns a distiller's summary: agreement, contradictions and the next step."""
     agreed = majority(answers)
     others = ", ".join(str(answer) for answer in dict.fromkeys(answers) if answer != agreed)
     if agreed is None:
@@ -134,7 +134,7 @@ def summary_text(answers: Sequence[int]) -> str:
 
 
 def plausible_error(gold: int, rng: random.Random) -> int:
-    """A wrong answer as this policy makes them: a slip of a few, a lost sign, or a bad guess."""
+    """Draws an answer with an error typical of this policy: a small slip, a lost sign, or a bad guess."""
     kind = rng.random()
     if kind < 0.5:
         return gold + rng.choice((-10, -3, -2, -2, -1, -1, 1, 1, 2, 2, 3, 10))
@@ -144,9 +144,9 @@ def plausible_error(gold: int, rng: random.Random) -> int:
 
 
 def draft_answers(gold: int, rng: random.Random) -> list[int]:
-    """Answers of 1 to ``MAX_DRAFTS`` drafts; each set has its own share of right ones.
+    """Draws the answers of 1 to ``MAX_DRAFTS`` drafts, each right with a probability drawn for the set.
 
-    Most sets are what PDR [4, 1] shows; a quarter is what Sequential Refinement shows, one draft.
+    Most sets have four drafts, as in PDR [4, 1]; a quarter have one, as in Sequential Refinement.
     """
     count = rng.choices((1, 2, 3, MAX_DRAFTS), weights=(25, 5, 5, 65))[0]
     right = rng.uniform(0.05, 0.95)
@@ -156,10 +156,10 @@ def draft_answers(gold: int, rng: random.Random) -> list[int]:
 def worked_examples(
     problems: Sequence[Problem], prompts: PromptTexts, mix: Mix, *, count: int, seed: int
 ) -> Iterator[WorkedExample]:
-    """``count`` examples on problems drawn at random; the same arguments give the same examples.
+    """Yields ``count`` examples on randomly drawn problems; equal arguments yield equal examples.
 
     Raises:
-        ValueError: If a question is no chain of additions and subtractions.
+        ValueError: If a question is not a chain of additions and subtractions.
     """
     rng = random.Random(seed)
     for _ in range(count):

@@ -1,1 +1,1 @@
-"""``python -m train.study``: trainings that build on one another, and one table of all."""
+"""``python -m train.study``: training runs that build on one another, and one table of all results."""

@@ -1,8 +1,8 @@
-"""``python -m train.study``: trainings that build on one another, each evaluated, and one table of all.
+"""``python -m train.study``: training runs that build on one another, each evaluated, and one table of all.
 
-Every stage is a command that a person could type; what it wrote says that it need not run again. A study
-starts processes as ``launch`` does, and yet belongs to ``train``: its table reads the journals of evaluations
-with ``rollout.evaluation``, which ``launch`` does not import.
+Every stage is a command that can also be run by hand; it is skipped if its output exists. A study starts
+processes as ``launch`` does, but belongs to ``train``: its table reads the journals of evaluations with
+``rollout.evaluation``, which ``launch`` does not import.
 """
 
 import shlex
@@ -21,7 +21,7 @@ from train.study.table import COLD_START, Trained, study_table
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """A command, and the file that is there once it has succeeded."""
+    """A command, and the path that exists once it has succeeded."""
 
     name: str
     command: list[str]
@@ -30,7 +30,7 @@ class Stage:
 
 
 def main(config: StudyConfig, overrides: list[str]) -> None:
-    """Runs what is missing, in order, and writes table.md."""
+    """Runs the stages whose output is missing, in order, and writes ``table.md``."""
     output_dir = Path(config.output_dir)
     for stage in stages(config):
         if stage.made.exists():
@@ -45,7 +45,7 @@ def main(config: StudyConfig, overrides: list[str]) -> None:
 
 
 def stages(config: StudyConfig) -> Iterator[Stage]:
-    """Everything that a study does, in order."""
+    """Yields all stages of a study, in order."""
     start = cold_start_folder(config)
     yield _stage(
         "cold start",
@@ -60,7 +60,7 @@ def stages(config: StudyConfig) -> Iterator[Stage]:
 
 
 def trained(config: StudyConfig) -> Iterator[Trained]:
-    """Every evaluated policy of a finished study."""
+    """Yields every evaluated policy of a finished study."""
     yield Trained(arm=COLD_START, folder=cold_start_folder(config) / "evaluation")
     for arm in config.arms:
         for seed in config.seeds:
@@ -82,7 +82,7 @@ def _arm_stages(config: StudyConfig, arm: ArmConfig, seed: int) -> Iterator[Stag
     accelerate = Path(str(files("launch"))) / "accelerate" / f"{config.accelerate}.yaml"
     training = ["accelerate.commands.launch", "--config_file", str(accelerate), "-m", "train"]
     own = [f"model.path={start / 'policy'}", f"output_dir={folder}", f"seed={seed}", "resume=auto"]
-    # A training that ended and was not exported yet sees that it is finished.
+    # A finished training that was not exported yet runs again: with resume=auto it ends immediately.
     yield _stage(name, folder, folder / "policy", [*training, *config.training, *arm.overrides, *own])
     yield _stage(
         f"{name}: export",
@@ -108,10 +108,11 @@ def _stage(name: str, folder: Path, made: Path, module: Sequence[str]) -> Stage:
 
 
 def _run(stage: Stage, limit_seconds: float) -> None:
-    """Runs a stage to its end; its output goes to its log, and its processes end with this one.
+    """Runs a stage to completion, with its output in its log. Its processes end with this process.
 
     Raises:
-        SystemExit: If it fails or takes longer; with its command and the last lines of its log.
+        SystemExit: If the stage fails or exceeds ``limit_seconds``; the message has its command and the last
+            lines of its log.
     """
     stage.log.parent.mkdir(parents=True, exist_ok=True)
     with stage.log.open("ab") as log:
@@ -126,7 +127,7 @@ def _run(stage: Stage, limit_seconds: float) -> None:
     if status:
         sys.exit(
             f"study: '{stage.name}' {ended}. {end_of_log(stage.log)}\n"
-            f"The command: {shlex.join(stage.command)}\nStarted again, the study goes on from here."
+            f"The command: {shlex.join(stage.command)}\nStart the study again to resume with this stage."
         )
 
 

@@ -1,4 +1,4 @@
-"""The table of a study: accuracy of every arm under every operator, means over seeds."""
+"""The table of a study: accuracy of every arm under every operator, averaged over seeds."""
 
 import json
 from collections import defaultdict
@@ -22,7 +22,7 @@ class Trained:
 
     arm: str
     folder: Path
-    """Of its evaluation."""
+    """Folder of its evaluation."""
 
 
 ByProblem = Mapping[str, float]
@@ -30,11 +30,11 @@ ByProblem = Mapping[str, float]
 
 
 def study_table(config: StudyConfig, trained: Iterable[Trained]) -> str:
-    """Markdown: arms by operators, then the paired differences.
+    """Returns Markdown tables: accuracies of arms by operators, then the paired differences.
 
-    An accuracy is the mean over seeds, its 95% interval a bootstrap over problems of their means over
-    seeds; the seeds' own accuracies stand behind it. A vote is that whose cost is closest to pdr's, from
-    the reports.
+    An accuracy is the mean over seeds. Its 95% interval is a bootstrap over problems, each represented by
+    its mean over seeds; the accuracies of the single seeds follow in parentheses. The vote is the one in the
+    reports whose cost is closest to that of pdr.
     """
     by_arm: dict[str, list[Path]] = defaultdict(list)
     for each in trained:
@@ -82,7 +82,7 @@ def _difference(
 
 
 def _votes(folders: Sequence[Path]) -> str:
-    """The mean over seeds of the vote that was matched to pdr."""
+    """Returns the mean accuracy over seeds of the vote that was matched to pdr."""
     found = []
     for folder in folders:
         rows = json.loads((folder / "report.json").read_text())["rows"]
