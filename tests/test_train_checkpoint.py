@@ -70,7 +70,7 @@ def test_which_checkpoint_is_the_newest_does_not_depend_on_the_clock(tmp_path):
 
 
 def test_a_path_without_a_checkpoint_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="is no whole checkpoint"):
+    with pytest.raises(FileNotFoundError, match="is not a whole checkpoint"):
         find_checkpoint(make_config(tmp_path, Path("model"), resume=str(tmp_path)))
     path = write(tmp_path, 2)
     assert find_checkpoint(make_config(tmp_path, Path("model"), resume=str(path))) == path
@@ -178,7 +178,7 @@ def test_a_checkpoint_that_a_kill_left_half_removed_is_no_checkpoint(tmp_path, m
 def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_anew(tmp_path):
     for step in (2, 4):
         _flip(write(tmp_path, step))
-    with pytest.raises(ValueError, match=r"Every checkpoint in .* was damaged"):
+    with pytest.raises(ValueError, match=r"Every checkpoint in .* is damaged"):
         find_checkpoint(make_config(tmp_path, Path("model"), resume="auto"))
 
 
@@ -222,7 +222,7 @@ def test_a_full_disk_ends_the_run_with_the_checkpoint_before_it_untouched(tmp_pa
 
     monkeypatch.setattr(shutil, "disk_usage", full_after_the_first)
     with pytest.raises(
-        RuntimeError, match=r"A checkpoint takes about .* make room or lower train\.keep_last"
+        RuntimeError, match=r"A checkpoint takes about .* free disk space or lower train\.keep_last"
     ):
         trainer.run()
     (only,) = finished_checkpoints(tmp_path / "checkpoints")

@@ -92,7 +92,7 @@ def test_a_folder_with_other_things_is_not_overwritten(tmp_path, trained):
     out = tmp_path / "precious"
     out.mkdir()
     (out / "thesis.txt").write_text("x")
-    with pytest.raises(FileExistsError, match="something that is not a model"):
+    with pytest.raises(FileExistsError, match="holds files that are not a model"):
         export(tmp_path / "run" / "checkpoints" / "step_000001", out)
 
 
@@ -107,7 +107,7 @@ def test_a_damaged_checkpoint_is_not_exported(tmp_path, trained):
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
-    with pytest.raises(ValueError, match=r"was damaged: policy/model\.safetensors is not what was written"):
+    with pytest.raises(ValueError, match=r"is damaged: policy/model\.safetensors is not what was written"):
         export(tmp_path / "run", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -77,7 +77,7 @@ def test_a_step_that_was_made_before_a_kill_is_made_again_bit_for_bit(tiny_polic
     finally:
         again.kill()
     said = (tmp_path / "said.txt").read_text()
-    assert "What was finished of step 3" in said
+    assert "Finished rollouts of step 3" in said
     after = _metrics(tmp_path)
     assert sorted(after) == [1, 2, 3, 4, 5]
     assert {step: after[step] for step in before if step <= 3} == {s: before[s] for s in before if s <= 3}

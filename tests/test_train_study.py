@@ -59,7 +59,7 @@ def test_what_is_done_is_not_done_again_and_a_failure_shows_the_log(tmp_path: Pa
     broken = replace(
         second, command=[study.sys.executable, "-c", "print('all is lost'); raise SystemExit(3)"]
     )
-    with pytest.raises(SystemExit, match=r"(?s)ended with status 3\. .*all is lost.*Start the study again to resume"):
+    with pytest.raises(SystemExit, match=r"(?s)ended with status 3\. .*all is lost.*Start the study again"):
         study._run(broken, 60.0)
     assert broken.log.read_text() == "all is lost\n"
 

@@ -1,1 +1,1 @@
-"""Scored groups in, a better policy out: advantages, packing, losses, the loop, checkpoints, export."""
+"""Trains the policy on scored groups: advantages, packing, losses, the loop, checkpoints, export."""

@@ -1,4 +1,4 @@
-"""``python -m train``, under ``accelerate launch``: compose, check, build, run."""
+"""``python -m train``, under ``accelerate launch``: checks the config, builds the run and trains."""
 
 import os
 import sys
@@ -22,11 +22,11 @@ from train.preemption import StopRequest
 from train.rank_zero import assemble
 
 FAILURES = (ValueError, FileNotFoundError, RuntimeError)
-"""What a run may end with before it began, told in one line."""
+"""Errors during start-up that are reported in one line, without a traceback."""
 
 
 def main(config: TrainingConfig, overrides: list[str]) -> None:
-    """One rank of a run; rank 0 also owns workers, data, scorer and reports."""
+    """Runs one rank; rank 0 also owns workers, data, scorer and reports."""
     is_main = int(os.environ.get("RANK", "0")) == 0
     with ExitStack() as stack:
         try:
@@ -35,7 +35,7 @@ def main(config: TrainingConfig, overrides: list[str]) -> None:
                     print(f"{config.output_dir} is finished: step {config.train.max_steps} was reached.")
                     print(write_run_report(config))
                 return
-            load_tokenizer(config.model)  # on every rank, so that none waits for one that ended
+            load_tokenizer(config.model)  # on every rank: if it fails, all ranks end and none waits
             set_seed(config.seed)
             if is_main:
                 warn_if_emulated(
@@ -45,7 +45,7 @@ def main(config: TrainingConfig, overrides: list[str]) -> None:
                     "an update may take 40 times as long",
                 )
             outside = assemble(config, overrides, stack) if is_main else None
-            # A worker on a GPU measures the memory that is free while it starts: no rank may take any then.
+            # A worker on a GPU measures the free memory while it starts, so no rank may allocate any then.
             opens_first = torch.cuda.is_available()
             if outside and opens_first:
                 outside.open(stack)
@@ -56,7 +56,7 @@ def main(config: TrainingConfig, overrides: list[str]) -> None:
         trainer = Trainer(config, accelerator, collaborators, StopRequest().listen())
         try:
             if outside and not opens_first:
-                outside.open(stack)  # the workers have been starting meanwhile
+                outside.open(stack)  # the workers have been starting while the model was loaded
         except FAILURES as error:
             _give_up(error, is_main=is_main)
         came_to_end = trainer.run()
@@ -67,13 +67,13 @@ def main(config: TrainingConfig, overrides: list[str]) -> None:
 
 
 def _give_up(error: Exception, *, is_main: bool) -> NoReturn:
-    # The launcher's own report ends with what is recorded here; without it, it names no cause.
+    # The launcher's own report ends with the exception recorded here; otherwise it names no cause.
     get_error_handler().record_exception(error)
     sys.exit(f"train: {error}" if is_main else 1)
 
 
 def _is_done(config: TrainingConfig) -> bool:
-    """Whether the last step and the evaluation after it were made."""
+    """True if the last step and the evaluation after it are complete."""
     evaluated = phase_path(config, AFTER).exists() or not config.train.eval_at_end
     return is_finished(config) and evaluated
 

@@ -1,4 +1,4 @@
-"""What an update makes of each call: its weights, its log-prob by the trainer, its part of the loss."""
+"""Records of each call in an update: its weights, the trainer's log-prob and its part of the loss."""
 
 from dataclasses import dataclass
 
@@ -11,26 +11,26 @@ from train.loss.objective import TokenTerms
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpdateRecord:
-    """What an update made of one call, in the first pass over its batch.
+    """Record of one call in an update, from the first pass over its batch.
 
-    Numbers that were not finite, as in a refused step, are read back as None: JSON has none of them.
+    Non-finite numbers, as in a refused step, are read back as None, because JSON cannot represent them.
     """
 
     trained_tokens: int
     advantage: float | None
-    """Mean over trained tokens: the group's, or the critic's in its place."""
+    """Mean advantage over trained tokens: the critic's if there is one, otherwise the group's."""
     policy_weight: float
     """Weight of each trained token in the policy loss."""
     imitation_weight: float
     """Weight of each trained token in the imitation loss."""
     trainer_logprob: float | None
-    """Sum over trained tokens, by the trainer before or in this update."""
+    """Sum over trained tokens, computed by the trainer during this update."""
     loss: float | None
-    """The part of the update's loss that this call contributed: policy, KL, imitation and entropy terms."""
+    """Contribution of this call to the loss of the update: policy, KL, imitation and entropy terms."""
 
 
 class CallTerms:
-    """Adds up what the trainer computes for each call, over the micro-batches of one rank."""
+    """Sums the trainer's results for each call, over the micro-batches of one rank."""
 
     def __init__(self) -> None:
         self._calls: list[tuple[str, ...]] = []
@@ -40,10 +40,10 @@ class CallTerms:
         """Adds one micro-batch.
 
         Args:
-            batch: With N trained tokens.
-            logprobs: Shape ``(N,)``.
-            entropies: Shape ``(N,)``.
-            terms: Of the policy's objective.
+            batch: The micro-batch, with N trained tokens.
+            logprobs: Log-probs of the policy, shape ``(N,)``.
+            entropies: Entropies of the policy, shape ``(N,)``.
+            terms: Terms of the policy's objective.
         """
         logprobs, entropies = logprobs.detach(), entropies.detach()
         loss = (
@@ -53,14 +53,15 @@ class CallTerms:
         )
         ones = torch.ones_like(logprobs)
         columns = (ones, batch.advantages, batch.policy_weights, batch.imitation_weights, logprobs, loss)
+        # (N, columns), summed over the tokens of each completion to (num_sequences, columns).
         values = torch.stack(columns, dim=1).double()
         sums = torch.zeros(batch.num_sequences, len(columns), dtype=values.dtype, device=values.device)
-        # Left on the device: reading it now would wait for the whole forward pass.
+        # Kept on the device: reading it now would wait for the whole forward pass.
         self._sums.append(sums.index_add_(0, batch.sequences, values))
         self._calls.append(batch.call_ids)
 
     def result(self) -> dict[str, UpdateRecord]:
-        """By call id. The filler rows of a rank without work have no weight and are left out."""
+        """Returns the records by call id. Filler rows, which have no weight, are omitted."""
         found = {}
         for calls, sums in zip(self._calls, self._sums, strict=True):
             for call, (tokens, advantage, policy, imitation, logprob, loss) in zip(

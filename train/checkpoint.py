@@ -1,13 +1,14 @@
 """Checkpoints that are whole or absent: ``checkpoints/step_000020``.
 
-A checkpoint is written aside, made durable, sealed by a manifest of checksums and renamed. Whatever happens
-on the way, the one before it is untouched; one that was damaged later is seen, and the one before it is used.
+A checkpoint is written under a temporary name, made durable, sealed by a manifest of checksums, and renamed.
+If writing is interrupted, the previous checkpoint is unaffected; if a checkpoint is damaged later, the damage
+is detected and the previous one is used.
 
 A checkpoint holds the sharded state that DeepSpeed saves (weights, moments), scheduler and RNGs of every
 rank, ``trainer_state.json``, and the policy as a plain HF folder ``policy/`` (with LoRA merged, and the
-adapters alone in ``adapter/``). That folder costs one copy of
-the weights beside three or more of optimizer state, and makes export a copy: exact, and in need of no
-process group, DeepSpeed or knowledge of the ZeRO stage.
+adapters alone in ``adapter/``). That folder costs one copy of the weights, in addition to three or more of
+optimizer state. It makes export an exact copy, which needs no process group, no DeepSpeed and no knowledge of
+the ZeRO stage.
 """
 
 import hashlib
@@ -41,28 +42,28 @@ GIB = 2**30
 SPACE_MARGIN = 1.1
 
 RESUMABLE_CHANGES = ("resume", "output_dir", "train", "rollout")
-"""Parts of the config that may differ between a run and its continuation without a warning."""
+"""Parts of the config that may change when a run is resumed, without a warning."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainerState:
-    """Where a run stands, beside what the accelerator saves."""
+    """Progress of a run, in addition to the state that the accelerator saves."""
 
     step: int
-    """Finished steps."""
+    """Number of finished steps."""
     policy_version: int
     world_size: int
     zero_stage: int
-    """0 without DeepSpeed."""
+    """ZeRO stage; 0 without DeepSpeed."""
     config_fingerprint: str
     collector: Mapping[str, Any] = field(default_factory=dict)
-    """The collector's own state: its position in the data."""
+    """State of the collector: its position in the data."""
     metric: float | None = None
-    """What ``train.keep_best`` names, if it was measured at this step."""
+    """Value of the metric ``train.keep_best``; None if it was not measured at this step."""
 
 
 def config_fingerprint(config: TrainingConfig) -> str:
-    """A short hash of what must not change when a run goes on."""
+    """Returns a short hash of the settings that should not change when a run is resumed."""
     relevant = {k: v for k, v in asdict(config).items() if k not in RESUMABLE_CHANGES}
     return hashlib.blake2s(
         json.dumps(relevant, sort_keys=True, default=str).encode(), digest_size=8
@@ -70,7 +71,7 @@ def config_fingerprint(config: TrainingConfig) -> str:
 
 
 class Checkpoints:
-    """The checkpoints of one run. Every rank calls ``save`` and ``load``; the files are made by all."""
+    """The checkpoints of one run. Every rank must call ``save`` and ``load``: each writes its own shard."""
 
     def __init__(
         self,
@@ -89,10 +90,10 @@ class Checkpoints:
         self.directory = Path(config.output_dir) / CHECKPOINTS
 
     def save(self, state: TrainerState) -> Path:
-        """Writes a checkpoint under a temporary name, renames it, then removes those not kept.
+        """Writes a checkpoint under a temporary name, renames it, then removes those that need not be kept.
 
         Raises:
-            RuntimeError: If the disk has no room for it.
+            RuntimeError: If the disk has too little free space.
         """
         final = self.directory / f"step_{state.step:06d}"
         unfinished = final.with_name(final.name + UNFINISHED)
@@ -113,10 +114,11 @@ class Checkpoints:
             config = yaml.safe_dump(asdict(self._config), sort_keys=False)
             (unfinished / CONFIG_FILE).write_text(config, encoding="utf-8")
             (unfinished / STATE_FILE).write_text(json.dumps(asdict(state), indent=2), encoding="utf-8")
-        # Every rank's shard must be written before the name says that the checkpoint is whole.
+        # Every rank's shard must be written before the final name declares the checkpoint whole.
         self._accelerator.wait_for_everyone()
         if is_main:
             seal(unfinished)
+            # It exists if it was damaged and the run resumed from an earlier checkpoint.
             remove(final)
             os.replace(unfinished, final)
             sync(self.directory)
@@ -129,9 +131,9 @@ class Checkpoints:
         free = shutil.disk_usage(self.directory).free
         if free < needed:
             raise RuntimeError(
-                f"A checkpoint takes about {needed / GIB:.2f} GiB, and {self.directory} has "
-                f"{free / GIB:.2f} GiB free. The checkpoints there are untouched: make room or lower "
-                "train.keep_last, and go on with resume=auto."
+                f"A checkpoint takes about {needed / GIB:.2f} GiB, but {self.directory} has only "
+                f"{free / GIB:.2f} GiB free. Existing checkpoints are unchanged: free disk space or lower "
+                "train.keep_last, then resume with resume=auto."
             )
 
     def _remove_old(self) -> None:
@@ -145,27 +147,27 @@ class Checkpoints:
                 remove(path)
 
     def load(self, path: Path) -> TrainerState:
-        """Restores weights, moments, scheduler and RNGs of every rank.
+        """Restores weights, moments, scheduler and RNGs of every rank, and returns the stored state.
 
         Raises:
-            ValueError: If the checkpoint was written by another number of ranks, or at another ZeRO stage:
-                moments are stored as they were sharded.
+            ValueError: If the checkpoint was written by a different number of ranks or at a different ZeRO
+                stage: moments are stored as they were sharded.
         """
         state = read_state(path)
         anew = f"start a new run from its weights with model.path={path / POLICY_DIR}"
         if state.world_size != self._accelerator.num_processes:
             raise ValueError(
-                f"{path} was written by {state.world_size} ranks and this run has "
+                f"{path} was written by {state.world_size} ranks, but this run has "
                 f"{self._accelerator.num_processes}; set num_processes to {state.world_size}, or {anew}."
             )
         if state.zero_stage != (stage := self._sharding.stage):
             raise ValueError(
-                f"{path} was written at ZeRO stage {state.zero_stage} and this run has stage {stage} (0: no "
-                f"DeepSpeed); take the accelerate file with zero_stage {state.zero_stage}, or {anew}."
+                f"{path} was written at ZeRO stage {state.zero_stage}, but this run has stage {stage} (0: no "
+                f"DeepSpeed); use the accelerate file with zero_stage {state.zero_stage}, or {anew}."
             )
         if state.config_fingerprint != config_fingerprint(self._config):
             logger.warning(
-                "%s was written with other settings (see its %s); going on with the current ones.",
+                "%s was written with different settings (see its %s); resuming with the current ones.",
                 path,
                 CONFIG_FILE,
             )
@@ -174,10 +176,10 @@ class Checkpoints:
 
 
 def checkpoint_bytes(sharding: Sharding, policy: nn.Module, critic: nn.Module | None = None) -> int:
-    """About what a checkpoint takes.
+    """Returns the approximate size of a checkpoint in bytes.
 
-    Of every weight a copy, and a second one in ``policy/``; of those that are trained fp32 weights and two
-    moments, too.
+    Every weight of the policy is stored twice (the second copy is in ``policy/``), every weight of a critic
+    once. Each trained weight adds an fp32 copy and two fp32 moments.
     """
     total = 0
     for model, copies in ((policy, 2), (critic, 1)):
@@ -188,13 +190,13 @@ def checkpoint_bytes(sharding: Sharding, policy: nn.Module, critic: nn.Module | 
 
 
 def find_checkpoint(config: TrainingConfig) -> Path | None:
-    """What ``resume`` names: None for ``none`` and for ``auto`` without a checkpoint.
+    """Returns the checkpoint that ``resume`` names: None for ``none``, and for ``auto`` without a checkpoint.
 
-    ``auto`` passes over checkpoints that were damaged, with a warning.
+    ``auto`` skips damaged checkpoints, with a warning.
 
     Raises:
         FileNotFoundError: If ``resume`` is a path without a whole checkpoint.
-        ValueError: If that checkpoint was damaged, or ``resume`` is ``none`` and ``output_dir`` holds
+        ValueError: If that checkpoint is damaged, or ``resume`` is ``none`` and ``output_dir`` holds
             checkpoints of another run.
     """
     if config.resume in ("none", "auto"):
@@ -204,44 +206,44 @@ def find_checkpoint(config: TrainingConfig) -> Path | None:
     path = Path(config.resume)
     if not is_sealed(path):
         raise FileNotFoundError(
-            f"resume is {config.resume!r}, which is no whole checkpoint; give a folder such as "
+            f"resume is {config.resume!r}, which is not a whole checkpoint; it must be a folder such as "
             "outputs/train/checkpoints/step_000020, or auto, or none."
         )
     if wrong := damage(path):
-        raise ValueError(f"resume is {config.resume!r}, a checkpoint that was damaged: {wrong}.")
+        raise ValueError(f"resume is {config.resume!r}, a checkpoint that is damaged: {wrong}.")
     return path
 
 
 def _newest_sound(whole: list[Path]) -> Path | None:
-    """The newest of these that is as it was written.
+    """Returns the newest undamaged checkpoint, or None if ``whole`` is empty.
 
     Raises:
-        ValueError: If there are some and all were damaged: to start anew would hide that.
+        ValueError: If all of them are damaged: starting from the beginning would hide that.
     """
     for path in reversed(whole):
         wrong = damage(path)
         if wrong is None:
             return path
-        logger.warning("Passing over %s, which was damaged: %s.", path, wrong)
+        logger.warning("Skipping %s, which is damaged: %s.", path, wrong)
     if whole:
         raise ValueError(
-            f"Every checkpoint in {whole[0].parent} was damaged; the newest: {damage(whole[-1])}. Remove "
-            "them to start anew."
+            f"Every checkpoint in {whole[0].parent} is damaged; the newest: {damage(whole[-1])}. Remove "
+            "them to start from the beginning."
         )
     return None
 
 
 def finished_checkpoints(directory: Path) -> list[Path]:
-    """Whole checkpoints, oldest first. Half-written ones are left alone, with a warning."""
+    """Returns whole checkpoints, oldest first. Incomplete ones are skipped, with a warning."""
     whole = []
     for path in sorted(directory.glob("step_*")):
         if is_whole(path):
             whole.append(path)
         else:
-            logger.warning("Ignoring %s: it was not written to its end.", path)
+            logger.warning("Skipping %s: it is incomplete.", path)
     return whole
 
 
 def read_state(path: Path) -> TrainerState:
-    """The ``trainer_state.json`` of a checkpoint."""
+    """Reads the ``trainer_state.json`` of a checkpoint."""
     return TrainerState(**json.loads((path / STATE_FILE).read_text(encoding="utf-8")))

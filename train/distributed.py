@@ -1,4 +1,4 @@
-"""The ranks: the process group, and words from rank 0 to all with a time limit."""
+"""The process group of the ranks, and collectives on objects and sums with a time limit."""
 
 import logging
 import os
@@ -17,9 +17,9 @@ T = TypeVar("T")
 
 
 def make_accelerator(config: TrainingConfig) -> Accelerator:
-    """Joins the process group and fills in what DeepSpeed's config leaves to the run.
+    """Joins the process group and sets the options that DeepSpeed's config leaves to the run.
 
-    Make it before the model: under ZeRO-3 weights are then sharded while they load. Started without
+    Call it before loading the model: under ZeRO-3 weights are then sharded while they load. Without
     ``accelerate launch`` there is one process and no DeepSpeed.
 
     Raises:
@@ -37,21 +37,21 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
         torch.set_num_threads(config.train.num_threads)
     prepare_for_deepspeed(on_gpu=on_gpu)
     group = InitProcessGroupKwargs(
-        # Named because accelerate, seeing no GPU, would take this for a single process.
+        # Set explicitly: without a GPU, accelerate would assume a single process.
         backend="nccl" if on_gpu else "gloo",
         timeout=timedelta(seconds=config.train.collective_timeout_seconds),
     )
     accelerator = Accelerator(
-        # DeepSpeed then keeps master weights in fp32, whatever the launch file says.
+        # With bf16, DeepSpeed keeps fp32 master weights, independently of the launch file.
         mixed_precision="bf16" if config.model.dtype == "bfloat16" else "no",
-        # The loop steps the scheduler once per update, not once per update and process.
+        # The trainer steps the scheduler once per update; accelerate would step it once per process.
         step_scheduler_with_optimizer=False,
         kwargs_handlers=[group] if "LOCAL_RANK" in os.environ else [],
     )
     if accelerator.num_processes > 1 and not uses_deepspeed:
         raise ValueError(
             f"{accelerator.num_processes} ranks were launched as {accelerator.distributed_type.value}, "
-            "but several ranks need distributed_type: DEEPSPEED in the file given to "
+            "but several ranks need distributed_type: DEEPSPEED in the file passed to "
             "accelerate launch --config_file; launch/accelerate has such files."
         )
     configure_deepspeed(accelerator, max_grad_norm=config.algo.max_grad_norm)
@@ -59,17 +59,17 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
 
 
 def give_back_cached_memory(accelerator: Accelerator) -> None:
-    """Returns what torch holds of a GPU without using it, on every rank before any goes on."""
+    """Frees the GPU memory that torch caches; returns once every rank has done so."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     accelerator.wait_for_everyone()
 
 
 def leave(status: int = 0) -> NoReturn:
-    """Ends a rank that has done and closed everything, without the interpreter's shutdown.
+    """Ends a rank that has finished and closed everything, without the interpreter's shutdown.
 
-    Threads of gloo outlive the process group where DeepSpeed still refers to one. If such a thread asks for
-    the interpreter's lock while that shuts down, the process aborts, and a finished run counts as failed.
+    Threads of gloo outlive the process group if DeepSpeed still refers to one. If such a thread acquires the
+    interpreter's lock during shutdown, the process aborts, and a finished run counts as failed.
     """
     logging.shutdown()
     sys.stdout.flush()
@@ -78,10 +78,11 @@ def leave(status: int = 0) -> NoReturn:
 
 
 def from_rank_zero(accelerator: Accelerator, value: T | None, *, what: str) -> T:
-    """Rank 0's ``value`` on every rank.
+    """Broadcasts rank 0's ``value`` and returns it on every rank.
 
     Raises:
-        RuntimeError: If rank 0 did not come within ``train.collective_timeout_seconds``; names ``what``.
+        RuntimeError: If rank 0 sends nothing within ``train.collective_timeout_seconds``; the message names
+            ``what``.
     """
     if accelerator.num_processes == 1:
         return cast(T, value)
@@ -91,13 +92,13 @@ def from_rank_zero(accelerator: Accelerator, value: T | None, *, what: str) -> T
     except RuntimeError as error:
         raise RuntimeError(
             f"Rank {accelerator.process_index} waited for rank 0 to send {what} and got nothing: {error} "
-            "See rank 0's output for why, or raise train.collective_timeout_seconds if it was only slow."
+            "See rank 0's output for the cause, or raise train.collective_timeout_seconds if rank 0 was slow."
         ) from error
     return cast(T, box[0])
 
 
 def gather_objects(accelerator: Accelerator, value: T) -> list[T]:
-    """The ``value`` of every rank, in their order, on rank 0; an empty list on the others."""
+    """Returns the ``value`` of every rank, in rank order, on rank 0; an empty list on the other ranks."""
     if accelerator.num_processes == 1:
         return [value]
     is_main = accelerator.is_main_process
@@ -107,14 +108,14 @@ def gather_objects(accelerator: Accelerator, value: T) -> list[T]:
 
 
 def sum_over_ranks(accelerator: Accelerator, values: torch.Tensor) -> torch.Tensor:
-    """The sum of ``values`` over ranks, on every rank."""
+    """Returns the sum of ``values`` over ranks, on every rank."""
     if accelerator.num_processes == 1:
         return values
     return cast(torch.Tensor, accelerator.reduce(values, reduction="sum"))
 
 
 def max_over_ranks(accelerator: Accelerator, values: torch.Tensor) -> torch.Tensor:
-    """The largest of each of ``values`` over ranks, on every rank."""
+    """Returns the elementwise maximum of ``values`` over ranks, on every rank."""
     if accelerator.num_processes > 1:
         torch.distributed.all_reduce(values, op=torch.distributed.ReduceOp.MAX)
     return values

@@ -1,4 +1,4 @@
-"""From the trainer's thread to the engine's event loop: batches of groups in, weights out."""
+"""Calls from the trainer's thread into the engine's event loop: receives batches, sends weights."""
 
 import shutil
 from collections.abc import Mapping
@@ -16,9 +16,9 @@ from rollout.engine import RolloutEngine
 from train.model.policy import HostWeights
 
 STATE_SECONDS = 60.0
-"""The longest that the engine's loop may take to report the producer's state."""
+"""Time limit for the engine's loop to return the producer's state."""
 CLOSE_SECONDS = 30.0
-"""The longest that collecting may take to end."""
+"""Time limit for ending the collection."""
 
 
 @dataclass(slots=True)
@@ -29,16 +29,20 @@ class EngineCollector:
     producer: Producer
     timeout_seconds: float
     _seen: RequestCounts = field(default_factory=RequestCounts)
-    """The pool's counts at the batch before."""
+    """The pool's counts after the previous batch."""
 
     def next(self, step: int, version: int) -> CollectedBatch:
+        """Returns the batch of ``step``, with the share of prompt tokens that were cached among its metrics.
+
+        Raises as ``RolloutEngine.run`` does.
+        """
         batch = self.engine.run(
             self.producer.next(step, version), self.timeout_seconds, what=f"the batch of step {step}"
         )
         before, self._seen = self._seen, replace(self.engine.pool.counts)
         read = self._seen.prompt_tokens - before.prompt_tokens
         cached = self._seen.cached_tokens - before.cached_tokens
-        if not read:  # all of it was finished before a resume
+        if not read:  # the whole batch was finished before a resume
             return batch
         return replace(batch, metrics={**batch.metrics, "workers/cached_share": cached / read})
 
@@ -55,26 +59,26 @@ class EngineCollector:
         async def forget() -> None:
             self.producer.forget(until_step)
 
-        self.engine.run(forget(), STATE_SECONDS, what=f"forgetting what steps until {until_step} took")
+        self.engine.run(forget(), STATE_SECONDS, what=f"dropping the rollouts of steps until {until_step}")
 
     def close(self) -> None:
-        self.engine.run(self.producer.close(), CLOSE_SECONDS, what="ending what is being collected")
+        self.engine.run(self.producer.close(), CLOSE_SECONDS, what="ending the collection")
 
 
 class WeightsFolder:
-    """``weights/version_000001``: the version that workers load; the last one stays."""
+    """``weights/version_000001``: folders from which workers load; the last one is kept."""
 
     def __init__(self, output_dir: Path) -> None:
         self._folder = output_dir.absolute() / "weights"
 
     def write(self, weights: HostWeights, version: int) -> Path:
-        """A plain HF folder."""
+        """Writes ``weights`` as a plain HF folder and returns its path."""
         directory = self._folder / f"version_{version:06d}"
         weights.save(directory)
         return directory
 
     def keep_only(self, directory: Path) -> None:
-        """Removes the versions before, which no worker needs now."""
+        """Removes all other versions, which no worker needs any more."""
         for old in self._folder.glob("version_*"):
             if old != directory:
                 shutil.rmtree(old)
@@ -88,7 +92,7 @@ class EnginePublisher:
     config: TrainingConfig
 
     def publish(self, weights: HostWeights, version: int) -> None:
-        """Returns when every worker serves ``version``; raises as ``rollout.weights.publish`` does."""
+        """Returns once every worker serves ``version``; raises as ``rollout.weights.publish`` does."""
         if self.config.rollout.weight_transfer != "directory":
             self._send(weights.state, version)
             return
@@ -98,7 +102,7 @@ class EnginePublisher:
         folder.keep_only(directory)
 
     def sleep(self) -> None:
-        """Returns when every worker has freed its GPU memory; raises as ``rollout.weights.publish`` does."""
+        """Returns once every worker has freed its GPU memory; raises as ``rollout.weights.publish`` does."""
         limit = self.config.rollout.publish_timeout_seconds
         self.engine.run(self.engine.publisher.sleep(), limit, what="putting the workers to sleep")
 

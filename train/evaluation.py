@@ -1,4 +1,4 @@
-"""Held-out evaluation during training, and the run's report."""
+"""Evaluation on held-out problems during training, and the run's report."""
 
 import asyncio
 from collections import Counter
@@ -23,10 +23,10 @@ BEFORE, AFTER = "before", "after"
 
 
 class HeldOutEvaluator:
-    """Runs operators on held-out problems with whatever policy the workers serve.
+    """Runs operators on held-out problems with the policy that the workers currently serve.
 
-    Each phase keeps its rollouts in ``evaluation/<phase>/rollouts.jsonl``; a phase that is complete is
-    not run again, one that was interrupted goes on.
+    Each phase stores its rollouts in ``evaluation/<phase>/rollouts.jsonl``. A complete phase is not run
+    again; an interrupted phase resumes.
     """
 
     def __init__(
@@ -46,10 +46,10 @@ class HeldOutEvaluator:
         self._grader = grader
 
     def evaluate(self, step: int) -> Mapping[str, float]:
-        """Accuracy of each operator as ``eval/<operator>``; rewrites the report.
+        """Returns the accuracy of each operator as ``eval/<operator>`` and rewrites the report.
 
         Raises:
-            RuntimeError: If not one rollout of the phase succeeded.
+            RuntimeError: If no rollout of the phase succeeded.
         """
         phase = phase_of(step, self._config)
         with Journal(phase_path(self._config, phase)) as journal:
@@ -86,21 +86,21 @@ class HeldOutEvaluator:
 
 
 def phase_of(step: int, config: TrainingConfig) -> str:
-    """``before`` training, ``after`` its last step, or ``step_N``."""
+    """Returns ``before`` for step 0, ``after`` for the last step, otherwise ``step_N``."""
     if step == 0:
         return BEFORE
     return AFTER if step == config.train.max_steps else f"step_{step:06d}"
 
 
 def phase_path(config: TrainingConfig, phase: str) -> Path:
-    """Where a phase keeps its rollouts."""
+    """Returns the path of a phase's rollouts."""
     return Path(config.output_dir) / "evaluation" / phase / "rollouts.jsonl"
 
 
 def write_run_report(config: TrainingConfig) -> str:
-    """Writes report.json and report.md from the phases on disk; gives the text of the latter.
+    """Writes ``report.json`` and ``report.md`` from the phases on disk; returns the text of ``report.md``.
 
-    The report has a row for each operator and phase; what happened in the rounds before the answer is in
+    The report has one row per operator and phase. It covers the final answers only; earlier rounds are in
     the rollouts.
     """
     folder = Path(config.output_dir) / "evaluation"
@@ -132,7 +132,8 @@ def _phase_rows(
     failures: Mapping[Key, Failure],
     grader: Grader,
 ) -> list[ReportRow]:
-    """The answers' rows of one phase, operators in the order of the config."""
+    """Returns the final answers' rows of one phase, with operators in the order of the config."""
+    # Journals are in order of completion; the sorted order makes the report reproducible.
     ordered = sorted(outcomes, key=lambda o: (o.problem_id, o.sample))
     classes = asyncio.run(group_answers(ordered, grader.same))
     grouped = by_operator(ordered)
@@ -146,7 +147,7 @@ def _phase_rows(
 
 
 def _differences(rows: Mapping[str, Sequence[ReportRow]]) -> list[Difference]:
-    """What training gained each operator, then the operators against one another in each phase."""
+    """Returns each operator's gain from training, then pairwise differences of operators in each phase."""
     before = {row.operator: row for row in rows.get(BEFORE, [])}
     gained = [
         difference(f"{row.operator} after", row.by_problem, f"{row.operator} before", was.by_problem)

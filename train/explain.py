@@ -1,7 +1,7 @@
 """``python -m train.explain DIR --step N [--problem ID]``: why the calls of a step got their advantages.
 
-Without ``--problem`` it lists the problems of the step. With one it prints its story: drafts and verdicts,
-the workspace, refinements, rewards, baseline, advantages, and what each call contributed to the loss.
+Without ``--problem`` it lists the problems of the step. With it, it prints the problem's rollouts: drafts and
+verdicts, the workspace, refinements, rewards, baseline, advantages, and each call's contribution to the loss.
 """
 
 import argparse
@@ -19,11 +19,11 @@ from train.loss.advantages import STD_EPSILON
 from train.trace import FOLDER, CallRecord, read_trace, trace_path, traced_steps
 
 SHOWN_CHARACTERS = 400
-"""Characters shown of a text, from its end, unless ``--full`` is given."""
+"""Number of characters shown from the end of a text, unless ``--full`` is given."""
 
 
 def problem_list(calls: Sequence[CallRecord]) -> str:
-    """One line for each problem of a step: operators, rewards, how many advantages are not 0."""
+    """Returns one line per problem of a step: operators, credited calls, mean reward, nonzero advantages."""
     lines = ["problem: operator, credited calls, mean reward, calls with an advantage"]
     for problem in dict.fromkeys(call.problem_id for call in calls):
         of_problem = [call for call in calls if call.problem_id == problem]
@@ -37,12 +37,12 @@ def problem_list(calls: Sequence[CallRecord]) -> str:
 
 
 def story(calls: Sequence[CallRecord], algo: Mapping[str, Any], *, characters: int | None) -> str:
-    """What happened to one problem in one step.
+    """Returns the text that describes one problem's rollouts in one step.
 
     Args:
-        calls: Of that problem, at least one.
+        calls: All calls on the problem; at least one.
         algo: The run's ``algo`` options, for the formula of the advantage.
-        characters: Shown of each text, from its end; None shows all that was kept.
+        characters: Number of characters shown from the end of each text; None shows all that was stored.
     """
     first = calls[0]
     lines = [f"problem {first.problem_id}: {first.question}", f"gold answer: {first.gold}"]
@@ -58,7 +58,7 @@ def story(calls: Sequence[CallRecord], algo: Mapping[str, Any], *, characters: i
 def _rollout_lines(
     calls: Sequence[CallRecord], algo: Mapping[str, Any], characters: int | None
 ) -> Iterator[str]:
-    """Its calls, by round and by the prompt that they share."""
+    """Yields the calls of one rollout, by round, role and shared prompt."""
     contexts: dict[tuple[int, str, str], list[CallRecord]] = {}
     for call in calls:
         contexts.setdefault((call.round, call.role, call.context), []).append(call)
@@ -89,10 +89,10 @@ def _quote(what: str, text: str, characters: int | None) -> str:
 
 
 def _group_lines(calls: Sequence[CallRecord], algo: Mapping[str, Any]) -> Iterator[str]:
-    """The group that these calls are, if they were credited: its baseline, then a line for each call."""
+    """Yields the baseline of the group that these calls form, then a line per call."""
     credited = [(call, call.credit) for call in calls if call.credit is not None]
     if not credited:
-        yield "   not credited: these calls are read by others and not trained on"
+        yield "   not credited: other calls read these calls, but they are not trained on"
         return
     rewards = [credit.reward for _, credit in credited if credit.reward is not None]
     deviation = stdev(rewards) if len(rewards) > 1 else 0.0
@@ -119,7 +119,7 @@ def _group_lines(calls: Sequence[CallRecord], algo: Mapping[str, Any]) -> Iterat
                 f"loss {_number(update.loss, '+')}"
             )
         elif reason is None:
-            yield "      left out of the update: it cannot move the policy"
+            yield "      not part of the update: it cannot change the policy"
 
 
 def _number(value: float | None, sign: str = "") -> str:
@@ -127,7 +127,7 @@ def _number(value: float | None, sign: str = "") -> str:
 
 
 def _formula(role: str, algo: Mapping[str, Any]) -> str:
-    """How the group's advantages follow from its rewards."""
+    """Returns the formula that computes the group's advantages from its rewards."""
     pass_at_k = role == "draft" and algo["draft_credit"] == "pass_at_k"
     estimator = "pass_at_k" if pass_at_k else algo["advantage_estimator"]
     center = {
@@ -144,10 +144,10 @@ def _formula(role: str, algo: Mapping[str, Any]) -> str:
 
 
 def explain(folder: Path, step: int, problem: str | None, *, characters: int | None) -> str:
-    """The text of the command.
+    """Returns the output of the command.
 
     Raises:
-        FileNotFoundError: If the run has no trace of ``step``; names those it has.
+        FileNotFoundError: If the run has no trace of ``step``; the message names the steps that have one.
         ValueError: If no call of the step is on ``problem``.
     """
     path = trace_path(folder, step)
@@ -161,26 +161,26 @@ def explain(folder: Path, step: int, problem: str | None, *, characters: int | N
     of_problem = [call for call in calls if call.problem_id == problem]
     if not of_problem:
         raise ValueError(
-            f"No call of step {step} is on problem {problem!r}. Leave out --problem to list them."
+            f"No call of step {step} is on problem {problem!r}. Omit --problem to list the problems."
         )
     algo = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))["algo"]
     return story(of_problem, algo, characters=characters)
 
 
 def main() -> None:
-    """Command line."""
+    """Runs the command line."""
     parser = argparse.ArgumentParser(prog="python -m train.explain", description=__doc__)
     parser.add_argument("folder", type=Path, help="a run's output_dir")
-    parser.add_argument("--step", type=int, required=True, help="from 1")
-    parser.add_argument("--problem", help="a problem's id; without it the step's problems are listed")
-    parser.add_argument("--full", action="store_true", help="show all of the text that was kept")
+    parser.add_argument("--step", type=int, required=True, help="number of the step, from 1")
+    parser.add_argument("--problem", help="id of a problem; without it, the step's problems are listed")
+    parser.add_argument("--full", action="store_true", help="show the whole text that was stored")
     options = parser.parse_args()
     characters = None if options.full else SHOWN_CHARACTERS
     try:
         print(explain(options.folder, options.step, options.problem, characters=characters), flush=True)
     except (FileNotFoundError, ValueError) as error:
         sys.exit(f"explain: {error}")
-    except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
+    except BrokenPipeError:  # the reader of the pipe, such as head, has exited
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

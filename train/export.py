@@ -1,6 +1,6 @@
-"""A checkpoint, or the newest one of a run, as a plain HF folder: ``python -m train.export CHECKPOINT OUT``.
+"""``python -m train.export CHECKPOINT OUT``: exports a checkpoint, or a run's newest, as a plain HF folder.
 
-Needs no GPU, no process group and no DeepSpeed: every checkpoint holds the whole policy.
+It needs no GPU, no process group and no DeepSpeed, because every checkpoint holds the whole policy.
 """
 
 import argparse
@@ -66,24 +66,25 @@ tokenizer = AutoTokenizer.from_pretrained("{out}")"""
 
 
 def export(checkpoint: Path, out: Path, *, adapter: bool = False) -> Path:
-    """Copies the policy of ``checkpoint`` to ``out`` and writes a model card from its config.
+    """Copies the policy of ``checkpoint`` to ``out`` with a model card from its config; returns ``out``.
 
-    A run's folder stands for its newest whole checkpoint. With ``adapter`` it is the LoRA adapters alone.
+    If ``checkpoint`` is a run's folder, its newest whole checkpoint is used. With ``adapter``, only the LoRA
+    adapters are copied.
 
     Raises:
-        FileNotFoundError: If ``checkpoint`` is not a whole checkpoint, or has no adapters to give.
-        ValueError: If the checkpoint was damaged.
+        FileNotFoundError: If ``checkpoint`` is not a whole checkpoint, or has no adapters.
+        ValueError: If the checkpoint is damaged.
         FileExistsError: If ``out`` exists and is not an earlier export.
     """
     if whole := finished_checkpoints(checkpoint / CHECKPOINTS):
         checkpoint = whole[-1]
     if not is_sealed(checkpoint):
         raise FileNotFoundError(
-            f"{checkpoint} is not a whole checkpoint: it has no {MANIFEST}. Give a folder such as "
+            f"{checkpoint} is not a whole checkpoint: it has no {MANIFEST}. It must be a folder such as "
             "outputs/train/checkpoints/step_000020."
         )
     if wrong := damage(checkpoint):
-        raise ValueError(f"{checkpoint} was damaged: {wrong}. Give an earlier checkpoint of the run.")
+        raise ValueError(f"{checkpoint} is damaged: {wrong}. Export an earlier checkpoint of the run.")
     config = yaml.safe_load((checkpoint / CONFIG_FILE).read_text(encoding="utf-8"))
     if adapter and not config["model"]["lora_r"]:
         raise FileNotFoundError(
@@ -93,7 +94,7 @@ def export(checkpoint: Path, out: Path, *, adapter: bool = False) -> Path:
     own = "adapter_config.json" if adapter else "config.json"
     if out.exists() and any(out.iterdir()) and not (out / own).is_file():
         raise FileExistsError(
-            f"{out} holds something that is not {'an adapter' if adapter else 'a model'}; give an empty or a "
+            f"{out} holds files that are not {'an adapter' if adapter else 'a model'}; choose an empty or a "
             "new folder."
         )
     shutil.copytree(checkpoint / (ADAPTER_DIR if adapter else POLICY_DIR), out, dirs_exist_ok=True)
@@ -103,12 +104,12 @@ def export(checkpoint: Path, out: Path, *, adapter: bool = False) -> Path:
 
 
 def push(folder: Path, repo_id: str) -> str:
-    """Uploads an export to a private repository of the hub, made if it is not there; gives its address.
+    """Uploads an export to a private repository of the hub, which is created if needed; returns its URL.
 
     The token is that of ``hf auth login`` or ``HF_TOKEN``.
 
     Raises:
-        RuntimeError: If the hub refuses, or is not reached.
+        RuntimeError: If the hub refuses the upload or cannot be reached.
     """
     api = HfApi()
     try:
@@ -142,7 +143,7 @@ def _card(out: Path, config: dict[str, Any], state: TrainerState, *, run: Path, 
 
 
 def _results(report: Path) -> str:
-    """The run's evaluation as a table."""
+    """Returns the run's evaluation as a Markdown section."""
     rows = json.loads(report.read_text(encoding="utf-8"))["rows"]
     head = ["operator", "phase", "problems", "accuracy % [95% interval]"]
     cells = [
@@ -158,15 +159,15 @@ def _results(report: Path) -> str:
 
 
 def main() -> None:
-    """Command line."""
+    """Runs the command line."""
     parser = argparse.ArgumentParser(prog="python -m train.export", description=__doc__)
     parser.add_argument(
         "checkpoint", type=Path, help="outputs/train/checkpoints/step_000020, or outputs/train"
     )
     parser.add_argument("out", type=Path, help="folder to write")
-    parser.add_argument("--adapter", action="store_true", help="only the LoRA adapters, as peft reads them")
+    parser.add_argument("--adapter", action="store_true", help="only the LoRA adapters, in peft's format")
     parser.add_argument(
-        "--push-to-hub", metavar="OWNER/NAME", help="upload it, too, to this private repository"
+        "--push-to-hub", metavar="OWNER/NAME", help="also upload the export to this private repository"
     )
     arguments = parser.parse_args()
     try:

@@ -1,4 +1,4 @@
-"""One collected batch -> optimizer steps. Every rank has a learner; all of them do the same steps."""
+"""Turns one collected batch into optimizer steps. Every rank has a learner; all make the same steps."""
 
 from collections.abc import Sequence
 
@@ -24,10 +24,10 @@ from train.update_batches import Annotator, UpdateBatch
 
 
 class Learner:
-    """The policy, the critic of PPO, their optimizers, and the frozen models that their losses need."""
+    """Trains the policy and PPO's critic; holds their optimizers and the frozen models of their losses."""
 
     def __init__(self, config: TrainingConfig, accelerator: Accelerator, guard: RefusalGuard) -> None:
-        """Loads the models. ``guard`` sees the outcome of every optimizer step."""
+        """Loads the models. ``guard`` checks the outcome of every optimizer step."""
         self._config = config
         self._accelerator = accelerator
         self._guard = guard
@@ -47,15 +47,18 @@ class Learner:
         )
 
     def learn(self, rows: Sequence[Row], step: int, calls: CallTerms | None = None) -> dict[str, float]:
-        """``num_iterations`` passes over the rows, ``num_updates`` optimizer steps each; their metrics.
+        """Makes ``num_iterations`` passes over the rows, each of up to ``num_updates`` optimizer steps.
 
         Args:
-            rows: Credited.
-            step: From 1.
-            calls: Adds up what the first pass computes for each call; None if nobody asks.
+            rows: All rows of the step, from ``credit``.
+            step: Number of the step, from 1.
+            calls: Collects the results of the first pass for each call; None if the step is not traced.
+
+        Returns:
+            The metrics of all passes.
 
         Raises:
-            RuntimeError: When the guard has seen too many refused steps in a row.
+            RuntimeError: If too many steps in a row were refused; see ``RefusalGuard``.
         """
         algo = self._config.algo
         roles = sorted({branch.role for row in rows for branch in row.branches})
@@ -122,9 +125,10 @@ class Learner:
         *,
         warms_up: bool,
     ) -> dict[str, StepOutcome]:
-        """One optimizer step of each model on the rows of all ranks.
+        """Makes one optimizer step of each model on the rows of all ranks.
 
-        While the critic warms up the policy waits. Each model refuses its own step if that is not finite.
+        The policy is not updated while the critic warms up. Each model refuses its own step if the loss or
+        gradient is not finite.
         """
         outcomes: dict[str, StepOutcome | None] = {}
         for number, batch in enumerate(self._annotator.micro_batches(part, roles), start=1):
@@ -140,7 +144,7 @@ class Learner:
     def _policy_loss(
         self, batch: MicroBatch, tokens: TokenMetrics, calls: CallTerms | None, *, warms_up: bool
     ) -> Tensor:
-        """This micro-batch's part of the policy's loss, and of the critic's if that is on its trunk."""
+        """Returns this micro-batch's part of the policy loss, plus that of a critic on its trunk."""
         logprobs, entropies, values = self.policy.model(batch, only_values_learn=warms_up)
         loss, terms = objective(batch, logprobs, entropies, self._config.algo)
         tokens.add(batch, terms)
@@ -148,7 +152,7 @@ class Learner:
             calls.add(batch, logprobs, entropies, terms)
         if values is None:
             return loss
-        # Times 0 rather than left out: DeepSpeed expects a gradient of every parameter.
+        # Multiplied by 0 instead of omitted: DeepSpeed expects a gradient for every parameter.
         loss = loss * float(not warms_up)
         return loss + self._config.algo.vf_coef * self._value_loss(batch, values, tokens)
 

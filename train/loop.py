@@ -1,7 +1,7 @@
-"""The loop: collect, credit, update, publish, report, evaluate, checkpoint. Read ``Trainer.run`` first.
+"""The loop: collect, credit, update, publish, evaluate, report, checkpoint. ``Trainer.run`` is its entry.
 
-The trainer is blind to how samples came about. It sees groups of samples with masks, rewards and the
-log-probs of their sampler. Rank 0 alone talks to the outside (``Collaborators``)::
+The trainer does not know how samples were generated. It receives groups of samples with masks, rewards and
+the log-probs of their sampler. Only rank 0 communicates with the outside (``Collaborators``)::
 
       rank 0, engine's thread              rank 0, trainer's thread                 other ranks
     ┌───────────────────────────┐  groups
@@ -13,14 +13,15 @@ log-probs of their sampler. Rank 0 alone talks to the outside (``Collaborators``
                                    ▼            ▼                                        ▼
       vLLM workers ◄──── weights ─ publisher.publish ◄──── shards (ZeRO-3) ──── gather_weights
 
-    who waits          for whom                                  until
-    trainer            the producer's batch of this step         it is collected; others are made meanwhile
+    who waits          for what                                  until
+    trainer            the producer's batch of this step         it is collected; later batches are collected
+                                                                 at the same time
     other ranks        rank 0's rows                             train.collective_timeout_seconds
     all ranks          one another, in every optimizer step      train.collective_timeout_seconds
     trainer            workers to serve the new version          rollout.publish_timeout_seconds
-    a worker's calls   the publish: frozen (keep) or first       it is done; a call may hold tokens of
-                       finished (wait), by rollout.pause_mode    two versions, and says which
-    producer           the trainer, if it is max_staleness       the next ``next``
+    a worker's calls   the publish: frozen (keep) or finished    it is done; a call may hold tokens of two
+                       first (wait), by rollout.pause_mode       versions, and records which
+    producer           the trainer, if it is max_staleness       the next call of ``next``
                        steps ahead
 """
 
@@ -51,41 +52,52 @@ from train.sharding import sharding_of
 from train.trace import GroupTrace, credit_records
 
 ROLLOUTS_SHOWN = 2
-"""Rollouts written as text at each checkpoint."""
+"""Number of rollouts written as text at each checkpoint."""
 
 
 class Collector(Protocol):
-    """Collects the scored groups of one step, for a policy of that version."""
+    """Collects the scored groups of one step."""
 
-    def next(self, step: int, version: int) -> CollectedBatch: ...
-    def state_dict(self) -> dict[str, Any]: ...
+    def next(self, step: int, version: int) -> CollectedBatch:
+        """Returns the batch of ``step`` for a policy of ``version``."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the state that ``resume`` needs, for a checkpoint."""
+        ...
+
     def resume(self, after_step: int, state: Mapping[str, Any] | None) -> list[int]:
-        """Called once, before the first ``next``; returns the steps that have rollouts from before."""
+        """Is called once, before the first ``next``; returns the steps with rollouts of a previous run."""
         ...
 
     def forget(self, until_step: int) -> None:
-        """Called when a checkpoint holds what these steps taught."""
+        """Is called once a checkpoint includes the steps up to ``until_step``: drops their rollouts."""
         ...
 
 
 class Publisher(Protocol):
-    """Makes the workers serve new weights; returns when they do."""
+    """Makes the workers serve new weights."""
 
-    def publish(self, weights: HostWeights, version: int) -> None: ...
+    def publish(self, weights: HostWeights, version: int) -> None:
+        """Returns once every worker serves ``version``."""
+        ...
+
     def sleep(self) -> None:
-        """Called before an update if workers share the trainer's GPUs; they wake at the next publish."""
+        """Is called before an update if workers share the trainer's GPUs; they wake at the next publish."""
         ...
 
 
 class Evaluator(Protocol):
-    """Measures the policy that the workers serve; names of metrics start with ``eval/``."""
+    """Evaluates the policy that the workers serve."""
 
-    def evaluate(self, step: int) -> Mapping[str, float]: ...
+    def evaluate(self, step: int) -> Mapping[str, float]:
+        """Returns metrics whose names start with ``eval/``."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Collaborators:
-    """Rank 0's links to the outside."""
+    """Rank 0's interfaces to workers, data and files."""
 
     collector: Collector
     publisher: Publisher
@@ -96,12 +108,12 @@ class Collaborators:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """What every rank needs of one step: the credited rows, and rank 0's metrics of their groups."""
+    """Data of one step on every rank: the credited rows, and rank 0's metrics of their groups."""
 
     rows: list[Row]
     metrics: dict[str, float]
     collected: CollectedBatch | None = None
-    """Rank 0 alone has it: what the rows were made from."""
+    """Source of the rows, on rank 0 only; None on the other ranks."""
 
 
 class Trainer:
@@ -114,9 +126,9 @@ class Trainer:
         collaborators: Collaborators | None,
         stop: StopRequest,
     ) -> None:
-        """``collaborators`` are given on rank 0 and None elsewhere. Loads the model."""
+        """Loads the model. ``collaborators`` must be given on rank 0 and be None on the other ranks."""
         assert (collaborators is not None) == accelerator.is_main_process
-        disable_progress_bar()  # The run has one bar, the reporter's.
+        disable_progress_bar()  # The run has a single progress bar, that of the reporter.
         self.config = config
         self.accelerator = accelerator
         self._sharding = sharding_of(accelerator)
@@ -135,13 +147,13 @@ class Trainer:
         )
         self._stop = stop
         self._stopped = Path(config.output_dir) / "stopped"
-        """Is there while the run's last process was one that stopped when it was told to."""
+        """Exists if the last process of the run stopped on request."""
         self.step = 0
-        """Finished steps."""
+        """Number of finished steps."""
         self.policy_version = 0
 
     def run(self) -> bool:
-        """Trains until ``train.max_steps``, or until it is told to stop; says whether it came to the end."""
+        """Trains until ``train.max_steps`` or a request to stop; returns True if it reached the end."""
         self._start()
         if self.step == 0 and self.config.train.eval_at_start:
             self._evaluate()
@@ -166,7 +178,7 @@ class Trainer:
             if told_to_stop and self.step < self.config.train.max_steps:
                 self._stop_early()
                 return False
-        # After the last checkpoint: a run that is killed here resumes with the evaluation alone.
+        # After the last checkpoint, so that a run killed here resumes with the evaluation only.
         if self.config.train.eval_at_end:
             self._evaluate()
         self._finish()
@@ -189,7 +201,8 @@ class Trainer:
                 self.outside.reporter.note(f"Resumed from {path}, step {self.step}.")
             if kept := self.outside.collector.resume(self.step, state.collector if state else None):
                 steps = f"{kept[0]} to {kept[-1]}" if len(kept) > 1 else str(kept[0])
-                self.outside.reporter.note(f"What was finished of step {steps} is not sampled again.")
+                self.outside.reporter.note(f"Finished rollouts of step {steps} are not sampled again.")
+        # The workers have started with the weights of model.path, not with those of the checkpoint.
         if state is not None:
             self._publish_version(self.policy_version)
 
@@ -206,8 +219,10 @@ class Trainer:
                 credits = credit_records(collected, rows, updates={})
                 self.outside.reporter.write_rollouts(self.step + 1, shown, credits)
             if self.config.rollout.enable_sleep_mode:
-                self.outside.publisher.sleep()  # before any rank has its rows
+                # Before the broadcast: no rank may start its update while workers hold GPU memory.
+                self.outside.publisher.sleep()
         batch = from_rank_zero(self.accelerator, batch, what=f"the groups of step {self.step + 1}")
+        # Added after the broadcast, which would otherwise send texts and token ids that no other rank uses.
         return replace(batch, collected=collected)
 
     def _is_traced(self, step: int) -> bool:
@@ -215,7 +230,7 @@ class Trainer:
         return every > 0 and step % every == 0
 
     def _trace(self, batch: Batch, calls: CallTerms) -> None:
-        """Writes what each call of the step just made got and contributed. Every rank must call it."""
+        """Writes credit and loss contribution of each call of the finished step. Every rank must call it."""
         updates: dict[str, UpdateRecord] = {}
         for of_rank in gather_objects(self.accelerator, calls.result()):
             updates |= of_rank
@@ -249,7 +264,7 @@ class Trainer:
             self.outside.reporter.log(self.step, batch.metrics | metrics | seconds | version)
 
     def _told_to_stop(self) -> bool:
-        """Whether a signal came to any rank; all of them ask."""
+        """True if any rank received a signal to stop. Every rank must call it, as it is a collective."""
         came = torch.tensor(float(bool(self._stop.name)), device=self.accelerator.device)
         told = bool(max_over_ranks(self.accelerator, came).item())
         if told and self.outside:
@@ -289,6 +304,6 @@ class Trainer:
 
 
 def is_finished(config: TrainingConfig) -> bool:
-    """Whether ``resume`` names a run that already made ``max_steps``; ask before starting workers."""
+    """True if ``resume`` names a run that already reached ``max_steps``; check before starting workers."""
     path = find_checkpoint(config)
     return path is not None and read_state(path).step >= config.train.max_steps

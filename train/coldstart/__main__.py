@@ -206,7 +206,7 @@ def train(
     *,
     scratch: Path,
 ) -> None:
-    """Runs one pass of SFT over ``examples``; shows a progress bar on stderr and, at the end, one line of results."""
+    """Runs one pass of SFT over ``examples``: a progress bar on stderr, one line of results at the end."""
     arguments = SFTConfig(
         output_dir=str(scratch),
         max_steps=config.max_steps,
