@@ -180,7 +180,7 @@ def test_no_rank_steps_on_what_is_not_finite_and_the_third_time_stops_the_run(st
     run = {"output_dir": str(tmp_path), "model": str(tiny_policy), "changes": changes}
     done = launch(stage, run | {"collector": {"poison": True}})
     assert done.returncode != 0
-    assert "not finite 3 times in a row, at last in step 3" in done.stdout
+    assert "not finite 3 times in a row, most recently in step 3" in done.stdout
     last = finished_checkpoints(tmp_path / "checkpoints")[-1]
     assert last.name == "step_000002"
     start = AutoModelForCausalLM.from_pretrained(tiny_policy, dtype=torch.float32).state_dict()

@@ -1,4 +1,4 @@
-"""What a folder held when it was written, so that damage is seen: ``manifest.json``, sizes and checksums."""
+"""Detects damage to a folder by ``manifest.json``: the size and checksum of each file when it was written."""
 
 import hashlib
 import json
@@ -11,7 +11,7 @@ from pathlib import Path
 from configs.run_folder import MANIFEST
 
 THREADS = 8
-"""Files read at once: hashing lets go of the interpreter's lock."""
+"""Number of files hashed at once: hashing releases the interpreter's lock."""
 
 
 def seal(folder: Path) -> None:
@@ -35,23 +35,25 @@ def seal(folder: Path) -> None:
 
 
 def is_sealed(folder: Path) -> bool:
-    """Whether ``folder`` was written to its end. Nothing is read; ``damage`` looks closer."""
+    """True if ``folder`` was written completely. Reads no file; ``damage`` checks their contents."""
     return (folder / MANIFEST).is_file()
 
 
 def remove(folder: Path) -> None:
-    """Removes a folder; killed on the way, it leaves one that is not sealed rather than one with holes."""
+    """Removes a folder. If it is interrupted, the remaining folder is not sealed."""
     if folder.is_dir():
+        # The manifest first: a folder with missing files must not count as whole.
         (folder / MANIFEST).unlink(missing_ok=True)
         shutil.rmtree(folder)
 
 
 def damage(folder: Path) -> str | None:
-    """What is wrong with a sealed folder, as a phrase; None if every file is as it was written."""
+    """Returns the damage to a sealed folder as a phrase, or None if every file is as it was written."""
     try:
         entries = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"its {MANIFEST} cannot be read ({error})"
+    # Names and sizes first: they need no reading of files that may hold many gigabytes.
     for name, entry in entries.items():
         path = folder / name
         if not path.is_file():
@@ -81,7 +83,7 @@ def _hash(path: Path) -> str:
 
 
 def sync(path: Path) -> None:
-    """Makes a file's bytes, or a folder's names, durable."""
+    """Makes the bytes of a file, or the entries of a folder, durable (fsync)."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,6 +1,6 @@
-"""What a step is measured by: names and reductions. Writing them is ``train.report``.
+"""Metrics of a step: names and reductions. ``train.report`` writes them.
 
-Names: ``<quantity>/<role>`` for what differs between sub-batches, ``time/<stage>`` for seconds.
+Names: ``<quantity>/<role>`` for quantities of a sub-batch, ``time/<stage>`` for seconds.
 """
 
 import time
@@ -23,10 +23,10 @@ from train.sharding import StepOutcome
 
 
 class TokenMetrics:
-    """Sums and maxima over trained tokens, per role, added up over micro-batches and ranks.
+    """Sums and maxima over trained tokens, per role, accumulated over micro-batches and ranks.
 
-    Tokens that cannot move the policy (all samples of their group got the same reward, and none is to be
-    imitated) never reach the model and are not in these averages.
+    Tokens that cannot change the policy (all samples of their group got the same reward, and none is
+    imitated) never reach the model and are not part of these averages.
     """
 
     def __init__(self, roles: Sequence[str], device: torch.device) -> None:
@@ -38,7 +38,7 @@ class TokenMetrics:
         self._maxima: dict[str, Tensor] = {}
 
     def add(self, batch: MicroBatch, terms: TokenTerms) -> None:
-        """Adds one micro-batch. Tokens without weight, those of a filler row, are skipped."""
+        """Adds one micro-batch. Tokens without weight, which belong to filler rows, are skipped."""
         counts = (batch.policy_weights != 0) | (batch.imitation_weights != 0)
         roles = batch.roles[counts]
         for name, values in terms.losses.items():
@@ -51,10 +51,11 @@ class TokenMetrics:
             self._maxima[name] = largest.scatter_reduce(0, roles, values[counts].double(), "amax")
 
     def _add(self, totals: dict[str, Tensor], name: str, roles: Tensor, values: Tensor) -> None:
+        """Adds ``values``, shape ``(N,)``, to the total of their roles, shape ``(num_roles,)``."""
         totals[name] = totals.get(name, self._zeros).index_add(0, roles, values.double())
 
     def result(self, accelerator: Accelerator, *, num_updates: int) -> dict[str, float]:
-        """Metrics over all ranks, which must all call it; losses are means over updates."""
+        """Returns metrics over all ranks; losses are means over updates. Every rank must call it."""
         metrics = {"loss": 0.0} | {f"trained_tokens/{role}": 0.0 for role in self._roles}
         if not num_updates:
             return metrics
@@ -62,6 +63,7 @@ class TokenMetrics:
         losses, sums, counts = (_reduced(of, add) for of in (self._losses, self._sums, self._counts))
         maxima = _reduced(self._maxima, partial(max_over_ranks, accelerator))
         for place, role in enumerate(self._roles):
+            # All terms count the same trained tokens; max selects one of the equal counts.
             tokens = max(of_roles[place] for of_roles in counts.values())
             metrics[f"trained_tokens/{role}"] = tokens
             metrics |= {f"{name}/{role}": of[place] / num_updates for name, of in losses.items()}
@@ -74,14 +76,15 @@ class TokenMetrics:
 
 
 def _reduced(totals: Mapping[str, Tensor], reduce: Callable[[Tensor], Tensor]) -> dict[str, list[float]]:
-    """Each total over all ranks, by name, for each role."""
+    """Reduces each total over all ranks; returns one number per role, by name."""
     if not totals:
         return {}
+    # Stacked to (num_names, num_roles), so that one collective reduces them all.
     return dict(zip(totals, reduce(torch.stack(list(totals.values()))).tolist(), strict=True))
 
 
 def _with_explained_variance(means: dict[str, float]) -> dict[str, float]:
-    """First and second moments of returns and of the critic's errors -> 1 - Var(error) / Var(return)."""
+    """Replaces the moments of returns and value errors by ``1 - Var(error) / Var(return)``."""
     if "return" not in means:
         return means
     variance = means.pop("return_squared") - means["return"] ** 2
@@ -90,10 +93,10 @@ def _with_explained_variance(means: dict[str, float]) -> dict[str, float]:
 
 
 def group_metrics(groups: Sequence[Group], rows: Sequence[Row]) -> dict[str, float]:
-    """Rewards, accuracy, lengths and advantages of a collected batch, per role.
+    """Returns rewards, accuracy, lengths and advantages of a collected batch, per role.
 
     Args:
-        groups: What was collected.
+        groups: The collected groups.
         rows: The same groups after ``credit``, in the same order.
     """
     samples: dict[str, list[Sample]] = defaultdict(list)
@@ -101,6 +104,7 @@ def group_metrics(groups: Sequence[Group], rows: Sequence[Row]) -> dict[str, flo
     no_signal: dict[str, list[bool]] = defaultdict(list)
     for group, row in zip(groups, rows, strict=True):
         samples[group.key.role].extend(group.samples)
+        # The group's advantage is the same for all tokens of a completion, so the first one suffices.
         firsts = [float(branch.advantages[0]) for branch in row.branches if len(branch.advantages)]
         advantages[group.key.role].extend(firsts)
         no_signal[group.key.role].append(not any(firsts))
@@ -128,10 +132,10 @@ def group_metrics(groups: Sequence[Group], rows: Sequence[Row]) -> dict[str, flo
 
 
 def staleness_metrics(rollouts: Sequence[Rollout], version: int) -> dict[str, float]:
-    """How many versions behind the policy the calls of each role are, by their oldest token: mean and worst.
+    """Returns how many versions behind the policy the oldest token of a call is: mean per role, and maximum.
 
-    Drafts, distil and verify calls count whether they are trained or not: a workspace that an older policy
-    wrote shows here.
+    Drafts, distil and verify calls count whether they are trained or not, so that a workspace written by an
+    older policy is visible.
     """
     lags: dict[str, list[int]] = defaultdict(list)
     for rollout in rollouts:
@@ -147,11 +151,12 @@ def staleness_metrics(rollouts: Sequence[Rollout], version: int) -> dict[str, fl
 def update_metrics(
     outcomes: Mapping[str, Sequence[StepOutcome]], learning_rates: Mapping[str, float]
 ) -> dict[str, float]:
-    """Metrics of the optimizer steps on one batch.
+    """Returns metrics of the optimizer steps on one batch.
 
     Args:
-        outcomes: The steps of each model; those of the critic are named so, the policy's have plain names.
-        learning_rates: Of the first step of each model.
+        outcomes: The steps of each model. Metrics of the critic have the prefix ``critic_``, those of the
+            policy have none.
+        learning_rates: Learning rate of each model in its first step.
     """
     metrics: dict[str, float] = {}
     for model, steps in outcomes.items():
@@ -167,7 +172,7 @@ def update_metrics(
 
 
 class Stopwatch:
-    """Seconds by stage of one step."""
+    """Measures the seconds of each stage of one step."""
 
     def __init__(self) -> None:
         self._start = time.perf_counter()
@@ -183,10 +188,10 @@ class Stopwatch:
 
     @property
     def total(self) -> float:
-        """Seconds since this step began."""
+        """Seconds since the stopwatch was created."""
         return time.perf_counter() - self._start
 
     def result(self) -> dict[str, float]:
-        """``time/<stage>`` and ``time/step``."""
+        """Returns ``time/<stage>`` of each stage and ``time/step``."""
         stages = {f"time/{stage}": seconds for stage, seconds in self._seconds.items()}
         return stages | {"time/step": self.total}

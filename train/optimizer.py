@@ -1,4 +1,4 @@
-"""AdamW with its schedule: backward passes that add up, and a step that is refused when not finite."""
+"""AdamW with its schedule: accumulates backward passes and refuses a step that is not finite."""
 
 import math
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from train.sharding import StepOutcome, sharding_of
 
 
 class TrainedModel:
-    """A prepared model with its optimizer and schedule, the same under DeepSpeed and without it."""
+    """A prepared model with its optimizer and schedule; same behaviour with and without DeepSpeed."""
 
     def __init__(
         self,
@@ -25,15 +25,17 @@ class TrainedModel:
         learning_rates: Mapping[str, float],
         num_steps: int,
     ) -> None:
-        """Parameters without gradient are left out.
+        """Creates the optimizer and schedule, and prepares them with ``model``.
+
+        Parameters that do not require a gradient are not optimized.
 
         Args:
-            accelerator: Prepares the model; it also saves and loads it with its checkpoints.
-            model: On any device.
-            algo: The optimizer's other settings.
-            learning_rates: Peak learning rate of the parameters whose name begins with a key; the first key
-                that fits counts. ``""`` fits all.
-            num_steps: Optimizer steps of the whole run, for schedules that decay.
+            accelerator: Prepares the model, and includes it in its checkpoints.
+            model: The model, on any device.
+            algo: The other settings of the optimizer.
+            learning_rates: Peak learning rate of the parameters whose name begins with a key; the first
+                matching key applies. ``""`` matches all.
+            num_steps: Number of optimizer steps of the whole run, for schedules that decay.
         """
         optimizer = torch.optim.AdamW(
             _parameter_groups(model, learning_rates),
@@ -53,18 +55,22 @@ class TrainedModel:
 
     @property
     def learning_rate(self) -> float:
-        """Of the next step; of the first parameters, if they differ."""
+        """Learning rate of the next step; that of the first parameter group if they differ."""
         return float(self._scheduler.get_last_lr()[0])
 
     def backward(self, loss: Tensor, *, is_last: bool) -> StepOutcome | None:
-        """Adds the gradient of this rank's part of the global loss; after the last part, steps.
+        """Accumulates the gradient of this rank's part of the global loss; steps after the last part.
 
         The update follows the gradient of the *sum* of ``loss`` over all calls and ranks.
+
+        Returns:
+            The outcome of the step, or None before the last part.
         """
         if not torch.isfinite(loss.detach()):
             # The gradient of a non-finite loss may be finite; NaN makes every rank refuse the step.
             loss = loss * math.nan
         outcome = self._engine.backward(loss, is_last=is_last)
+        # A refused step must not advance the schedule: it counts applied updates.
         if outcome is not None and outcome.applied:
             self._scheduler.step()
         return outcome

@@ -1,4 +1,4 @@
-"""A run that is told to stop (a scheduler takes its machines) saves first and says so by its status."""
+"""Requests to stop a run, as when a scheduler preempts it: the run saves, then ends with its own status."""
 
 import signal
 from types import FrameType
@@ -8,14 +8,14 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 
 class StopRequest:
-    """Remembers a signal until the step is over."""
+    """Stores a signal until the current step has finished."""
 
     def __init__(self) -> None:
         self.name = ""
-        """Of the signal that came; empty if none did."""
+        """Name of the signal received; empty if none was."""
 
     def listen(self) -> Self:
-        """Takes the process's signals; for its main thread."""
+        """Installs handlers for ``SIGNALS``; must be called in the main thread. Returns itself."""
         for number in SIGNALS:
             signal.signal(number, self._remember)
         return self

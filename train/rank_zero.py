@@ -1,7 +1,7 @@
-"""Rank 0's side of a run: data, verifier and workers; collector, publisher, evaluator and reporter on them.
+"""Rank 0's side of a run: data, verifier and workers, and the collaborators that use them.
 
-``assemble`` builds all of it from a config, and starts what takes long first. The trainer sees only
-``train.loop.Collaborators``.
+``assemble`` builds all of it from a config, and starts the workers first because they take longest. The
+trainer sees only ``train.loop.Collaborators``.
 """
 
 import json
@@ -44,20 +44,20 @@ from train.trace import GroupTrace
 
 @dataclass(frozen=True, slots=True)
 class RankZero:
-    """What rank 0 has assembled. Workers may still be starting until ``open`` returns."""
+    """The assembled parts of rank 0. Workers may still be starting until ``open`` returns."""
 
     engine: RolloutEngine
     collector: EngineCollector
     collaborators: Collaborators
 
     def open(self, stack: ExitStack) -> None:
-        """Waits for the workers; ``stack`` closes them. Raises as ``RolloutEngine`` does on entry."""
+        """Waits for the workers; ``stack`` closes them. Raises as entering ``RolloutEngine`` does."""
         stack.enter_context(self.engine)
         stack.callback(self.collector.close)
 
 
 def assemble(config: TrainingConfig, overrides: list[str], stack: ExitStack) -> RankZero:
-    """Builds rank 0's side and begins to start the workers; ``stack`` takes everything down again.
+    """Starts the workers without waiting for them, and builds rank 0's side; ``stack`` closes everything.
 
     Raises:
         ValueError, FileNotFoundError, RuntimeError: If data, verifier, workers or ``output_dir`` fail.
@@ -119,7 +119,7 @@ def assemble(config: TrainingConfig, overrides: list[str], stack: ExitStack) -> 
 
 
 def _replay(config: TrainingConfig) -> Replay:
-    """Rollouts of this run from before, unless something that they depend on has changed."""
+    """Returns this run's earlier rollouts; none if a setting that they depend on has changed."""
     said = {
         key: value for key, value in asdict(config).items() if key not in ("resume", "output_dir", "train")
     }
@@ -132,7 +132,7 @@ def _replay(config: TrainingConfig) -> Replay:
 
 
 def collect_options(config: TrainingConfig) -> CollectOptions:
-    """What a step asks for, out of the config's groups."""
+    """Returns the options of the collector, which come from several groups of the config."""
     algo, operator = config.algo, config.operator
     return CollectOptions(
         problems_per_step=algo.problems_per_step,
@@ -157,7 +157,7 @@ def collect_options(config: TrainingConfig) -> CollectOptions:
 
 
 def reward_group(shaper: Shaper, max_tokens: int) -> RewardGroup:
-    """The shaper, as the collector calls it: once for the calls of one context."""
+    """Adapts the shaper to the collector, which calls it once per group of calls on one context."""
 
     def reward(
         calls: Sequence[Call], verdicts: Sequence[Verdict], drafts: Sequence[str]
@@ -179,7 +179,7 @@ def reward_group(shaper: Shaper, max_tokens: int) -> RewardGroup:
 
 
 def _write_run_card(config: TrainingConfig, overrides: list[str], output_dir: Path) -> None:
-    """config.yaml, overrides.txt and versions.txt: what this run was."""
+    """Writes ``config.yaml``, ``overrides.txt`` and ``versions.txt``, which document the run."""
     output_dir.mkdir(parents=True, exist_ok=True)
     (output_dir / "config.yaml").write_text(yaml.safe_dump(asdict(config), sort_keys=False))
     (output_dir / "overrides.txt").write_text("\n".join(overrides) + "\n")

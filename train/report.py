@@ -1,4 +1,4 @@
-"""A run that can be watched: progress bar, ``metrics.jsonl``, curves, readable rollouts, wandb."""
+"""Reports the progress of a run: progress bar, ``metrics.jsonl``, curves, readable rollouts, wandb."""
 
 import json
 import os
@@ -18,7 +18,7 @@ CURVES_FILE = "curves.png"
 
 
 class Reporter:
-    """Writes what happens into ``output_dir``. Made on rank 0 only."""
+    """Writes the progress of a run to ``output_dir``. Created on rank 0 only."""
 
     def __init__(self, config: TrainingConfig) -> None:
         self._directory = Path(config.output_dir)
@@ -28,7 +28,7 @@ class Reporter:
         self._wandb: Any = None
 
     def start(self, step: int) -> None:
-        """Begins after ``step`` finished steps; what an earlier run logged beyond them is forgotten."""
+        """Starts after ``step`` finished steps; drops metrics that an earlier run logged for later steps."""
         truncate_metrics(self._directory / METRICS_FILE, step)
         if "wandb" in self._config.train.report_to:
             self._wandb = _start_wandb(self._config)
@@ -37,7 +37,7 @@ class Reporter:
         )
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """One line of ``metrics.jsonl``, on disk when this returns."""
+        """Appends one line to ``metrics.jsonl``; the file is closed when this returns."""
         with open(self._directory / METRICS_FILE, "a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **metrics}) + "\n")
         if self._wandb is not None:
@@ -47,15 +47,15 @@ class Reporter:
             self._bar.update(step - self._bar.n)
 
     def note(self, text: str) -> None:
-        """One line for the reader, without breaking the bar."""
+        """Prints one line without breaking the progress bar."""
         tqdm.write(text)
 
     def write_rollouts(
         self, step: int, rollouts: Sequence[Rollout], credits: Mapping[str, CreditRecord]
     ) -> None:
-        """Writes the first rollouts of a step as text to read: ``rollouts/step_000012.txt``.
+        """Writes ``rollouts`` of a step as readable text to ``rollouts/step_000012.txt``.
 
-        ``credits`` holds reward and advantage of the calls that have some, by call id.
+        ``credits`` holds the rewards and advantages of credited calls, by call id.
         """
         directory = self._directory / "rollouts"
         directory.mkdir(exist_ok=True)
@@ -67,7 +67,7 @@ class Reporter:
         draw_curves(self._directory / METRICS_FILE, self._directory / CURVES_FILE)
 
     def close(self) -> None:
-        """Ends the bar and the trackers."""
+        """Closes the progress bar and the trackers."""
         if self._bar is not None:
             self._bar.close()
         if self._wandb is not None:
@@ -75,15 +75,16 @@ class Reporter:
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
-    """The whole lines of ``metrics.jsonl``; a last line cut off by a kill is left out."""
+    """Returns the lines of ``metrics.jsonl``; an incomplete last line, left by a kill, is skipped."""
     if not path.exists():
         return []
+    # Without a newline at its end the last line is incomplete; with one, the last element is empty.
     lines = path.read_text(encoding="utf-8").split("\n")
     return [json.loads(line) for line in lines[:-1] if line]
 
 
 def truncate_metrics(path: Path, step: int) -> None:
-    """Drops lines after ``step``, so that a resumed run writes each step once."""
+    """Drops lines after ``step``, so that a resumed run logs each step only once."""
     if not path.exists():
         return
     kept = [line for line in read_metrics(path) if line["step"] <= step]
@@ -93,7 +94,7 @@ def truncate_metrics(path: Path, step: int) -> None:
 
 
 def draw_curves(metrics: Path, picture: Path) -> None:
-    """Reward, accuracy, length and stability over steps, one panel each."""
+    """Draws rewards, accuracies, lengths and measures of stability over steps, one panel each."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -119,13 +120,13 @@ def _start_wandb(config: TrainingConfig) -> Any:
 
     mode = os.environ.get("WANDB_MODE", "online")
     if mode == "online" and wandb.api.api_key is None:
-        # Rather than a prompt: a training run must never wait for somebody to type.
+        # Otherwise wandb prompts for a key, and a training run must never wait for input.
         mode = "offline"
     return wandb.init(project="pdr-rl", dir=config.output_dir, mode=mode, config=asdict(config))  # type: ignore[arg-type]
 
 
 def _brief(metrics: Mapping[str, float]) -> dict[str, str]:
-    """What fits beside the bar."""
+    """Returns the few metrics shown next to the progress bar."""
     shown = {
         "reward": metrics.get("reward"),
         "trace": metrics.get(f"accuracy/{TRACE}"),
@@ -151,7 +152,7 @@ def _readable(rollout: Rollout, number: int, credits: Mapping[str, CreditRecord]
 
 
 def _credit(credit: CreditRecord | None) -> str:
-    """Reward and advantage of a call, as the end of its line."""
+    """Returns reward and advantage of a call, as the end of its line."""
     if credit is None:
         return ""
     if credit.advantage is None:

@@ -1,7 +1,7 @@
-"""How a model is sharded over ranks. This is the one file that knows DeepSpeed.
+"""Sharding of a model over ranks. This is the only file that depends on DeepSpeed.
 
-``Sharding`` is everything that the trainer asks of an engine. ``Unsharded`` serves one process without an
-engine, ``DeepSpeedZero`` every other run; an FSDP2 backend would be one more class like it.
+``Sharding`` is the complete interface that the trainer needs. ``Unsharded`` implements it for one process
+without DeepSpeed, ``DeepSpeedZero`` for every other run; an FSDP2 backend would be a third class.
 """
 
 import contextlib
@@ -27,17 +27,20 @@ class StepOutcome:
     grad_norm: float
     """Global norm before clipping."""
     applied: bool
-    """False if loss or gradient were not finite: weights, moments and schedule are then untouched."""
+    """False if loss or gradient were not finite: weights, moments and schedule are then unchanged."""
 
 
 class Engine(Protocol):
     """Backward passes and optimizer steps of one prepared model."""
 
     def backward(self, loss: Tensor, *, is_last: bool) -> StepOutcome | None:
-        """Adds the gradient of this rank's part of the global loss; with ``is_last`` also takes the step.
+        """Accumulates the gradient of this rank's part of the global loss; with ``is_last`` also steps.
 
-        The update follows the gradient of the *sum* of ``loss`` over all calls and ranks. A gradient that is
-        not finite refuses the step on every rank.
+        The update follows the gradient of the *sum* of ``loss`` over all calls and ranks. If the gradient is
+        not finite, every rank refuses the step.
+
+        Returns:
+            The outcome of the step; None without ``is_last``.
         """
         ...
 
@@ -47,28 +50,28 @@ class Sharding(Protocol):
 
     @property
     def stage(self) -> int:
-        """ZeRO stage: 0 nothing is sharded, 1 moments, 2 gradients too, 3 weights too."""
+        """ZeRO stage: 0 shards nothing, 1 moments, 2 also gradients, 3 also weights."""
         ...
 
     def engine(self, model: nn.Module, optimizer: AcceleratedOptimizer, *, max_grad_norm: float) -> Engine:
-        """The engine of a model that ``Accelerator.prepare`` returned. ``max_grad_norm`` 0: no clipping."""
+        """Returns the engine of a prepared model. ``max_grad_norm`` 0 means no clipping."""
         ...
 
     def freeze(self, model: nn.Module, device: torch.device) -> nn.Module:
-        """Returns ``model`` for use without gradient on the rank's device, sharded if weights are."""
+        """Returns ``model`` without gradients on the rank's device, sharded if the stage shards weights."""
         ...
 
     def gathered(self, parameters: Sequence[nn.Parameter]) -> contextlib.AbstractContextManager[None]:
-        """Within the context, every rank sees ``parameters`` in full. Every rank must enter it."""
+        """Makes ``parameters`` whole on every rank within the context. Every rank must enter it."""
         ...
 
     def num_elements(self, parameter: nn.Parameter) -> int:
-        """Elements of the whole parameter, also where a rank holds a shard."""
+        """Returns the number of elements of the whole parameter, even if a rank holds only a shard."""
         ...
 
 
 class Unsharded:
-    """One process that holds everything."""
+    """A single process that holds everything."""
 
     stage = 0
 
@@ -111,15 +114,15 @@ class _PlainEngine:
 
 @dataclass(frozen=True, slots=True)
 class DeepSpeedZero:
-    """DeepSpeed ZeRO, as ``accelerate launch`` set it up."""
+    """DeepSpeed ZeRO, as configured by ``accelerate launch``."""
 
     stage: int
     config: dict[str, Any]
-    """DeepSpeed's own, filled in by ``configure_deepspeed``."""
+    """DeepSpeed's config, completed by ``configure_deepspeed``."""
     num_processes: int
 
     def engine(self, model: nn.Module, optimizer: AcceleratedOptimizer, *, max_grad_norm: float) -> Engine:
-        """See ``Sharding``. DeepSpeed clips by its own config, which ``configure_deepspeed`` filled in."""
+        """See ``Sharding``. DeepSpeed clips by its own config, completed by ``configure_deepspeed``."""
         del max_grad_norm
         return _DeepSpeedEngine(DeepSpeedEngineWrapper(model), optimizer, self.num_processes)
 
@@ -130,12 +133,12 @@ class DeepSpeedZero:
         import deepspeed
 
         options = deepcopy(self.config)
-        # Without an optimizer DeepSpeed refuses what describes one.
+        # Without an optimizer, DeepSpeed rejects options that describe one.
         for training_only in ("optimizer", "scheduler"):
             options.pop(training_only, None)
         options["zero_optimization"].pop("offload_optimizer", None)
         engine, *_ = deepspeed.initialize(model=model.requires_grad_(False), config=options)
-        engine.eval()  # which returns None under DeepSpeed
+        engine.eval()  # not chained: it returns None under DeepSpeed
         return engine
 
     def gathered(self, parameters: Sequence[nn.Parameter]) -> contextlib.AbstractContextManager[None]:
@@ -148,7 +151,7 @@ class DeepSpeedZero:
 
     def num_elements(self, parameter: nn.Parameter) -> int:
         """See ``Sharding``."""
-        return getattr(parameter, "ds_numel", parameter.numel())  # ZeRO-3 keeps a shard in its place
+        return getattr(parameter, "ds_numel", parameter.numel())  # under ZeRO-3 numel is that of the shard
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,8 +161,8 @@ class _DeepSpeedEngine:
     num_processes: int
 
     def backward(self, loss: Tensor, *, is_last: bool) -> StepOutcome | None:
-        # DeepSpeed averages over ranks. With sync_gradients it also clips, steps and clears the gradient,
-        # unless the norm is not finite.
+        # DeepSpeed averages over ranks, so the factor restores the sum. With sync_gradients it also clips,
+        # steps and clears the gradient, unless the norm is not finite.
         self.wrapper.backward(loss * self.num_processes, sync_gradients=is_last, scale_wrt_gas=False)
         if not is_last:
             return None
@@ -168,7 +171,7 @@ class _DeepSpeedEngine:
 
 
 def sharding_of(accelerator: Accelerator) -> Sharding:
-    """The sharding of a run."""
+    """Returns the sharding of the run that ``accelerator`` belongs to."""
     plugin = accelerator.state.deepspeed_plugin
     if plugin is None:
         assert accelerator.num_processes == 1, "several ranks need DeepSpeed"
@@ -179,43 +182,43 @@ def sharding_of(accelerator: Accelerator) -> Sharding:
 
 
 def deepspeed_is_asked_for() -> bool:
-    """Whether ``accelerate launch`` was given a DeepSpeed config."""
+    """True if ``accelerate launch`` was given a DeepSpeed config."""
     return os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
 
 
 def prepare_for_deepspeed(*, on_gpu: bool) -> None:
-    """Settings of the process that DeepSpeed reads when it is first imported."""
-    # DeepSpeed 0.19 calls a collective by the name that torch 2.13 deprecates.
+    """Applies process settings that DeepSpeed reads when it is first imported."""
+    # DeepSpeed 0.19 calls a collective by a name that torch 2.13 deprecates.
     warnings.filterwarnings("ignore", message=".*all_gather_into_tensor", category=FutureWarning)
     if on_gpu:
         return
-    # Set here, DeepSpeed does not warn on every rank that it found no GPU.
+    # Set explicitly, so that DeepSpeed does not warn on every rank that it found no GPU.
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     if deepspeed_is_asked_for():
         _leave_out_shared_memory_op()
 
 
 def configure_deepspeed(accelerator: Accelerator, *, max_grad_norm: float) -> None:
-    """Fills in what DeepSpeed's config leaves to the run; no-op without DeepSpeed."""
+    """Sets the options that DeepSpeed's config leaves to the run; no-op without DeepSpeed."""
     plugin = accelerator.state.deepspeed_plugin
     if plugin is None:
         return
     options = plugin.deepspeed_config
-    # Micro-batches vary in size; the loss carries all weights, so DeepSpeed only has to add up.
+    # Micro-batches vary in size and the loss includes all weights, so DeepSpeed must only sum gradients.
     options["train_micro_batch_size_per_gpu"] = 1
     options["train_batch_size"] = accelerator.num_processes
     options["gradient_accumulation_steps"] = 1
     options["gradient_clipping"] = max_grad_norm
     if options.get("bf16", {}).get("enabled"):
-        # Without it a bf16 step with an infinite gradient would be taken.
+        # Otherwise DeepSpeed would apply a bf16 step with an infinite gradient.
         options["bf16"]["check_grad_overflow"] = True
 
 
 def _leave_out_shared_memory_op() -> None:
-    """Keeps DeepSpeed from compiling a collective that only its inference layers call.
+    """Prevents DeepSpeed from compiling a collective that only its inference layers call.
 
-    The build takes half a minute on first use, and waits for ever for the lock file of a build whose
-    process was killed.
+    The build takes half a minute on first use, and waits forever for the lock file of a build whose process
+    was killed.
     """
     from deepspeed.ops import __compatible_ops__ as compatible
 

@@ -1,7 +1,7 @@
-"""From any advantage back to its problem: ``groups/step_000012.jsonl``, one line for each call of a step.
+"""The trace from each advantage back to its problem: ``groups/step_000012.jsonl``, one line per call.
 
-A line joins what three places know of a call: the rollout (problem, role, parents, text, verdict), the group
-(reward, kept or dropped, advantage) and the update (weights, the trainer's log-prob, the share of the loss).
+A line joins three sources: the rollout (problem, role, parents, text, verdict), the group (reward, kept or
+dropped, advantage) and the update (weights, the trainer's log-prob, the share of the loss).
 ``python -m train.explain`` reads it.
 """
 
@@ -18,31 +18,31 @@ from train.call_terms import UpdateRecord
 
 FOLDER = "groups"
 TEXT_CHARACTERS = 2_000
-"""Characters kept of a completion and of a prompt: their ends, where the answer and the workspace stand."""
+"""Number of characters stored from the end of a completion (the answer) and of a prompt (the workspace)."""
 PROMPT_TOKENS = 2_000
-"""Tokens that are decoded of a prompt, from its end."""
+"""Number of tokens that are decoded from the end of a prompt."""
 MIB = 2**20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CreditRecord:
-    """What a call got within its group."""
+    """Reward and advantage of a call within its group."""
 
     group_size: int
     reward: float | None
     reward_parts: Mapping[str, float]
-    """Terms that the reward is the weighted sum of."""
+    """Terms whose weighted sum is the reward."""
     dropped: str | None
-    """Why its group was not trained on; None if it was."""
+    """Reason why the group was dropped before training, or None."""
     advantage: float | None
-    """By the group's baseline; None if the group was dropped."""
+    """Advantage from the group's baseline; None if the group was dropped."""
     update: UpdateRecord | None
-    """None if the call was dropped, or could not move the policy and was left out of the update."""
+    """Record of the update; None if the call was dropped, or skipped as it cannot change the policy."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallRecord:
-    """One line of the trace. Numbers that were not finite are read back as None."""
+    """One line of the trace. Non-finite numbers are read back as None."""
 
     call_id: str
     problem_id: str
@@ -52,30 +52,30 @@ class CallRecord:
     role: str
     round: int
     parents: tuple[str, ...]
-    """Call ids that its prompt was built from."""
+    """Ids of the calls from which its prompt was built."""
     context: str
-    """Names its prompt: calls of equal context read the same workspace, and are one group if credited."""
+    """Key of the prompt: calls with equal keys read the same workspace, and form one group if credited."""
     prompt: str
-    """The end of the prompt as text."""
+    """End of the prompt as text."""
     text: str
-    """The end of the completion."""
+    """End of the completion as text."""
     finish: str
     label: str
-    """What the split into thinking and solution found."""
+    """Result of splitting the completion into thinking and solution."""
     verdict: str | None
-    """Status of its verdict; None for calls that answer nothing."""
+    """Status of its verdict; None for calls without an answer."""
     answer: str | None
     prompt_tokens: int
     completion_tokens: int
     versions: tuple[VersionSpan, ...]
     sampler_logprob: float | None
-    """Sum over tokens that may be trained, by the sampler."""
+    """Sum of the sampler's log-probs over tokens that may be trained."""
     credit: CreditRecord | None
-    """None if the call is in no group: a draft or summary that is not credited."""
+    """Credit; None if the call is in no group, such as a draft or summary that is not credited."""
 
 
 class GroupTrace:
-    """Writes the trace of each step into a folder that stays below a size. Made on rank 0 only."""
+    """Writes the trace of each step to a folder of limited size. Created on rank 0 only."""
 
     def __init__(self, output_dir: Path, *, limit_mib: int, decode: Callable[[Sequence[int]], str]) -> None:
         """``decode`` turns token ids into text, special tokens included."""
@@ -84,7 +84,7 @@ class GroupTrace:
         self._decode = decode
 
     def start(self, step: int) -> None:
-        """Removes the steps after ``step``: a resumed run makes them again."""
+        """Removes traces of steps after ``step``, because a resumed run repeats these steps."""
         for path in self._folder.glob("step_*.jsonl"):
             if _step_of(path) > step:
                 path.unlink()
@@ -92,13 +92,13 @@ class GroupTrace:
     def write(
         self, step: int, batch: CollectedBatch, rows: Sequence[Row], updates: Mapping[str, UpdateRecord]
     ) -> None:
-        """Writes one step.
+        """Writes the trace of one step.
 
         Args:
-            step: From 1.
-            batch: As it was collected.
+            step: Number of the step, from 1.
+            batch: The collected batch.
             rows: Its groups after ``credit``, in the same order.
-            updates: By call id, from all ranks.
+            updates: Records of all ranks, by call id.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
         path = trace_path(self._folder.parent, step)
@@ -111,6 +111,7 @@ class GroupTrace:
         self, batch: CollectedBatch, rows: Sequence[Row], updates: Mapping[str, UpdateRecord]
     ) -> Iterator[CallRecord]:
         credits = credit_records(batch, rows, updates)
+        # Calls of a group share their prompt, so each prompt is decoded only once.
         prompts: dict[tuple[int, ...], tuple[str, str]] = {}
         for number, rollout in enumerate(batch.rollouts):
             for place, call in enumerate(rollout.calls):
@@ -122,7 +123,7 @@ class GroupTrace:
                 yield _record(rollout, number, place, context, prompt, credits.get(name))
 
     def _keep_below_limit(self, newest: Path) -> None:
-        """Removes the oldest steps; the newest one stays even if it is larger than the limit."""
+        """Removes the oldest traces until the folder is within its limit; the newest is always kept."""
         sizes = {path: path.stat().st_size for path in self._folder.glob("step_*.jsonl")}
         total = sum(sizes.values())
         for path in sorted(sizes, key=_step_of):
@@ -135,7 +136,7 @@ class GroupTrace:
 def credit_records(
     batch: CollectedBatch, rows: Sequence[Row], updates: Mapping[str, UpdateRecord]
 ) -> dict[str, CreditRecord]:
-    """What each call of a group got, by call id; arguments as for ``GroupTrace.write``."""
+    """Returns the credit of each call in a group, by call id; arguments as for ``GroupTrace.write``."""
     branches = {branch.call_id: branch for row in rows for branch in row.branches}
     dropped = [(each.group, each.reason) for each in batch.dropped]
     return {
@@ -146,21 +147,21 @@ def credit_records(
 
 
 def trace_path(output_dir: Path, step: int) -> Path:
-    """Where a run keeps the trace of a step."""
+    """Returns the path of the trace of a step."""
     return output_dir / FOLDER / f"step_{step:06d}.jsonl"
 
 
 def traced_steps(output_dir: Path) -> list[int]:
-    """Steps that have a trace, in order."""
+    """Returns the steps that have a trace, in ascending order."""
     return sorted(_step_of(path) for path in (output_dir / FOLDER).glob("step_*.jsonl"))
 
 
 def read_trace(path: Path) -> list[CallRecord]:
-    """The calls of a step.
+    """Reads the calls of a step.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If a line is not one of ``GroupTrace``; it names the line.
+        FileNotFoundError: If ``path`` does not exist.
+        ValueError: If a line was not written by ``GroupTrace``; the message names the line.
     """
     decode = msgspec.json.Decoder(CallRecord).decode
     records = []
@@ -169,7 +170,7 @@ def read_trace(path: Path) -> list[CallRecord]:
             records.append(decode(line))
         except msgspec.MsgspecError as error:
             raise ValueError(
-                f"{path}, line {number}: not a call as this version writes it: {error}"
+                f"{path}, line {number}: not a call in the format of this version: {error}"
             ) from error
     return records
 
@@ -196,7 +197,7 @@ def _credit(
 
 
 def _advantage(branch: Branch | None) -> float | None:
-    """The group's advantage, the same for every token; None for a branch without tokens or group."""
+    """Returns the group's advantage, equal for all tokens; None without a branch or without tokens."""
     return float(branch.advantages[0]) if branch is not None and len(branch.advantages) else None
 
 

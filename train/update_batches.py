@@ -1,6 +1,7 @@
-"""Rows of one update -> this rank's micro-batches, with what models say of their tokens before any update.
+"""Turns the rows of one update into this rank's micro-batches, annotated with outputs of fixed models.
 
-Each rank asks the models about its own micro-batches alone, and gets the same ones in every pass.
+Each rank evaluates the models on its own micro-batches only, once, before the first update on the batch. The
+micro-batches are the same in every pass, so the annotations apply to all passes.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,27 +24,30 @@ from train.optimizer import TrainedModel
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Annotations:
-    """What models say of the trained tokens of one micro-batch; absent where the loss does not ask."""
+    """Model outputs for the N trained tokens of one micro-batch; None where the loss does not need them."""
 
     old_logprobs: Tensor | None = None
-    """Shape ``(N,)``, of the policy before its first update on this batch."""
+    """Log-probs of the policy before its first update on this batch, shape ``(N,)``."""
     ref_logprobs: Tensor | None = None
-    """Shape ``(N,)``, of the reference model."""
+    """Log-probs of the reference model, shape ``(N,)``."""
     credit: TokenCredit | None = None
-    """Of the critic before its first update on this batch."""
+    """Estimates of the critic before its first update on this batch."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpdateBatch:
-    """What one optimizer step is made on: all rows, and this rank's micro-batches of them."""
+    """Data of one optimizer step: the rows of all ranks, and this rank's micro-batches of them."""
 
     rows: list[Row]
+    """Rows of all ranks."""
     bins: list[Bin]
+    """This rank's micro-batches, one per micro-step."""
     annotations: list[Annotations]
+    """Annotations of each of ``bins``."""
 
 
 class Annotator:
-    """Packs rows for this rank and asks the models that stand still during the updates."""
+    """Packs rows for this rank and annotates them with the models as they are before the updates."""
 
     def __init__(
         self,
@@ -56,7 +60,7 @@ class Annotator:
         shares_prompts: bool,
         sizes: ModelSizes,
     ) -> None:
-        """``critic`` is that with a backbone of its own, if there is one."""
+        """``critic`` is one with its own backbone, or None; a critic on the trunk is part of ``policy``."""
         self._config = config
         self._accelerator = accelerator
         self._policy = policy
@@ -66,9 +70,9 @@ class Annotator:
         self._sizes = sizes
 
     def parts(self, rows: Sequence[Row], roles: Sequence[str]) -> tuple[list[UpdateBatch], dict[str, float]]:
-        """One part for each optimizer step of a pass, and metrics of the critic's advantages, if any.
+        """Returns one part per optimizer step of a pass, and metrics of the critic's advantages, if any.
 
-        Parts without a row that can teach something are left out: a step would only follow momentum.
+        Parts without a row that can change the policy are dropped: their step would only follow momentum.
         """
         algo = self._config.algo
         longest = self._config.rollout.call_tokens
@@ -79,7 +83,7 @@ class Annotator:
         return self._whitened(parts, roles) if algo.has_critic else (parts, {})
 
     def micro_batches(self, part: UpdateBatch, roles: Sequence[str]) -> Iterator[MicroBatch]:
-        """This rank's micro-batches, annotated, on its device."""
+        """Yields this rank's micro-batches, annotated, on its device."""
         for bin, notes in zip(part.bins, part.annotations, strict=True):
             yield self._collate(bin, notes, roles)
 
@@ -92,13 +96,17 @@ class Annotator:
             world_size=self._accelerator.num_processes,
             sizes=self._sizes,
         )
+        # Every rank computes the same plan from the same rows, so no communication is needed.
         bins = [step[self._accelerator.process_index] for step in plan]
         return UpdateBatch(rows=rows, bins=bins, annotations=[self._annotate(bin, roles) for bin in bins])
 
     @torch.no_grad()
     def _annotate(self, bin: Bin, roles: Sequence[str]) -> Annotations:
+        """Evaluates the models on one micro-batch, all results of shape ``(N,)``."""
         algo = self._config.algo
+        # With a single update the policy is still the old policy, and ``objective`` detaches its log-probs.
         needs_old = algo.updates_per_batch > 1
+        # A critic without a backbone of its own returns its values from the policy's forward pass.
         needs_policy = needs_old or (algo.has_critic and self._critic is None)
         if not (needs_policy or self._reference or self._critic):
             return Annotations()
@@ -115,8 +123,12 @@ class Annotator:
     def _whitened(
         self, parts: list[UpdateBatch], roles: Sequence[str]
     ) -> tuple[list[UpdateBatch], dict[str, float]]:
-        """Whitens advantages over the batch of all ranks, each role by itself, if asked to."""
+        """Whitens advantages per role over all parts and ranks, if ``algo.whiten_advantages`` is set.
+
+        The metrics are those before whitening. Every rank must call it.
+        """
         credits = [notes.credit for part in parts for notes in part.annotations if notes.credit is not None]
+        # Sums, unlike means and deviations, can be added over ranks: shape (num_roles, 3).
         moments = advantage_moments(credits, len(roles)).to(self._accelerator.device)
         mean, std = mean_and_std(sum_over_ranks(self._accelerator, moments))
         metrics = {f"advantage_std/{role}": value for role, value in zip(roles, std.tolist(), strict=True)}
@@ -139,6 +151,7 @@ class Annotator:
         batch = replace(batch, old_logprobs=notes.old_logprobs, ref_logprobs=notes.ref_logprobs)
         if notes.credit is None:
             return batch
+        # The critic's advantages, one per token, replace those of the group.
         return replace(
             batch,
             advantages=notes.credit.advantages,
