@@ -106,10 +106,10 @@ def test_another_number_of_ranks_or_another_zero_stage_is_refused(tmp_path, tiny
     path = tmp_path / "checkpoints" / "step_000001"
     state = replace(read_state(path), world_size=2)
     (path / STATE_FILE).write_text(json.dumps(asdict(state)))
-    with pytest.raises(ValueError, match=r"written by 2 ranks and this run has 1"):
+    with pytest.raises(ValueError, match=r"written by 2 ranks, but this run has 1"):
         trainer.checkpoints.load(path)
     (path / STATE_FILE).write_text(json.dumps(asdict(replace(state, world_size=1, zero_stage=3))))
-    with pytest.raises(ValueError, match=r"written at ZeRO stage 3 and this run has stage 0"):
+    with pytest.raises(ValueError, match=r"written at ZeRO stage 3, but this run has stage 0"):
         trainer.checkpoints.load(path)
 
 

@@ -162,7 +162,7 @@ def test_a_checkpoint_of_two_ranks_is_refused_by_one(runs, tiny_policy, tmp_path
     last = finished_checkpoints(runs[2] / "checkpoints")[-1]
     config = make_config(tmp_path, tiny_policy, resume=str(last), train={"max_steps": 4})
     trainer = make_trainer(config, make_accelerator(config))
-    with pytest.raises(ValueError, match="written by 2 ranks and this run has 1"):
+    with pytest.raises(ValueError, match="written by 2 ranks, but this run has 1"):
         trainer.run()
 
 
