@@ -1,6 +1,6 @@
-"""Problems in, scored groups and rollouts out: operators, workspaces, budgets, workers, publishing.
+"""Turns problems into scored groups and rollouts: operators, workspaces, budgets, workers, publishing.
 
-For notebooks (docs/python.md) the package exports the names below, each loaded when it is first used.
+For notebooks (docs/python.md) the package exports the names below, each loaded on first use.
 """
 
 import importlib
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rollout.result import Evaluation, Result
 
 _HOMES = {"Evaluation": "rollout.result", "OpenPolicy": "rollout.opened", "Result": "rollout.result"}
-"""Of the names that are not in rollout.api."""
+"""Modules of the exported names that are not in ``rollout.api``."""
 
 __all__ = [
     "Evaluation",

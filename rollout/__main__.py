@@ -1,4 +1,4 @@
-"""``python -m rollout``: operators over a data set; accuracy against token budgets."""
+"""``python -m rollout``: runs operators over a data set and reports accuracy against token budgets."""
 
 import asyncio
 import itertools
@@ -28,7 +28,7 @@ from rollout.prompts import Codec
 
 
 def main(config: EvaluationConfig, overrides: list[str]) -> None:
-    """Loads problems, starts or reaches workers, runs what is not done yet, reports."""
+    """Loads problems, starts or reaches workers, runs the missing rollouts and writes the report."""
     try:
         with locked(Path(config.output_dir)):
             print(_evaluate(config))
@@ -44,7 +44,7 @@ def _evaluate(config: EvaluationConfig) -> str:
     comparison = _comparison(config)
     _remember_config(config, output_dir)
     thinking = config.operator.thinking
-    # An endpoint that chats has a template of its own.
+    # A chat endpoint applies its own template, so this tokenizer's says nothing about its thinking.
     opened = not config.rollout.chats and Codec(tokenizer=tokenizer).opens_thinking(thinking.open)
     with (
         build_scorer(config.rewards, thinking, prompt_opens_thinking=opened) as scorer,
@@ -78,7 +78,7 @@ def _comparison(config: EvaluationConfig) -> Comparison:
 
 
 def _is_complete(comparison: Comparison, journal: Journal) -> bool:
-    """Whether no rollout is missing, neither of the operators nor for the votes."""
+    """Returns True if no rollout is missing, neither of the operators nor for the votes."""
     done = journal.done
     left = itertools.chain(comparison.planned(), comparison.planned_votes(journal.outcomes))
     return next(missing(left, done), None) is None
@@ -95,15 +95,15 @@ def _run_missing(
         settings = policy_settings(config.operator, config.rollout, engine.sampler, tokenizer)
         limit = 2 * config.rollout.max_concurrency
         work = make_missing(comparison, settings, grader, journal, seed=config.seed, max_in_flight=limit)
-        # As long as calls are answered: each request, restart and verdict has a limit of its own.
+        # No limit on the whole: each request, restart and verdict has its own.
         engine.run(work, None, what="the evaluation")
 
 
 def _remember_config(config: EvaluationConfig, output_dir: Path) -> None:
-    """Writes config.yaml; refuses a folder that holds another evaluation.
+    """Writes ``config.yaml``; refuses a folder that holds another evaluation.
 
     Raises:
-        ValueError: If the folder's config differs in anything that decides what is sampled.
+        ValueError: If the folder's config differs in an option that decides what is sampled.
     """
     decisive = {name: value for name, value in asdict(config).items() if name != "output_dir"}
     path, journal = output_dir / "config.yaml", output_dir / "rollouts.jsonl"
@@ -120,7 +120,7 @@ def _remember_config(config: EvaluationConfig, output_dir: Path) -> None:
 
 
 def _differing(before: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
-    """Options that decide what is sampled and are not what they were, by their full names."""
+    """Yields the full names of changed options that decide what is sampled."""
     for name in sorted(before.keys() | now.keys()):
         old, new = before.get(name), now.get(name)
         if isinstance(old, dict) and isinstance(new, dict):

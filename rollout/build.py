@@ -1,4 +1,4 @@
-"""From the options of a run to its tokenizer, the settings of its policy, and its operator with variants."""
+"""Builds the tokenizer, the policy settings and the operator with its variants from a run's options."""
 
 import random
 from dataclasses import dataclass, replace
@@ -19,15 +19,15 @@ from rollout.stages import Stage
 from rollout.thinking import split
 from rollout.workspace import find_distiller
 
-if TYPE_CHECKING:  # a plan builds operators, too, and loads no torch
+if TYPE_CHECKING:  # plans build operators without loading torch
     from transformers import PreTrainedTokenizerBase
 
 
 def load_tokenizer(model: ModelConfig) -> "PreTrainedTokenizerBase":
-    """The tokenizer of ``model.path``.
+    """Loads the tokenizer of ``model.path``.
 
     Raises:
-        FileNotFoundError: If the path is neither a folder nor could be a name on the hub (``owner/model``).
+        FileNotFoundError: If the path is neither a folder nor a possible name on the hub (``owner/model``).
         ValueError: If no tokenizer loads from it.
     """
     from transformers import AutoTokenizer
@@ -35,8 +35,8 @@ def load_tokenizer(model: ModelConfig) -> "PreTrainedTokenizerBase":
     path = model.path
     if not Path(path).is_dir() and not _may_be_on_the_hub(path):
         raise FileNotFoundError(
-            f"model.path: the folder {path} does not exist. Give another, or make it: a cold start "
-            "(python -m train.coldstart, with the run's experiment) does, if that has one."
+            f"model.path: the folder {path} does not exist. Set another folder, or create this one: a cold "
+            "start (python -m train.coldstart, with the run's experiment) does, if the experiment has one."
         )
     try:
         return AutoTokenizer.from_pretrained(path, trust_remote_code=model.trust_remote_code)
@@ -48,7 +48,7 @@ def load_tokenizer(model: ModelConfig) -> "PreTrainedTokenizerBase":
 
 
 def _may_be_on_the_hub(path: str) -> bool:
-    """``owner/model``, unless ``owner`` is a folder here: then a folder was meant."""
+    """Returns True for ``owner/model``, unless ``owner`` is a local folder: then a folder was meant."""
     owner, _, name = path.partition("/")
     return bool(name) and "/" not in name and owner[:1] not in (".", "~", "") and not Path(owner).is_dir()
 
@@ -59,10 +59,10 @@ def policy_settings(
     sampler: Sampler,
     tokenizer: "PreTrainedTokenizerBase",
 ) -> PolicySettings:
-    """What all problems of a run share."""
+    """Returns the settings that all problems of a run share."""
     codec = Codec(tokenizer=tokenizer)
     thinking = operator.thinking
-    # An endpoint that chats has a template of its own, and keeps its thinking to itself.
+    # A chat endpoint applies its own template and does not return its thinking.
     opened = sampler.continues and codec.opens_thinking(thinking.open)
     marks = ThinkingMarks(open=thinking.open, close=thinking.close, opened_by_prompt=opened)
     return PolicySettings(
@@ -82,6 +82,7 @@ def policy_settings(
 
 def _thinking_limit(force: str, rollout: RolloutConfig, codec: Codec, marks: ThinkingMarks) -> ThinkingLimit:
     close_ids = codec.encode(marks.close)
+    # Requests stop at token ids: a mark of several tokens cannot end the first request.
     return ThinkingLimit(
         thinking_tokens=rollout.thinking_tokens,
         answer_tokens=rollout.answer_tokens,
@@ -92,7 +93,7 @@ def _thinking_limit(force: str, rollout: RolloutConfig, codec: Codec, marks: Thi
 
 
 def build_operator(config: OperatorConfig) -> Operator:
-    """The operator that a config describes.
+    """Builds the operator that a config describes.
 
     Raises:
         ValueError: If ``operator.kind`` names no operator, or ``operator.distiller`` no distiller.
@@ -102,7 +103,7 @@ def build_operator(config: OperatorConfig) -> Operator:
 
 
 def operator_options(config: OperatorConfig) -> OperatorOptions:
-    """What an operator of any class is told by a config."""
+    """Returns the options of an operator of any class, from a config."""
     return OperatorOptions(
         name=config.name,
         schedule=tuple(config.schedule),
@@ -122,16 +123,16 @@ def _operator_class(kind: str) -> type[Operator]:
         return OPERATORS[kind]
     found = imported("operator.kind", kind, "package.module:Class")
     if not (isinstance(found, type) and issubclass(found, Operator)):
-        raise ValueError(f"operator.kind is {kind!r}, which is no subclass of rollout.operators.Operator.")
+        raise ValueError(f"operator.kind is {kind!r}, which is not a subclass of rollout.operators.Operator.")
     return found
 
 
 def training_calls(config: TrainingConfig) -> tuple[Stage, ...]:
-    """The calls that the operator of a run makes on one problem in training, stage after stage.
+    """Returns the calls that a run's operator makes on one problem in training, by stage.
 
     Raises:
-        ValueError: If there is no such operator, it or its distiller declares no calls, or another number of
-            answers than training asks for.
+        ValueError: If the operator does not exist, if it or its distiller declares no calls, or if it
+            declares another number of answers than training asks for.
     """
     kind, wanted = config.operator.kind, config.algo.num_generations
     operator = build_operator(config.operator)
@@ -142,32 +143,32 @@ def training_calls(config: TrainingConfig) -> tuple[Stage, ...]:
     if (declared := sum(stage.number for stage in stages[-1:])) != wanted:
         raise ValueError(
             f"The last stage that calls of operator.kind {kind} returns has {declared} calls. It must hold "
-            f"the answers, and training asks for {wanted} (algo.num_generations)."
+            f"the answers, and training asks for {wanted} answers (algo.num_generations)."
         )
     return stages
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ranges:
-    """What is drawn anew for each problem; empty leaves the operator's own value.
+    """Options that are drawn again for each problem; empty keeps the operator's own value.
 
     Raises:
-        ValueError: If one of the distillers is none.
+        ValueError: If a name in ``distillers`` is not a distiller.
     """
 
     drafts: tuple[int, ...] = ()
-    """The least and the most drafts of the first round (M)."""
+    """Minimum and maximum of the first round's drafts (M)."""
     top_k: tuple[int, ...] = ()
-    """The least and the most drafts that a distiller keeps (k)."""
+    """Minimum and maximum of the drafts that a distiller keeps (k)."""
     distillers: tuple[str, ...] = ()
-    """Names to choose from, or import paths of distillers of one's own."""
+    """Distillers to choose from: names, or import paths of custom ones."""
 
     def __post_init__(self) -> None:
         for name in self.distillers:
             find_distiller(name, "operator.distillers")
 
     def draw(self, operator: Operator, rng: random.Random) -> Operator:
-        """``operator`` with values drawn uniformly from the ranges."""
+        """Returns ``operator`` with values drawn uniformly from the ranges."""
         options = operator.options
         distil = options.distil
         if self.drafts:

@@ -1,4 +1,4 @@
-"""The calls of operators of several rounds, before they run: what ``Operator.calls`` returns."""
+"""Declared calls of operators with several rounds, as ``Operator.calls`` returns them."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,7 +13,10 @@ from rollout.workspace import find_distiller
 def sequential_calls(
     rounds: int, kappa: int, num_answers: int, *, error_analysis: bool = False
 ) -> tuple[Stage, ...]:
-    """Sequential refinement: each round reads the last solution, and by option a list of its errors."""
+    """Returns the stages of sequential refinement.
+
+    Each round reads the previous solution and, with ``error_analysis``, a list of its errors.
+    """
     stages = [Stage(role=DRAFT)]
     for round in range(1, rounds):
         if error_analysis:
@@ -26,15 +29,15 @@ def sequential_calls(
 def pdr_calls(
     widths: Sequence[int], options: DistillerOptions, num_workspaces: int | None
 ) -> tuple[Stage, ...]:
-    """PDR: drafts, then for each round the calls of its distil and the refinements that read its workspaces.
+    """Returns the stages of PDR: drafts, then for each round its distil calls and the refinements.
 
     Args:
-        widths: Calls of each round, the last one's being the answers.
-        options: Which distiller.
-        num_workspaces: Workspaces of the last round; None leaves it to the distiller.
+        widths: Calls of each round; the last round's are the answers.
+        options: Options of the distiller.
+        num_workspaces: Workspaces of the last round; None: the distiller's own number.
 
     Raises:
-        ValueError: If the distiller declares no cost, or anything but a ``DistilCost``.
+        ValueError: If the distiller declares no cost, or its cost is not a ``DistilCost``.
     """
     distiller = find_distiller(options.name)
     if distiller.cost is None:
@@ -54,6 +57,7 @@ def pdr_calls(
             Stage(
                 role=REFINE,
                 round=round + 1,
+                # ``num`` prompts, one per workspace; the round's ``width`` calls share them evenly.
                 contexts=num,
                 per_context=width // num,
                 solutions=cost.solutions,

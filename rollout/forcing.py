@@ -1,9 +1,9 @@
-"""Budget forcing: thinking that reaches its limit is closed for the policy, which then gives its answer.
+"""Budget forcing: closes thinking that reaches its limit, after which the policy writes its answer.
 
 A call takes up to two requests. The first may write ``thinking_tokens`` and ends at the closing mark, if
-that is one token. If the sequence has not ended by then, a second request goes on from it, with
-``answer_tokens`` of its own; its prompt lies in the worker's prefix cache. Where the thinking is still open,
-a closing phrase is put in between. Its tokens are forced, not sampled: they are in no loss.
+the mark is one token. If the sequence has not ended by then, a second request continues it with its own
+``answer_tokens``; its prompt is in the worker's prefix cache. If the thinking is still open, a closing
+phrase is inserted in between. Its tokens are forced, not sampled: they are in no loss.
 """
 
 import asyncio
@@ -16,24 +16,25 @@ from rollout.sampler import Sampler
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ThinkingLimit:
-    """How far a call may think, and what it may write afterwards."""
+    """Token limits of a call's thinking and of its answer, and the phrase that closes the thinking."""
 
     thinking_tokens: int
     answer_tokens: int
     close_ids: tuple[int, ...]
-    """The closing mark, if it is a single token; else empty."""
+    """Id of the closing mark if it is a single token; else empty."""
     force_ids: tuple[int, ...]
-    """The closing phrase, mark included."""
+    """Ids of the closing phrase, mark included."""
     is_open: Callable[[tuple[int, ...]], bool]
-    """Whether a completion is still inside its thinking."""
+    """Returns True if a completion is still inside its thinking."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampled:
-    """A completion, and which of its tokens the policy sampled."""
+    """A completion with a mask over its tokens."""
 
     completion: Completion
     train_mask: tuple[bool, ...]
+    """One entry per completion token: True if the policy sampled it, False if it was forced."""
 
 
 async def sample(
@@ -45,16 +46,16 @@ async def sample(
     request_id: str | None = None,
     aborted: Container[str] = (),
 ) -> list[Sampled]:
-    """``n`` completions of one context, their thinking closed at ``limit``; in order.
+    """Samples ``n`` completions of one context, their thinking closed at ``limit``; returns them in order.
 
     Args:
-        sampler: Where calls are sampled.
-        prompt: What they are given.
-        sampling: How; without a limit its ``max_tokens`` bound the completion.
-        n: Completions wanted.
+        sampler: Sends the requests.
+        prompt: The context.
+        sampling: Sampling parameters; without a limit its ``max_tokens`` bounds the completion.
+        n: Number of completions.
         limit: None for no limit on thinking.
-        request_id: Names the call for ``Sampler.abort``; for one completion.
-        aborted: Names of calls that were aborted meanwhile: they do not go on to a second request.
+        request_id: Name of the call for ``Sampler.abort``; only with one completion.
+        aborted: Names of calls that were aborted meanwhile: these make no second request.
     """
     if limit is None:
         completions = await sampler.generate(prompt, sampling, n, request_id)
@@ -64,13 +65,14 @@ async def sample(
 
     async def answered(number: int, first: Completion) -> Sampled:
         at_mark = first.finish == "stop" and first.token_ids[-1:] == limit.close_ids
+        # Aborted, or ended by itself before the limit: there is nothing to continue.
         if first.finish == "abort" or (first.finish == "stop" and not at_mark):
             return _whole(first)
         if request_id is not None and request_id in aborted:
             return _whole(replace(first, finish="abort"))
         forced = limit.force_ids if limit.is_open(first.token_ids) else ()
         so_far = replace(prompt, ids=prompt.ids + first.token_ids + forced)
-        # Samples of one request share a seed; what goes on from them must not.
+        # The n samples of the first request share a seed; their continuations need one each.
         rest = replace(sampling, max_tokens=limit.answer_tokens, seed=(sampling.seed + number + 1) % 2**31)
         (second,) = await sampler.generate(so_far, rest, 1, request_id)
         return _joined(first, forced, second)
@@ -83,7 +85,8 @@ def _whole(completion: Completion) -> Sampled:
 
 
 def _joined(first: Completion, forced: tuple[int, ...], second: Completion) -> Sampled:
-    """One completion of thinking, forced tokens and answer."""
+    """Returns one completion of thinking, forced tokens and answer."""
+    # Offset of the answer: token_ids = first (sampled) + forced (not sampled) + second (sampled).
     start = len(first.token_ids) + len(forced)
     shifted = (
         VersionSpan(version=span.version, start=start + span.start, end=start + span.end)
@@ -95,7 +98,7 @@ def _joined(first: Completion, forced: tuple[int, ...], second: Completion) -> S
         logprobs=first.logprobs + (0.0,) * len(forced) + second.logprobs,
         finish=second.finish,
         versions=(*first.versions, *shifted),
-        # The second request's prompt is the first's and what it wrote: it is not paid for twice.
+        # The second request's prompt repeats the first request's tokens, which are counted once.
         usage=Usage(prompt_tokens=first.usage.prompt_tokens, completion_tokens=len(token_ids)),
     )
     mask = (True,) * len(first.token_ids) + (False,) * len(forced) + (True,) * len(second.token_ids)

@@ -1,18 +1,18 @@
-"""What a user's option names by its import path: an operator or a distiller of one's own."""
+"""Imports what an option names by its path: a custom operator or distiller."""
 
 import importlib
 
 
 def imported(option: str, path: str, form: str) -> object:
-    """The object that ``path``, written as ``package.module:name``, names.
+    """Returns the object that ``path``, written as ``package.module:name``, names.
 
     Args:
-        option: Set to ``path``, for the message.
-        path: What to import.
-        form: How to write it, for the message.
+        option: Name of the option that holds ``path``, for the message.
+        path: Import path of the object.
+        form: The expected form of ``path``, for the message.
 
     Raises:
-        ValueError: If it does not import.
+        ValueError: If the path does not import.
     """
     module, _, name = path.partition(":")
     try:

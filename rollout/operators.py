@@ -5,11 +5,21 @@ bound of the workspace::
 
     S(r) = { s_i ~ M(x, C(r-1)) },  i = 1..M_r        drafts, in parallel
     C(r) = D(x, S(r)),  |C(r)| <= kappa               distil; C(0) is empty, C(r) reads S(r) only
-    M_R  = 1                                          the last call gives the answer
+    M_R  = 1                                          the last call is the answer
 
-Training asks for a group of answers instead of one: that is its only difference to inference. ``calls``
-declares what ``answer`` costs, for plans. An operator of your own is one more class like these and one YAML
-file (README).
+What flows through PDR with widths ``(M_0, ..., M_R)``::
+
+    Problem
+      -> solve     M_0 drafts: tuple of M_0 positions in the list of calls
+      -> solution  usable Solutions: at most M_0, each (call, label, text)
+      -> distil D  list of M_1 Workspaces, each of at most kappa tokens
+      -> solve     M_1 calls: tuple of M_1 positions; then solution, D and solve again, once per round
+      -> Answers   the last round's positions: 1 in evaluation, ``num_answers`` in training
+      -> Rollout   all calls, the answers and one verdict per attempt
+
+The only difference between training and inference: training asks for a group of answers instead of one.
+``calls`` declares what ``answer`` costs, for plans. A custom operator is one more class like these and one
+YAML file (README).
 """
 
 import asyncio
@@ -41,18 +51,18 @@ from rollout.workspace import carry_over, distil, trust
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OperatorOptions:
-    """What an operator may be told (``configs/schema/operator.py``)."""
+    """Options of an operator (``configs/schema/operator.py``)."""
 
     name: str
-    """What reports call it."""
+    """Name of the operator in reports."""
     schedule: tuple[int, ...]
-    """Calls in each round; (1,) for a trace."""
+    """Calls in each round; ``(1,)`` for a trace."""
     distil: DistillerOptions
     error_analysis: bool = False
     quorum: float = 1.0
-    """Share of a round's drafts that its distil waits for."""
+    """Share of a round's drafts that the distil step waits for."""
     num_workspaces: int | None = None
-    """Workspaces that a group of answers shares evenly; None leaves it to the distiller."""
+    """Workspaces that a group of answers shares evenly; None: the distiller's own number."""
 
 
 class Operator(ABC):
@@ -68,26 +78,26 @@ class Operator(ABC):
 
         Args:
             policy: The policy on one problem; it records every call.
-            rng: For every choice that the operator makes; the calls have seeds of their own.
+            rng: Source of every random choice of the operator; the calls have their own seeds.
             num_answers: Samples of the last call: 1 in evaluation, a group in training.
         """
 
     def calls(self, num_answers: int = 1) -> tuple[Stage, ...]:
-        """The calls that ``answer`` makes on one problem if every draft is usable, stage after stage.
+        """Returns the calls that ``answer`` makes on one problem if every draft is usable, by stage.
 
-        The last stage holds the answers. Nothing is sampled: plans ask this of a run that has no workers.
+        The last stage holds the answers. Nothing is sampled: plans use this method without workers.
 
         Raises:
-            ValueError: If the operator or its distiller declares none.
+            ValueError: If the operator or its distiller declares no calls.
         """
         kind = type(self)
         raise ValueError(
             f"The operator {kind.__module__}:{kind.__qualname__} declares no calls, so they are not known "
-            "before it runs. Add a method calls beside its answer (rollout.operators.Operator.calls, README)."
+            "before it runs. Add a method calls next to answer (rollout.operators.Operator.calls, README)."
         )
 
     def __init_subclass__(cls) -> None:
-        # Who answers in another way makes other calls than its parent declares.
+        # A subclass with its own ``answer`` makes other calls than its parent declares.
         if "answer" in vars(cls) and "calls" not in vars(cls):
             cls.calls = Operator.calls
 
@@ -103,7 +113,7 @@ class Trace(Operator):
 
 
 class SequentialRefinement(Operator):
-    """Each call sees the solution before it, and with ``error_analysis`` a list of its errors."""
+    """Each call reads the previous solution and, with ``error_analysis``, a list of its errors."""
 
     async def answer(self, policy: Policy, rng: random.Random, num_answers: int = 1) -> Answers:
         workspace = EMPTY
@@ -121,15 +131,18 @@ class SequentialRefinement(Operator):
 
 
 class ParallelDistilRefine(Operator):
-    """PDR: every round drafts in parallel, and distils what the next one reads."""
+    """PDR: every round drafts in parallel and distils the workspaces of the next round."""
 
     async def answer(self, policy: Policy, rng: random.Random, num_answers: int = 1) -> Answers:
+        # The schedule ends in 1; training widens that last round to the group.
         widths = (*self.options.schedule[:-1], num_answers)
         workspaces = [EMPTY] * widths[0]
         for round, next_width in enumerate(widths[1:]):
+            # drafts: positions of this round's calls; workspaces: one for each call of the next round.
             drafts = await policy.solve(
                 workspaces, role=_role(round), round=round, quorum=self.options.quorum
             )
+            # Only the answers' workspaces are limited: each of their groups needs several samples.
             num_workspaces = self.options.num_workspaces if round == len(widths) - 2 else None
             workspaces = await distil(policy, drafts, next_width, self.options.distil, rng, num_workspaces)
         return Answers(calls=await policy.solve(workspaces, role=REFINE, round=len(widths) - 1))
@@ -140,12 +153,13 @@ class ParallelDistilRefine(Operator):
 
 
 class Majority(Operator):
-    """Traces vote for their answers, by equivalence; the first with the most votes is taken."""
+    """Majority vote of traces over equivalent answers; ties go to the answer that appears first."""
 
     async def answer(self, policy: Policy, rng: random.Random, num_answers: int = 1) -> Answers:
         assert num_answers == 1, "a vote has one outcome"
         drafts = await policy.solve([EMPTY] * self.options.schedule[0], role=DRAFT, round=0)
         classes = await equivalence_classes([policy.final_answer(draft) for draft in drafts], policy.same)
+        # The first voter of the largest class; the first draft if no draft has an answer.
         chosen = classes[0][0] if classes else 0
         return Answers(calls=(drafts[chosen],), waited_for=drafts)
 
@@ -154,7 +168,7 @@ class Majority(Operator):
 
 
 class BestOfN(Operator):
-    """The policy verifies each of its traces and takes the one that it trusts most."""
+    """The policy verifies each of its usable traces; the answer is the one that it trusts most."""
 
     async def answer(self, policy: Policy, rng: random.Random, num_answers: int = 1) -> Answers:
         assert num_answers == 1, "a choice has one outcome"
@@ -193,23 +207,24 @@ async def run_operator(
     num_answers: int = 1,
     given_drafts: Sequence[Call] = (),
 ) -> Rollout:
-    """The scored rollout of ``operator`` on ``problem``; equal seeds ask for equal samples.
+    """Runs ``operator`` on ``problem`` and returns the scored rollout; equal seeds ask for equal samples.
 
-    Its first drafts are those given, as far as they go.
+    ``given_drafts`` replace the first drafts, up to their number.
 
     Raises:
-        CallFailed: If one of its calls got no answer.
+        CallFailed: If a call got no answer.
     """
     policy = Policy(problem, settings, grader, seed, given_drafts)
     return await run_on(policy, operator, seed, num_answers)
 
 
 async def run_on(policy: Policy, operator: Operator, seed: int, num_answers: int = 1) -> Rollout:
-    """As ``run_operator``, on a policy of the caller's that has made no call yet."""
+    """Like ``run_operator``, with a ``Policy`` of the caller that has made no call yet."""
     problem = policy.problem
     rng = random.Random(derive_seed(seed, problem.id, operator.name))
     answers = await operator.answer(policy, rng, num_answers)
     calls = tuple(policy.calls)
+    # Verdicts run side by side; one that an oracle already asked for is not scored twice.
     places = [i for i, call in enumerate(calls) if call.role in ATTEMPTS]
     verdicts = await asyncio.gather(*(policy.verdict(i) for i in places))
     return Rollout(

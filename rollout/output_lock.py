@@ -1,4 +1,4 @@
-"""One process writes to a folder at a time."""
+"""A lock that lets one process at a time write to a folder."""
 
 import fcntl
 import logging
@@ -15,26 +15,26 @@ LOCK = "run.lock"
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Holds a folder, which is made if it is not there.
+    """Locks a folder for this process; creates the folder if it does not exist.
 
-    The lock is the system's: it ends with the process however that ends, so the file that a killed run
-    leaves behind stops nobody. Child processes do not inherit it.
+    The operating system holds the lock: it ends with the process, however that ends, so the file that a
+    killed run leaves behind blocks no later run. Child processes do not inherit it.
 
     Raises:
-        RuntimeError: If another process holds the folder; names it.
+        RuntimeError: If another process holds the folder; the message names that process.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK).open("a+") as file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):  # which of them depends on the file system
+        except (BlockingIOError, PermissionError):  # which one depends on the file system
             file.seek(0)
             raise RuntimeError(
-                f"{folder} is in use by {file.read().strip()}. Wait for its end, stop it, or choose another "
-                "output_dir."
+                f"{folder} is in use by {file.read().strip()}. Wait until it ends, stop it, or choose "
+                "another output_dir."
             ) from None
         except OSError as error:
-            logger.warning("%s cannot be locked (%s): see to it that no other run uses it.", folder, error)
+            logger.warning("%s cannot be locked (%s): make sure that no other run uses it.", folder, error)
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()

@@ -1,7 +1,7 @@
-"""Loads problems from JSONL, the HF hub or reasoning-gym, and refuses what cannot be used.
+"""Loads problems from JSONL, the HF hub or reasoning-gym, and refuses unusable ones.
 
-A gold answer that does not parse would count as wrong for ever; ``check_gold`` (passed in, it raises
-``ValueError``) finds it here, before anything is started.
+A gold answer that does not parse would make every rollout of its problem wrong. ``check_gold`` (passed in;
+it raises ``ValueError``) finds it here, before any process starts.
 """
 
 import json
@@ -19,16 +19,16 @@ logger = logging.getLogger(__name__)
 CheckGold = Callable[[str], None]
 
 Row = tuple[str, dict[str, Any]]
-"""Where a row stands (for errors) and its fields."""
+"""Location of a row (for errors), and its fields."""
 
 
 def load_train(config: DataConfig, check_gold: CheckGold) -> list[Problem]:
-    """The problems to train on.
+    """Loads the problems to train on.
 
     Raises:
         FileNotFoundError: If the file does not exist.
-        ValueError: If a row is broken or misses a field, a gold answer does not parse, ids repeat, or
-            nothing is left. The message names file, line and field.
+        ValueError: If a row is invalid or lacks a field, a gold answer does not parse, an id repeats, or
+            no problem is left. The message names file, line and field.
     """
     if config.source != "reasoning_gym":
         return _whole(config, check_gold)
@@ -44,15 +44,15 @@ def load_train(config: DataConfig, check_gold: CheckGold) -> list[Problem]:
 
 
 def load_rows(rows: Iterable[Mapping[str, Any]], config: DataConfig, check_gold: CheckGold) -> list[Problem]:
-    """The problems of rows in memory, read as the lines of a JSONL file are.
+    """Returns the problems of rows in memory, read like the lines of a JSONL file.
 
     Args:
-        rows: With the fields that ``config`` names, and ``id`` and ``source`` where there are such.
-        config: The names of the fields, and what to do with a bad gold answer; its source is not read.
-        check_gold: Raises ValueError for a gold answer that does not parse.
+        rows: Rows with the fields that ``config`` names, and optionally ``id`` and ``source``.
+        config: The names of the fields, and what to do with an invalid gold answer; its source is ignored.
+        check_gold: Raises ``ValueError`` for a gold answer that does not parse.
 
     Raises:
-        ValueError: As ``load_train``.
+        ValueError: Like ``load_train``.
     """
     return _checked(
         ((f"problem {i}", dict(row)) for i, row in enumerate(rows)), config, check_gold, "problems"
@@ -60,13 +60,13 @@ def load_rows(rows: Iterable[Mapping[str, Any]], config: DataConfig, check_gold:
 
 
 def load_eval(config: DataConfig, check_gold: CheckGold) -> list[Problem]:
-    """The held-out problems that a training evaluates on, the first ``num_eval``; empty if there are none.
+    """Loads the first ``num_eval`` held-out problems that training evaluates on; empty if there are none.
 
-    reasoning-gym problems are drawn with a seed of their own, ``num_held_out`` of them, and ``load_train``
-    leaves out every question that is among them, so the two are disjoint.
+    ``num_held_out`` reasoning-gym problems are generated with their own seed, and ``load_train`` leaves
+    out their questions, so the two sets are disjoint.
 
     Raises:
-        FileNotFoundError, ValueError: As ``load_train``.
+        FileNotFoundError, ValueError: Like ``load_train``.
     """
     if config.source == "jsonl":
         if config.eval_path is None:
@@ -82,12 +82,12 @@ def load_eval(config: DataConfig, check_gold: CheckGold) -> list[Problem]:
 
 
 def load_evaluated(config: DataConfig, check_gold: CheckGold) -> list[Problem]:
-    """The problems of an evaluation by itself, the first ``limit`` of the data set.
+    """Loads the problems of ``python -m rollout``: the first ``limit`` of the data set.
 
-    The set is the file or the split; of generated problems it is the held-out ones.
+    The data set is the file or the split; for generated problems, the held-out ones.
 
     Raises:
-        FileNotFoundError, ValueError: As ``load_train``.
+        FileNotFoundError, ValueError: Like ``load_train``.
     """
     if config.source != "reasoning_gym":
         return _whole(config, check_gold)[: config.limit]
@@ -95,7 +95,7 @@ def load_evaluated(config: DataConfig, check_gold: CheckGold) -> list[Problem]:
 
 
 def _whole(config: DataConfig, check_gold: CheckGold) -> list[Problem]:
-    """Every problem of a file or a split."""
+    """Loads every problem of a file or a split."""
     if config.source == "jsonl":
         assert config.path is not None
         return _checked(_jsonl(Path(config.path)), config, check_gold, config.path)
@@ -103,7 +103,7 @@ def _whole(config: DataConfig, check_gold: CheckGold) -> list[Problem]:
 
 
 def _held_out(config: DataConfig) -> Sequence[Row]:
-    """The generated problems that no training sees."""
+    """Returns the generated problems that training never uses."""
     return _generated(config, "eval", size=config.num_held_out)
 
 
@@ -126,7 +126,7 @@ def _jsonl(path: Path) -> Iterator[Row]:
 
 def _hub(config: DataConfig, split: str) -> Iterator[Row]:
     assert config.name is not None
-    from datasets import Dataset, load_dataset, load_from_disk  # takes a second, for those who use it
+    from datasets import Dataset, load_dataset, load_from_disk  # here, since the import takes a second
 
     if Path(config.name, "dataset_info.json").exists() or Path(config.name, "dataset_dict.json").exists():
         loaded = load_from_disk(config.name)
@@ -146,13 +146,14 @@ def _hub(config: DataConfig, split: str) -> Iterator[Row]:
 def _generated(
     config: DataConfig, part: str, *, size: int, leave_out: Collection[str] = frozenset()
 ) -> Sequence[Row]:
-    """``size`` different questions (or all there are) of a reasoning-gym task, none from ``leave_out``."""
+    """Returns up to ``size`` different questions of a reasoning-gym task, none from ``leave_out``."""
     assert config.task is not None
-    # Problem i of a task is made from seed + i: seeds close to one another would give the same problems.
+    # Problem i of a task is made from seed + i: nearby seeds would generate the same problems.
     seed = random.Random(f"{config.task_seed} {part}").getrandbits(31)
+    # Twice the size, since small tasks repeat their questions.
     most = 2 * size + len(leave_out)
     try:
-        import reasoning_gym  # takes a second, for those who use it
+        import reasoning_gym  # here, since the import takes a second
 
         dataset = reasoning_gym.create_dataset(config.task, seed=seed, size=most, **config.task_options)
     except (ValueError, AssertionError, TypeError) as error:
@@ -179,7 +180,7 @@ def _checked(rows: Iterable[Row], config: DataConfig, check_gold: CheckGold, nam
     for index, (where, row) in enumerate(rows):
         problem = _problem(where, row, config, default_id=f"{Path(name).stem}-{index}")
         if problem.id in problems:
-            raise ValueError(f"{where}: the id '{problem.id}' stands twice; ids must be unique.")
+            raise ValueError(f"{where}: the id '{problem.id}' occurs twice; ids must be unique.")
         try:
             if not problem.answer:
                 raise ValueError("it is empty")
@@ -197,7 +198,7 @@ def _checked(rows: Iterable[Row], config: DataConfig, check_gold: CheckGold, nam
     if dropped:
         logger.warning("%s: dropped %d problems whose gold answer does not parse.", name, dropped)
     if not problems:
-        raise ValueError(f"{name} holds no problem.")
+        raise ValueError(f"{name} contains no problem.")
     return list(problems.values())
 
 

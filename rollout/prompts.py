@@ -1,6 +1,6 @@
-"""Prompt texts, and the way from text to the token ids of one call.
+"""Prompt texts, and the conversion of text to the token ids of one call.
 
-The texts live in configs/operator/prompts.
+The texts are in ``configs/operator/prompts``.
 """
 
 import string
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 from configs.schema import PromptsConfig
 from rollout.records import Prompt, context_key
 
-if TYPE_CHECKING:  # a plan knows operators, too, and loads no torch
+if TYPE_CHECKING:  # plans import operators without loading torch
     from transformers import PreTrainedTokenizerBase
 
 _PLACEHOLDERS = {
@@ -30,7 +30,7 @@ class PromptTexts:
     """The seven texts, each a ``str.format`` template with fixed placeholders.
 
     Raises:
-        ValueError: If a text misses a placeholder or holds an unknown one.
+        ValueError: If a text lacks a placeholder or holds an unknown one.
     """
 
     solve: str
@@ -63,7 +63,7 @@ class PromptTexts:
         return self.refine.format(question=question, workspace=workspace)
 
     def draft_texts(self, solutions: Sequence[str]) -> list[str]:
-        """The drafts as they stand in a workspace, numbered from 1."""
+        """Returns the drafts as a workspace holds them, numbered from 1."""
         return [self.draft.format(number=i, solution=s) for i, s in enumerate(solutions, start=1)]
 
     def distil_text(self, question: str, solutions: Sequence[str], kappa: int) -> str:
@@ -77,12 +77,12 @@ class PromptTexts:
         return self.analyse.format(question=question, solution=solution)
 
     def analysis_text(self, draft: str, analysis: str) -> str:
-        """The workspace of sequential refinement with error analysis."""
+        """Returns the workspace of sequential refinement with error analysis."""
         return self.analysis.format(draft=draft, analysis=analysis)
 
 
 def prompt_texts(config: PromptsConfig) -> PromptTexts:
-    """The texts of a run."""
+    """Returns the prompt texts of a run."""
     return PromptTexts(
         solve=config.solve,
         draft=config.draft,
@@ -95,23 +95,23 @@ def prompt_texts(config: PromptsConfig) -> PromptTexts:
 
 
 def join_drafts(texts: Sequence[str]) -> str:
-    """Drafts of a workspace, one blank line between two."""
+    """Joins the drafts of a workspace with a blank line between two."""
     return "\n\n".join(texts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Codec:
-    """Text to the ids of a chat prompt, and sampled ids to text."""
+    """Converts text to the ids of a chat prompt, and sampled ids to text."""
 
     tokenizer: "PreTrainedTokenizerBase"
 
     def prompt(self, text: str) -> Prompt:
-        """One user turn, ready for the policy to answer."""
+        """Returns one user turn as a prompt that the policy can answer."""
         ids = self.encode_prompt(text)
         return Prompt(text=text, ids=ids, context=context_key(ids))
 
     def encode_prompt(self, text: str) -> tuple[int, ...]:
-        """Ids of one user turn in its chat template; plain text if there is none."""
+        """Returns the ids of one user turn in the chat template; of the plain text if there is none."""
         if self.tokenizer.chat_template is None:
             return tuple(self.tokenizer(text).input_ids)
         messages = [{"role": "user", "content": text}]
@@ -119,30 +119,31 @@ class Codec:
         return tuple(cast("Mapping[str, list[int]]", encoded)["input_ids"])
 
     def opens_thinking(self, mark: str) -> bool:
-        """Whether the chat template ends in the mark that opens thinking."""
+        """Returns True if the chat template ends with the mark that opens thinking."""
         return self.decode(self.encode_prompt("")).rstrip().endswith(mark)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of sampled ids, thinking marks kept, a closing end-of-sequence token left out."""
+        """Returns the text of sampled ids, with thinking marks, without a final end-of-sequence token."""
         if ids and ids[-1] in self.end_ids:
             ids = ids[:-1]
         return cast("str", self.tokenizer.decode(list(ids), skip_special_tokens=False))
 
     def encode(self, text: str) -> tuple[int, ...]:
-        """Ids of ``text`` by itself."""
+        """Returns the ids of ``text`` alone, without special tokens."""
         return tuple(self.tokenizer(text, add_special_tokens=False).input_ids)
 
     def count(self, text: str) -> int:
-        """Tokens of ``text`` by itself."""
+        """Returns the number of tokens of ``text`` alone."""
         return len(self.encode(text))
 
     def cut(self, text: str, max_tokens: int) -> str:
-        """A start of ``text`` of at most ``max_tokens`` tokens, as long as token borders allow."""
+        """Returns the longest start of ``text`` that ends at a token border, of at most ``max_tokens`` tokens."""
         encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         ends = [end for _, end in encoded["offset_mapping"]]
         if len(ends) <= max_tokens:
             return text
-        # The border may lie within a character, and a start may be split otherwise than the whole.
+        # The start alone may have more tokens than the same text within the whole, or a border may be
+        # within a character: so each candidate is counted again.
         for end in reversed(ends[:max_tokens]):
             if self.count(text[:end]) <= max_tokens:
                 return text[:end]
@@ -150,6 +151,6 @@ class Codec:
 
     @property
     def end_ids(self) -> frozenset[int]:
-        """Ids that end a completion."""
+        """Ids that end a completion: end of sequence and padding."""
         ids = [self.tokenizer.eos_token_id, self.tokenizer.pad_token_id]
         return frozenset(i for i in ids if isinstance(i, int))

@@ -1,4 +1,4 @@
-"""The records that cross borders: problem, call, rollout, group.
+"""The records that other packages read: problem, call, rollout, group.
 
 All are frozen. A *call* is one sampled sequence (what is trained on); a *rollout* is the whole graph of
 calls on one problem; a *group* is a set of samples drawn from one context and compared with one another.
@@ -22,7 +22,7 @@ ANALYSE = "analyse"
 REFINE = "refine"
 """A solution attempt given problem and workspace."""
 ATTEMPTS = (TRACE, DRAFT, REFINE)
-"""Roles whose calls answer the problem, and so have a verdict."""
+"""Roles whose calls answer the problem and therefore have a verdict."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +36,7 @@ class Problem:
 
 
 class Verdict(Protocol):
-    """What the rollout side needs to know of a scorer's verdict."""
+    """The part of a scorer's verdict that ``rollout`` reads."""
 
     @property
     def status(self) -> str: ...
@@ -47,43 +47,43 @@ class Verdict(Protocol):
 
 
 class Grader(Protocol):
-    """What rollouts need of a verifier; passed in, so that they know none."""
+    """Interface of a verifier. It is passed in: ``rollout`` does not import ``rewards``."""
 
     async def score(self, problem: Problem, completion: str) -> Verdict:
-        """The verdict on a whole completion, thinking included."""
+        """Returns the verdict on a whole completion, thinking included."""
         ...
 
     def answer(self, completion: str) -> str | None:
-        """The answer that a completion gives, whether right or wrong; None if it gives none."""
+        """Returns the answer of a completion, right or wrong; None if it has no answer."""
         ...
 
     async def same(self, first: str, second: str) -> bool:
-        """Whether two answers are mathematically equivalent."""
+        """Returns True if two answers are mathematically equivalent."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
-    """What one call is given: as text for endpoints that chat, as ids for our own workers."""
+    """Input of one call: as text for chat endpoints, as ids for the run's own workers."""
 
     text: str
     """The user's turn, without the chat template."""
     ids: tuple[int, ...]
-    """The same with its template, ready to be completed."""
+    """Token ids of the same turn in its chat template, ready to be completed."""
     context: str
-    """Names the prefix that calls share; a call that goes on after a forced close keeps its own."""
+    """Name of the prefix that calls share; a call that continues after a forced close keeps it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """How one request is sampled. ``max_tokens`` counts completion tokens."""
+    """Sampling parameters of one request. ``max_tokens`` counts completion tokens."""
 
     temperature: float
     top_p: float
     max_tokens: int
     seed: int
     stop_token_ids: tuple[int, ...] = ()
-    """Ids that end the completion besides the end of sequence; the id itself is kept."""
+    """Ids that end the completion, in addition to the end of sequence; the id itself is kept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,31 +105,33 @@ class VersionSpan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
-    """What an endpoint returned for one sample: ids and log-probs, never re-tokenised text."""
+    """One sample as the endpoint returned it: ids and log-probs, never re-tokenised text."""
 
     token_ids: tuple[int, ...]
-    """Empty if the endpoint gives only text."""
+    """Empty if the endpoint returns only text."""
     logprobs: tuple[float, ...]
+    """One entry per token id: its log-prob when it was sampled."""
     finish: str
     """``stop`` (end of sequence), ``length`` (``max_tokens`` reached) or ``abort`` (by ``Sampler.abort``)."""
     versions: tuple[VersionSpan, ...]
     usage: Usage
     text: str | None = None
-    """Given by endpoints that chat, in place of ids."""
+    """Returned by chat endpoints in place of ids."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """One model call, the sequence that is trained on.
+    """One model call: the sequence that is trained on.
 
-    Example: thinking ran into its budget, so it was closed by force (F), and the policy went on to
-    write its solution (S)::
+    Example: the thinking (T) reached its budget, so it was closed by force (F), and the policy then
+    wrote its solution (S)::
 
         Call(prompt_ids=X + C,                        # problem, then workspace
              completion_ids=T + F + S,
              train_mask=(True,) * len(T) + (False,) * len(F) + (True,) * len(S), ...)
 
-    ``parents`` are positions in ``Rollout.calls`` whose text this prompt was built from.
+    ``completion_ids``, ``sampler_logprobs`` and ``train_mask`` have one entry per completion token.
+    ``parents`` are the positions in ``Rollout.calls`` of the calls whose text this prompt was built from.
     """
 
     role: str
@@ -144,11 +146,11 @@ class Call:
     text: str
     """The decoded completion; used to build the next prompt and to score, never to train."""
     label: str
-    """What the split into thinking and solution found: ``ok``, or what is malformed (``thinking.LABELS``)."""
+    """Result of the split into thinking and solution: ``ok``, or the defect (``thinking.LABELS``)."""
     usage: Usage
     seconds: float
     is_given: bool = False
-    """Sampled for another rollout and handed to this one, as a draft: it costs nothing here."""
+    """True for a draft that was sampled for another rollout: it costs nothing here."""
 
     @property
     def policy_version(self) -> int:
@@ -165,7 +167,7 @@ class Call:
 class Workspace:
     """Text of at most kappa tokens, made only of post-thinking solutions.
 
-    ``parents`` are the calls it was made from; ``truncated`` says that the bound cut something.
+    ``parents`` are the calls it was made from; ``truncated`` is True if the bound cut its content.
     """
 
     text: str
@@ -174,22 +176,22 @@ class Workspace:
 
     @property
     def is_empty(self) -> bool:
-        """No draft had a usable solution (or it is the first round): solve the plain problem."""
+        """True if no draft had a usable solution, or in the first round: calls get the plain problem."""
         return not self.text
 
 
 EMPTY = Workspace(text="", parents=())
-"""C(0)."""
+"""C(0): the workspace of the first round."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answers:
-    """What an operator came to, as positions of its calls."""
+    """Result of an operator, as positions of its calls."""
 
     calls: tuple[int, ...]
     """The answers: one in evaluation, a group in training."""
     waited_for: tuple[int, ...] = ()
-    """Calls that are no parents of the answer, but that its choice waited for: votes, verifications."""
+    """Calls that the choice of the answer waited for without being its parents: votes, verifications."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,10 +208,10 @@ class Rollout:
     verdicts: Mapping[int, Verdict] = field(default_factory=dict)
     """Verdict of each scored call, by its position."""
     counts: Mapping[str, int] = field(default_factory=dict)
-    """How often something worth counting happened: labels of solutions, cut workspaces, fallbacks."""
+    """Number of events, by name: labels of solutions, cut workspaces, fallbacks."""
 
     def drafts_behind(self, place: int) -> list[int]:
-        """The attempts that a call's workspace was made from, be it pasted or summarised."""
+        """Returns the attempts that a call's workspace was made from, pasted or summarised."""
         drafts: list[int] = []
         for parent in self.calls[place].parents:
             if self.calls[parent].role in ATTEMPTS:
@@ -220,13 +222,13 @@ class Rollout:
 
 
 def context_key(prompt_ids: tuple[int, ...]) -> str:
-    """A short, stable name of a context, for group keys and logs."""
+    """Returns a short, stable name of a context, for group keys and logs."""
     return hashlib.blake2s(repr(prompt_ids).encode(), digest_size=8).hexdigest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupKey:
-    """What must be equal for two samples to share a baseline."""
+    """Key of a group: two samples share a baseline only if their keys are equal."""
 
     problem_id: str
     role: str
@@ -235,13 +237,13 @@ class GroupKey:
 
 
 def call_id(rollout: int, place: int) -> str:
-    """Names call ``place`` of rollout number ``rollout`` of a step, all the way to its loss: ``"17.4"``."""
+    """Returns the name of call ``place`` of a step's rollout ``rollout``, kept up to its loss: ``"17.4"``."""
     return f"{rollout}.{place}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """One call with its reward. ``reward_parts`` are the terms that ``reward`` is the weighted sum of."""
+    """One call with its reward. ``reward_parts`` are the terms whose weighted sum is ``reward``."""
 
     call_id: str
     """See ``call_id``."""

@@ -1,6 +1,6 @@
-"""What an operator costs before it runs: the calls that it makes on one problem, stage after stage.
+"""Declared cost of an operator: the calls that it makes on one problem, by stage.
 
-``python -m launch.plan`` counts these. Declaring them takes neither a model nor a tokenizer.
+``python -m launch.plan`` counts these. Declaring them needs neither a model nor a tokenizer.
 """
 
 from dataclasses import dataclass
@@ -16,21 +16,21 @@ class Stage:
     """Calls of one kind that run at the same time; the next stage waits for them.
 
     Raises:
-        ValueError: If the role is none of a call, or a number is too small.
+        ValueError: If ``role`` is not the role of a call, or a number is too small.
     """
 
     role: str
-    """``rollout.records``: TRACE, DRAFT, REFINE, DISTIL, VERIFY or ANALYSE."""
+    """One of ``rollout.records``: TRACE, DRAFT, REFINE, DISTIL, VERIFY or ANALYSE."""
     round: int = 0
-    """An operator sets it for the stages of its distiller, too."""
+    """Round of the calls; for the stages of a distiller the operator sets it."""
     contexts: int = 1
-    """Different prompts."""
+    """Number of different prompts."""
     per_context: int = 1
     """Samples of each prompt."""
     solutions: int = 0
-    """Solutions that a prompt holds beside the question."""
+    """Solutions that a prompt holds in addition to the question."""
     bound: int | None = None
-    """The most tokens that these solutions have together (kappa); None: as many as they may have."""
+    """Maximum number of tokens of these solutions together (kappa); None if unbounded."""
 
     def __post_init__(self) -> None:
         choice("Stage.role", self.role, ROLES)
@@ -39,5 +39,5 @@ class Stage:
 
     @property
     def number(self) -> int:
-        """Calls in all."""
+        """Total number of calls: ``contexts * per_context``."""
         return self.contexts * self.per_context

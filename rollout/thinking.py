@@ -1,6 +1,6 @@
-"""Splits a completion into thinking and solution, and labels what is malformed.
+"""Splits a completion into thinking and solution, and labels malformed completions.
 
-Nothing is repaired: thinking that was never closed has no solution, whatever it says.
+Nothing is repaired: thinking that was never closed has no solution, whatever its text.
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from configs.thinking import MALFORMED, UNCLOSED, ThinkingMarks, divide
 
 OK = "ok"
 TRUNCATED = "truncated"
-"""The completion ran into its token limit, or was aborted, after the thinking: the solution is cut."""
+"""The completion reached its token limit, or was aborted, after the thinking: the solution is cut."""
 EMPTY = "empty"
 """Nothing follows the thinking."""
 NO_ANSWER = "no_answer"
@@ -19,7 +19,7 @@ LABELS = (OK, UNCLOSED, MALFORMED, TRUNCATED, EMPTY, NO_ANSWER)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Split:
-    """The parts of a completion. ``solution`` is empty unless it could be told from the thinking."""
+    """The parts of a completion. ``solution`` is empty unless it could be separated from the thinking."""
 
     label: str
     thinking: str
@@ -27,9 +27,9 @@ class Split:
 
 
 def split(text: str, *, finish: str, marks: ThinkingMarks, needs_answer: bool = True) -> Split:
-    """Splits where ``configs.thinking.divide`` does, and labels what was found.
+    """Splits a completion with ``configs.thinking.divide`` and labels the result.
 
-    Summaries, verifications and error analyses need no boxed answer to be ``ok``.
+    Summaries, verifications and error analyses are ``ok`` without a boxed answer (``needs_answer=False``).
     """
     parts = divide(text, marks)
     if parts.solution is None:

@@ -1,20 +1,19 @@
-"""Votes among answers that may be written differently."""
+"""Groups answers that are equivalent but written differently, for votes."""
 
 from collections.abc import Awaitable, Callable, Sequence
 
 Same = Callable[[str, str], Awaitable[bool]]
-"""``await same(first, second)``: whether two answers are equivalent."""
+"""``await same(first, second)`` returns True if two answers are equivalent."""
 
 
 async def equivalence_classes(answers: Sequence[str | None], same: Same) -> list[list[int]]:
-    """Positions of equivalent answers, the largest class first, ties by first appearance.
+    """Returns classes of positions of equivalent answers, the largest first, ties by first appearance.
 
-    An answer joins the first class whose first member it is equivalent to. None votes for nothing: it is
-    in no class.
+    An answer joins the first class whose first member is equivalent to it. None is in no class.
 
     Args:
-        answers: One for each voter, as it wrote it.
-        same: Decides equivalence; asked only about answers that differ as text.
+        answers: One answer per voter, as written; None for a voter without an answer.
+        same: Decides equivalence; called only for answers that differ as text.
     """
     classes: list[list[int]] = []
     for position, answer in enumerate(answers):
@@ -28,4 +27,5 @@ async def equivalence_classes(answers: Sequence[str | None], same: Same) -> list
                 break
         else:
             classes.append([position])
+    # The sort is stable, also in reverse: classes of equal size keep their order of appearance.
     return sorted(classes, key=len, reverse=True)

@@ -243,10 +243,10 @@ def test_an_operator_that_asks_for_a_verdict_is_told_that_there_is_no_gold(polic
 @pytest.mark.parametrize(
     ("rows", "options", "error"),
     [
-        ([], {}, "problems holds no problem"),
+        ([], {}, "problems contains no problem"),
         ([{"question": "q"}], {}, r"problem 0 has no field 'answer'; it has \['question'\]"),
         ([{"question": "q", "answer": "\\frac{0}{0}"}], {}, "problem 0: the gold answer .* does not parse"),
-        ([{"id": "a", "question": "q", "answer": "1"}] * 2, {}, "problem 1: the id 'a' stands twice"),
+        ([{"id": "a", "question": "q", "answer": "1"}] * 2, {}, "problem 1: the id 'a' occurs twice"),
         (ROWS, {"operators": []}, "operators is empty"),
         (ROWS, {"operators": ["trace", "trace"]}, "operators names one twice"),
         (ROWS, {"samples": 0}, "samples must be at least 1, got 0"),

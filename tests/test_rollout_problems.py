@@ -172,7 +172,7 @@ def test_renamed_fields_are_read(tmp_path: Path):
         (_row(2, answer=None), r"a\.jsonl line 2 has no field 'answer'"),
         (_row(2, question="  "), r"a\.jsonl line 2: the field 'question' is empty"),
         (_row(2, answer=""), r"line 2: the gold answer '' \(field 'answer'\) does not parse \(it is empty\)"),
-        (_row(2, id="r1"), r"a\.jsonl line 2: the id 'r1' stands twice"),
+        (_row(2, id="r1"), r"a\.jsonl line 2: the id 'r1' occurs twice"),
         (_row(2, answer="x"), r"line 2: the gold answer 'x' \(field 'answer'\).*not a number.*on_bad_gold"),
     ],
 )
@@ -200,7 +200,7 @@ def test_a_file_that_does_not_exist_is_named(tmp_path: Path):
 
 @pytest.mark.parametrize("rows", [[], ["", "  "]])
 def test_an_empty_file_is_refused(tmp_path: Path, rows: list[str]):
-    with pytest.raises(ValueError, match=r"a\.jsonl holds no problem"):
+    with pytest.raises(ValueError, match=r"a\.jsonl contains no problem"):
         load_train(_write(tmp_path / "a.jsonl", *rows), _numbers_only)
 
 
@@ -216,7 +216,7 @@ def test_bad_gold_is_dropped_with_a_count_when_asked(tmp_path: Path, caplog: pyt
 def test_a_set_of_bad_gold_only_is_refused_even_when_dropping(tmp_path: Path):
     config = _write(tmp_path / "a.jsonl", _row(1, answer="x"))
     config.on_bad_gold = "drop"
-    with pytest.raises(ValueError, match="holds no problem"):
+    with pytest.raises(ValueError, match="contains no problem"):
         load_train(config, _numbers_only)
 
 
