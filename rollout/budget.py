@@ -1,4 +1,4 @@
-"""Token budgets of a rollout, computed from its calls and nowhere else."""
+"""Token budgets of a rollout. They are computed here, from its calls, and nowhere else."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,21 +8,21 @@ from rollout.records import Call, Rollout
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
-    """Tokens of a rollout. ``b_seq`` is a stand-in for latency, ``b_total`` for cost."""
+    """Tokens of a rollout. ``b_seq`` is a proxy for latency, ``b_total`` for cost."""
 
     b_seq: int
     b_total: int
 
 
 def budget(rollout: Rollout, answer: int) -> Budget:
-    """B_seq and B_total of the rollout whose accepted call is ``rollout.calls[answer]``.
+    """Returns B_seq and B_total of the rollout whose accepted call is ``rollout.calls[answer]``.
 
     B_total = sum of (in + out) over all calls.
 
     B_seq = sum of (in + out) over the accepted path, distil and verify calls included. Calls of one
-    round run side by side and the paper counts one of them; which one it does not say. We take the
-    heaviest chain of parents that ends in the answer, or in a call that its choice waited for (a vote, a
-    verification): what a user with unlimited slots waits for.
+    round run side by side, and the paper counts one of them without saying which. Here it is the heaviest
+    chain of parents that ends in the answer or in a call that its choice waited for (a vote, a
+    verification): the tokens that a user with unlimited slots waits for.
 
     Args:
         rollout: The graph of calls.
@@ -35,8 +35,12 @@ def budget(rollout: Rollout, answer: int) -> Budget:
 
 
 def chains(calls: Sequence[Call]) -> list[int]:
-    """For each call, tokens in + out of the heaviest chain of parents that ends in it."""
+    """Returns for each call the tokens in + out of the heaviest chain of parents that ends in it.
+
+    h(i) = tokens(i) + max over the parents p of i of h(p); a call without parents adds 0.
+    """
     heaviest: list[int] = []
+    # One pass is enough: parents stand before the calls that read them.
     for call in calls:
         before = max((heaviest[parent] for parent in call.parents), default=0)
         heaviest.append(before + call.num_tokens)

@@ -1,4 +1,4 @@
-"""The policy on one problem, as the operators see it: solve, distil, verify. Every call is recorded."""
+"""The policy on one problem, as operators use it: solve, distil, verify. Every call is recorded."""
 
 import asyncio
 import hashlib
@@ -33,28 +33,29 @@ from rollout.thinking import OK, Split, split
 
 
 def derive_seed(*parts: object) -> int:
-    """A 31-bit seed that depends on every part, the same on every machine."""
+    """Returns a 31-bit seed that depends on every part and is the same on every machine."""
     digest = hashlib.blake2s(repr(parts).encode(), digest_size=4).digest()
     return int.from_bytes(digest, "big") >> 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Solution:
-    """The post-thinking part of a call, with the label of what it is."""
+    """The post-thinking part of a call, with its label (``thinking.LABELS``)."""
 
     call: int
+    """Position of the call in the rollout."""
     label: str
     text: str
 
     @property
     def is_usable(self) -> bool:
-        """May enter a workspace."""
+        """True if it may enter a workspace."""
         return self.label == OK
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicySettings:
-    """What all problems of a run share."""
+    """Settings that all problems of a run share."""
 
     sampler: Sampler
     codec: Codec
@@ -62,12 +63,12 @@ class PolicySettings:
     marks: ThinkingMarks
     sampling: Sampling
     limit: ThinkingLimit | None = None
-    """Budget forcing, for every call."""
+    """Budget forcing of every call; None for no limit on thinking."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Place:
-    """Where a call stands in the graph."""
+    """Position of a call in the graph of its rollout."""
 
     role: str
     round: int
@@ -76,7 +77,7 @@ class _Place:
 
 
 class Policy:
-    """One problem's view of the policy; it records every call."""
+    """The policy on one problem; records every call."""
 
     def __init__(
         self,
@@ -86,15 +87,16 @@ class Policy:
         seed: int,
         given_drafts: Sequence[Call] = (),
     ) -> None:
-        """``given_drafts`` are taken before any draft is sampled."""
+        """``given_drafts`` are used before any draft is sampled."""
         self.problem = problem
         self.codec = settings.codec
         self.prompts = settings.prompts
         self.same = grader.same
         self.counts: Counter[str] = Counter()
         self.workspaces: dict[int, str] = {}
-        """The text that an attempt read, by its call; those that read none are absent."""
+        """Workspace text that an attempt read, by position; attempts without a workspace are absent."""
         self._grader = grader
+        # One slot per call, in the order of the requests; None until the call returns.
         self._slots: list[Call | None] = []
         self._verdicts: dict[int, asyncio.Task[Verdict]] = {}
         self._settings = settings
@@ -105,32 +107,35 @@ class Policy:
 
     @property
     def calls(self) -> list[Call]:
-        """The graph of the rollout so far."""
+        """The calls of the rollout so far."""
         return [call for call in self._slots if call is not None]
 
     async def solve(
         self, workspaces: Sequence[Workspace], *, role: str, round: int, quorum: float = 1.0
     ) -> tuple[int, ...]:
-        """One attempt for each workspace; the empty one gives the plain problem.
+        """Makes one attempt per workspace and returns their positions; an empty workspace: the plain problem.
 
         Equal workspaces share one request, and so one prefix.
 
         Args:
-            workspaces: What the attempts read.
-            role: Of the attempts.
-            round: Of the attempts.
-            quorum: Once this share has ended the others are aborted: they count for their tokens, and as
-                truncated.
+            workspaces: Workspaces that the attempts read, one each.
+            role: Role of the attempts.
+            round: Round of the attempts.
+            quorum: Once this share of the attempts has ended, the others are aborted: their tokens count,
+                and they are labelled truncated.
         """
         self._round = round
         given = self._take_given(len(workspaces)) if role == DRAFT else ()
+        # contexts: distinct workspace -> number of samples drawn from it.
         contexts = Counter(workspaces[len(given) :])
+        # Sorted, so that positions and seeds do not depend on the order in which a distiller ended.
         ordered = sorted(contexts, key=lambda workspace: (workspace.text, workspace.parents))
         attempts = [
             (self._attempt(w), _Place(role=role, round=round, parents=w.parents, workspace=w.text))
             for w in ordered
         ]
         if quorum < 1:
+            # One request per attempt: ``abort`` ends whole requests, not single samples.
             singles = [each for each, w in zip(attempts, ordered, strict=True) for _ in range(contexts[w])]
             return (*given, *await self._first(singles, enough=math.ceil(quorum * len(singles))))
         calls = await asyncio.gather(
@@ -142,42 +147,43 @@ class Policy:
         return (*given, *(call for some in calls for call in some))
 
     async def distil(self, drafts: Sequence[Solution], *, kappa: int, num: int = 1) -> list[int]:
-        """``num`` samples of a call that writes a summary of the drafts."""
+        """Samples ``num`` summaries of the drafts; returns the positions of these calls."""
         text = self.prompts.distil_text(self.problem.question, [d.text for d in drafts], kappa)
         place = _Place(role=DISTIL, round=self._round, parents=tuple(draft.call for draft in drafts))
         return await self._call(self.codec.prompt(text), place, num=num)
 
     async def verify(self, drafts: Sequence[Solution]) -> list[int]:
-        """One call for each draft, that says whether it is correct."""
+        """Makes one call per draft that judges whether it is correct; returns their positions."""
         question = self.problem.question
         return await asyncio.gather(
             *(self._ask(self.prompts.verify_text(question, d.text), VERIFY, (d.call,)) for d in drafts)
         )
 
     async def analyse(self, draft: Solution) -> int:
-        """One call that lists the errors of a draft."""
+        """Makes one call that lists the errors of a draft; returns its position."""
         return await self._ask(
             self.prompts.analyse_text(self.problem.question, draft.text), ANALYSE, (draft.call,)
         )
 
     def solution(self, call: int) -> Solution:
-        """The post-thinking part of a call."""
+        """Returns the post-thinking part of a call."""
         recorded = self._recorded(call)
         parts = self._split(recorded.role, recorded.text, recorded.finish)
         return Solution(call=call, label=parts.label, text=parts.solution)
 
     def verification(self, call: int) -> int:
-        """1 if the verify call ends in a boxed yes, -1 for a boxed no, 0 for anything else."""
+        """Returns 1 if the last box of a verify call holds yes, -1 for no, and 0 for anything else."""
         solution = self.solution(call).text
         boxed = re.findall(r"\\boxed\s*\{\s*(?:\\text\{)?\s*(yes|no)\b", solution, re.I)
         return 0 if not boxed else 1 if boxed[-1].lower() == "yes" else -1
 
     def final_answer(self, call: int) -> str | None:
-        """The answer of a call as it wrote it, for votes; None if it has none."""
+        """Returns the answer of a call as written, for votes; None if it has no answer."""
         return self._grader.answer(self._recorded(call).text)
 
     async def verdict(self, call: int) -> Verdict:
-        """The verifier's word on an attempt; asked once."""
+        """Returns the verifier's verdict on an attempt; each attempt is scored once."""
+        # The task is stored before it ends, so concurrent callers share it.
         if call not in self._verdicts:
             work = self._grader.score(self.problem, self._recorded(call).text)
             self._verdicts[call] = asyncio.ensure_future(work)
@@ -189,6 +195,7 @@ class Policy:
         return recorded
 
     def _take_given(self, most: int) -> tuple[int, ...]:
+        """Records up to ``most`` of the given drafts and returns their positions."""
         first = len(self._slots)
         taken, self._given = self._given[:most], self._given[most:]
         self._slots += [replace(call, role=DRAFT, round=0, parents=(), is_given=True) for call in taken]
@@ -205,7 +212,7 @@ class Policy:
         return (await self._call(self.codec.prompt(text), place))[0]
 
     async def _first(self, attempts: Sequence[tuple[Prompt, _Place]], *, enough: int) -> tuple[int, ...]:
-        """A call for each attempt; when ``enough`` have ended, the rest is aborted."""
+        """Makes one call per attempt and aborts the rest once ``enough`` have ended."""
         names = [uuid.uuid4().hex for _ in attempts]
         tasks = [
             asyncio.ensure_future(self._call(prompt, place, request_id=name))
@@ -216,6 +223,7 @@ class Policy:
                 await ended
             late = [name for task, name in zip(tasks, names, strict=True) if not task.done()]
             if late:
+                # First the names, then the abort: a call between its two requests must not send the second.
                 self._aborted.update(late)
                 await self._settings.sampler.abort(late)
             calls = await asyncio.gather(*tasks)
@@ -228,7 +236,7 @@ class Policy:
     async def _call(
         self, prompt: Prompt, place: _Place, *, num: int = 1, request_id: str | None = None
     ) -> list[int]:
-        # Places are taken before the request leaves, so that order and seeds do not depend on timing.
+        # Slots are reserved before the request is sent, so that order and seeds do not depend on timing.
         first = len(self._slots)
         self._slots.extend([None] * num)
         if place.workspace:

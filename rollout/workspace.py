@@ -1,8 +1,8 @@
 """The bounded workspace and the distillers that make it from drafts.
 
 A distiller maps the drafts of one round to the workspaces of the next round's calls: one that all calls
-share, or one for each call. The workspace is rebuilt every round from that round's drafts only. A distiller
-of your own is one more function like these, named by its import path (README).
+share, or one for each call. The workspace is rebuilt every round from that round's drafts only. A custom
+distiller is one more function like these, named by its import path (README).
 """
 
 import asyncio
@@ -26,23 +26,24 @@ async def distil(
     rng: random.Random,
     num_workspaces: int | None = None,
 ) -> list[Workspace]:
-    """D(x, S): what each of the next round's ``width`` calls reads of this round's drafts.
+    """D(x, S): returns one workspace for each of the next round's ``width`` calls, made from the drafts.
 
-    Drafts without a usable solution never enter a workspace. If none is left, the workspaces are empty:
-    the next round falls back to the plain problem, which is counted.
+    Drafts without a usable solution never enter a workspace. If no draft is usable, the workspaces are
+    empty: the next round falls back to the plain problem, which is counted.
 
     Args:
         policy: The policy on one problem.
-        drafts: The round's calls.
+        drafts: Positions of the round's calls.
         width: Calls of the next round.
-        options: Which distiller.
-        rng: For its choices.
-        num_workspaces: Workspaces that the calls share evenly (training); None leaves it to the distiller.
+        options: Options of the distiller.
+        rng: Source of the distiller's choices.
+        num_workspaces: Workspaces that the calls share evenly (training); None: the distiller's own number.
 
     Raises:
-        ValueError: If the distiller returns anything but so many workspaces within kappa.
+        ValueError: If the distiller does not return that number of workspaces, each within kappa.
     """
     distiller = find_distiller(options.name)
+    # ``num`` distinct workspaces, each repeated ``width // num`` times.
     num = distiller.num_workspaces(width, num_workspaces)
     assert width % num == 0, "calls share workspaces evenly"
     usable = _usable(policy, drafts)
@@ -58,13 +59,13 @@ async def distil(
 
 
 async def carry_over(policy: Policy, drafts: Sequence[int], kappa: int, *, error_analysis: bool) -> Workspace:
-    """The workspace of sequential refinement: the last solution, and by option a list of its errors.
+    """Returns the workspace of sequential refinement: the last solution, optionally with its errors.
 
     Args:
         policy: The policy on one problem.
-        drafts: The round's one call.
-        kappa: The bound, in tokens.
-        error_analysis: Ask the policy for the solution's errors first.
+        drafts: Position of the round's only call.
+        kappa: Bound of the workspace, in tokens.
+        error_analysis: First ask the policy for the solution's errors.
     """
     workspace = Workspace(text="", parents=tuple(drafts))
     usable = _usable(policy, drafts)
@@ -77,7 +78,7 @@ async def carry_over(policy: Policy, drafts: Sequence[int], kappa: int, *, error
 
 
 def _check(drawn: object, context: DistilContext) -> None:
-    """A distiller of one's own may return anything."""
+    """Raises ``ValueError`` for an invalid result: a custom distiller may return anything."""
     name, kappa = context.options.name, context.options.kappa
     if not (isinstance(drawn, list) and all(isinstance(each, Workspace) for each in drawn)):
         raise ValueError(f"The distiller {name} must return a list of Workspace, got {drawn!r}.")
@@ -93,22 +94,24 @@ def _check(drawn: object, context: DistilContext) -> None:
 
 
 def _usable(policy: Policy, drafts: Sequence[int]) -> list[Solution]:
+    """Returns the usable solutions among the drafts, and counts the labels of all."""
     solutions = [policy.solution(draft) for draft in drafts]
     policy.counts.update(f"label/{solution.label}" for solution in solutions)
     return [solution for solution in solutions if solution.is_usable]
 
 
 def _count(policy: Policy, workspaces: Sequence[Workspace]) -> None:
+    # Each distinct workspace counts once, however many calls share it.
     for workspace in set(workspaces):
         policy.counts["workspace/fallback"] += workspace.is_empty
         policy.counts["workspace/truncated"] += workspace.truncated
 
 
 def paste(policy: Policy, drafts: Sequence[Solution], kappa: int, extra: Sequence[int] = ()) -> Workspace:
-    """A workspace that holds the drafts themselves, cut to ``kappa`` tokens.
+    """Returns a workspace that holds the drafts themselves, cut to ``kappa`` tokens.
 
-    What is too long loses whole drafts from the end first; a single draft that is still too long
-    loses its end.
+    If they are too long, whole drafts are dropped from the end; a single draft that is still too long is
+    cut at its end. ``extra`` are further parents, such as the verify calls that ranked the drafts.
     """
     parents = tuple(draft.call for draft in drafts) + tuple(extra)
     kept = list(drafts)
@@ -125,14 +128,15 @@ def _pasted(policy: Policy, drafts: Sequence[Solution]) -> str:
 
 
 def _reviewed(policy: Policy, draft: Solution, analysis: int, kappa: int) -> Workspace:
-    """The draft with its error analysis; what is too long loses its end."""
+    """Returns the draft with its error analysis, cut at its end to ``kappa`` tokens."""
     text = policy.prompts.analysis_text(_pasted(policy, [draft]), policy.solution(analysis).text)
     bounded = policy.codec.cut(text, kappa)
     return Workspace(text=bounded, parents=(draft.call, analysis), truncated=bounded != text)
 
 
 async def global_summary(context: DistilContext) -> list[Workspace]:
-    """One text for all, written by the policy: agreements, contradictions, results, open goals."""
+    """One summary of all drafts, written by the policy: agreements, contradictions, results, open goals."""
+    # Shuffled, so that the policy cannot learn to prefer a position.
     kappa, shuffled = context.options.kappa, context.rng.sample(context.drafts, len(context.drafts))
     calls = await context.policy.distil(shuffled, kappa=kappa, num=context.num)
     return [_summary(context.policy, call, kappa) for call in calls]
@@ -147,14 +151,14 @@ def _summary(policy: Policy, call: int, kappa: int) -> Workspace:
 
 
 async def most_trusted(context: DistilContext) -> list[Workspace]:
-    """The k drafts that the policy itself holds most likely right; a verification pass for each workspace."""
-    # A generator for each: what is drawn must not depend on which ranking ends first.
+    """The k drafts that the policy itself ranks as most likely right; each workspace has its own ranking."""
+    # One generator per workspace: the draws must not depend on which ranking ends first.
     own = [random.Random(context.rng.random()) for _ in range(context.num)]
     return await asyncio.gather(*(_most_trusted(replace(context, rng=rng)) for rng in own))
 
 
 async def random_k(context: DistilContext) -> list[Workspace]:
-    """k drafts drawn uniformly."""
+    """k drafts, drawn uniformly."""
     return _drawn(context, min(context.options.top_k, len(context.drafts)))
 
 
@@ -169,17 +173,19 @@ def _drawn(context: DistilContext, k: int) -> list[Workspace]:
 
 
 async def oracle(context: DistilContext) -> list[Workspace]:
-    """Up to k drafts that the verifier holds right (or wrong): the paper's ablation, never for training."""
+    """Up to k drafts that the verifier judges right (or wrong): the paper's ablation, never for training."""
     drafts = context.drafts
     verdicts = await asyncio.gather(*(context.policy.verdict(draft.call) for draft in drafts))
     wanted = context.options.oracle == "only_correct"
     admitted = [d for d, verdict in zip(drafts, verdicts, strict=True) if verdict.is_correct == wanted]
     if not admitted:
+        # An empty workspace, so that the calls fall back to the plain problem.
         return [Workspace(text="", parents=tuple(draft.call for draft in drafts))] * context.num
     return await random_k(replace(context, drafts=admitted))
 
 
 def _cost_of_ranking(drafts: int, num: int, options: DistillerOptions) -> DistilCost:
+    # Each of the ``num`` rankings verifies every draft; without a draft to leave out there is none.
     left_out = drafts > options.top_k
     calls = (Stage(role=VERIFY, contexts=drafts * num, solutions=1),) if left_out else ()
     return DistilCost(solutions=min(drafts, options.top_k), calls=calls)
@@ -208,15 +214,15 @@ DISTILLERS: dict[str, Distiller] = {
 
 
 def find_distiller(name: str, option: str = "operator.distiller") -> Distiller:
-    """The distiller of this name, or the one that ``package.module:function`` names.
+    """Returns the distiller of this name, or the one that ``package.module:function`` names.
 
     Args:
         name: A key of ``DISTILLERS``; or the import path of an async function of one ``DistilContext``, or of
             a ``Distiller``.
-        option: Set to ``name``, for the messages.
+        option: Name of the option that holds ``name``, for the messages.
 
     Raises:
-        ValueError: If it does not import or is no distiller.
+        ValueError: If the path does not import or names no distiller.
     """
     if name in DISTILLERS:
         return DISTILLERS[name]
@@ -224,11 +230,11 @@ def find_distiller(name: str, option: str = "operator.distiller") -> Distiller:
     distiller = found if isinstance(found, Distiller) else Distiller(found)  # type: ignore[arg-type]
     if not is_distil(distiller.draw):
         raise ValueError(
-            f"{option} is {name!r}, which is no distiller. Write it as async def "
+            f"{option} is {name!r}, which is not a distiller. Write it as async def "
             f"{name.partition(':')[2]}(context: DistilContext) -> list[Workspace], or as a "
             "rollout.distiller.Distiller of such a function."
         )
-    if distiller.draw is oracle:  # training refuses it by its name
+    if distiller.draw is oracle:  # training refuses the oracle by its name
         raise ValueError(f"{option} is {name!r}, which is the built-in oracle. Write {option}=oracle.")
     return distiller
 
@@ -236,10 +242,12 @@ def find_distiller(name: str, option: str = "operator.distiller") -> Distiller:
 async def trust(
     policy: Policy, drafts: Sequence[Solution], rng: random.Random
 ) -> tuple[list[Solution], list[int]]:
-    """Ranks drafts by the policy's own verification: yes, unclear, no; ties broken by ``rng``.
+    """Ranks drafts by the policy's own verification: yes, unclear, no; ties are broken by ``rng``.
 
-    Returns the drafts, the most trusted first, and the verify calls.
+    Returns:
+        The drafts, the most trusted first, and the positions of the verify calls.
     """
+    # The sort below is stable, so the shuffle decides ties.
     shuffled = rng.sample(drafts, len(drafts))
     calls = await policy.verify(shuffled)
     verdicts = [policy.verification(call) for call in calls]
@@ -248,7 +256,7 @@ async def trust(
 
 
 async def _most_trusted(context: DistilContext) -> Workspace:
-    """The k most trusted drafts, in random order; no call is made when nothing has to be left out."""
+    """Pastes the k most trusted drafts in random order; makes no call if no draft has to be left out."""
     options, rng = context.options, context.rng
     calls: list[int] = []
     kept = list(context.drafts)

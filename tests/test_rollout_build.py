@@ -154,8 +154,8 @@ def test_training_may_draw_a_distiller_of_ones_own(readme_folder: Path):
         ("no_such_module_here:f", r"'no_such_module_here:f', which does not import: No module"),
         ("operator_of_a_user:f", r"does not import: .*'f'.*Write it as package\.module:function"),
         ("operator_of_a_user:NoOperator", r"no distiller\. Write it as async def NoOperator\(context"),
-        ("operator_of_a_user:takes_two", r"'operator_of_a_user:takes_two', which is no distiller"),
-        ("operator_of_a_user:waits_for_nothing", r"which is no distiller\. Write it as async def"),
+        ("operator_of_a_user:takes_two", r"'operator_of_a_user:takes_two', which is not a distiller"),
+        ("operator_of_a_user:waits_for_nothing", r"which is not a distiller\. Write it as async def"),
         # Training refuses the oracle by its name.
         ("operator_of_a_user:knows", r"which is the built-in oracle\. Write operator\.distillers?=oracle"),
         ("rollout.workspace:oracle", r"which is the built-in oracle"),
