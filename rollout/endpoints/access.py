@@ -1,7 +1,7 @@
-"""The key of a worker guards everything that it can be told.
+"""ASGI middleware that requires a worker's key on every path.
 
-vLLM asks for its key on the paths of its public API alone; its control paths, which pause it and replace its
-weights, are open to whoever reaches it. This middleware closes them.
+vLLM itself requires its key only on the paths of its public API. Its control paths, which pause the server
+and replace its weights, are open to any client that can reach it. This middleware closes them.
 """
 
 import hmac
@@ -12,7 +12,7 @@ from typing import Any
 from rollout.endpoints.vllm_api import HEALTH
 
 KEY_VARIABLE = "VLLM_API_KEY"
-OPEN_PATHS = (HEALTH,)
+OPEN_PATHS = (HEALTH,)  # a health probe needs no key
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -37,4 +37,5 @@ class RequireKey:
 
     def _has_key(self, scope: Scope) -> bool:
         given = [value for name, value in scope["headers"] if name == b"authorization"]
+        # Constant-time comparison: the time of a refusal must not tell how much of a key is right.
         return len(given) == 1 and hmac.compare_digest(given[0], self._expected)

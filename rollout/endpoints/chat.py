@@ -1,7 +1,7 @@
-"""Any OpenAI-compatible chat endpoint, for evaluation: text in, text out.
+"""Client of an OpenAI-compatible chat endpoint, for evaluation: text in, text out.
 
-Such an endpoint gives neither token ids nor log-probs and takes no half-written completion back, so
-training, budget forcing and draft quorums are not available on it.
+A chat endpoint returns neither token ids nor log-probs and cannot continue a partial completion, so training,
+budget forcing and draft quorums are not available on it.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ FINISHES = ("stop", "length")
 
 class _Message(msgspec.Struct):
     content: str | None = None
-    """The answer proper: endpoints keep their reasoning to themselves or in other fields."""
+    """Final text; endpoints hide their reasoning or return it in other fields."""
 
 
 class _Choice(msgspec.Struct):
@@ -48,17 +48,18 @@ class _Answer(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dialect:
-    """What differs between endpoints; found out by what they refuse."""
+    """Options that endpoints treat differently, learned from the requests that an endpoint refuses."""
 
     many: bool = True
-    """Takes ``n`` above 1."""
+    """True if ``n`` above 1 is accepted."""
     limit: str = "max_tokens"
-    """Its name for the most tokens: older servers know no other, OpenAI's reasoning models refuse it."""
+    """Name of the limit: older servers know only ``max_tokens``, OpenAI's reasoning models refuse it."""
     seed: bool = True
-    """Takes ``seed``."""
+    """True if ``seed`` is accepted."""
 
     def without(self, refusal: str) -> "Dialect | None":
-        """The dialect to try next after a refusal; None if no option of ours is to blame."""
+        """Returns the dialect to try after a refusal; None if the refusal names none of these options."""
+        # ``n`` is matched as a whole word, since the letter occurs in nearly every message.
         words = set(refusal.replace("'", " ").replace('"', " ").replace("`", " ").split())
         if "max_completion_tokens" in refusal and self.limit == "max_tokens":
             return replace(self, limit="max_completion_tokens")
@@ -70,7 +71,7 @@ class Dialect:
 
 
 class ChatEndpoint:
-    """Samples on an endpoint that chats (``Sampler``); its key is ``OPENAI_API_KEY`` of the environment.
+    """``Sampler`` on a chat endpoint. The key is read from the environment variable ``OPENAI_API_KEY``.
 
     Use as an async context manager; bound to the event loop that entered it.
     """
@@ -94,7 +95,7 @@ class ChatEndpoint:
         await self._client.__aexit__()
 
     async def check(self, timeout: float = 30.0) -> None:
-        """Asks for the endpoint's models, to find a wrong address or key before the first problem does.
+        """Requests the endpoint's list of models, so that a wrong address or key fails before any problem.
 
         Raises:
             RuntimeError: If nothing answers within ``timeout`` seconds, or the key is refused.
@@ -110,32 +111,32 @@ class ChatEndpoint:
     async def generate(
         self, prompt: Prompt, sampling: Sampling, n: int = 1, request_id: str | None = None
     ) -> list[Completion]:
-        """``n`` texts; one request if the endpoint takes ``n``, else ``n`` requests (``Sampler.generate``).
+        """Returns ``n`` texts: one request if the endpoint accepts ``n``, else ``n`` requests.
 
-        A completion has no ids and no log-probs; its one version span, of version 0, is empty. Reasoning
-        tokens that the endpoint hides count as completion tokens.
+        Implements ``Sampler.generate``. A completion has no ids and no log-probs, and one empty version span
+        of version 0. Reasoning tokens that the endpoint hides count as completion tokens.
 
         Raises:
             RequestRefused: If the endpoint refuses the request.
-            CallFailed: If it did not answer after ``max_retries`` further attempts, or ended a text for
-                another reason than its end or its length.
+            CallFailed: If the endpoint did not answer after ``max_retries`` further attempts, or a text has a
+                finish reason other than ``stop`` and ``length``.
         """
         if sampling.stop_token_ids:
-            raise RequestRefused(f"{self._url} works on text: it cannot stop at token ids.")
+            raise RequestRefused(f"{self._url} works on text and cannot stop at token ids.")
         if n == 1 or not self._dialect.many:
             return await self._singles(prompt, sampling, n)
         try:
             answer = await self._answer(prompt, sampling, n)
         except _OnlyOne:
             return await self._singles(prompt, sampling, n)
-        if len(answer.choices) < n:  # some endpoints take n and ignore it
+        if len(answer.choices) < n:  # some endpoints accept n and ignore it
             self._dialect = replace(self._dialect, many=False)
             rest = await self._singles(prompt, sampling, n - len(answer.choices), first=len(answer.choices))
             return [*self._completions(answer), *rest]
         return self._completions(answer)
 
     async def abort(self, request_ids: Collection[str]) -> None:
-        """An endpoint that chats cannot hand over a part of its answer.
+        """Not supported: a chat endpoint cannot return a partial answer.
 
         Raises:
             NotImplementedError: Always.
@@ -156,10 +157,10 @@ class ChatEndpoint:
         try:
             answer = msgspec.json.decode(payload, type=_Answer)
         except msgspec.MsgspecError as error:
-            raise CallFailed(f"{self._url} gave what is no chat completion with usage: {error}") from error
+            raise CallFailed(f"{self._url} did not return a chat completion with usage: {error}") from error
         odd = [choice.finish_reason for choice in answer.choices if choice.finish_reason not in FINISHES]
         if odd or not answer.choices:
-            raise CallFailed(f"{self._url} ended a text by {odd or 'nothing'}, neither stop nor length.")
+            raise CallFailed(f"{self._url} ended a text with {odd or 'nothing'}, neither stop nor length.")
         self.counts.prompt_tokens += answer.usage.prompt_tokens
         self.counts.completion_tokens += _written(answer.usage)
         return answer
@@ -169,6 +170,7 @@ class ChatEndpoint:
         attempt = 0
         while attempt <= self._config.max_retries:
             dialect = self._dialect
+            # Another request may have learned this meanwhile: the caller then sends ``n`` requests.
             if n > 1 and not dialect.many:
                 raise _OnlyOne
             self.counts.requests += 1
@@ -179,14 +181,16 @@ class ChatEndpoint:
                 spoken = dialect.without(str(error))
                 if spoken is None:
                     raise
+                # Concurrent requests meet the same refusal; only the first one changes the dialect.
                 if dialect == self._dialect:
-                    logger.warning("From now on %s is asked in another way: %s", self._url, spoken)
+                    logger.warning("Requests to %s now use these options: %s", self._url, spoken)
                     self._dialect = spoken
             except Unavailable as error:
                 cause = str(error)
                 logger.warning("Attempt %d of a request failed: %s", attempt + 1, cause)
                 pause = max(backoff_seconds(attempt, self._rng), error.retry_after)
                 attempt += 1
+                # Waiting longer than a request may take is reported as a failure instead.
                 if pause > self._config.request_timeout_seconds:
                     break
                 if attempt <= self._config.max_retries:
@@ -199,7 +203,7 @@ class ChatEndpoint:
             "messages": [{"role": "user", "content": prompt.text}],
             dialect.limit: sampling.max_tokens,
         }
-        # Defaults are left out: some models refuse an option that they are told to leave alone.
+        # Defaults are omitted: some models refuse these options even at their default value.
         if sampling.temperature != 1.0:
             body["temperature"] = sampling.temperature
         if sampling.top_p != 1.0:
@@ -228,18 +232,19 @@ class ChatEndpoint:
 
 
 class _OnlyOne(Exception):
-    """The endpoint turned out to take one sample a request."""
+    """Raised when the endpoint turns out to accept only one sample per request."""
 
 
 def _written(usage: _Usage) -> int:
-    """Tokens out; where hidden reasoning is only in the total, it is taken from there."""
+    """Returns the tokens out, hidden reasoning included even if only ``total_tokens`` counts it."""
     return max(usage.completion_tokens, usage.total_tokens - usage.prompt_tokens)
 
 
 def _shared_out(total: int, weights: Sequence[int]) -> list[int]:
-    """``total`` in proportion to ``weights``, in whole numbers that sum to it.
+    """Splits ``total`` in proportion to ``weights`` into integers that sum to it.
 
-    An endpoint counts the tokens of a request, not of its samples.
+    An endpoint counts the tokens of a request, not those of its samples.
     """
+    # Differences of the rounded cumulative sums, so that rounding errors do not add up.
     ends = [total * sum(weights[: i + 1]) // sum(weights) for i in range(len(weights))]
     return [end - start for start, end in zip([0, *ends], ends, strict=False)]

@@ -1,4 +1,4 @@
-"""HTTP to endpoints: one session, a limit on every request, a key that no message repeats."""
+"""HTTP client for endpoints: one session, a time limit on every request, a key that no message repeats."""
 
 import json
 import os
@@ -13,24 +13,24 @@ import aiohttp
 from rollout.sampler import RequestRefused
 
 KEEP_ALIVE_SECONDS = 3.0
-"""Less than the 5 s after which a vLLM server closes an idle connection, so that we never write into one
-that is being closed."""
+"""Shorter than the 5 s after which a vLLM server closes an idle connection, so that no request is written to
+a connection that is being closed."""
 SLOW_HINT = (
-    "If it is only slow, lower rollout.max_concurrency, so that less waits in its queue, or raise "
+    "If it is only slow, lower rollout.max_concurrency, so that fewer requests wait in its queue, or raise "
     "rollout.request_timeout_seconds."
 )
 SHOWN_CHARACTERS = 500
-"""Of an endpoint's answer, in an error."""
+"""Longest excerpt of an endpoint's answer in an error message."""
 
 FIRST_BACKOFF_SECONDS = 0.5
 LONGEST_BACKOFF_SECONDS = 30.0
 
 
 class Unavailable(Exception):
-    """A failure that may pass: 408, 429, a 5xx, a broken connection, a request that took too long.
+    """A temporary failure: 408, 429, a 5xx, a broken connection, or a request that took too long.
 
-    ``retry_after`` is the wait in seconds that the endpoint asked for, 0 if it asked for none;
-    ``is_busy`` says that it answered 429, so it is in good health.
+    ``retry_after`` is the wait in seconds that the endpoint asked for, 0 if it asked for none. ``is_busy`` is
+    True if the status was 429: the endpoint is healthy.
     """
 
     def __init__(self, message: str, *, retry_after: float = 0.0, is_busy: bool = False) -> None:
@@ -41,19 +41,19 @@ class Unavailable(Exception):
 
 @dataclass(slots=True)
 class RequestCounts:
-    """Requests since the start of the run, and their tokens by the endpoint's own ``usage``."""
+    """Requests since the start of the run, and their tokens as counted in the endpoint's ``usage``."""
 
     requests: int = 0
     retries: int = 0
     prompt_tokens: int = 0
-    """A prompt shared by n samples counts once."""
+    """Tokens in; a prompt shared by n samples counts once."""
     completion_tokens: int = 0
     cached_tokens: int = 0
-    """Prompt tokens that vLLM workers had in their prefix caches; 0 on an endpoint that chats."""
+    """Prompt tokens found in the workers' prefix caches; 0 on a chat endpoint."""
 
 
 class Client:
-    """JSON in and out. Use as an async context manager; bound to the event loop that entered it.
+    """JSON over HTTP. Use as an async context manager; bound to the event loop that entered it.
 
     The key is read from the environment variable ``key_variable`` and sent as a bearer token with every
     request. No message repeats it.
@@ -75,7 +75,7 @@ class Client:
         await self._session.close()
 
     async def sample(self, url: str, body: bytes) -> bytes:
-        """The answer to a request for tokens.
+        """Posts a sampling request and returns the body of the answer.
 
         Raises:
             Unavailable: If another attempt may help.
@@ -96,7 +96,7 @@ class Client:
         raise RequestRefused(f"{url} refused a request with {status}: {self._shown(answer)}{hint}")
 
     async def control(self, method: str, url: str, body: Any, timeout_seconds: float) -> Any:
-        """The answer to a request that is not for tokens; None if it is empty.
+        """Sends a control request and returns the decoded answer; None if the answer is empty.
 
         Raises:
             RuntimeError: If it fails or takes longer than ``timeout_seconds``. The message names the URL.
@@ -112,10 +112,10 @@ class Client:
         return json.loads(answer) if answer else None
 
     async def status(self, url: str, timeout_seconds: float) -> int:
-        """The HTTP status of a GET, whatever it is.
+        """Returns the HTTP status of a GET, including error statuses.
 
         Raises:
-            RuntimeError: If there is none within ``timeout_seconds``.
+            RuntimeError: If the endpoint does not answer within ``timeout_seconds``.
         """
         try:
             return (await self._request("GET", url, None, timeout_seconds))[0]
@@ -136,11 +136,11 @@ class Client:
         except TimeoutError as error:
             raise Unavailable(f"{url} did not answer within {timeout_seconds:g} s.") from error
         except (aiohttp.ClientError, OSError) as error:
-            # Not repr(error): aiohttp's can hold the request's headers, and so the key.
+            # Not ``repr(error)``: aiohttp's can contain the request's headers, and with them the key.
             raise Unavailable(f"{url} failed: {self._redacted(f'{type(error).__name__}: {error}')}") from None
 
     def _shown(self, answer: bytes) -> str:
-        # Redacted before it is cut, which could leave part of a key; on one line.
+        # Redacted before it is cut, since a cut could leave part of a key.
         return " ".join(self._redacted(answer.decode(errors="replace")).split())[:SHOWN_CHARACTERS]
 
     def _redacted(self, text: str) -> str:
@@ -148,23 +148,23 @@ class Client:
 
 
 def is_temporary(status: int) -> bool:
-    """Whether an HTTP status is worth another attempt."""
+    """Returns True if a request with this HTTP status is worth another attempt."""
     return status in (408, 429) or status >= 500
 
 
 def backoff_seconds(attempt: int, rng: random.Random) -> float:
-    """The wait after failed attempt ``attempt`` (from 0): doubles each time, less up to half at random.
+    """Returns the wait after attempt ``attempt`` (from 0): doubles each time, less up to half at random.
 
-    The random part keeps requests that failed together from coming back together.
+    The random part keeps requests that failed together from being sent again together.
     """
     longest = min(FIRST_BACKOFF_SECONDS * 2**attempt, LONGEST_BACKOFF_SECONDS)
     return longest * rng.uniform(0.5, 1.0)
 
 
 def retry_after_seconds(header: str | None, now: datetime | None = None) -> float:
-    """Seconds that a ``Retry-After`` header, in seconds or as an HTTP date (RFC 9110, 10.2.3), asks to wait.
+    """Returns the wait in seconds of a ``Retry-After`` header: seconds or an HTTP date (RFC 9110, 10.2.3).
 
-    0 without a header, for a date that has passed, or for what is neither.
+    Returns 0 for a missing or malformed header and for a date that has passed.
     """
     if not header:
         return 0.0

@@ -1,8 +1,8 @@
-"""What the pool and the publisher ask of an inference engine, whichever it is.
+"""Protocols that an inference engine implements for the pool and the publisher.
 
-An engine is two files: one that speaks HTTP to it (``vllm_api``, the only one that knows its paths and
-bodies), and one that starts it (``rollout.workers.local_worker``, the only one that knows its command line
-and environment).
+Support for an engine consists of two files: its HTTP client (``vllm_api``, the only file that knows its paths
+and bodies), and its launcher (``rollout.workers.local_worker``, the only file that knows its command line and
+environment).
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,30 +13,30 @@ from rollout.records import Completion, Prompt, Sampling
 
 
 class Answer(Protocol):
-    """An engine's answer to one request. Tokens are counted by the engine."""
+    """An engine's answer to one request. Token counts are the engine's own."""
 
     @property
     def prompt_tokens(self) -> int:
-        """A prompt that ``n`` samples share counts once."""
+        """Tokens in; a prompt that ``n`` samples share counts once."""
         ...
 
     @property
     def completion_tokens(self) -> int:
-        """Sum over the samples."""
+        """Tokens out, summed over the samples."""
         ...
 
     @property
     def cached_tokens(self) -> int:
-        """Prompt tokens that the engine had in its prefix cache; 0 if it does not report them."""
+        """Prompt tokens found in the engine's prefix cache; 0 if the engine does not report them."""
         ...
 
     @property
     def is_aborted(self) -> bool:
-        """Whether a sample was ended early, by ``EngineApi.abort`` or since the engine stops."""
+        """True if a sample was ended early, by ``EngineApi.abort`` or because the engine stops."""
         ...
 
     def completions(self, prompt_tokens: int, version: int) -> list[Completion]:
-        """The samples in the order of their index, with the ids and log-probs that were sampled.
+        """Returns the samples in the order of their index, with the sampled ids and log-probs.
 
         Args:
             prompt_tokens: Tokens in, for the usage of each sample.
@@ -46,52 +46,52 @@ class Answer(Protocol):
 
 
 class EngineApi(Protocol):
-    """One engine's HTTP. Stateless: ``url`` is the worker's, without a path.
+    """HTTP interface of one engine. Stateless: ``url`` is that of the worker, without a path.
 
     Every method but ``request_body``, ``generate`` and ``is_healthy`` raises ``RuntimeError`` if the worker
     refuses, breaks, or does not answer within ``timeout_seconds``; the message names the URL.
     """
 
     def request_body(self, prompt: Prompt, sampling: Sampling, n: int, request_id: str | None) -> bytes:
-        """The body of a request for ``n`` completions with log-probs: encoded once, however often it is sent.
+        """Encodes a request for ``n`` completions with log-probs; retries send the same body again.
 
-        ``request_id`` names it for ``abort``; None leaves it without a name.
+        ``request_id`` names the request for ``abort``; a request with None cannot be aborted.
         """
         ...
 
     async def generate(self, url: str, body: bytes) -> Answer:
-        """Sends what ``request_body`` made; limited by the client's own ``timeout_seconds``.
+        """Sends a body made by ``request_body``; limited by the client's own ``timeout_seconds``.
 
         Raises:
-            Unavailable: If another attempt, here or on another worker, may help.
-            RequestRefused: If the worker refuses the request, or its answer is not this engine's.
+            Unavailable: If another attempt, on this worker or another, may help.
+            RequestRefused: If the worker refuses the request, or the answer is not in this engine's format.
         """
         ...
 
     async def abort(self, url: str, request_ids: Sequence[str], timeout_seconds: float) -> None:
         """Ends requests early: the ``generate`` of each returns what was sampled so far.
 
-        Ids that the worker does not have, or not yet, are passed over.
+        Ids that the worker does not have, or not yet, are ignored.
         """
         ...
 
     async def weight_version(self, url: str, timeout_seconds: float) -> int:
-        """The policy version that the worker serves: that of the last ``set_version``, 0 before the first."""
+        """Returns the policy version that the worker serves: the last ``set_version``, 0 before the first."""
         ...
 
     async def check_key(self, url: str, timeout_seconds: float) -> None:
-        """Returns if the worker accepts our key, or asks for none. Has no other effect."""
+        """Checks that the worker accepts the client's key or requires none; changes nothing on the worker."""
         ...
 
     async def is_healthy(self, url: str, timeout_seconds: float) -> bool:
-        """Whether the worker answers, and its engine is alive. Never raises for a worker that does not."""
+        """Returns True if the worker answers and its engine is alive; returns False instead of raising."""
         ...
 
     async def pause(self, url: str, mode: str, timeout_seconds: float) -> None:
-        """Stops decoding until ``resume``; requests that come meanwhile wait.
+        """Stops decoding until ``resume``; requests that arrive meanwhile wait.
 
-        ``keep`` freezes requests in flight, which resume with the weights that are then loaded; ``wait``
-        lets them end first.
+        Mode ``keep`` freezes requests in flight, which resume with the weights loaded by then; ``wait`` lets
+        them end first.
         """
         ...
 
@@ -100,7 +100,7 @@ class EngineApi(Protocol):
         ...
 
     async def load(self, url: str, folder: Path, timeout_seconds: float) -> None:
-        """Has a paused worker load the safetensors in a folder that it can read; returns when it has them."""
+        """Makes a paused worker load the safetensors in a folder that it can read; returns once loaded."""
         ...
 
     async def receive(
@@ -110,28 +110,28 @@ class EngineApi(Protocol):
         entries: Sequence[Mapping[str, Any]],
         timeout_seconds: float,
     ) -> None:
-        """Has a paused worker load what ``rollout.weights.transfer.send`` sends; returns when it has it.
+        """Makes a paused worker load what ``rollout.weights.transfer.send`` sends; returns once loaded.
 
         Args:
-            url: The worker's.
+            url: URL of the worker.
             meeting: A ``transfer.Meeting`` as a mapping.
             entries: A ``transfer.WeightEntry`` for each weight, as mappings, in the order of sending.
-            timeout_seconds: Of the whole transfer.
+            timeout_seconds: Limit of the whole transfer.
         """
         ...
 
     async def reset_prefix_cache(self, url: str, timeout_seconds: float) -> None:
-        """Forgets cached prefixes, which other weights computed."""
+        """Drops the cached prefixes, which were computed with the previous weights."""
         ...
 
     async def set_version(self, url: str, version: int, timeout_seconds: float) -> None:
-        """Labels the weights that the worker has; tokens sampled from then on carry ``version``."""
+        """Labels the worker's current weights; tokens sampled from then on carry ``version``."""
         ...
 
     async def sleep(self, url: str, timeout_seconds: float) -> None:
-        """Frees the GPU's memory once requests in flight have ended; the weights can be woken."""
+        """Frees the GPU's memory once requests in flight have ended; ``wake`` restores the weights."""
         ...
 
     async def wake(self, url: str, timeout_seconds: float) -> None:
-        """Takes the memory back, with the weights from before the sleep; no-op if already awake."""
+        """Reallocates the memory, with the weights from before the sleep; no-op if already awake."""
         ...

@@ -1,4 +1,4 @@
-"""Requests under way, by name, so that they can be aborted."""
+"""Registry of the requests in flight, by name, so that they can be aborted."""
 
 import asyncio
 import logging
@@ -13,26 +13,26 @@ from rollout.records import Completion, Usage, VersionSpan
 logger = logging.getLogger(__name__)
 
 ABORT_SECONDS = 30.0
-"""The longest that a worker may take to hand over what it has of an aborted request."""
+"""Time limit for a worker to return the tokens of an aborted request."""
 ABORT_AGAIN_SECONDS = 0.1
-"""An abort can overtake its request on the way to the worker, so it is repeated until that returns."""
+"""Interval of repeated aborts: an abort can overtake its request, so it is sent until the request returns."""
 
 
 @dataclass(slots=True, eq=False)
 class OpenRequest:
-    """One request. ``wire_id`` is the name that its worker knows it by."""
+    """One request. ``wire_id`` is its id at the worker; None if it cannot be aborted there."""
 
     wire_id: str | None
     work: asyncio.Task[list[Completion]] = field(init=False)
     endpoint: Endpoint | None = None
-    """The worker that has it, while one has it."""
+    """Worker that the request was sent to, while it is in flight there; otherwise None."""
     is_aborted: bool = False
     overdue: str = ""
-    """Why its answer was no longer waited for; empty if it was."""
+    """Reason why the wait for the answer was given up; empty otherwise."""
 
     @contextmanager
     def at(self, endpoint: Endpoint, n: int) -> Iterator[None]:
-        """Marks ``endpoint`` as having this request, for ``n`` samples, inside the block."""
+        """Context manager: marks this request, for ``n`` samples, as in flight at ``endpoint``."""
         endpoint.in_flight += n
         self.endpoint = endpoint
         try:
@@ -43,7 +43,7 @@ class OpenRequest:
 
 
 def never_sent(version: int) -> Completion:
-    """The sample of an aborted request that no worker had: no tokens in, no tokens out."""
+    """Returns the sample of a request aborted before any worker had it: no tokens in, no tokens out."""
     return Completion(
         token_ids=(),
         logprobs=(),
@@ -54,7 +54,7 @@ def never_sent(version: int) -> Completion:
 
 
 class OpenRequests:
-    """Keeps the requests under way and aborts them: ``send_abort(endpoint, wire_ids)`` tells a worker."""
+    """Tracks the requests in flight and aborts them; ``send_abort(endpoint, wire_ids)`` notifies a worker."""
 
     def __init__(self, send_abort: Callable[[Endpoint, Sequence[str]], Awaitable[None]]) -> None:
         self._send_abort = send_abort
@@ -62,7 +62,7 @@ class OpenRequests:
 
     @contextmanager
     def under(self, name: str, request: OpenRequest) -> Iterator[None]:
-        """Makes ``request`` known as ``name`` inside the block; requests may share a name."""
+        """Context manager: registers ``request`` under ``name``; requests may share a name."""
         self._by_name[name].append(request)
         try:
             yield
@@ -72,10 +72,10 @@ class OpenRequests:
                 del self._by_name[name]
 
     async def abort(self, names: Collection[str]) -> None:
-        """Aborts what is under way under ``names`` and waits until its work is done.
+        """Aborts the requests registered under ``names`` and waits until they are done.
 
-        What no worker has is cancelled. What a worker has is its to end, as it holds the tokens; if it
-        does not within ``ABORT_SECONDS``, the work is cancelled as ``overdue``.
+        A request that no worker has is cancelled. A request in flight is ended by its worker, which holds the
+        tokens; if that takes longer than ``ABORT_SECONDS``, the request is cancelled as ``overdue``.
         """
         requests = [request for name in names for request in self._by_name.get(name, ())]
         for request in requests:
@@ -91,7 +91,7 @@ class OpenRequests:
             waiting = [request for request in waiting if not request.work.done()]
         for request in waiting:
             where = request.endpoint.url if request.endpoint else "A worker"
-            request.overdue = f"{where} did not hand over an aborted request within {ABORT_SECONDS:g} s."
+            request.overdue = f"{where} did not return an aborted request within {ABORT_SECONDS:g} s."
             request.work.cancel()
 
     async def _tell(self, requests: Sequence[OpenRequest]) -> None:
@@ -102,5 +102,5 @@ class OpenRequests:
         orders = (self._send_abort(endpoint, wire_ids) for endpoint, wire_ids in names.items())
         for result in await asyncio.gather(*orders, return_exceptions=True):
             if isinstance(result, Exception):
-                # A worker that broke fails the request itself; one that goes on is told again.
-                logger.warning("An abort did not arrive: %s", result)
+                # Not an error here: a broken worker fails the request itself, a live one is notified again.
+                logger.warning("An abort did not reach its worker: %s", result)
