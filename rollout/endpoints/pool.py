@@ -1,4 +1,4 @@
-"""The pool of vLLM workers: retries, limits, restarts, aborts."""
+"""``Sampler`` on a pool of vLLM workers: retries, limits, restarts, aborts."""
 
 import asyncio
 import logging
@@ -26,13 +26,13 @@ from rollout.sampler import CallFailed
 logger = logging.getLogger(__name__)
 
 HEALTH_SECONDS = 10.0
-"""The longest that a worker may take to say that it is healthy."""
+"""Time limit of a worker's health check."""
 LOOK_AGAIN_SECONDS = 1.0
-"""A request that waits for its turn looks that often whether another worker is free of trouble."""
+"""Interval at which a waiting request checks for another usable worker, and a wait for a worker probes it."""
 
 
 class WorkerPool:
-    """Samples on vLLM workers (``Sampler``); re-sends what a broken worker did not answer.
+    """``Sampler`` on vLLM workers; requests that a broken worker did not answer are sent again.
 
     Use as an async context manager; bound to the event loop that entered it.
     """
@@ -46,7 +46,7 @@ class WorkerPool:
         self._config = config
         self._client = Client(KEY_VARIABLE, config.request_timeout_seconds)
         self.api: EngineApi = VllmApi(self._client)
-        """How workers are spoken to; for those who need more of them than samples."""
+        """HTTP interface of the workers, for callers that need more than samples."""
         self._router = Router()
         self._slots = asyncio.Semaphore(config.max_concurrency)
         self._open_requests = OpenRequests(self._send_abort)
@@ -63,16 +63,16 @@ class WorkerPool:
     async def generate(
         self, prompt: Prompt, sampling: Sampling, n: int = 1, request_id: str | None = None
     ) -> list[Completion]:
-        """``n`` completions of one context (``Sampler.generate``).
+        """Returns ``n`` completions of one context (``Sampler.generate``).
 
         Raises:
-            RequestRefused: If the worker refuses it, e.g. since the prompt is too long.
+            RequestRefused: If the worker refuses the request, e.g. because the prompt is too long.
             CallFailed: If no worker answered after ``max_retries`` further attempts, or the worker broke
                 after the request was aborted.
         """
         if sampling.temperature > 0 or n == 1:
             return await self._request(prompt, sampling, n, request_id, request_id)
-        # vLLM refuses n > 1 when greedy.
+        # vLLM refuses n > 1 with greedy sampling, so ``n`` requests share the name ``request_id``.
         names = [None if request_id is None else f"{request_id}-{i}" for i in range(n)]
         singles = await asyncio.gather(
             *(self._request(prompt, sampling, 1, request_id, name) for name in names)
@@ -80,18 +80,18 @@ class WorkerPool:
         return [completion for (completion,) in singles]
 
     async def abort(self, request_ids: Collection[str]) -> None:
-        """Ends requests early (``Sampler.abort``); returns when their answers are there.
+        """Ends requests early (``Sampler.abort``); returns when their answers have arrived.
 
-        Only the worker that has a request is told. One that no worker has yet returns no tokens. If a worker
-        keeps an answer for longer than ``open_requests.ABORT_SECONDS``, its ``generate`` fails.
+        Only the worker that has a request is notified. A request that no worker has yet returns no tokens. If
+        a worker takes longer than ``open_requests.ABORT_SECONDS`` to answer, the request's ``generate`` fails.
         """
         await self._open_requests.abort(request_ids)
 
     async def served_version(self, endpoint: Endpoint, timeout: float = 30.0) -> int:
-        """The policy version that a worker says it serves.
+        """Asks a worker for the policy version that it serves, stores it in ``endpoint`` and returns it.
 
         Raises:
-            RuntimeError: If it does not say within ``timeout`` seconds.
+            RuntimeError: If the worker does not answer within ``timeout`` seconds.
         """
         endpoint.version = await self.api.weight_version(endpoint.url, timeout)
         return endpoint.version
@@ -99,7 +99,7 @@ class WorkerPool:
     async def _request(
         self, prompt: Prompt, sampling: Sampling, n: int, request_id: str | None, wire_id: str | None
     ) -> list[Completion]:
-        """One request, named ``request_id`` for ``abort`` and ``wire_id`` for its worker."""
+        """Sends one request, named ``request_id`` for ``abort`` and ``wire_id`` at its worker."""
         request = OpenRequest(wire_id=wire_id)
         if request_id is None:
             return await self._send(request, prompt, sampling, n)
@@ -108,6 +108,8 @@ class WorkerPool:
             try:
                 return await request.work
             except asyncio.CancelledError:
+                # Either ``abort`` cancelled the request's work, or the caller of ``generate`` was cancelled:
+                # only the second is passed on.
                 own = asyncio.current_task()
                 if not request.is_aborted or (own is not None and own.cancelling()):
                     raise
@@ -120,9 +122,11 @@ class WorkerPool:
         self, request: OpenRequest, prompt: Prompt, sampling: Sampling, n: int
     ) -> list[Completion]:
         body = self.api.request_body(prompt, sampling, n, request.wire_id)
+        # Per worker, for this request alone: the end of its backoff and its failures.
         ready_at: dict[Endpoint, float] = {}
         failures: Counter[Endpoint] = Counter()
         cause = ""
+        # The slot is held through all retries, so that retries do not add to the load.
         async with self._slots:
             for attempt in range(self._config.max_retries + 1):
                 endpoint = await self._turn(prompt.context, failures, ready_at)
@@ -131,10 +135,12 @@ class WorkerPool:
                 try:
                     with request.at(endpoint, n):
                         answer = await self.api.generate(endpoint.url, body)
+                    # A server that shuts down aborts its own requests; those are sent again.
                     if answer.is_aborted and not request.is_aborted:
-                        raise Unavailable(f"{endpoint.url} gave up a request that nobody aborted.")
+                        raise Unavailable(f"{endpoint.url} aborted a request without being asked to.")
                 except Unavailable as error:
                     cause = str(error)
+                    # The tokens sampled so far are lost with the worker, and an aborted request is not retried.
                     if request.is_aborted:
                         raise CallFailed(f"A worker broke while it aborted a request: {cause}") from error
                     self._note_failure(endpoint, error)
@@ -152,10 +158,10 @@ class WorkerPool:
         )
 
     def _note_failure(self, endpoint: Endpoint, error: Unavailable) -> None:
-        """Keeps requests away from a worker that failed, and has it checked unless it was only busy."""
+        """Diverts requests from a worker that failed, and starts a check of it unless it was only busy."""
         now = asyncio.get_running_loop().time()
-        if now >= endpoint.avoid_until:  # once for all requests that a broken worker had
-            logger.warning("A request failed and is sent again: %s", error)
+        if now >= endpoint.avoid_until:  # one message for all requests that a broken worker had
+            logger.warning("A request failed and will be retried if attempts are left: %s", error)
         endpoint.failed(now, error.retry_after)
         if not error.is_busy:
             self.restarter.begin(endpoint)
@@ -163,7 +169,7 @@ class WorkerPool:
     async def _turn(
         self, context: str, failures: Counter[Endpoint], ready_at: dict[Endpoint, float]
     ) -> Endpoint:
-        """The worker to send to, once it may be sent to."""
+        """Chooses a worker, waits for its backoff or ``Retry-After`` to pass, and returns it."""
         clock = asyncio.get_running_loop().time
         while True:
             endpoint = self._router.choose(self.endpoints, context, failures, clock())
@@ -176,21 +182,22 @@ class WorkerPool:
                     f"{endpoint.url} asks to wait {pause:.0f} s (Retry-After), longer than "
                     f"rollout.request_timeout_seconds = {self._config.request_timeout_seconds:g}."
                 )
-            if pause > 0:  # not all at once when it opens
+            if pause > 0:  # spreads the waiting requests, which otherwise would all be sent at once
                 pause += self._rng.uniform(0.0, FIRST_BACKOFF_SECONDS)
             pause = max(pause, ready_at.get(endpoint, 0.0) - clock())
             if pause <= 0:
                 return endpoint
+            # A short sleep, after which the choice is repeated: another worker may be usable by then.
             await asyncio.sleep(min(pause, LOOK_AGAIN_SECONDS))
 
     async def _send_abort(self, endpoint: Endpoint, wire_ids: Sequence[str]) -> None:
         await self.api.abort(endpoint.url, wire_ids, ABORT_SECONDS)
 
     async def until_healthy(self, url: str, timeout_seconds: float) -> None:
-        """Waits for a worker that somebody else starts.
+        """Waits until a worker that is started elsewhere is healthy.
 
         Raises:
-            RuntimeError: If it does not answer within ``timeout_seconds``.
+            RuntimeError: If the worker is not healthy within ``timeout_seconds``.
         """
         clock = asyncio.get_running_loop().time
         deadline = clock() + timeout_seconds
@@ -202,6 +209,7 @@ class WorkerPool:
     async def _is_sound(self, endpoint: Endpoint) -> bool:
         if not await self.api.is_healthy(endpoint.url, HEALTH_SECONDS):
             return False
+        # A worker restarted by its owner is healthy but serves the model's original weights.
         said = endpoint.version
         try:
             return await self.served_version(endpoint, HEALTH_SECONDS) == said

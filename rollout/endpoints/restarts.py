@@ -1,7 +1,7 @@
-"""Brings back workers that broke, in the background, while the others go on.
+"""Restarts broken workers in the background, while the other workers continue.
 
-Local ones are started anew. Those of somebody else are waited for: whoever runs them restarts them. Both get
-the current weights before they get requests again.
+Local workers are started again. Remote workers are restarted by their owner, and the restarter waits for them.
+Both receive the current weights before they receive requests.
 """
 
 import asyncio
@@ -15,24 +15,24 @@ from rollout.sampler import CallFailed
 logger = logging.getLogger(__name__)
 
 RESTART_ATTEMPTS = 3
-"""Times that a worker is started anew before it is given up."""
+"""Restarts of a worker that are attempted before it is given up."""
 
 
 class Restarter:
-    """One restart at a time for each worker, however many requests it failed."""
+    """Runs at most one restart per worker at a time, however many of its requests failed."""
 
     def __init__(self, is_sound: Callable[[Endpoint], Awaitable[bool]]) -> None:
-        """``is_sound``: a worker is up and serves the version that it said last."""
+        """``is_sound`` returns True if a worker is up and serves the version that it reported last."""
         self.restarts = 0
         self.after_restart: Callable[[Endpoint], Awaitable[None]] | None = None
-        """Called before a restarted worker gets requests: brings it to the current weights."""
+        """Called before a restarted worker receives requests; loads the current weights into it."""
         self._is_sound = is_sound
         self._tasks: dict[Endpoint, asyncio.Task[None]] = {}
 
     def begin(self, endpoint: Endpoint) -> None:
-        """Checks a worker and restarts it if it is broken; no request goes there meanwhile.
+        """Starts a check of a worker, which restarts it if it is broken; it receives no requests meanwhile.
 
-        Does nothing for workers of which nobody knows how they come back.
+        No-op for a worker without ``restart``, one that is being checked already, or one that was given up.
         """
         if endpoint.restart is None or endpoint.is_down or endpoint.lost:
             return
@@ -42,7 +42,7 @@ class Restarter:
     async def back(self, endpoints: Sequence[Endpoint]) -> None:
         """Waits until one of ``endpoints``, none of which is up, is back or given up.
 
-        A restart is limited by ``rollout.start_timeout_seconds``, and so is this.
+        The wait is bounded, since each restart is limited by ``rollout.start_timeout_seconds``.
 
         Raises:
             CallFailed: If all were given up.
@@ -54,12 +54,12 @@ class Restarter:
         await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
 
     async def settled(self, endpoint: Endpoint) -> None:
-        """Waits until a worker is not being checked or restarted."""
+        """Waits until no check or restart of a worker is running."""
         if endpoint in self._tasks:
             await asyncio.wait([self._tasks[endpoint]])
 
     async def close(self) -> None:
-        """Gives up what is under way."""
+        """Cancels the running checks and restarts."""
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()
@@ -77,16 +77,17 @@ class Restarter:
 
     async def _restart(self, endpoint: Endpoint, restart: Callable[[], Awaitable[str]]) -> None:
         for attempt in range(RESTART_ATTEMPTS):
-            logger.warning("Bringing back the rollout worker %s (attempt %d).", endpoint.url, attempt + 1)
+            logger.warning("Restarting the rollout worker %s (attempt %d).", endpoint.url, attempt + 1)
             try:
                 endpoint.url = await restart()
                 if self.after_restart is not None:
                     await self.after_restart(endpoint)
             except (RuntimeError, ValueError, OSError) as error:
-                logger.warning("The rollout worker %s did not come back: %s", endpoint.url, error)
+                logger.warning("The restart of the rollout worker %s failed: %s", endpoint.url, error)
+                # The first line only: the rest is the end of the worker's log, which was just logged.
                 cause = str(error).partition("\n")[0]
                 continue
             self.restarts += 1
             endpoint.avoid_until = 0.0
             return
-        endpoint.lost = f"{endpoint.url} did not come back in {RESTART_ATTEMPTS} attempts, at last: {cause}"
+        endpoint.lost = f"{endpoint.url} failed to restart {RESTART_ATTEMPTS} times; last error: {cause}"

@@ -1,4 +1,4 @@
-"""Which worker gets a request."""
+"""Choice of the worker for a request: by failures, prefix cache and load."""
 
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -6,47 +6,47 @@ from dataclasses import dataclass
 
 CONTEXTS_REMEMBERED = 16_384
 COOL_DOWN_SECONDS = 2.0
-"""For which a worker is avoided after a failure."""
+"""Time for which a worker is avoided after a failure."""
 OVERLOAD_RATIO = 1.25
 OVERLOAD_SEQUENCES = 8
 
 
 @dataclass(slots=True, eq=False)
 class Endpoint:
-    """One worker as the pool sees it. ``restart`` starts it anew, or waits until somebody else did.
+    """The pool's view of one worker.
 
-    Times are those of the event loop's clock.
+    ``restart`` restarts the worker, or waits until its owner has. Times are on the event loop's clock.
     """
 
     url: str
     restart: Callable[[], Awaitable[str]] | None = None
-    """Gives the URL of the new process."""
+    """Returns the URL of the new process."""
     in_flight: int = 0
-    """Sequences asked for and not answered yet."""
+    """Sequences requested and not yet returned."""
     version: int = 0
-    """The policy version that it said last it serves."""
+    """Policy version that the worker reported last."""
     avoid_until: float = 0.0
-    """It failed: others are preferred until then."""
+    """End of the cool-down after a failure: other workers are preferred until then."""
     closed_until: float = 0.0
-    """It asked for a pause (Retry-After): nothing is sent until then."""
+    """End of a pause that the worker asked for (``Retry-After``): nothing is sent until then."""
     is_down: bool = False
-    """Being checked or restarted: nothing is sent."""
+    """True while the worker is checked or restarted: nothing is sent."""
     lost: str = ""
-    """Why it cannot be restarted; empty if it is not lost."""
+    """Reason why the worker was given up; empty otherwise."""
 
     def failed(self, now: float, retry_after: float) -> None:
-        """Notes a failure, and the pause that the worker asked for."""
+        """Records a failure at ``now`` and the pause in seconds that the worker asked for."""
         self.avoid_until = max(self.avoid_until, now + COOL_DOWN_SECONDS)
         self.closed_until = max(self.closed_until, now + retry_after)
 
 
 class Router:
-    """Sends calls of one context to the worker that holds its prefix, others to the least loaded.
+    """Routes calls of one context to the worker that holds its prefix, and others to the least loaded worker.
 
-    In order: a worker that is up; one that failed this request least often; one that neither failed in
-    the last ``COOL_DOWN_SECONDS`` nor asked for a pause; the holder of the prefix, unless it is
-    overloaded, which is to have more than 1.25 times the sequences of the least loaded one plus 8 (a
-    prefix saves one prefill, a longer queue costs more); the least loaded.
+    The criteria, in this order: the worker is up; it failed this request least often; it neither failed in the
+    last ``COOL_DOWN_SECONDS`` nor asked for a pause; it holds the prefix and is not overloaded; it is the
+    least loaded. A worker is overloaded with more than 1.25 times the sequences of the least loaded worker
+    plus 8: a cached prefix saves one prefill, and a longer queue costs more than that.
     """
 
     def __init__(self, capacity: int = CONTEXTS_REMEMBERED) -> None:
@@ -60,12 +60,12 @@ class Router:
         failures: Mapping[Endpoint, int],
         now: float,
     ) -> Endpoint | None:
-        """The worker for a call of ``context``, remembered as holder of its prefix; None if none is up.
+        """Returns the worker for a call of ``context`` and stores it as the prefix's holder; None if none is up.
 
         Args:
             endpoints: All workers.
             context: ``Prompt.context``.
-            failures: Times that each worker failed this very request.
+            failures: Number of times that each worker failed this request.
             now: The event loop's time.
         """
 
@@ -83,6 +83,7 @@ class Router:
             chosen = holder
         self._holders[context] = chosen
         self._holders.move_to_end(context)
+        # The least recently used context is dropped; its prefix has most likely left the cache, too.
         if len(self._holders) > self._capacity:
             self._holders.popitem(last=False)
         return chosen

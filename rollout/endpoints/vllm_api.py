@@ -1,8 +1,8 @@
-"""vLLM's HTTP (0.32): the one file that knows its paths, what goes there and what comes back.
+"""HTTP interface of vLLM 0.32: the only file that knows its paths, requests and answers.
 
-Token ids and log-probs cross the wire of ``/inference/v1/generate``. An answer holds about 110 bytes of JSON
-for each token, so how it is parsed decides what a call costs the client. msgspec reads only the fields below
-and skips the rest: a call of 1,000 tokens costs 0.9 ms of CPU, with json 5.4 ms (tests/bench/client.py).
+Token ids go to ``/inference/v1/generate``; token ids and log-probs come back. An answer holds about 110 bytes
+of JSON per token, so parsing dominates a call's cost for the client. msgspec reads only the fields below and
+skips the rest: a call of 1,000 tokens costs 0.9 ms of CPU, with json 5.4 ms (tests/bench/client.py).
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,9 +16,9 @@ from rollout.records import Completion, Prompt, Sampling, Usage, VersionSpan
 from rollout.sampler import RequestRefused
 
 HEALTH = "/health"
-"""Answers 200 while the server's engine is alive, whatever the key."""
+"""Path that answers 200 while the server's engine is alive, with or without a key."""
 START_VERSION = "default"
-"""vLLM's label of weights that were never published to; our version 0."""
+"""vLLM's label of the weights it started with; policy version 0."""
 
 
 class _LogProb(msgspec.Struct, gc=False):
@@ -55,7 +55,7 @@ class _Usage(msgspec.Struct):
 
 
 class VllmAnswer(msgspec.Struct):
-    """A worker's answer to one request (``engine_api.Answer``)."""
+    """A vLLM worker's answer to one request (``engine_api.Answer``)."""
 
     choices: list[_Choice]
     usage: _Usage
@@ -87,15 +87,17 @@ _decode = msgspec.json.Decoder(VllmAnswer).decode
 
 
 class VllmApi:
-    """Speaks HTTP to vLLM servers (``engine_api.EngineApi``) over a client that its owner opens and closes.
+    """``engine_api.EngineApi`` for vLLM servers, over a client that the caller opens and closes.
 
-    Generate and abort need ``--enable-scale-out``, the control paths ``VLLM_SERVER_DEV_MODE=1``.
+    ``generate`` and ``abort`` need ``--enable-scale-out``; the control paths need ``VLLM_SERVER_DEV_MODE=1``.
     """
 
     def __init__(self, client: Client) -> None:
         self._client = client
 
     def request_body(self, prompt: Prompt, sampling: Sampling, n: int, request_id: str | None) -> bytes:
+        # ``top_k`` 0 turns the filter off, ``logprobs`` 0 returns that of the sampled token alone. No text is
+        # needed: what is trained on are the sampled ids.
         body = {
             "token_ids": prompt.ids,
             "sampling_params": {
@@ -122,7 +124,7 @@ class VllmApi:
             raise RequestRefused(f"{url} does not answer as vLLM 0.32 does: {error}") from error
 
     async def abort(self, url: str, request_ids: Sequence[str], timeout_seconds: float) -> None:
-        # vLLM puts its own prefix before the id of a request, and an abort must name the whole.
+        # vLLM prepends this prefix to the id of a request, and an abort must give the full id.
         body = {"request_ids": [f"generate-tokens-{request_id}" for request_id in request_ids]}
         await self._post(f"{url}/inference/v1/abort_requests", timeout_seconds, body)
 
@@ -132,8 +134,8 @@ class VllmApi:
             return parse_version(answer["weight_version"])
         except (KeyError, TypeError, ValueError) as error:
             raise RuntimeError(
-                f"{url}/weight_info answered {answer!r}, which holds no version that we published, nor "
-                f"{START_VERSION!r}. Start the worker anew."
+                f"{url}/weight_info answered {answer!r}, which holds no version that was published from here, "
+                f"nor {START_VERSION!r}. Restart the worker."
             ) from error
 
     async def check_key(self, url: str, timeout_seconds: float) -> None:
@@ -171,14 +173,14 @@ class VllmApi:
         await self._post(f"{url}/update_weight_version", timeout_seconds, {"new_version": str(version)})
 
     async def sleep(self, url: str, timeout_seconds: float) -> None:
-        # Level 1: weights move to the host, the KV cache is dropped.
+        # Level 1 moves the weights to host memory and drops the KV cache.
         await self._post(f"{url}/sleep?level=1&mode=wait", timeout_seconds)
 
     async def wake(self, url: str, timeout_seconds: float) -> None:
         await self._post(f"{url}/wake_up", timeout_seconds)
 
     async def _call(self, url: str, timeout_seconds: float, method: str, **arguments: Any) -> None:
-        """Has a worker call a method of ``rollout.weights.vllm_extension``."""
+        """Makes a worker call a method of ``rollout.weights.vllm_extension``."""
         body = {"method": method, "kwargs": arguments}
         await self._post(f"{url}/collective_rpc", timeout_seconds, body)
 
@@ -187,15 +189,16 @@ class VllmApi:
 
 
 def parse_version(label: str) -> int:
-    """The policy version behind vLLM's weight label.
+    """Returns the policy version that a weight label of vLLM stands for.
 
     Raises:
-        ValueError: If the label is none that we set.
+        ValueError: If the label is neither vLLM's initial one nor a number.
     """
     return 0 if label == START_VERSION else int(label)
 
 
 def _completion(choice: _Choice, prompt_tokens: int, version: int) -> Completion:
+    # A sample without tokens (aborted before its first) has neither log-probs nor version spans.
     content = choice.logprobs.content or []
     ids = tuple(choice.token_ids)
     assert tuple([entry.token_id for entry in content]) == ids, "log-probs belong to the sampled ids"
