@@ -80,7 +80,10 @@ def test_a_stage_that_hangs_is_ended_with_all_its_processes(tmp_path: Path):
     [
         ({"arms": []}, "arms is empty: choose a study"),
         ({"seeds": []}, "the number of seeds must be at least 1"),
-        ({"arms": [ArmConfig(name="a", start="b")], "differences": []}, "'a' starts from 'b', which is not among the arms"),
+        (
+            {"arms": [ArmConfig(name="a", start="b")], "differences": []},
+            "'a' starts from 'b', which is not among the arms",
+        ),
         ({"arms": [ArmConfig(name="a"), ArmConfig(name="a")], "differences": []}, "Two arms are called 'a'"),
         ({"differences": [["one", "two"]]}, "differences holds .* a pair of arms was expected"),
     ],

@@ -83,7 +83,7 @@ class WorkerPool:
         """Ends requests early (``Sampler.abort``); returns when their answers have arrived.
 
         Only the worker that has a request is notified. A request that no worker has yet returns no tokens. If
-        a worker takes longer than ``open_requests.ABORT_SECONDS`` to answer, the request's ``generate`` fails.
+        a worker takes longer than ``open_requests.ABORT_SECONDS`` to answer, ``generate`` fails.
         """
         await self._open_requests.abort(request_ids)
 
@@ -140,7 +140,7 @@ class WorkerPool:
                         raise Unavailable(f"{endpoint.url} aborted a request without being asked to.")
                 except Unavailable as error:
                     cause = str(error)
-                    # The tokens sampled so far are lost with the worker, and an aborted request is not retried.
+                    # Its tokens are lost with the worker, and an aborted request is not retried.
                     if request.is_aborted:
                         raise CallFailed(f"A worker broke while it aborted a request: {cause}") from error
                     self._note_failure(endpoint, error)

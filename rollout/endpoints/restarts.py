@@ -1,6 +1,6 @@
 """Restarts broken workers in the background, while the other workers continue.
 
-Local workers are started again. Remote workers are restarted by their owner, and the restarter waits for them.
+Local workers are started again. Remote workers are restarted by their owner; the restarter waits.
 Both receive the current weights before they receive requests.
 """
 

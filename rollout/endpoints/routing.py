@@ -43,7 +43,7 @@ class Endpoint:
 class Router:
     """Routes calls of one context to the worker that holds its prefix, and others to the least loaded worker.
 
-    The criteria, in this order: the worker is up; it failed this request least often; it neither failed in the
+    The criteria, in order: the worker is up; it failed this request least often; it neither failed in the
     last ``COOL_DOWN_SECONDS`` nor asked for a pause; it holds the prefix and is not overloaded; it is the
     least loaded. A worker is overloaded with more than 1.25 times the sequences of the least loaded worker
     plus 8: a cached prefix saves one prefill, and a longer queue costs more than that.
@@ -60,7 +60,7 @@ class Router:
         failures: Mapping[Endpoint, int],
         now: float,
     ) -> Endpoint | None:
-        """Returns the worker for a call of ``context`` and stores it as the prefix's holder; None if none is up.
+        """Returns the worker for a call of ``context`` and stores it as the holder; None if none is up.
 
         Args:
             endpoints: All workers.

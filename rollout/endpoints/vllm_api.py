@@ -134,7 +134,7 @@ class VllmApi:
             return parse_version(answer["weight_version"])
         except (KeyError, TypeError, ValueError) as error:
             raise RuntimeError(
-                f"{url}/weight_info answered {answer!r}, which holds no version that was published from here, "
+                f"{url}/weight_info answered {answer!r}, which holds no version published from here, "
                 f"nor {START_VERSION!r}. Restart the worker."
             ) from error
 
