@@ -1,16 +1,28 @@
 """The report of a training run, from the evaluations on disk."""
 
+import asyncio
 import json
 from dataclasses import replace
 from pathlib import Path
 
 from evaluation_fakes import outcome
-from fakes import ScriptedPolicy, operator, roll
+from fakes import EvenIsCorrect, ScriptedPolicy, operator, problem, roll, settings
 from training_fakes import make_config
 
 from rollout.evaluation.journal import Journal
 from rollout.evaluation.outcomes import Failure
-from train.evaluation import AFTER, BEFORE, phase_of, phase_path, write_run_report
+from rollout.sampler import CallFailed
+from train.__main__ import _is_done
+from train.evaluation import (
+    AFTER,
+    BEFORE,
+    HeldOutEvaluator,
+    is_complete,
+    mark_complete,
+    phase_of,
+    phase_path,
+    write_run_report,
+)
 
 OPERATORS = ["trace", "pdr"]
 DEMO_FIELDS = [
@@ -81,3 +93,63 @@ def test_a_run_without_evaluations_has_an_empty_report(tmp_path: Path):
 def test_phases_are_named_by_step(tmp_path: Path):
     config = _config(tmp_path)
     assert [phase_of(step, config) for step in (0, 4, 8)] == [BEFORE, "step_000004", AFTER]
+
+
+class _Engine:
+    """Runs on a loop of its own what an evaluator hands to the engine."""
+
+    def run(self, work, timeout_seconds: float, *, what: str):
+        return asyncio.run(work)
+
+
+def _evaluator(config, policy: ScriptedPolicy) -> HeldOutEvaluator:
+    problems = [problem(f"p{i}") for i in range(3)]
+    operators = [operator((1,), name="trace"), operator((2, 1), name="pdr")]
+    return HeldOutEvaluator(config, problems, operators, _Engine(), settings(policy), EvenIsCorrect())  # pyright: ignore[reportArgumentType]
+
+
+class _Failing(ScriptedPolicy):
+    """Gets no answer for the questions of one problem."""
+
+    async def generate(self, prompt, *arguments, **options):
+        if "question p1" in prompt.text:
+            raise CallFailed("nobody answered")
+        return await super().generate(prompt, *arguments, **options)
+
+
+def test_a_phase_is_complete_when_its_last_rollout_was_made_and_not_before(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("train.evaluation.write_run_report", lambda config: "")
+    config = _config(tmp_path)
+    assert not is_complete(config, AFTER)
+    _evaluator(config, _Failing()).evaluate(config.train.max_steps)
+    assert phase_path(config, AFTER).is_file()
+    assert not is_complete(config, AFTER)
+    again = ScriptedPolicy()
+    _evaluator(config, again).evaluate(config.train.max_steps)
+    assert is_complete(config, AFTER)
+    assert again.requests and all("question p1" in request.prompt for request in again.requests)
+    more = make_config(
+        tmp_path, Path("model"), train={"eval_operators": OPERATORS, "max_steps": 8, "eval_samples": 2}
+    )
+    assert not is_complete(more, AFTER)
+
+
+def test_a_run_whose_last_evaluation_was_cut_off_is_not_finished(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("train.__main__.is_finished", lambda config: True)
+    config = _config(tmp_path)
+    _phase(config, AFTER, {"trace": "22", "pdr": "22"})
+    assert not _is_done(config)
+    mark_complete(config, AFTER)
+    assert _is_done(config)
+
+
+def test_a_resumed_run_forgets_what_was_measured_of_later_policies(tmp_path: Path):
+    """After step 8 of 8 the run was resumed from step 4 with 12 steps to make: its old end is no end."""
+    config = make_config(tmp_path, Path("model"), train={"eval_operators": OPERATORS, "max_steps": 12})
+    for phase in (BEFORE, "step_000002", "step_000004", "step_000006", AFTER):
+        _phase(config, phase, {"trace": "2"})
+    _evaluator(config, ScriptedPolicy()).start(4)
+    kept = sorted(path.name for path in (tmp_path / "evaluation").iterdir())
+    assert kept == [BEFORE, "step_000002", "step_000004"]
+    _evaluator(config, ScriptedPolicy()).start(12)
+    assert sorted(path.name for path in (tmp_path / "evaluation").iterdir()) == kept

@@ -10,7 +10,7 @@ from training_fakes import make_config, make_trainer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from train.distributed import make_accelerator
-from train.export import export, push
+from train.export import CARD_FILE, export, push
 
 pytestmark = pytest.mark.component
 
@@ -139,3 +139,15 @@ def test_an_upload_goes_to_a_private_repository_and_its_failure_says_what_to_do(
     hub.fails = OSError("no route to host")
     with pytest.raises(RuntimeError, match=r"not uploaded to me/policy: no route to host .*HF_TOKEN"):
         push(tmp_path, "me/policy")
+
+
+def test_an_export_that_was_cut_off_has_no_card(tmp_path, trained, monkeypatch):
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    out = export(tmp_path / "run", tmp_path / "out")
+    assert (out / CARD_FILE).is_file()
+    monkeypatch.setattr("train.export._card", killed)
+    with pytest.raises(KeyboardInterrupt):
+        export(tmp_path / "run", tmp_path / "out")
+    assert (out / "config.json").is_file() and not (out / CARD_FILE).exists()

@@ -164,6 +164,9 @@ class CountingEvaluator:
     def __init__(self) -> None:
         self.steps: list[int] = []
 
+    def start(self, after_step: int) -> None:
+        self.steps = [step for step in self.steps if step <= after_step]
+
     def evaluate(self, step: int) -> dict[str, float]:
         self.steps.append(step)
         return {"eval/steps_asked": float(len(self.steps))}

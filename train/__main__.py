@@ -16,7 +16,7 @@ from configs.schema import TrainingConfig
 from rollout.build import load_tokenizer
 from rollout.workers.fleet import warn_if_emulated
 from train.distributed import leave, make_accelerator
-from train.evaluation import AFTER, phase_path, write_run_report
+from train.evaluation import AFTER, is_complete, write_run_report
 from train.loop import Trainer, is_finished
 from train.preemption import StopRequest
 from train.rank_zero import assemble
@@ -74,7 +74,7 @@ def _give_up(error: Exception, *, is_main: bool) -> NoReturn:
 
 def _is_done(config: TrainingConfig) -> bool:
     """True if the last step and the evaluation after it are complete."""
-    evaluated = phase_path(config, AFTER).exists() or not config.train.eval_at_end
+    evaluated = is_complete(config, AFTER) or not config.train.eval_at_end
     return is_finished(config) and evaluated
 
 

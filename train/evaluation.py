@@ -1,10 +1,15 @@
 """Evaluation on held-out problems during training, and the run's report."""
 
 import asyncio
+import json
+import os
+import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from configs.schema import TrainingConfig
 from rewards.build import build_scorer
@@ -20,6 +25,8 @@ from rollout.policy import PolicySettings
 from rollout.records import Problem
 
 BEFORE, AFTER = "before", "after"
+COMPLETE = "complete.json"
+"""Written into a phase's folder after its last rollout; holds what was asked for."""
 
 
 class HeldOutEvaluator:
@@ -45,6 +52,18 @@ class HeldOutEvaluator:
         self._settings = settings
         self._grader = grader
 
+    def start(self, after_step: int) -> None:
+        """Removes the phases of policies later than ``after_step``, which the run makes again.
+
+        Their rollouts would otherwise count for the new policy, and ``train.keep_best`` would choose by them.
+        """
+        folder = Path(self._config.output_dir) / "evaluation"
+        for path in folder.glob("step_*"):
+            if int(path.name.removeprefix("step_")) > after_step:
+                shutil.rmtree(path)
+        if after_step < self._config.train.max_steps and (folder / AFTER).exists():
+            shutil.rmtree(folder / AFTER)
+
     def evaluate(self, step: int) -> Mapping[str, float]:
         """Returns the accuracy of each operator as ``eval/<operator>`` and rewrites the report.
 
@@ -53,7 +72,8 @@ class HeldOutEvaluator:
         """
         phase = phase_of(step, self._config)
         with Journal(phase_path(self._config, phase)) as journal:
-            self._run_missing(phase, journal)
+            if not self._run_missing(phase, journal):
+                mark_complete(self._config, phase)
             require_outcomes(journal.outcomes, journal.failures)
             outcomes = by_operator(journal.outcomes)
         write_run_report(self._config)
@@ -63,7 +83,8 @@ class HeldOutEvaluator:
             if operator.name in outcomes
         }
 
-    def _run_missing(self, phase: str, journal: Journal) -> None:
+    def _run_missing(self, phase: str, journal: Journal) -> int:
+        """Makes the rollouts that the journal lacks; returns how many it still lacks, because they failed."""
         train = self._config.train
         planned = [
             PlannedRollout(problem=problem, operator=operator, sample=sample)
@@ -83,6 +104,7 @@ class HeldOutEvaluator:
                 max_in_flight=2 * self._config.rollout.max_concurrency,
             )
             self._engine.run(work, train.collective_timeout_seconds, what=f"the evaluation '{phase}'")
+        return sum(1 for _ in missing(planned, journal.done))
 
 
 def phase_of(step: int, config: TrainingConfig) -> str:
@@ -95,6 +117,31 @@ def phase_of(step: int, config: TrainingConfig) -> str:
 def phase_path(config: TrainingConfig, phase: str) -> Path:
     """Returns the path of a phase's rollouts."""
     return Path(config.output_dir) / "evaluation" / phase / "rollouts.jsonl"
+
+
+def mark_complete(config: TrainingConfig, phase: str) -> None:
+    """Records that every rollout of a phase was made, whole or not at all."""
+    path = phase_path(config, phase).with_name(COMPLETE)
+    aside = path.with_suffix(".tmp")
+    aside.write_text(json.dumps(_asked_for(config), indent=1) + "\n", encoding="utf-8")
+    os.replace(aside, path)
+
+
+def is_complete(config: TrainingConfig, phase: str) -> bool:
+    """True if every rollout that ``config`` asks of a phase was made.
+
+    The journal alone does not tell: it exists from the first rollout on.
+    """
+    try:
+        marked = json.loads(phase_path(config, phase).with_name(COMPLETE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return marked == _asked_for(config)
+
+
+def _asked_for(config: TrainingConfig) -> dict[str, Any]:
+    train = config.train
+    return {"operators": train.eval_operators, "samples": train.eval_samples, "data": asdict(config.data)}
 
 
 def write_run_report(config: TrainingConfig) -> str:

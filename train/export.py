@@ -5,6 +5,7 @@ It needs no GPU, no process group and no DeepSpeed, because every checkpoint hol
 
 import argparse
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -25,6 +26,9 @@ from train.checkpoint import (
     read_state,
 )
 from train.manifest import damage, is_sealed
+
+CARD_FILE = "README.md"
+"""Written last: a folder that has it is a whole export."""
 
 CARD = """\
 ---
@@ -97,9 +101,12 @@ def export(checkpoint: Path, out: Path, *, adapter: bool = False) -> Path:
             f"{out} holds files that are not {'an adapter' if adapter else 'a model'}; choose an empty or a "
             "new folder."
         )
+    (out / CARD_FILE).unlink(missing_ok=True)
     shutil.copytree(checkpoint / (ADAPTER_DIR if adapter else POLICY_DIR), out, dirs_exist_ok=True)
     card = _card(out, config, read_state(checkpoint), run=checkpoint.parent.parent, adapter=adapter)
-    (out / "README.md").write_text(card, encoding="utf-8")
+    aside = out / f"{CARD_FILE}.tmp"
+    aside.write_text(card, encoding="utf-8")
+    os.replace(aside, out / CARD_FILE)
     return out
 
 

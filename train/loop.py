@@ -90,6 +90,10 @@ class Publisher(Protocol):
 class Evaluator(Protocol):
     """Evaluates the policy that the workers serve."""
 
+    def start(self, after_step: int) -> None:
+        """Called once, before the first ``evaluate``: drops the results of policies later than ``after_step``."""
+        ...
+
     def evaluate(self, step: int) -> Mapping[str, float]:
         """Returns metrics whose names start with ``eval/``."""
         ...
@@ -197,6 +201,7 @@ class Trainer:
             self._stopped.unlink(missing_ok=True)
             self.outside.reporter.start(self.step)
             self.outside.trace.start(self.step)
+            self.outside.evaluator.start(self.step)
             if state is not None:
                 self.outside.reporter.note(f"Resumed from {path}, step {self.step}.")
             if kept := self.outside.collector.resume(self.step, state.collector if state else None):

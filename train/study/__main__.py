@@ -16,6 +16,7 @@ from pathlib import Path
 from configs.compose import run
 from configs.schema import ArmConfig, StudyConfig
 from rollout.workers.process_guard import end_guarded, end_of_log, start_guarded
+from train.export import CARD_FILE
 from train.study.table import COLD_START, Trained, study_table
 
 
@@ -82,12 +83,14 @@ def _arm_stages(config: StudyConfig, arm: ArmConfig, seed: int) -> Iterator[Stag
     accelerate = Path(str(files("launch"))) / "accelerate" / f"{config.accelerate}.yaml"
     training = ["accelerate.commands.launch", "--config_file", str(accelerate), "-m", "train"]
     own = [f"model.path={start / 'policy'}", f"output_dir={folder}", f"seed={seed}", "resume=auto"]
-    # A finished training that was not exported yet runs again: with resume=auto it ends immediately.
-    yield _stage(name, folder, folder / "policy", [*training, *config.training, *arm.overrides, *own])
+    # The card is the last file of an export. A finished training without one runs again: with resume=auto it
+    # ends immediately.
+    exported = folder / "policy" / CARD_FILE
+    yield _stage(name, folder, exported, [*training, *config.training, *arm.overrides, *own])
     yield _stage(
         f"{name}: export",
         folder,
-        folder / "policy" / "config.json",
+        exported,
         ["train.export", str(folder), str(folder / "policy")],
     )
     yield _evaluation(config, f"{name}: evaluation", folder, seed)
