@@ -69,7 +69,7 @@ FLOORS = {
         "loss": {"batch"},
         "model": {"batch", "sharding"},
         "coldstart": set(),
-        "study": set(),
+        "study": {"export"},
     },
     "launch": {"plan": {"accelerate_file"}},
 }

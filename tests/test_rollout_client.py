@@ -49,7 +49,7 @@ def _everything(error: BaseException) -> str:
     ("answer", "expected"),
     [
         (lambda request: _response("400 Bad", b"you sent " + request), RequestRefused),
-        (lambda request: _response("401 No", b"x" * 490 + request), RequestRefused),
+        (lambda request: _response("401 No", b"x" * 490 + request), Unavailable),
         (lambda request: _response("500 Oh", b"you sent " + request), Unavailable),
         (lambda request: b"this is no HTTP", Unavailable),
         (lambda request: b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\ncut", Unavailable),
@@ -94,7 +94,7 @@ def test_without_a_key_none_is_sent(monkeypatch: pytest.MonkeyPatch):
 
 def test_a_refused_key_names_its_variable():
     async def test(client: Client, url: str) -> None:
-        with pytest.raises(RequestRefused, match=r"401.*Set VLLM_API_KEY\.$"):
+        with pytest.raises(Unavailable, match=r"401.*Set VLLM_API_KEY\.$"):
             await client.sample(url, b"{}")
 
     _with_client(lambda request: _response("401 No", b"Unauthorized"), test)
@@ -107,3 +107,11 @@ def test_a_connection_that_is_refused_may_come_back():
             await client.sample(gone, b"{}")
 
     _with_client(lambda request: b"", test)
+
+
+def test_a_control_answer_that_is_no_json_is_one_kind_of_error():
+    async def test(client: Client, url: str) -> None:
+        with pytest.raises(RuntimeError, match=rf"{url} answered no JSON: .*<html>"):
+            await client.control("GET", url, None, 5.0)
+
+    _with_client(lambda request: _response("200 OK", b"<html>maintenance</html>"), test)

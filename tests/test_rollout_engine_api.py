@@ -11,7 +11,7 @@ from fakes import prompt_of
 
 from configs.schema import RolloutConfig
 from rollout.endpoints.client import Unavailable
-from rollout.endpoints.engine_api import EngineApi
+from rollout.endpoints.engine_api import Asked, EngineApi
 from rollout.endpoints.open_requests import ABORT_SECONDS
 from rollout.endpoints.pool import WorkerPool
 from rollout.endpoints.routing import Endpoint
@@ -41,13 +41,13 @@ class MemoryAnswer:
     def is_aborted(self) -> bool:
         return self.finish == "abort"
 
-    def completions(self, prompt_tokens: int, version: int) -> list[Completion]:
+    def completions(self, asked: Asked) -> list[Completion]:
         sampled = Completion(
             token_ids=(7,),
             logprobs=(-0.5,),
             finish=self.finish,
             versions=(VersionSpan(version=self.version, start=0, end=1),),
-            usage=Usage(prompt_tokens=prompt_tokens, completion_tokens=1),
+            usage=Usage(prompt_tokens=asked.prompt_tokens, completion_tokens=1),
         )
         return [sampled] * self.n
 

@@ -9,7 +9,7 @@ import pytest
 from rollout.endpoints.client import (
     LONGEST_BACKOFF_SECONDS,
     backoff_seconds,
-    is_temporary,
+    is_fault_of_request,
     retry_after_seconds,
 )
 
@@ -25,14 +25,14 @@ def test_waits_double_up_to_a_bound_less_up_to_half():
         assert max(waits) - min(waits) > 0.3 * longest
 
 
-@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
-def test_what_may_pass_is_temporary(status: int):
-    assert is_temporary(status)
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_a_request_is_blamed_for_what_it_says(status: int):
+    assert is_fault_of_request(status)
 
 
-@pytest.mark.parametrize("status", [400, 401, 403, 404, 413, 422])
-def test_what_will_not_pass_is_not_temporary(status: int):
-    assert not is_temporary(status)
+@pytest.mark.parametrize("status", [301, 401, 403, 404, 405, 408, 429, 500, 502, 503, 504])
+def test_an_endpoint_is_blamed_for_everything_else(status: int):
+    assert not is_fault_of_request(status)
 
 
 @pytest.mark.parametrize(

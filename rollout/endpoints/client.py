@@ -89,11 +89,10 @@ class Client:
             raise
         if status == 200:
             return answer
-        if is_temporary(status):
-            message = f"{url} answered {status}: {self._shown(answer)}"
-            raise Unavailable(message, retry_after=retry_after, is_busy=status == 429)
-        hint = f" Set {self._key_variable}." if status in (401, 403) else ""
-        raise RequestRefused(f"{url} refused a request with {status}: {self._shown(answer)}{hint}")
+        if is_fault_of_request(status):
+            raise RequestRefused(f"{url} refused a request with {status}: {self._shown(answer)}")
+        message = f"{url} answered {status}: {self._shown(answer)}{self._hint(status)}"
+        raise Unavailable(message, retry_after=retry_after, is_busy=status == 429)
 
     async def control(self, method: str, url: str, body: Any, timeout_seconds: float) -> Any:
         """Sends a control request and returns the decoded answer; None if the answer is empty.
@@ -107,9 +106,14 @@ class Client:
         except Unavailable as error:
             raise RuntimeError(str(error)) from None
         if status != 200:
-            hint = f" Set {self._key_variable}." if status in (401, 403) else ""
-            raise RuntimeError(f"{url} answered {status}: {self._shown(answer)}{hint}")
-        return json.loads(answer) if answer else None
+            raise RuntimeError(f"{url} answered {status}: {self._shown(answer)}{self._hint(status)}")
+        try:
+            return json.loads(answer) if answer else None
+        except ValueError as error:
+            raise RuntimeError(f"{url} answered no JSON: {self._shown(answer)}") from error
+
+    def _hint(self, status: int) -> str:
+        return f" Set {self._key_variable}." if status in (401, 403) else ""
 
     async def status(self, url: str, timeout_seconds: float) -> int:
         """Returns the HTTP status of a GET, including error statuses.
@@ -147,9 +151,13 @@ class Client:
         return text.replace(self._key, f"[{self._key_variable}]") if self._key else text
 
 
-def is_temporary(status: int) -> bool:
-    """Returns True if a request with this HTTP status is worth another attempt."""
-    return status in (408, 429) or status >= 500
+def is_fault_of_request(status: int) -> bool:
+    """True if an HTTP status blames the request, so that no other endpoint would take it either.
+
+    Everything else is the endpoint's fault: a wrong key (401), a path that it does not have (404), a page of
+    a proxy in between.
+    """
+    return status in (400, 413, 422)
 
 
 def backoff_seconds(attempt: int, rng: random.Random) -> float:

@@ -6,10 +6,26 @@ environment).
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from rollout.records import Completion, Prompt, Sampling
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What an answer is checked against."""
+
+    prompt_tokens: int
+    n: int
+    """Samples."""
+    max_tokens: int
+    """The most tokens of one sample."""
+    version: int
+    """The version of a sample without tokens, which carries none of its own."""
+    newest_version: int
+    """The newest version that was published or that a worker reported."""
 
 
 class Answer(Protocol):
@@ -35,12 +51,12 @@ class Answer(Protocol):
         """True if a sample was ended early, by ``EngineApi.abort`` or because the engine stops."""
         ...
 
-    def completions(self, prompt_tokens: int, version: int) -> list[Completion]:
-        """Returns the samples in the order of their index, with the sampled ids and log-probs.
+    def completions(self, asked: Asked) -> list[Completion]:
+        """Returns the samples in the order of their index, with the ids and log-probs that were sampled.
 
-        Args:
-            prompt_tokens: Tokens in, for the usage of each sample.
-            version: The policy version of a sample without tokens, which carries none of its own.
+        Raises:
+            ValueError: If the answer is not one to ``asked``: the number of samples, a length, an id, a
+                log-prob or a version is impossible. The message names the field and its value.
         """
         ...
 

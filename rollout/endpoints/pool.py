@@ -15,7 +15,7 @@ from rollout.endpoints.client import (
     Unavailable,
     backoff_seconds,
 )
-from rollout.endpoints.engine_api import EngineApi
+from rollout.endpoints.engine_api import Answer, Asked, EngineApi
 from rollout.endpoints.open_requests import ABORT_SECONDS, OpenRequest, OpenRequests, never_sent
 from rollout.endpoints.restarts import Restarter
 from rollout.endpoints.routing import Endpoint, Router
@@ -42,6 +42,8 @@ class WorkerPool:
     def __init__(self, endpoints: Sequence[Endpoint], config: RolloutConfig) -> None:
         self.endpoints = list(endpoints)
         self.counts = RequestCounts()
+        self.published_version = 0
+        """The newest version that workers may serve; whoever publishes sets it before the first does."""
         self.restarter = Restarter(self._is_sound)
         self._config = config
         self._client = Client(KEY_VARIABLE, config.request_timeout_seconds)
@@ -138,6 +140,7 @@ class WorkerPool:
                     # A server that shuts down aborts its own requests; those are sent again.
                     if answer.is_aborted and not request.is_aborted:
                         raise Unavailable(f"{endpoint.url} aborted a request without being asked to.")
+                    completions = self._checked(answer, endpoint, prompt, sampling, n)
                 except Unavailable as error:
                     cause = str(error)
                     # Its tokens are lost with the worker, and an aborted request is not retried.
@@ -151,11 +154,32 @@ class WorkerPool:
                     self.counts.prompt_tokens += answer.prompt_tokens
                     self.counts.completion_tokens += answer.completion_tokens
                     self.counts.cached_tokens += answer.cached_tokens
-                    return answer.completions(len(prompt.ids), endpoint.version)
+                    return completions
         raise CallFailed(
             f"No rollout worker answered after {self._config.max_retries + 1} attempts; "
             f"the last failure: {cause}"
         )
+
+    def _checked(
+        self, answer: Answer, endpoint: Endpoint, prompt: Prompt, sampling: Sampling, n: int
+    ) -> list[Completion]:
+        """Returns the samples of an answer.
+
+        Raises:
+            Unavailable: If the answer is impossible: its worker is not to be believed, another may be.
+        """
+        newest = max(self.published_version, *(each.version for each in self.endpoints))
+        asked = Asked(
+            prompt_tokens=len(prompt.ids),
+            n=n,
+            max_tokens=sampling.max_tokens,
+            version=endpoint.version,
+            newest_version=newest,
+        )
+        try:
+            return answer.completions(asked)
+        except ValueError as error:
+            raise Unavailable(f"{endpoint.url} answered with {error}.") from error
 
     def _note_failure(self, endpoint: Endpoint, error: Unavailable) -> None:
         """Diverts requests from a worker that failed, and starts a check of it unless it was only busy."""
@@ -212,6 +236,7 @@ class WorkerPool:
         # A worker restarted by its owner is healthy but serves the model's original weights.
         said = endpoint.version
         try:
+            await self.api.check_key(endpoint.url, HEALTH_SECONDS)
             return await self.served_version(endpoint, HEALTH_SECONDS) == said
         except RuntimeError:
             return False

@@ -5,15 +5,16 @@ of JSON per token, so parsing dominates a call's cost for the client. msgspec re
 skips the rest: a call of 1,000 tokens costs 0.9 ms of CPU, with json 5.4 ms (tests/bench/client.py).
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
-from rollout.endpoints.client import Client
+from rollout.endpoints.client import Client, Unavailable
+from rollout.endpoints.engine_api import Asked
 from rollout.records import Completion, Prompt, Sampling, Usage, VersionSpan
-from rollout.sampler import RequestRefused
 
 HEALTH = "/health"
 """Path that answers 200 while the server's engine is alive, with or without a key."""
@@ -21,8 +22,14 @@ START_VERSION = "default"
 """vLLM's label of the weights it started with; policy version 0."""
 
 
+Count = Annotated[int, msgspec.Meta(ge=0)]
+TokenId = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
+SURE = 1e-4
+"""Rounding that a log-prob of a certain token may have above 0."""
+
+
 class _LogProb(msgspec.Struct, gc=False):
-    token_id: int
+    token_id: TokenId
     logprob: float
 
 
@@ -32,25 +39,25 @@ class _LogProbs(msgspec.Struct):
 
 class _Span(msgspec.Struct):
     version: str
-    start: int
-    end: int
+    start: Count
+    end: Count
 
 
 class _Choice(msgspec.Struct):
     index: int
-    finish_reason: str
-    token_ids: list[int]
+    finish_reason: Literal["stop", "length", "abort"]
+    token_ids: list[TokenId]
     logprobs: _LogProbs
     weight_versions: list[_Span] | None = None
 
 
 class _PromptDetails(msgspec.Struct):
-    cached_tokens: int | None = None
+    cached_tokens: Count | None = None
 
 
 class _Usage(msgspec.Struct):
-    prompt_tokens: int
-    completion_tokens: int
+    prompt_tokens: Count
+    completion_tokens: Count
     prompt_tokens_details: _PromptDetails | None = None
 
 
@@ -77,9 +84,12 @@ class VllmAnswer(msgspec.Struct):
     def is_aborted(self) -> bool:
         return any(choice.finish_reason == "abort" for choice in self.choices)
 
-    def completions(self, prompt_tokens: int, version: int) -> list[Completion]:
+    def completions(self, asked: Asked) -> list[Completion]:
         choices = sorted(self.choices, key=lambda choice: choice.index)
-        return [_completion(choice, prompt_tokens, version) for choice in choices]
+        indices = [choice.index for choice in choices]
+        if indices != list(range(asked.n)):
+            raise ValueError(f"choices of index {indices}, and {asked.n} were asked for")
+        return [_completion(choice, asked) for choice in choices]
 
 
 _encode = msgspec.json.Encoder().encode
@@ -121,7 +131,7 @@ class VllmApi:
         try:
             return _decode(payload)
         except msgspec.MsgspecError as error:
-            raise RequestRefused(f"{url} does not answer as vLLM 0.32 does: {error}") from error
+            raise Unavailable(f"{url} does not answer as vLLM 0.32 does: {error}") from error
 
     async def abort(self, url: str, request_ids: Sequence[str], timeout_seconds: float) -> None:
         # vLLM prepends this prefix to the id of a request, and an abort must give the full id.
@@ -197,19 +207,35 @@ def parse_version(label: str) -> int:
     return 0 if label == START_VERSION else int(label)
 
 
-def _completion(choice: _Choice, prompt_tokens: int, version: int) -> Completion:
+def _completion(choice: _Choice, asked: Asked) -> Completion:
     # A sample without tokens (aborted before its first) has neither log-probs nor version spans.
     content = choice.logprobs.content or []
     ids = tuple(choice.token_ids)
-    assert tuple([entry.token_id for entry in content]) == ids, "log-probs belong to the sampled ids"
-    spans = [
-        VersionSpan(version=parse_version(span.version), start=span.start, end=span.end)
-        for span in choice.weight_versions or ()
-    ]
+    logprobs = tuple([entry.logprob for entry in content])
+    if len(ids) > asked.max_tokens:
+        raise ValueError(f"{len(ids)} token_ids for max_tokens {asked.max_tokens}")
+    if tuple([entry.token_id for entry in content]) != ids:
+        raise ValueError(f"logprobs of other tokens than its {len(ids)} token_ids")
+    # One pass in C for the common case; NaN fails both comparisons.
+    if logprobs and not (
+        max(logprobs) <= SURE and min(logprobs) > -math.inf and not math.isnan(sum(logprobs))
+    ):
+        wrong = next(value for value in logprobs if not -math.inf < value <= SURE)
+        raise ValueError(f"a logprob of {wrong}")
+    spans = tuple(_span(span, len(ids), asked.newest_version) for span in choice.weight_versions or ())
     return Completion(
         token_ids=ids,
-        logprobs=tuple([entry.logprob for entry in content]),
+        logprobs=logprobs,
         finish=choice.finish_reason,
-        versions=tuple(spans) or (VersionSpan(version=version, start=0, end=0),),
-        usage=Usage(prompt_tokens=prompt_tokens, completion_tokens=len(ids)),
+        versions=spans or (VersionSpan(version=asked.version, start=0, end=0),),
+        usage=Usage(prompt_tokens=asked.prompt_tokens, completion_tokens=len(ids)),
     )
+
+
+def _span(span: _Span, num_tokens: int, newest: int) -> VersionSpan:
+    version = parse_version(span.version)
+    if not span.start <= span.end <= num_tokens:
+        raise ValueError(f"weight_versions {span.start} to {span.end} of {num_tokens} tokens")
+    if not 0 <= version <= newest:
+        raise ValueError(f"weight version {version}, and {newest} is the newest that was published")
+    return VersionSpan(version=version, start=span.start, end=span.end)

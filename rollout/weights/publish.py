@@ -49,6 +49,7 @@ class WeightPublisher(ABC, Generic[Source]):
                 message names the worker.
         """
         self._current = (weights, version)
+        self._pool.published_version = version
         work = (self._publish_or_replace(worker, weights, version) for worker in self._pool.endpoints)
         # One that fails does not cut off what the others are being sent.
         for outcome in await asyncio.gather(*work, return_exceptions=True):
