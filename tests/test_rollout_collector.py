@@ -11,6 +11,7 @@ import pytest
 from fakes import EvenIsCorrect, Request, ScriptedPolicy, boxed, operator, problem, roll, settings
 
 from rollout.collection.collector import (
+    FEWEST_REFUSED,
     MAX_STEPS_WITHOUT_GROUPS,
     BatchCollector,
     CollectedBatch,
@@ -176,6 +177,21 @@ def test_a_step_in_which_every_problem_is_refused_ends_the_run():
     collector = _collector(_failing(RequestRefused("too long"), {"p"}), problems=4)
     with pytest.raises(RuntimeError, match="Not one of 4 problems gave a rollout: too long"):
         asyncio.run(collector.collect(0))
+
+
+def test_a_run_that_loses_too_many_problems_to_refusals_ends():
+    policy = _failing(RequestRefused("too long"), {"p1"})
+    for share, ends in ((0.3, False), (0.2, True)):
+        collector = _collector(policy, problems=4, max_refused_share=share)  # a quarter is refused
+        for step in range(FEWEST_REFUSED - 1):
+            asyncio.run(collector.collect(step))
+        if not ends:
+            asyncio.run(collector.collect(FEWEST_REFUSED))
+            continue
+        with pytest.raises(
+            RuntimeError, match=r"refused 20 of 80 problems.*max_refused_share = 0\.2.*too long"
+        ):
+            asyncio.run(collector.collect(FEWEST_REFUSED))
 
 
 def test_a_worker_that_does_not_answer_ends_the_run():

@@ -141,6 +141,7 @@ def collect_options(config: TrainingConfig) -> CollectOptions:
         seed=config.seed,
         num_workspaces=algo.num_workspaces,
         max_refill=config.collect.max_refill,
+        max_refused_share=config.collect.max_refused_share,
         reuse_traces=config.collect.draft_source == "reuse",
         ranges=Ranges(
             drafts=tuple(operator.drafts),

@@ -34,6 +34,9 @@ class CollectConfig:
     max_refill: int = 0
     """Number of times that a step draws further problems to replace those left without a group."""
 
+    max_refused_share: float = 0.1
+    """Stop the run once workers refused more than this share of its problems, and at least 20."""
+
     max_history_pass_rate: float | None = None
     """Do not draw a problem again once at least this share of its plain attempts was correct. null: no
     limit."""
@@ -47,6 +50,7 @@ class CollectConfig:
                 "draft_cache goes with draft_source=cached."
             )
         at_least("collect.max_refill", self.max_refill, 0)
+        share("collect.max_refused_share", self.max_refused_share)
         for name in ("max_pass_rate", "max_history_pass_rate"):
             if (value := getattr(self, name)) is not None:
                 share(f"collect.{name}", value)

@@ -20,6 +20,8 @@ from rollout.sampler import RequestRefused
 
 logger = logging.getLogger(__name__)
 
+FEWEST_REFUSED = 20
+"""Refused problems before their share can end a run: a few that are too long need not."""
 MAX_STEPS_WITHOUT_GROUPS = 10
 """So many steps in a row that keep no group end the run: nothing is being learned."""
 
@@ -49,6 +51,8 @@ class CollectOptions:
     num_workspaces: int = 1
     """Workspaces that the answers of an operator rollout share evenly."""
     max_refill: int = 0
+    max_refused_share: float = 1.0
+    """Share of all problems so far that workers may refuse."""
     reuse_traces: bool = False
     """A problem's traces are also the drafts of its operator rollout."""
     ranges: Ranges = field(default_factory=Ranges)
@@ -95,6 +99,8 @@ class BatchCollector:
         self._cache = cache
         self.replay = replay
         self._steps_without_groups = 0
+        self._num_tried = 0
+        self._num_refused = 0
 
     async def collect(self, step: int) -> CollectedBatch:
         """The groups of one step. Draws its problems before it waits for anything; steps may overlap.
@@ -112,13 +118,14 @@ class BatchCollector:
         refused: list[RequestRefused] = []
         dropped: list[DroppedGroup] = []
         drawn: set[str] = set()
-        refills = -1
+        refills, num_tried = -1, 0
         while missing and refills < self._options.max_refill:
             refills += 1
             unfilled = []
             problems = self._draw(step, refills, len(missing), drawn)
             drawn |= {problem.id for problem in problems}
             results = await self._run(step, refills, missing, problems)
+            num_tried += len(results)
             for use, result in zip(missing, results, strict=True):
                 if isinstance(result, RequestRefused):
                     refused.append(result)
@@ -136,6 +143,7 @@ class BatchCollector:
             missing = unfilled
         if not rollouts:
             raise RuntimeError(f"Not one of {len(refused)} problems gave a rollout: {refused[0]}")
+        self._check_refused(num_tried, refused)
         reasons = Counter(each.reason for each in dropped)
         self._guard(groups, reasons)
         metrics: dict[str, float] = {"collect/refused": len(refused), "collect/refills": refills}
@@ -235,6 +243,18 @@ class BatchCollector:
             else:
                 dropped.append(DroppedGroup(group=group, reason=reason))
         return kept
+
+    def _check_refused(self, num_tried: int, refused: Sequence[RequestRefused]) -> None:
+        """Raises RuntimeError if too many problems were refused: what is left is another data set."""
+        self._num_tried += num_tried
+        self._num_refused += len(refused)
+        share = self._num_refused / self._num_tried
+        if refused and self._num_refused >= FEWEST_REFUSED and share > self._options.max_refused_share:
+            raise RuntimeError(
+                f"Workers refused {self._num_refused} of {self._num_tried} problems, a larger share than "
+                f"collect.max_refused_share = {self._options.max_refused_share:g}. The last: {refused[-1]} "
+                "Raise rollout.max_model_len, or leave such problems out of the data."
+            )
 
     def _guard(self, groups: Sequence[Group], reasons: Mapping[str, int]) -> None:
         """Raises RuntimeError if no step learned anything for a while."""
