@@ -91,7 +91,7 @@ class Evaluator(Protocol):
     """Evaluates the policy that the workers serve."""
 
     def start(self, after_step: int) -> None:
-        """Called once, before the first ``evaluate``: drops the results of policies later than ``after_step``."""
+        """Called once, before the first ``evaluate``: drops the results of later policies."""
         ...
 
     def evaluate(self, step: int) -> Mapping[str, float]:
