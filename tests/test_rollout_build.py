@@ -80,7 +80,7 @@ def test_a_class_of_ones_own_is_an_operator_like_any_other(own_module: str):
     [
         ("no_such_module_here:Shortest", r"'no_such_module_here:Shortest', which does not import: No module"),
         ("operator_of_a_user:Longest", r"does not import: .*Longest.*Write it as package\.module:Class"),
-        ("operator_of_a_user:NoOperator", r"no subclass of rollout\.operators\.Operator"),
+        ("operator_of_a_user:NoOperator", r"not a subclass of rollout\.operators\.Operator"),
     ],
 )
 def test_a_kind_that_is_no_operator_is_refused_by_name(own_module: str, kind: str, message: str):
@@ -153,7 +153,7 @@ def test_training_may_draw_a_distiller_of_ones_own(readme_folder: Path):
     [
         ("no_such_module_here:f", r"'no_such_module_here:f', which does not import: No module"),
         ("operator_of_a_user:f", r"does not import: .*'f'.*Write it as package\.module:function"),
-        ("operator_of_a_user:NoOperator", r"no distiller\. Write it as async def NoOperator\(context"),
+        ("operator_of_a_user:NoOperator", r"not a distiller\. Write it as async def NoOperator\(context"),
         ("operator_of_a_user:takes_two", r"'operator_of_a_user:takes_two', which is not a distiller"),
         ("operator_of_a_user:waits_for_nothing", r"which is not a distiller\. Write it as async def"),
         # Training refuses the oracle by its name.
