@@ -346,7 +346,10 @@ def test_what_declares_nothing_is_not_planned(own_folder: Path):
     [
         ("own:Undeclared", r"The operator own:Undeclared declares no calls"),
         ("own:NoStages", r"operator\.kind own:NoStages must return a tuple of Stage, got Stage\("),
-        ("own:OneAnswer", r"own:OneAnswer returns has 1 calls\. .* training asks for 32 answers \(algo\.num_gen"),
+        (
+            "own:OneAnswer",
+            r"own:OneAnswer returns has 1 calls\. .* training asks for 32 answers \(algo\.num_gen",
+        ),
     ],
 )
 def test_an_operator_whose_answers_are_not_known_is_not_planned(

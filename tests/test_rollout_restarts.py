@@ -109,7 +109,9 @@ def test_a_worker_that_does_not_come_back_is_given_up_and_calls_say_why():
 
         pool.endpoints = [_dead(restart)]
         for _ in range(2):
-            with pytest.raises(CallFailed, match=r"No rollout worker is left: .* last error: no memory left$"):
+            with pytest.raises(
+                CallFailed, match=r"No rollout worker is left: .* last error: no memory left$"
+            ):
                 await pool.generate(prompt_of(1), SAMPLING)
         assert attempts == RESTART_ATTEMPTS
 
