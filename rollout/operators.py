@@ -17,7 +17,8 @@ What flows through PDR with widths ``(M_0, ..., M_R)``::
       -> Answers   the last round's positions: 1 in evaluation, ``num_answers`` in training
       -> Rollout   all calls, the answers and one verdict per attempt
 
-The only difference between training and inference: training asks for a group of answers instead of one.
+Training and inference run the same code. Training asks for a group of answers instead of one, which share
+``num_workspaces`` workspaces; it may also draw M, k and the distiller per problem, and hand in given drafts.
 ``calls`` declares what ``answer`` costs, for plans. A custom operator is one more class like these and one
 YAML file (README).
 """

@@ -96,7 +96,8 @@ def _group_lines(calls: Sequence[CallRecord], algo: Mapping[str, Any]) -> Iterat
         return
     rewards = [credit.reward for _, credit in credited if credit.reward is not None]
     deviation = stdev(rewards) if len(rewards) > 1 else 0.0
-    yield f"   group of {len(rewards)}: mean reward {fmean(rewards):.4g}, standard deviation {deviation:.4g}"
+    spread = f"standard deviation (n - 1) {deviation:.4g}"
+    yield f"   group of {len(rewards)}: mean reward {fmean(rewards):.4g}, {spread}"
     reason = credited[0][1].dropped
     if reason is not None:
         yield f"   dropped before training: {reason}"
@@ -114,7 +115,7 @@ def _group_lines(calls: Sequence[CallRecord], algo: Mapping[str, Any]) -> Iterat
                 f"      {update.trained_tokens} tokens trained, mean advantage "
                 f"{_number(update.advantage, '+')}; weight of a token {update.policy_weight:.3g} (policy), "
                 f"{update.imitation_weight:.3g} (imitation); "
-                f"log-prob {_number(call.sampler_logprob)} (sampler), "
+                f"summed log-prob {_number(call.sampler_logprob)} (sampler), "
                 f"{_number(update.trainer_logprob)} (trainer); "
                 f"loss {_number(update.loss, '+')}"
             )

@@ -1,4 +1,4 @@
-"""The loop: collect, credit, update, publish, evaluate, report, checkpoint. ``Trainer.run`` is its entry.
+"""The loop: collect, credit, update, trace, publish, evaluate, report, checkpoint. Entry: ``Trainer.run``.
 
 The trainer does not know how samples were generated. It receives groups of samples with masks, rewards and
 the log-probs of their sampler. Only rank 0 communicates with the outside (``Collaborators``)::
