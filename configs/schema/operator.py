@@ -76,8 +76,8 @@ class OperatorConfig:
     oracle, or ``package.module:function``, an async function of a rollout.distiller.DistilContext."""
 
     top_k: int = 4
-    """Number of drafts (k) that shared_topk, per_sample_topk, random_k and oracle keep. They are ranked only if
-    more than k are usable."""
+    """Number of drafts (k) that shared_topk, per_sample_topk, random_k and oracle keep. They are ranked only
+    if more than k are usable."""
 
     oracle: str = "only_correct"
     """Drafts that the oracle admits: only_correct or only_wrong. It uses gold answers: for ablations only."""
