@@ -1,4 +1,4 @@
-"""The local workers of a run: they share ports, memory and cores, and start and end together."""
+"""Local workers of a run, which share ports, memory and cores and start and end together."""
 
 import json
 import logging
@@ -20,21 +20,21 @@ GIB = 2**30
 
 
 def share_cores(cores: int, num_workers: int, num_threads: int) -> int:
-    """Threads of each CPU worker: ``num_threads`` if given, else a part of the cores less one, at least one.
+    """Returns the threads of each CPU worker: ``num_threads`` if set, else its share of the cores minus one.
 
-    The one is for the worker's HTTP server and for us, who keep it busy.
+    At least one. The core left out is for the worker's HTTP server and for this process, its client.
     """
     return num_threads or max(1, cores // num_workers - 1)
 
 
 def _cores() -> int:
-    """Physical cores that this process may use; a second thread of one does not multiply faster."""
+    """Returns the physical cores that this process may use: hyperthreads do not speed up matrix products."""
     usable = len(os.sched_getaffinity(0))
     return min(usable, psutil.cpu_count(logical=False) or usable)
 
 
 def places(config: RolloutConfig, log_dir: Path) -> list[WorkerPlace]:
-    """Where each local worker runs.
+    """Returns where each local worker runs.
 
     Raises:
         ValueError: If there are fewer GPUs than workers.
@@ -56,7 +56,7 @@ def places(config: RolloutConfig, log_dir: Path) -> list[WorkerPlace]:
 
 
 def _devices(count: int) -> list[str]:
-    """One GPU for each worker (not tested on a GPU)."""
+    """Returns one GPU for each worker (not tested on a GPU)."""
     listed = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     visible = listed.split(",") if listed else [str(i) for i in range(torch.cuda.device_count())]
     if len(visible) < count:
@@ -67,18 +67,19 @@ def _devices(count: int) -> list[str]:
 
 
 def _model_config(model: Path) -> dict[str, Any]:
-    """Of a model's folder; empty for one that is no folder, of which nothing is known."""
+    """Returns the config of a local model; empty if ``model`` is not a folder, e.g. a name on the hub."""
     path = model / "config.json"
     return json.loads(path.read_text()) if path.is_file() else {}
 
 
 def check_length(max_model_len: int, model: Path) -> None:
-    """Refuses what vLLM would, before it is started.
+    """Checks ``rollout.max_model_len`` as vLLM would, before a worker is started.
 
     Raises:
-        ValueError: If the model was not made for ``rollout.max_model_len`` tokens.
+        ValueError: If it exceeds the positions of the model.
     """
     config = _model_config(model)
+    # A scaling factor extends the model beyond ``max_position_embeddings``.
     rope = config.get("rope_scaling") or config.get("rope_parameters") or {}
     longest = config.get("max_position_embeddings")
     if longest is not None and "factor" not in rope and max_model_len > longest:
@@ -89,11 +90,11 @@ def check_length(max_model_len: int, model: Path) -> None:
 
 
 def emulates(dtype: str, model: Path) -> bool:
-    """Whether a CPU worker would compute in bfloat16 without the instructions for it.
+    """Returns True if a CPU worker would compute in bfloat16 without instructions for it.
 
     Args:
-        dtype: ``rollout.dtype``; auto is the model's.
-        model: The model's folder; of one that is no folder nothing is known, and nothing is said.
+        dtype: ``rollout.dtype``; ``auto`` is the dtype of the model.
+        model: The model's folder; with ``auto``, a name on the hub counts as float32.
     """
     if dtype == "auto":
         config = _model_config(model)
@@ -108,7 +109,7 @@ def warn_if_emulated(option: str, dtype: str, model: Path, consequence: str) -> 
         option: The option that set ``dtype``.
         dtype: As for ``emulates``.
         model: As for ``emulates``.
-        consequence: What is then slow.
+        consequence: What is slow then; part of the message.
     """
     if not torch.cuda.is_available() and emulates(dtype, model):
         logger.warning(
@@ -122,7 +123,7 @@ def warn_if_emulated(option: str, dtype: str, model: Path, consequence: str) -> 
 
 
 class Fleet:
-    """Local workers, started side by side: all of them answer in the end, or none is left behind."""
+    """Local workers, started in parallel. If one fails to start, all are ended."""
 
     def __init__(self, config: RolloutConfig, model_path: str, log_dir: Path) -> None:
         self._config = config
@@ -133,10 +134,11 @@ class Fleet:
         self._starts: list[Future[None]] = []
 
     def begin(self) -> None:
-        """Starts all workers, and does not wait for them.
+        """Starts all workers without waiting for them.
 
         Raises:
-            ValueError: If a port is taken, memory for the KV caches is not free, or the model is too short.
+            ValueError: If an address is invalid (``LocalWorker.check_address``), the memory for the KV caches
+                is not free, or ``rollout.max_model_len`` exceeds what the model supports.
         """
         self._check_memory()
         check_length(self._config.max_model_len, Path(self._model_path))
@@ -153,7 +155,7 @@ class Fleet:
         self._starts = [self._threads.submit(worker.start) for worker in self.workers]
 
     def wait(self) -> None:
-        """Waits for what ``begin`` began.
+        """Waits until every worker that ``begin`` started answers; ends all of them on failure.
 
         Raises:
             ValueError: If a port is taken.
@@ -163,21 +165,22 @@ class Fleet:
             for start in wait(self._starts, return_when=FIRST_EXCEPTION).done:
                 start.result()
         except BaseException:
-            self.close()  # those that still start end, too
+            self.close()  # ends the workers that are still starting, too
             raise
 
     def start(self) -> None:
-        """Both. Raises as they do."""
+        """Calls ``begin``, then ``wait``."""
         self.begin()
         self.wait()
 
     def close(self) -> None:
-        """Ends every worker for good."""
+        """Ends every worker; none can be started again."""
         with ThreadPoolExecutor(max_workers=len(self.workers)) as threads:
             list(threads.map(LocalWorker.close, self.workers))
-        self._threads.shutdown()  # the starts under way have failed
+        self._threads.shutdown()  # does not block: the starts in progress have failed by now
 
     def _check_memory(self) -> None:
+        # With a GPU the KV cache is in its memory, which ``gpu_memory_utilization`` limits.
         if torch.cuda.is_available():
             return
         available = psutil.virtual_memory().available / GIB

@@ -1,4 +1,4 @@
-"""Starts, watches and stops one local vLLM server."""
+"""Starts, monitors and stops one local vLLM server."""
 
 import os
 import shutil
@@ -23,42 +23,44 @@ from rollout.workers.process_guard import end_guarded, end_of_log, start_guarded
 
 PORT_ATTEMPTS = 100
 ONE_PROCESS = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
-"""Scheduler and model in one process. On a CPU vLLM gives the model one of its own, to bind its threads
-there: it starts after the other and must be told of every token. ``_on_cpu`` limits the threads instead."""
+"""Executor that runs scheduler and model in one process. By default, vLLM on a CPU runs the model in a second
+process, to bind its threads there; that process starts later and must be sent every token. ``_on_cpu`` limits
+the threads instead."""
 OPENMP = Path(sys.prefix) / "lib" / "libiomp5.so"
-"""Intel's, which comes with vLLM's CPU build; its threads wait for each other without spinning for long."""
+"""Intel's OpenMP, part of vLLM's CPU build; with ``KMP_BLOCKTIME`` its idle threads stop spinning soon."""
 KEPT_MEMORY = "glibc.malloc.mmap_threshold=1073741824:glibc.malloc.trim_threshold=17179869184"
-"""Bytes. By default glibc gives large blocks back at once and has them zeroed anew for the next step."""
+"""Thresholds in bytes. By default glibc returns large blocks to the system at once, which zeroes them again
+for the next step."""
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 NEEDED_ELSEWHERE = "VLLM_SERVER_DEV_MODE=1 and --enable-scale-out"
-"""What a worker that somebody else starts must be given to answer as ``vllm_api`` expects."""
+"""Settings that ``vllm_api`` requires of a worker that is not started here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerPlace:
-    """Where one of several local workers runs."""
+    """Resources of one local worker."""
 
     log_path: Path
     number: int = 0
-    """From 0; it takes port ``rollout.port + number``."""
+    """Index from 0; the worker uses port ``rollout.port + number``."""
     num_threads: int = 1
-    """Of the model, without a GPU."""
+    """Threads of the model; used without a GPU."""
     devices: str = ""
-    """Its CUDA_VISIBLE_DEVICES; empty leaves what this process has."""
+    """``CUDA_VISIBLE_DEVICES`` of the worker; empty keeps that of this process."""
 
 
 def free_port() -> int:
-    """A port on loopback that is free now."""
+    """Returns a port on loopback that is free now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
 def free_ports(count: int) -> int:
-    """The first of ``count`` ports in a row on loopback that are free now.
+    """Returns the first of ``count`` consecutive ports on loopback that are free now.
 
     Raises:
-        RuntimeError: If none were found.
+        RuntimeError: If none were found in ``PORT_ATTEMPTS`` attempts.
     """
     for _ in range(PORT_ATTEMPTS):
         first = free_port()
@@ -77,7 +79,8 @@ def _is_free(port: int) -> bool:
 
 
 def _on_cpu(num_threads: int) -> dict[str, str]:
-    """Environment of a worker whose model runs on a CPU with so many threads."""
+    """Returns the environment of a worker whose model runs on a CPU with ``num_threads`` threads."""
+    # Tunables and preloaded libraries that the user has set are kept.
     tunables = f"{KEPT_MEMORY}:{os.environ.get('GLIBC_TUNABLES', '')}".rstrip(":")
     environment = {"OMP_NUM_THREADS": str(num_threads), "GLIBC_TUNABLES": tunables}
     if num_threads > 1 and OPENMP.is_file():
@@ -87,9 +90,9 @@ def _on_cpu(num_threads: int) -> dict[str, str]:
 
 
 class LocalWorker:
-    """A vLLM server as a child process, reached over loopback; its tree ends when this process does.
+    """A vLLM server as a child process, reached over loopback; its process tree ends with this process.
 
-    ``close`` may be called from another thread than the one that starts or restarts it.
+    ``close`` may be called from another thread than the one that calls ``start`` or ``restart``.
     """
 
     def __init__(self, config: RolloutConfig, model_path: str, place: WorkerPlace) -> None:
@@ -98,7 +101,7 @@ class LocalWorker:
         self._place = place
         self._process: subprocess.Popen[bytes] | None = None
         self._temporary = ""
-        """Folder for the sockets and files that the server leaves behind."""
+        """Folder for the server's temporary sockets and files, which it does not remove itself."""
         self._port = 0
         self._is_closed = False
         self._spawning = threading.Lock()
@@ -121,6 +124,7 @@ class LocalWorker:
         self.check_address()
         self._port = self._fixed_port or free_port()
         self._place.log_path.parent.mkdir(parents=True, exist_ok=True)
+        # ``close`` either sees the new process here or makes the start fail: no process is left behind.
         with self._spawning, self._place.log_path.open("ab") as log:
             if self._is_closed:
                 raise RuntimeError("The rollout worker was closed.")
@@ -134,7 +138,7 @@ class LocalWorker:
 
     def stop(self) -> None:
         """Ends the server's process tree; it may be started again."""
-        process = self._process  # another thread may stop it, too
+        process = self._process  # a local copy, since another thread may stop it at the same time
         if process is None:
             return
         end_guarded(process)
@@ -142,21 +146,21 @@ class LocalWorker:
         shutil.rmtree(self._temporary, ignore_errors=True)
 
     def restart(self) -> None:
-        """Stops the server, or what is left of it, and starts it anew. Raises as ``start`` does."""
+        """Calls ``stop``, then ``start``; the server may have ended already."""
         self.stop()
         self.start()
 
     def close(self) -> None:
-        """Ends the server for good: a start under way fails."""
+        """Ends the server; a start in progress fails, and later starts raise ``RuntimeError``."""
         with self._spawning:
             self._is_closed = True
         self.stop()
 
     def check_address(self) -> None:
-        """Refuses a fixed port that is taken, and an address that anybody could reach.
+        """Checks the host and the fixed port, if one is set.
 
         Raises:
-            ValueError: If it is.
+            ValueError: If other machines may reach the host and no key is set, or the port is taken.
         """
         if self._config.host not in LOOPBACK and KEY_VARIABLE not in os.environ:
             raise ValueError(
@@ -178,7 +182,7 @@ class LocalWorker:
 
     @property
     def _fixed_port(self) -> int:
-        """0 if any will do."""
+        """Port of this worker; 0 if any free port may be used."""
         return self._config.port + self._place.number if self._config.port else 0
 
     def _command(self) -> list[str]:
@@ -191,10 +195,10 @@ class LocalWorker:
             *("--max-model-len", str(config.max_model_len)),
             *("--max-num-seqs", str(config.max_num_seqs)),
             *("--uvicorn-log-level", "warning"),
-            "--enable-scale-out",  # /inference/v1/generate: token ids in, token ids out
+            "--enable-scale-out",  # adds /inference/v1/generate: token ids in, token ids out
             "--enable-prompt-tokens-details",
             "--disable-log-stats",
-            *("--logprobs-mode", "processed_logprobs"),  # after the temperature, as the trainer's are
+            *("--logprobs-mode", "processed_logprobs"),  # after the temperature, like the trainer's
             *("--worker-extension-cls", "rollout.weights.vllm_extension.PublishExtension"),
         ]
         if KEY_VARIABLE in os.environ:
@@ -214,7 +218,7 @@ class LocalWorker:
 
     def _environment(self) -> dict[str, str]:
         environment = dict(os.environ)
-        # The trainer's own rendezvous and thread limits are not the server's.
+        # The trainer's rendezvous and thread limits must not apply to the server.
         for name in (
             "RANK",
             "LOCAL_RANK",

@@ -1,9 +1,10 @@
 """Runs a command that must not outlive its parent: ``start_guarded`` and ``end_guarded``.
 
-Between them is ``python -m rollout.workers.process_guard COMMAND ...``. The parent holds its standard
-input open and never writes to it. When it closes, because the parent ended in whatever way (SIGKILL
-included), on SIGTERM, or when the command itself ends, the command's whole process tree is ended. The exit
-status is the command's. ``end_of_log`` shows what a command wrote before it failed.
+The guard, ``python -m rollout.workers.process_guard COMMAND ...``, runs between the parent and the command.
+The parent holds the guard's standard input open and never writes to it. The guard ends the command's whole
+process tree when its input closes, because the parent ended in any way (SIGKILL included), on SIGTERM, and
+when the command itself ends. Its exit status is that of the command. ``end_of_log`` returns the last lines
+of a failed command's log.
 """
 
 import ctypes
@@ -23,15 +24,15 @@ PR_SET_CHILD_SUBREAPER = 36
 GRACE_SECONDS = 5.0
 POLL_SECONDS = 0.2
 END_SECONDS = 30.0
-"""The longest that a guard may take to end its command's tree."""
+"""Time limit for a guard to end its command's tree."""
 LOG_LINES = 30
-"""Last lines that are shown of the log of a command that failed."""
+"""Number of last log lines in the error message of a failed command."""
 
 
 def start_guarded(
     command: Sequence[str], output: IO[bytes], environment: Mapping[str, str] | None = None
 ) -> subprocess.Popen[bytes]:
-    """Starts the guard of a command, whose output and errors go to ``output``.
+    """Starts a command under a guard; standard output and errors go to ``output``.
 
     The command's environment is ``environment``, or that of this process if it is None.
     """
@@ -45,8 +46,8 @@ def start_guarded(
 
 
 def end_guarded(process: subprocess.Popen[bytes]) -> None:
-    """Ends a guard and its command's tree, if they have not ended; returns when they are gone."""
-    assert process.stdin is not None, "of start_guarded"
+    """Ends a guard and its command's tree, if they are still running; returns when they have ended."""
+    assert process.stdin is not None, "process must come from start_guarded"
     with suppress(OSError):
         process.stdin.close()
     try:
@@ -57,13 +58,13 @@ def end_guarded(process: subprocess.Popen[bytes]) -> None:
 
 
 def end_of_log(log: Path) -> str:
-    """The last lines that a command wrote, indented below the name of its log; for error messages."""
+    """Returns the last ``LOG_LINES`` lines of a log, indented below its path; for error messages."""
     lines = log.read_text(errors="replace").splitlines()[-LOG_LINES:]
     return "\n".join([f"The end of {log}:", *(f"  {line}" for line in lines)])
 
 
 def end_tree(pid: int, grace_seconds: float = GRACE_SECONDS) -> None:
-    """Ends a process and all its descendants: SIGTERM, then SIGKILL for those that are left."""
+    """Ends a process and all its descendants: SIGTERM, then SIGKILL for those still alive."""
     try:
         root = psutil.Process(pid)
         tree = [*root.children(recursive=True), root]
@@ -84,9 +85,10 @@ def _end(processes: list[psutil.Process], grace_seconds: float) -> None:
 
 
 def main() -> int:
-    # A group of its own, so that Ctrl-C reaches the parent first and the tree is ended in order.
+    """Runs the command of ``sys.argv`` as the module docstring describes; returns its exit status."""
+    # A process group of its own, so that Ctrl-C reaches only the parent, which then ends the tree in order.
     os.setpgrp()
-    # What the command leaves behind becomes our child, so that it can be found and ended, too.
+    # Orphans of the command become children of the guard, so that they are found and ended, too.
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     told_to_stop = False
 
@@ -98,7 +100,7 @@ def main() -> int:
     child = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
     while child.poll() is None and not told_to_stop:
         readable, _, _ = select.select([sys.stdin], [], [], POLL_SECONDS)
-        if readable:  # end of file: nothing is ever written
+        if readable:  # end of file, since the parent never writes
             break
     _end(psutil.Process().children(recursive=True), GRACE_SECONDS)
     return child.wait()
