@@ -84,7 +84,7 @@ def test_what_arrives_is_what_was_sent(bucket_bytes: int):
 def test_a_receiver_that_does_not_come_is_waited_for_no_longer_than_said():
     server = listen("127.0.0.1")
     meeting = _meeting(server.getsockname()[1], seconds=0.3)
-    with pytest.raises(RuntimeError, match=r"was not 'here' within 0\.3 s"):
+    with pytest.raises(RuntimeError, match=r"did not report 'here' within 0\.3 s"):
         send(_weights(), server, meeting, threading.Event(), CPU)
 
 

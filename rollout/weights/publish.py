@@ -1,7 +1,7 @@
 """Sends new weights to the workers: through a directory that all can read, or through a process group.
 
-Requests in flight are frozen, not lost: they go on with the new weights, and their tokens carry both
-versions. By option they are waited for instead. Workers that share GPUs with the trainer sleep in between.
+Requests in flight are frozen and resume with the new weights; their tokens carry both versions. Pause mode
+``wait`` lets them end first instead. Workers that share GPUs with the trainer sleep between publishes.
 """
 
 import asyncio
@@ -21,19 +21,19 @@ from rollout.endpoints.routing import Endpoint
 from rollout.weights.transfer import GivenUp, Meeting, entries_of, listen, own_address, send
 
 LABEL_SECONDS = 60.0
-"""The longest that a worker may take to label its weights, or to resume."""
+"""Time limit for a worker to label its weights, and to resume."""
 
 Source = TypeVar("Source")
 
 
 class WeightPublisher(ABC, Generic[Source]):
-    """Makes all workers serve new weights, and checks that they do."""
+    """Loads new weights into all workers and checks the version that they serve."""
 
     def __init__(
         self, pool: WorkerPool, timeout_seconds: float, pause_mode: str = "keep", *, sleeps: bool = False
     ) -> None:
         """``pause_mode``: ``keep`` freezes requests in flight, ``wait`` lets them end first.
-        ``sleeps``: whether ``sleep`` is used, so that workers must be woken."""
+        ``sleeps``: True if ``sleep`` is used, so that workers must be woken before a publish."""
         self._pool = pool
         self._pause_mode = pause_mode
         self._timeout = timeout_seconds
@@ -48,21 +48,22 @@ class WeightPublisher(ABC, Generic[Source]):
             RuntimeError: If a worker fails, takes too long, or serves another version afterwards. The
                 message names the worker.
         """
+        # Set first: a worker that is restarted meanwhile loads these weights, too.
         self._current = (weights, version)
         self._pool.published_version = version
         work = (self._publish_or_replace(worker, weights, version) for worker in self._pool.endpoints)
-        # One that fails does not cut off what the others are being sent.
+        # A failure is raised only after all workers are done: it must not interrupt the other transfers.
         for outcome in await asyncio.gather(*work, return_exceptions=True):
             if isinstance(outcome, BaseException):
                 raise outcome
 
     async def sleep(self) -> None:
-        """Has every worker give its GPU's memory back until the next publish; requests in flight end first.
+        """Frees the GPU memory of every worker until the next publish, once requests in flight have ended.
 
         Raises:
-            RuntimeError: If a worker does not, or takes too long. The message names it.
+            RuntimeError: If a worker fails or takes too long. The message names the worker.
         """
-        assert self._sleeps, "nothing would wake the workers"
+        assert self._sleeps, "publish wakes workers only with sleeps=True"
         await asyncio.gather(*map(self._put_to_sleep, self._pool.endpoints))
 
     async def _put_to_sleep(self, endpoint: Endpoint) -> None:
@@ -71,16 +72,17 @@ class WeightPublisher(ABC, Generic[Source]):
         try:
             await api.sleep(endpoint.url, self._timeout)
         except RuntimeError:
+            # Second attempt after a check, which restarts a broken worker.
             restarter.begin(endpoint)
             await restarter.settled(endpoint)
             await api.sleep(endpoint.url, self._timeout)
 
     @abstractmethod
     async def _load(self, endpoint: Endpoint, weights: Source) -> None:
-        """Has a worker that is paused load ``weights``."""
+        """Makes a paused worker load ``weights``."""
 
     async def _publish_or_replace(self, endpoint: Endpoint, weights: Source, version: int) -> None:
-        """A local worker that broke is restarted, which loads the current weights, too."""
+        """Publishes to one worker; on failure has it checked: a restart loads the current weights, too."""
         restarter = self._pool.restarter
         await restarter.settled(endpoint)
         try:
@@ -101,6 +103,7 @@ class WeightPublisher(ABC, Generic[Source]):
             await api.wake(endpoint.url, self._timeout)
         await api.pause(endpoint.url, self._pause_mode, self._timeout)
         try:
+            # Prefixes that the old weights computed are dropped before tokens carry the new version.
             await self._load(endpoint, weights)
             await api.reset_prefix_cache(endpoint.url, self._timeout)
             await api.set_version(endpoint.url, version, LABEL_SECONDS)
@@ -115,14 +118,14 @@ class WeightPublisher(ABC, Generic[Source]):
 
 
 class DirectoryPublisher(WeightPublisher[Path]):
-    """Publishes the safetensors in a directory which every worker can read; works on any device."""
+    """Publishes the safetensors in a directory that every worker can read; works on any device."""
 
     async def _load(self, endpoint: Endpoint, weights: Path) -> None:
         await self._pool.api.load(endpoint.url, weights, self._timeout)
 
 
 class TransferPublisher(WeightPublisher[Mapping[str, torch.Tensor]]):
-    """Publishes weights that are in our host memory; each worker gets them over a group of its own."""
+    """Publishes weights from this process's host memory, over a separate process group for each worker."""
 
     def __init__(
         self,
@@ -133,7 +136,7 @@ class TransferPublisher(WeightPublisher[Mapping[str, torch.Tensor]]):
         sleeps: bool = False,
         backend: str,
     ) -> None:
-        """``backend``: ``nccl`` or ``gloo``."""
+        """``backend``: ``nccl`` or ``gloo``; the other arguments as for ``WeightPublisher``."""
         super().__init__(pool, timeout_seconds, pause_mode, sleeps=sleeps)
         self._backend = backend
         self._device = torch.device("cuda" if backend == "nccl" else "cpu")
@@ -144,6 +147,7 @@ class TransferPublisher(WeightPublisher[Mapping[str, torch.Tensor]]):
         meeting = Meeting(
             host=host, port=server.getsockname()[1], backend=self._backend, seconds=self._timeout
         )
+        # The sender blocks in a thread, which cannot be cancelled: this event ends it.
         given_up = threading.Event()
         sending = asyncio.create_task(
             asyncio.to_thread(send, weights, server, meeting, given_up, self._device)
@@ -154,8 +158,8 @@ class TransferPublisher(WeightPublisher[Mapping[str, torch.Tensor]]):
             await sending
         except RuntimeError as error:
             given_up.set()
-            with suppress(GivenUp):  # it says less than the worker's own error
+            with suppress(GivenUp):  # the worker's own error, raised below, says more
                 await sending
             raise RuntimeError(f"Rollout worker {endpoint.url} did not take its weights: {error}") from error
         finally:
-            given_up.set()  # ends the sending of a publish that was cancelled
+            given_up.set()  # ends the sender if the publish was cancelled

@@ -1,9 +1,9 @@
-"""Weights through a process group: NCCL between GPUs; gloo, by the same code, where there are none.
+"""Weight transfer through a process group: NCCL between GPUs; gloo, by the same code, on CPUs.
 
-The sender holds the weights in host memory and makes a group of two with one worker, for one transfer: a
-worker that was started anew needs to know nothing of earlier ones. Weights go bucket by bucket; while one is
-on its way the sender fills the next and the receiver loads the last, so that neither side's device needs
-room for more than two beside its model.
+The sender holds the weights in host memory and forms a group of two with one worker for a single transfer, so
+a restarted worker needs no state of earlier transfers. Weights are sent in buckets. While one bucket is in
+transit, the sender fills the next and the receiver loads the previous one, so neither side's device needs
+memory for more than two buckets in addition to its model.
 """
 
 import math
@@ -20,55 +20,55 @@ from torch import Tensor
 from torch import distributed as dist
 from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
-SENDER, RECEIVER, SIZE = 0, 1, 2
+SENDER, RECEIVER, SIZE = 0, 1, 2  # ranks, and the size of the group
 BUCKET_BYTES = 2**26
 ALIGNMENT = 16
-"""Bytes; no dtype's element is larger, so every weight in a bucket can be viewed in its own dtype."""
+"""Bytes. No dtype has larger elements, so every weight in a bucket can be viewed in its own dtype."""
 LOOK_SECONDS = 0.02
-"""A sender that waits for its receiver looks that often."""
+"""Interval at which a sender that waits for its receiver polls the store."""
 HERE, DONE = "here", "done"
-"""What a receiver writes into the store when it has come, and when it has everything."""
+"""Keys that a receiver sets in the store when it has connected, and when it has all weights."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightEntry:
-    """One weight, as its receiver must know of it in advance."""
+    """Description of one weight, which the receiver needs before the transfer."""
 
     name: str
     dtype: str
-    """Of torch, such as ``bfloat16``."""
+    """Name in torch, such as ``bfloat16``."""
     shape: Sequence[int]
 
     @property
     def num_bytes(self) -> int:
-        """Of its elements."""
+        """Bytes of the elements, without padding."""
         return math.prod(self.shape) * getattr(torch, self.dtype).itemsize
 
     @property
     def room(self) -> int:
-        """Bytes that it takes in a bucket."""
+        """Bytes in a bucket: ``num_bytes`` rounded up to ``ALIGNMENT``."""
         return math.ceil(self.num_bytes / ALIGNMENT) * ALIGNMENT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Meeting:
-    """Where sender and receiver meet, and how. All of it goes to the receiver."""
+    """Address and settings of one transfer; the receiver gets a copy over HTTP."""
 
     host: str
     port: int
     backend: str
     """``nccl`` or ``gloo``."""
     seconds: float
-    """The longest that the receiver waits for anything."""
+    """Limit of each wait of sender and receiver."""
     bucket_bytes: int = BUCKET_BYTES
 
 
 class GivenUp(RuntimeError):
-    """The receiver failed in another way."""
+    """Raised in a sender that was told of its receiver's failure; the receiver's own error says why."""
 
 
 def entries_of(weights: Mapping[str, Tensor]) -> list[WeightEntry]:
-    """What is to be sent, in its order."""
+    """Returns a description of each weight, in the order of sending."""
     return [
         WeightEntry(name=name, dtype=str(value.dtype).removeprefix("torch."), shape=tuple(value.shape))
         for name, value in weights.items()
@@ -76,7 +76,7 @@ def entries_of(weights: Mapping[str, Tensor]) -> list[WeightEntry]:
 
 
 def buckets(entries: Sequence[WeightEntry], bucket_bytes: int) -> Iterator[list[WeightEntry]]:
-    """Neighbours that go together; only an entry that is larger by itself exceeds ``bucket_bytes``."""
+    """Yields consecutive entries sent together; only a single larger entry exceeds ``bucket_bytes``."""
     held: list[WeightEntry] = []
     size = 0
     for entry in entries:
@@ -90,7 +90,7 @@ def buckets(entries: Sequence[WeightEntry], bucket_bytes: int) -> Iterator[list[
 
 
 def listen(host: str) -> socket.socket:
-    """A socket on a free port of one address, where a receiver will come."""
+    """Returns a listening socket on a free port of ``host``, to which a receiver will connect."""
     server = socket.socket()
     server.bind((host, 0))
     server.listen()
@@ -104,18 +104,18 @@ def send(
     given_up: threading.Event,
     device: torch.device,
 ) -> None:
-    """Sends all weights to the receiver that comes to ``meeting``; blocks until it has them.
+    """Sends all weights to the receiver that connects to ``meeting``; blocks until it has them.
 
     Args:
-        weights: By name, in host memory.
-        server: Of ``listen``; is used up.
-        meeting: As the receiver was told.
-        given_up: Set when the receiver is known to have failed.
-        device: Where ``meeting.backend`` sends from.
+        weights: Tensors by name, in host memory.
+        server: Socket made by ``listen``; it is consumed.
+        meeting: The same as the receiver's.
+        given_up: Set by the caller when the receiver is known to have failed.
+        device: Device that ``meeting.backend`` sends from.
 
     Raises:
-        GivenUp: If ``given_up`` was set before it had come, or before it had everything.
-        RuntimeError: If it does not come, or does not take a bucket, in time.
+        GivenUp: If ``given_up`` is set before the receiver has connected, or before it has all weights.
+        RuntimeError: If the receiver does not connect, or does not accept a bucket, in time.
     """
     store = _store(meeting, server)
     _wait_for(HERE, store, meeting, given_up)
@@ -125,21 +125,22 @@ def send(
         packed = _room_for(bucket, torch.device("cpu"))
         for entry, part in zip(bucket, _parts(packed, bucket), strict=True):
             part.copy_(weights[entry.name])
+        # Packed while the previous bucket is in transit; at most two buckets are on the device.
         if sent is not None:
             sent.wait()
         sent = _Broadcast(group, packed.to(device), meeting)
     if sent is not None:
         sent.wait()
-    _wait_for(DONE, store, meeting, given_up)  # the group must outlive what is on its way
+    _wait_for(DONE, store, meeting, given_up)  # the group must outlive the last bucket's transit
 
 
 def receive(
     entries: Sequence[WeightEntry], meeting: Meeting, device: torch.device
 ) -> Iterator[tuple[str, Tensor]]:
-    """Weights as they come, by name; each bucket is memory of its own.
+    """Yields names and weights as they arrive; each bucket has its own memory.
 
     Raises:
-        RuntimeError: If the sender is not there, or does not send a bucket, in time.
+        RuntimeError: If the sender cannot be reached, or does not send a bucket, in time.
     """
     store = _store(meeting)
     store.set(HERE, "1")
@@ -149,6 +150,7 @@ def receive(
     for bucket, after in zip(parcels, [*parcels[1:], None], strict=True):
         here = coming or _Broadcast(group, _room_for(bucket, device), meeting)
         here.wait()
+        # Posted before the caller loads this bucket, so that transit and loading overlap.
         coming = _Broadcast(group, _room_for(after, device), meeting) if after is not None else None
         for entry, part in zip(bucket, _parts(here.packed, bucket), strict=True):
             yield entry.name, part
@@ -160,7 +162,7 @@ def _room_for(bucket: Sequence[WeightEntry], device: torch.device) -> Tensor:
 
 
 def _parts(packed: Tensor, bucket: Sequence[WeightEntry]) -> Iterator[Tensor]:
-    """The weights of a bucket, as views of it."""
+    """Yields the weights of a bucket as views of ``packed``, a uint8 tensor of the entries' ``room``s."""
     start = 0
     for entry in bucket:
         part = packed[start : start + entry.num_bytes].view(getattr(torch, entry.dtype))
@@ -183,9 +185,9 @@ def _wait_for(key: str, store: TCPStore, meeting: Meeting, given_up: threading.E
     deadline = time.monotonic() + meeting.seconds
     while not store.check([key]):
         if given_up.wait(LOOK_SECONDS):
-            raise GivenUp("the worker failed while it was sent weights")
+            raise GivenUp("the worker failed during the transfer of weights")
         if time.monotonic() > deadline:
-            raise RuntimeError(f"the worker was not '{key}' within {meeting.seconds:g} s")
+            raise RuntimeError(f"the worker did not report '{key}' within {meeting.seconds:g} s")
 
 
 def _join(store: TCPStore, meeting: Meeting, rank: int) -> Any:
@@ -196,14 +198,14 @@ def _join(store: TCPStore, meeting: Meeting, rank: int) -> Any:
         return dist.ProcessGroupNCCL(store, rank, SIZE, options)
     options = dist.ProcessGroupGloo._Options()  # type: ignore[attr-defined]
     options._timeout = limit
-    # By the address that the other side is reached from: a host's own name may lead elsewhere.
+    # The address that reaches the other side: a host's own name may resolve to another interface.
     address = own_address(meeting.host)
     options._devices = [dist.ProcessGroupGloo.create_device(hostname=address)]
     return dist.ProcessGroupGloo(store, rank, SIZE, options)
 
 
 class _Broadcast:
-    """A bucket on its way from the sender."""
+    """A bucket in transit from the sender; ``packed`` is the source at the sender, else the target."""
 
     def __init__(self, group: Any, packed: Tensor, meeting: Meeting) -> None:
         self.packed = packed
@@ -213,14 +215,18 @@ class _Broadcast:
         self._work = group.broadcast([packed], options)
 
     def wait(self) -> None:
-        """Returns when it is there; raises after the meeting's limit."""
+        """Returns when the bucket has arrived.
+
+        Raises:
+            RuntimeError: If it takes longer than the meeting's limit.
+        """
         self._work.wait(timedelta(seconds=self._seconds))
-        if self.packed.is_cuda:  # NCCL's wait only orders streams
+        if self.packed.is_cuda:  # NCCL's wait only orders streams and does not block the host
             torch.cuda.synchronize(self.packed.device)
 
 
 def own_address(host: str) -> str:
-    """This machine's address as ``host`` sees it."""
+    """Returns the address of this machine on the route to ``host``."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect((host, 9))  # sends nothing
+        probe.connect((host, 9))  # UDP: selects a route and sends nothing
         return probe.getsockname()[0]

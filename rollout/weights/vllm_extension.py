@@ -1,4 +1,4 @@
-"""What a vLLM worker needs to be published to; mixed into it by ``--worker-extension-cls``.
+"""Extension of vLLM's worker that receives published weights; added by ``--worker-extension-cls``.
 
 The only module that imports vLLM, and only inside vLLM's own processes.
 """
@@ -18,10 +18,10 @@ class PublishExtension:
         self._reload(weights_path=weights_path)
 
     def receive_published(self, meeting: dict[str, Any], entries: list[dict[str, Any]]) -> None:
-        """Loads what ``rollout.weights.transfer.send`` sends into the running model.
+        """Loads the weights sent by ``rollout.weights.transfer.send`` into the running model.
 
         Raises:
-            ValueError: If the worker is spread over several devices, each of which would want its share.
+            ValueError: If the worker is spread over several devices, each of which would need its own shard.
         """
         if (parts := self.parallel_config.world_size) > 1:  # type: ignore[attr-defined]
             raise ValueError(
@@ -40,7 +40,7 @@ class PublishExtension:
             if not isinstance(head, ParallelLMHead):
                 continue
             for embedding in embeddings:
-                # vLLM's CPU build multiplies with packed copies. reload_weights packs what it loads, but a
-                # tied head is not loaded: without this it would keep the copy of the old weights.
+                # vLLM's CPU build multiplies with packed copies. ``reload_weights`` packs what it loads, but
+                # a tied head is not loaded: without this line it would keep the copy of the old weights.
                 if head.weight is embedding.weight and hasattr(embedding, "cpu_linear"):
                     head.cpu_linear = embedding.cpu_linear
