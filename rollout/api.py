@@ -1,6 +1,6 @@
-"""The operators from Python, in a notebook or a script: docs/python.md.
+"""Python interface of the operators, for notebooks and scripts (docs/python.md).
 
-It composes policy, operators and verifier as ``python -m rollout`` does, so answers are extracted and votes
+Policy, operators and verifier are composed as in ``python -m rollout``, so answers are extracted and votes
 are counted by the verifier that training uses.
 """
 
@@ -28,7 +28,7 @@ from rollout.records import Problem
 from rollout.result import Evaluation, Result
 
 ROW_FIELDS = ("question_field", "answer_field", "on_bad_gold")
-"""Fields of ``configs.schema.DataConfig`` that tell how rows are read."""
+"""Fields of ``configs.schema.DataConfig`` that determine how rows are read."""
 
 
 def open_policy(
@@ -39,18 +39,18 @@ def open_policy(
     thinking: str = "think",
     **options: Any,
 ) -> OpenPolicy:
-    """Starts a local vLLM worker, or reaches those that run; returns when they answer.
+    """Starts a local vLLM worker or connects to running endpoints; returns when they answer.
 
     Args:
-        model: An HF folder, or the name of a model on the hub. With ``chat_url`` its tokenizer only counts.
+        model: An HF folder, or the name of a model on the hub. With ``chat_url``, used only to count tokens.
         urls: vLLM servers to use instead of a local one.
         chat_url: An OpenAI-compatible endpoint to use instead, with ``chat_model``.
-        thinking: How the model marks its thinking: a file of configs/operator/thinking.
+        thinking: Marks of the model's thinking: the name of a file in configs/operator/thinking.
         options: Other fields of ``configs.schema.RolloutConfig``, e.g. ``max_completion_length``.
 
     Raises:
-        ValueError: For an option that does not exist (with the nearest valid one) or fails a check, or a
-            model from which no tokenizer loads.
+        ValueError: If an option does not exist (the message names the nearest valid one) or fails a check, or
+            no tokenizer can be loaded from the model.
         FileNotFoundError: If ``model`` is a folder that does not exist.
         RuntimeError: If the worker does not start, or an endpoint does not answer.
     """
@@ -62,15 +62,15 @@ def open_policy(
     config = replace(config, model=replace(config.model, path=str(model)), rollout=rollout)
     tokenizer = load_tokenizer(config.model)
     marks = config.operator.thinking
-    # An endpoint that chats has a template of its own.
+    # A chat endpoint applies its own template.
     opened = not rollout.chats and Codec(tokenizer=tokenizer).opens_thinking(marks.open)
-    logs = Path(tempfile.gettempdir()) / f"rollout_{uuid.uuid4().hex[:12]}"  # made by a local worker
+    logs = Path(tempfile.gettempdir()) / f"rollout_{uuid.uuid4().hex[:12]}"  # created by a local worker
     with contextlib.ExitStack() as stack:
         scorer = stack.enter_context(build_scorer(config.rewards, marks, prompt_opens_thinking=opened))
         engine = stack.enter_context(RolloutEngine(rollout, str(model), logs))
         settings = policy_settings(config.operator, rollout, engine.sampler, tokenizer)
         resources = contextlib.ExitStack()
-        resources.callback(shutil.rmtree, logs, ignore_errors=True)  # not where a worker failed to start
+        resources.callback(shutil.rmtree, logs, ignore_errors=True)  # kept if a worker failed to start
         resources.enter_context(stack.pop_all())
         return OpenPolicy(config, engine, settings, Grader(scorer), resources)
 
@@ -83,13 +83,13 @@ def run(
     seed: int = 0,
     **options: Any,
 ) -> Result:
-    """The answer of any operator to a question; it works inside a running event loop, too, which it blocks.
+    """Runs an operator on a question and returns its answer. Inside a running event loop it blocks the loop.
 
     Args:
-        policy: Open.
-        question: The text of a problem; the operator's prompts are put around it.
+        policy: An open policy.
+        question: The text of a problem, which the operator's prompts embed.
         operator: The name of a file in configs/operator, or a subclass of ``rollout.operators.Operator``.
-        seed: Equal seeds ask for equal samples.
+        seed: Equal seeds request equal samples.
         options: Fields of ``configs.schema.OperatorConfig``, e.g. ``schedule``, ``distiller``, ``top_k``.
 
     Raises:
@@ -107,32 +107,35 @@ async def run_async(
     seed: int = 0,
     **options: Any,
 ) -> Result:
-    """As ``run``, without blocking: ask many questions at once with ``asyncio.gather``."""
+    """Like ``run``, without blocking; ``asyncio.gather`` runs many questions at once."""
     return await policy.wait_async(policy.asked(question, operator, seed, options))
 
 
 def pdr(policy: OpenPolicy, question: str, **options: Any) -> Result:
-    """Parallel-Distil-Refine, e.g. ``schedule=[8, 4, 1]``. Options and errors are those of ``run``."""
+    """Runs Parallel-Distill-Refine, e.g. ``schedule=[8, 4, 1]``. Options and errors are those of ``run``."""
     return run(policy, question, operator="pdr", **options)
 
 
 def sr(policy: OpenPolicy, question: str, **options: Any) -> Result:
-    """Sequential refinement, e.g. ``schedule=[1, 1, 1]``. Options and errors are those of ``run``."""
+    """Runs sequential refinement, e.g. ``schedule=[1, 1, 1]``. Options and errors are those of ``run``."""
     return run(policy, question, operator="sr", **options)
 
 
 def trace(policy: OpenPolicy, question: str, **options: Any) -> Result:
-    """One chain of thought. Options and errors are those of ``run``."""
+    """Runs one chain of thought. Options and errors are those of ``run``."""
     return run(policy, question, operator="trace", **options)
 
 
 def majority(policy: OpenPolicy, question: str, **options: Any) -> Result:
-    """A vote of ``schedule=[n]`` traces. Options and errors are those of ``run``."""
+    """Runs a majority vote of ``schedule=[n]`` traces. Options and errors are those of ``run``."""
     return run(policy, question, operator="majority", **options)
 
 
 def best_of_n(policy: OpenPolicy, question: str, **options: Any) -> Result:
-    """The trace of ``schedule=[n]`` that the policy itself trusts most. Options and errors: ``run``."""
+    """Runs ``schedule=[n]`` traces and returns the one that the policy trusts most.
+
+    Options and errors are those of ``run``.
+    """
     return run(policy, question, operator="best_of_n", **options)
 
 
@@ -145,21 +148,24 @@ def evaluate(
     seed: int = 0,
     **fields: str,
 ) -> Evaluation:
-    """Accuracy of operators with intervals and budgets, beside votes of as many traces as each costs.
+    """Evaluates operators: accuracy with intervals and budgets, compared with votes of equal cost.
+
+    The votes are majority votes of as many traces as each operator costs.
 
     Args:
-        policy: Open.
+        policy: An open policy.
         problems: Rows with the fields ``question`` and ``answer`` (the gold answer): a list of dictionaries,
-            a data set, or the path of a JSONL file. ``id`` and ``source`` may be there.
+            a data set, or the path of a JSONL file. The fields ``id`` and ``source`` are optional.
         operators: Names, classes, or keyword arguments of ``run``:
-            ``["trace", {"operator": "pdr", "schedule": [8, 4, 1]}]``. ``name`` tells two of a kind apart.
+            ``["trace", {"operator": "pdr", "schedule": [8, 4, 1]}]``. ``name`` distinguishes two operators
+            of one kind.
         samples: Rollouts per problem and operator.
-        seed: Equal seeds ask for equal samples.
+        seed: Equal seeds request equal samples.
         fields: ``question_field``, ``answer_field`` and ``on_bad_gold`` of ``configs.schema.DataConfig``.
 
     Raises:
-        ValueError: If a row misses a field or its gold answer does not parse, ids repeat, or an operator
-            fails a check.
+        ValueError: If a row lacks a field, its gold answer does not parse, ids repeat, or an operator fails
+            a check.
         RuntimeError: If the policy is closed, or no rollout got an answer.
     """
     return policy.wait(policy.compared(_problems(problems, fields), operators, samples, seed))
@@ -174,7 +180,7 @@ async def evaluate_async(
     seed: int = 0,
     **fields: str,
 ) -> Evaluation:
-    """As ``evaluate``, without blocking while rollouts are made."""
+    """Like ``evaluate``, without blocking while rollouts are sampled."""
     return await policy.wait_async(policy.compared(_problems(problems, fields), operators, samples, seed))
 
 

@@ -1,4 +1,4 @@
-"""Workers, pool and publisher for synchronous callers: an event loop in a thread of its own."""
+"""Workers, pool and publisher for synchronous callers: runs an event loop in a separate thread."""
 
 import asyncio
 import contextlib
@@ -26,24 +26,24 @@ from rollout.workers.local_worker import LOOPBACK, NEEDED_ELSEWHERE, LocalWorker
 logger = logging.getLogger(__name__)
 
 COLLECT_AFTER = 50_000
-"""Objects that the garbage collector lets come before it looks at the new ones; Python's own is 700."""
+"""Number of new objects after which the garbage collector runs; Python's default is 700."""
 REACH_SECONDS = 60.0
-"""The longest that endpoints may take to say that they are there."""
+"""Time limit for all endpoints to answer on entry."""
 KEY_SECONDS = 30.0
-"""The longest that one worker may take to accept our key."""
+"""Time limit for one worker to accept the key."""
 END_SECONDS = 5.0
-"""The longest that a cancelled task may take to end when the engine is left."""
+"""Time limit for cancelled tasks to end when the engine is closed."""
 
 T = TypeVar("T")
 
 
 class RolloutEngine:
-    """Owns the endpoints of a run: local workers, remote ones, or one that chats.
+    """Owns the endpoints of a run: local workers, remote workers, or a chat endpoint.
 
-    Use as a context manager: nothing is left behind.
+    Use as a context manager; leaving it ends local workers, connections and the event loop.
 
     Raises (on entry):
-        ValueError, RuntimeError: If a local worker cannot start, or a remote one does not answer.
+        ValueError, RuntimeError: If a local worker cannot start, or an endpoint does not answer.
     """
 
     def __init__(self, config: RolloutConfig, model_path: str, log_dir: Path) -> None:
@@ -53,25 +53,25 @@ class RolloutEngine:
         is_local = not (config.urls or config.chats)
         self._fleet = Fleet(config, model_path, log_dir) if is_local else None
         self.sampler = ChatEndpoint(config) if config.chats else WorkerPool(self._endpoints(), config)
-        """Where calls are sampled."""
+        """Samples the calls: the worker pool or the chat endpoint."""
         self._is_begun = False
         self._under_way: set[Future[Any]] = set()
         self._entered = contextlib.ExitStack()
 
     @property
     def pool(self) -> WorkerPool:
-        """The workers, for those who need more than a sampler.
+        """Worker pool, for callers that need more than a ``Sampler``.
 
         Raises:
-            RuntimeError: If the run uses an endpoint that chats.
+            RuntimeError: If the run uses a chat endpoint.
         """
         if isinstance(self.sampler, WorkerPool):
             return self.sampler
-        raise RuntimeError("An endpoint that chats has no workers: it can be evaluated, not trained.")
+        raise RuntimeError("A chat endpoint has no workers: it can be evaluated, not trained.")
 
     @functools.cached_property
     def publisher(self) -> WeightPublisher[Any]:
-        """Sends weights to the workers: of a ``Path``, or by ``rollout.weight_transfer`` of a mapping."""
+        """Publisher of ``rollout.weight_transfer``: ``directory`` takes a ``Path``, others a mapping."""
         config = self._config
         options = (self.pool, config.publish_timeout_seconds, config.pause_mode)
         if config.weight_transfer == "directory":
@@ -80,7 +80,10 @@ class RolloutEngine:
 
     @contextlib.contextmanager
     def begun(self) -> Iterator["RolloutEngine"]:
-        """Local workers start when this is entered, so that other work can be done until ``self`` is."""
+        """Context manager that starts local workers without waiting, so that other work can overlap.
+
+        Yields ``self``; entering that waits for the workers.
+        """
         if self._fleet is None:
             yield self
             return
@@ -112,12 +115,12 @@ class RolloutEngine:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for future in list(self._under_way):  # nobody waits for ever for a loop that has ended
+        for future in list(self._under_way):  # a waiting thread would hang once the loop has ended
             future.cancel()
         self._entered.close()
 
     def submit(self, work: Coroutine[Any, Any, T]) -> "Future[T]":
-        """Starts ``work`` on the engine's loop; leaving the engine cancels it."""
+        """Schedules ``work`` on the engine's loop; leaving the engine cancels it."""
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         self._under_way.add(future)
         future.add_done_callback(self._under_way.discard)
@@ -127,9 +130,9 @@ class RolloutEngine:
         """Runs ``work`` on the engine's loop and waits for it.
 
         Args:
-            work: Is cancelled if the wait ends before it does.
-            timeout_seconds: The longest wait; None if everything that ``work`` waits for has its own limit.
-            what: Names the work in the error, such as ``publishing version 3 to the workers``.
+            work: Cancelled if the wait ends first.
+            timeout_seconds: Limit of the wait; None if everything that ``work`` waits for has its own limit.
+            what: Name of the work in the error, such as ``publishing version 3 to the workers``.
 
         Raises:
             RuntimeError: If it takes longer than ``timeout_seconds``.
@@ -139,7 +142,7 @@ class RolloutEngine:
             return future.result(timeout=timeout_seconds)
         except TimeoutError as error:
             if future.done():
-                raise  # of the work itself
+                raise  # the work itself raised it
             future.cancel()
             raise RuntimeError(
                 f"The rollout engine did not finish {what} within {timeout_seconds:g} s."
@@ -155,7 +158,7 @@ class RolloutEngine:
         return [Endpoint(url="", restart=_restarting(worker)) for worker in self._fleet.workers]
 
     def _waiting_for(self, url: str) -> Callable[[], Awaitable[str]]:
-        """How a worker of somebody else comes back: it is started anew there, and we wait."""
+        """Returns the ``restart`` of a remote worker, which waits until its owner has restarted it."""
         seconds = self._config.start_timeout_seconds / RESTART_ATTEMPTS
 
         async def wait() -> str:
@@ -165,34 +168,35 @@ class RolloutEngine:
         return wait
 
     async def _reach(self) -> None:
-        """Finds what does not answer, or not to our key, before the first call does."""
+        """Checks that every endpoint answers and accepts the key, before the first call is sent."""
         if isinstance(self.sampler, ChatEndpoint):
             await self.sampler.check()
         else:
             await asyncio.gather(*(_reach_worker(self.sampler, e) for e in self.sampler.endpoints))
 
     def _stop_loop(self) -> None:
-        self.run(_end_tasks(), 2 * END_SECONDS, what="what was cancelled")
+        self.run(_end_tasks(), 2 * END_SECONDS, what="ending the cancelled tasks")
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(timeout=10)
         self._loop.close()
 
 
 async def _end_tasks() -> None:
-    """Cancels every other task of the loop and lets it end: what awaits it must not be left half done."""
+    """Cancels every other task of the loop and waits, so that their cleanup runs before the loop stops."""
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
     for task in tasks:
-        if not task.cancelling():  # a second time would interrupt its end
+        if not task.cancelling():  # a second cancel would interrupt its cleanup
             task.cancel()
     if tasks:
         await asyncio.wait(tasks, timeout=END_SECONDS)
 
 
 def spare_collector() -> None:
-    """Has the garbage collector leave alone what is there: the libraries' objects, which stay to the end.
+    """Excludes existing objects from garbage collection and makes collections rarer.
 
-    To look at them again and again took a quarter of the client's time (tests/bench/evaluation.py). New ones
-    it looks at less often: nearly all of a call's objects end with it, without the collector's help.
+    The existing objects are mostly those of libraries, which live as long as the process; scanning them
+    repeatedly took a quarter of the client's time (tests/bench/evaluation.py). New objects are scanned less
+    often, since reference counting frees nearly all of a call's objects when it ends.
     """
     gc.collect()
     gc.freeze()
@@ -211,8 +215,8 @@ async def _reach_worker(pool: WorkerPool, endpoint: Endpoint) -> None:
     host = urlsplit(endpoint.url).hostname or ""
     if host not in LOOPBACK and KEY_VARIABLE not in os.environ:
         logger.warning(
-            "%s is not on this machine and VLLM_API_KEY is not set: whoever reaches it can use it and "
-            "replace its weights.",
+            "%s is not on this machine and VLLM_API_KEY is not set: any client that reaches it can use it "
+            "and replace its weights.",
             endpoint.url,
         )
     try:

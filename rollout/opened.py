@@ -1,4 +1,4 @@
-"""A policy that waits to be asked: its workers run, its verifier is warm. ``rollout.api`` makes it."""
+"""An open policy: workers and verifier run and wait for questions. ``rollout.api`` creates it."""
 
 import asyncio
 import concurrent.futures
@@ -20,22 +20,22 @@ from rollout.records import Grader, Problem
 from rollout.result import Evaluation, Result, readable
 
 OperatorSpec: TypeAlias = str | type[Operator] | Mapping[str, Any]
-"""The name of a file in configs/operator, a class of one's own, or the keyword arguments of ``run``."""
+"""Name of a file in configs/operator, a subclass of ``Operator``, or keyword arguments of ``run``."""
 
 COMPOSING = threading.Lock()
-"""Held while configs are composed: Hydra keeps its state in a global."""
+"""Held while configs are composed: Hydra's state is global."""
 SHARED = ("thinking", "prompts")
 """Options that all operators of a policy share."""
-CLOSED_MEANWHILE = "The policy was closed before it had answered; what was under way is lost."
+CLOSED_MEANWHILE = "The policy was closed before it had answered; calls in progress are lost."
 NO_GOLD = "A question has no gold answer to judge calls by: use evaluate, whose problems have one."
 
 T = TypeVar("T")
 
 
 class OpenPolicy:
-    """A policy that can be asked, by several threads and tasks at once. Made by ``open_policy``.
+    """A policy that answers questions, from several threads and tasks at once. Created by ``open_policy``.
 
-    Use as a context manager, or call ``close``: a local worker runs, and holds its memory, until then.
+    Use as a context manager, or call ``close``: a local worker runs and holds its memory until then.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class OpenPolicy:
         grader: Grader,
         resources: contextlib.ExitStack,
     ) -> None:
-        """``engine`` is entered; closing the policy closes ``resources``, the engine among them."""
+        """``engine`` is entered; closing the policy closes ``resources``, which include the engine."""
         self._config = config
         self._engine = engine
         self._settings = settings
@@ -62,7 +62,7 @@ class OpenPolicy:
         self.close()
 
     def close(self) -> None:
-        """Ends local workers and what is under way; no-op if closed already."""
+        """Ends local workers and cancels work in progress; no-op if closed already."""
         if self._is_closed:
             return
         self._is_closed = True
@@ -71,14 +71,20 @@ class OpenPolicy:
     def asked(
         self, question: str, operator: str | type[Operator], seed: int, options: Mapping[str, Any]
     ) -> Coroutine[Any, Any, Result]:
-        """One question, checked but not yet begun."""
+        """Checks a question and its options; returns the coroutine that answers it.
+
+        Raises:
+            ValueError: If the question is empty, an option is invalid, or the operator needs a gold answer.
+            TypeError: If ``operator`` is neither a name nor an operator class.
+            RuntimeError: If the policy is closed.
+        """
         self._require_open()
         if not question.strip():
             raise ValueError("The question is empty: pass the text of a problem.")
         config, made = self._operator(operator, options)
         if config.distiller == "oracle":
             raise ValueError(f"operator.distiller is oracle. {NO_GOLD}")
-        # The seeds of calls depend on the problem's id.
+        # The id is the question: calls derive their seeds from it, so an equal question and seed repeat.
         return self._answer(Problem(id=question, question=question, answer=""), made, seed)
 
     async def _answer(self, problem: Problem, operator: Operator, seed: int) -> Result:
@@ -92,12 +98,18 @@ class OpenPolicy:
         samples: int,
         seed: int,
     ) -> Coroutine[Any, Any, Evaluation]:
-        """One evaluation, checked but not yet begun."""
+        """Checks the operators of an evaluation; returns the coroutine that runs it.
+
+        Raises:
+            ValueError: If there is no operator, or a check of an operator or of ``samples`` fails.
+            TypeError: If an operator is neither a name, an operator class nor a mapping.
+            RuntimeError: If the policy is closed.
+        """
         self._require_open()
         if not specs:
             raise ValueError("operators is empty: name at least one, e.g. operators=['trace', 'pdr'].")
         operators = [self._specified(spec) for spec in specs]
-        # The checks of a whole run: each name once, at least one sample.
+        # Runs the config's own checks: unique names, at least one sample.
         replace(self._config, operators=[operator.name for operator in operators], samples=samples)
         _, trace = self._operator("trace", {})
         comparison = Comparison(problems=problems, operators=operators, trace=trace, samples=samples)
@@ -145,7 +157,7 @@ class OpenPolicy:
                 f"operator is {operator!r}; pass the name of an operator (trace, sr, pdr, ...) or a subclass "
                 "of rollout.operators.Operator."
             )
-        replace(self._config, operator=config)  # the checks of a whole run: what an endpoint cannot do
+        replace(self._config, operator=config)  # runs the config's checks, e.g. what an endpoint cannot do
         return config, made
 
     def _named(self, name: str) -> OperatorConfig:
@@ -158,7 +170,7 @@ class OpenPolicy:
         try:
             return self._engine.run(
                 work, None, what="a call from Python"
-            )  # its waits have limits of their own
+            )  # no timeout: each wait inside has its own limit
         except concurrent.futures.CancelledError:
             raise RuntimeError(CLOSED_MEANWHILE) from None
 
@@ -166,6 +178,7 @@ class OpenPolicy:
         try:
             return await asyncio.wrap_future(self._engine.submit(work))
         except asyncio.CancelledError:
+            # Cancelled by ``close``, or by the caller, whose cancellation is passed on.
             if self._is_closed:
                 raise RuntimeError(CLOSED_MEANWHILE) from None
             raise
@@ -179,7 +192,7 @@ class OpenPolicy:
 
 @dataclass(frozen=True, slots=True)
 class _Unjudged:
-    """The verdict on a call whose problem has no gold answer."""
+    """Verdict on a call whose problem has no gold answer."""
 
     answer: str | None
     status: str = "unjudged"
@@ -191,7 +204,7 @@ class _Unjudged:
 
 @dataclass(frozen=True, slots=True)
 class _WithoutGold:
-    """A grader for a question without a gold answer: it extracts and compares, and judges nothing."""
+    """Grader for a question without a gold answer: extracts and compares answers, without judging them."""
 
     grader: Grader
 

@@ -1,4 +1,4 @@
-"""What a notebook is shown: one answered question with its graph of calls; one evaluation."""
+"""Results of ``rollout.api``: an answered question with its graph of calls, and an evaluation."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from rollout.policy import Policy
 from rollout.records import Rollout
 
 REPR_CHARACTERS = 60
-"""Of a text, in a line that stands for a whole object."""
+"""Longest text in the ``repr`` of an object."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,15 +21,15 @@ class ReadableCall:
     role: str
     """``trace``, ``draft``, ``distil``, ``verify``, ``analyse`` or ``refine``."""
     round: int
-    """From 0."""
+    """Round of the operator, from 0."""
     parents: tuple[int, ...]
-    """Positions in the graph of the calls whose text this one's prompt was built from."""
+    """Positions in the graph of the calls whose text the prompt was built from."""
     workspace: str
-    """The workspace that an attempt read; empty if it had the plain problem."""
+    """The workspace in the prompt of an attempt; empty if the prompt was the problem alone."""
     text: str
     """The completion, thinking included."""
     label: str
-    """``ok``, or what is malformed in the completion (``rollout.thinking.LABELS``)."""
+    """``ok``, or the defect of the completion (``rollout.thinking.LABELS``)."""
     answer: str | None
     """The final answer of an attempt; None if it has none, or if the call is no attempt."""
     prompt_tokens: int
@@ -49,12 +49,12 @@ class ReadableCall:
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Result:
-    """A question that an operator answered. ``print`` shows it with its workspaces."""
+    """An operator's answer to a question. ``print`` shows it with its workspaces."""
 
     question: str
     operator: str
     answer: str | None
-    """The final answer as the policy wrote it; None if it gave none."""
+    """The final answer as the policy wrote it; None if there is none."""
     text: str
     """The final solution, without thinking; empty if the thinking was never closed."""
     b_seq: int
@@ -62,9 +62,9 @@ class Result:
     b_total: int
     """Tokens in + out of all calls (cost)."""
     graph: tuple[ReadableCall, ...]
-    """The calls in the order in which they were asked for."""
+    """The calls in the order in which they were requested."""
     rollout: Rollout
-    """The same with token ids, log-probs and policy versions."""
+    """The same calls with token ids, log-probs and policy versions."""
 
     def __repr__(self) -> str:
         return (
@@ -83,7 +83,7 @@ class Result:
 
 
 def _graph_lines(graph: Iterable[ReadableCall]) -> Iterable[str]:
-    """One line for each call; a workspace stands under the first call that read it."""
+    """Yields one line per call; a workspace is shown in full below the first call that read it."""
     first_reader: dict[str, int] = {}
     for place, call in enumerate(graph):
         yield f"[{place}] {call}"
@@ -106,11 +106,11 @@ def _short(text: str) -> str:
 
 
 def readable(policy: Policy, rollout: Rollout) -> Result:
-    """The result of a rollout with one answer.
+    """Returns the result of a rollout with one answer.
 
     Args:
-        policy: The policy that made its calls.
-        rollout: What ``run_on`` returned for it.
+        policy: The policy that made the calls.
+        rollout: The rollout that ``run_on`` returned for ``policy``.
     """
     (answer,) = rollout.answers
     answers = {place: verdict.answer for place, verdict in rollout.verdicts.items()}
@@ -142,13 +142,13 @@ def readable(policy: Policy, rollout: Rollout) -> Result:
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Evaluation:
-    """Operators over problems. ``print`` shows the report that ``python -m rollout`` writes."""
+    """Accuracy of operators on problems. ``print`` shows the report that ``python -m rollout`` writes."""
 
     report: Report
 
     @property
     def rows(self) -> Mapping[str, ReportRow]:
-        """Accuracy with its interval and budgets of each operator, and of votes that cost as much."""
+        """Accuracy, interval and budgets of each operator and of the votes of equal cost, by name."""
         return {row.operator: row for row in self.report.rows if row.final}
 
     def __repr__(self) -> str:
@@ -163,5 +163,5 @@ class Evaluation:
         return markdown(report.rows, report.differences, failed=report.run.failed, reasons=report.reasons)
 
     def _repr_markdown_(self) -> str:
-        """What Jupyter shows."""
+        """Returns the representation that Jupyter shows."""
         return str(self)

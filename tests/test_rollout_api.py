@@ -335,7 +335,7 @@ def test_closing_ends_what_is_under_way_with_an_error(model: str):
     with stub_process(StubOptions(seconds_per_token=10.0)) as stuck:
         asyncio.run(cell(rollout.open_policy(model, urls=stuck)))
     assert [str(error) for error in errors] == [
-        "The policy was closed before it had answered; what was under way is lost."
+        "The policy was closed before it had answered; calls in progress are lost."
     ]
 
 
