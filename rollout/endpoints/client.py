@@ -152,10 +152,10 @@ class Client:
 
 
 def is_fault_of_request(status: int) -> bool:
-    """True if an HTTP status blames the request, so that no other endpoint would take it either.
+    """Returns True if an HTTP status blames the request, so that no other endpoint would accept it either.
 
-    Everything else is the endpoint's fault: a wrong key (401), a path that it does not have (404), a page of
-    a proxy in between.
+    Other errors are attributed to the endpoint: a wrong key (401), a missing path (404), an error page of a
+    proxy.
     """
     return status in (400, 413, 422)
 

@@ -15,15 +15,15 @@ from rollout.records import Completion, Prompt, Sampling
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """What an answer is checked against."""
+    """Properties of a request that its answer is checked against."""
 
     prompt_tokens: int
     n: int
-    """Samples."""
+    """Number of samples."""
     max_tokens: int
-    """The most tokens of one sample."""
+    """Token limit of one sample."""
     version: int
-    """The version of a sample without tokens, which carries none of its own."""
+    """Policy version of a sample without tokens, which carries none of its own."""
     newest_version: int
     """The newest version that was published or that a worker reported."""
 
@@ -52,10 +52,10 @@ class Answer(Protocol):
         ...
 
     def completions(self, asked: Asked) -> list[Completion]:
-        """Returns the samples in the order of their index, with the ids and log-probs that were sampled.
+        """Returns the samples in the order of their index, with the sampled ids and log-probs.
 
         Raises:
-            ValueError: If the answer is not one to ``asked``: the number of samples, a length, an id, a
+            ValueError: If the answer does not fit ``asked``: the number of samples, a length, an id, a
                 log-prob or a version is impossible. The message names the field and its value.
         """
         ...

@@ -43,7 +43,7 @@ class WorkerPool:
         self.endpoints = list(endpoints)
         self.counts = RequestCounts()
         self.published_version = 0
-        """The newest version that workers may serve; whoever publishes sets it before the first does."""
+        """Newest version that workers may serve; a publisher sets it before any worker serves it."""
         self.restarter = Restarter(self._is_sound)
         self._config = config
         self._client = Client(KEY_VARIABLE, config.request_timeout_seconds)
@@ -166,7 +166,7 @@ class WorkerPool:
         """Returns the samples of an answer.
 
         Raises:
-            Unavailable: If the answer is impossible: its worker is not to be believed, another may be.
+            Unavailable: If the answer is impossible, so that another worker is tried.
         """
         newest = max(self.published_version, *(each.version for each in self.endpoints))
         asked = Asked(

@@ -83,7 +83,7 @@ class Router:
             chosen = holder
         self._holders[context] = chosen
         self._holders.move_to_end(context)
-        # The least recently used context is dropped; its prefix has most likely left the cache, too.
+        # Bounds the memory of a long run: drops the least recently used context.
         if len(self._holders) > self._capacity:
             self._holders.popitem(last=False)
         return chosen

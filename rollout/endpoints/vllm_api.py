@@ -25,7 +25,7 @@ START_VERSION = "default"
 Count = Annotated[int, msgspec.Meta(ge=0)]
 TokenId = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
 SURE = 1e-4
-"""Rounding that a log-prob of a certain token may have above 0."""
+"""Largest log-prob accepted: rounding can lift that of a certain token above 0."""
 
 
 class _LogProb(msgspec.Struct, gc=False):
@@ -208,7 +208,7 @@ def parse_version(label: str) -> int:
 
 
 def _completion(choice: _Choice, asked: Asked) -> Completion:
-    # A sample without tokens (aborted before its first) has neither log-probs nor version spans.
+    # A sample without tokens (aborted before its first) may have neither log-probs nor version spans.
     content = choice.logprobs.content or []
     ids = tuple(choice.token_ids)
     logprobs = tuple([entry.logprob for entry in content])
