@@ -122,13 +122,13 @@ class Policy:
             role: Role of the attempts.
             round: Round of the attempts.
             quorum: Once this share of the attempts has ended, the others are aborted: their tokens count,
-                and they are labelled truncated.
+                and they count as truncated.
         """
         self._round = round
         given = self._take_given(len(workspaces)) if role == DRAFT else ()
         # contexts: distinct workspace -> number of samples drawn from it.
         contexts = Counter(workspaces[len(given) :])
-        # Sorted, so that positions and seeds do not depend on the order in which a distiller ended.
+        # A fixed order: positions and seeds depend on the set of workspaces alone.
         ordered = sorted(contexts, key=lambda workspace: (workspace.text, workspace.parents))
         attempts = [
             (self._attempt(w), _Place(role=role, round=round, parents=w.parents, workspace=w.text))
@@ -172,7 +172,7 @@ class Policy:
         return Solution(call=call, label=parts.label, text=parts.solution)
 
     def verification(self, call: int) -> int:
-        """Returns 1 if the last box of a verify call holds yes, -1 for no, and 0 for anything else."""
+        """Returns 1 if the last boxed yes or no of a verify call is yes, -1 if it is no, 0 if there is none."""
         solution = self.solution(call).text
         boxed = re.findall(r"\\boxed\s*\{\s*(?:\\text\{)?\s*(yes|no)\b", solution, re.I)
         return 0 if not boxed else 1 if boxed[-1].lower() == "yes" else -1

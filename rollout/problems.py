@@ -150,7 +150,7 @@ def _generated(
     assert config.task is not None
     # Problem i of a task is made from seed + i: nearby seeds would generate the same problems.
     seed = random.Random(f"{config.task_seed} {part}").getrandbits(31)
-    # Twice the size, since small tasks repeat their questions.
+    # More than ``size``, since generated questions may repeat or be left out.
     most = 2 * size + len(leave_out)
     try:
         import reasoning_gym  # here, since the import takes a second

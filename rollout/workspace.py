@@ -136,7 +136,7 @@ def _reviewed(policy: Policy, draft: Solution, analysis: int, kappa: int) -> Wor
 
 async def global_summary(context: DistilContext) -> list[Workspace]:
     """One summary of all drafts, written by the policy: agreements, contradictions, results, open goals."""
-    # Shuffled, so that the policy cannot learn to prefer a position.
+    # Random order, so that no draft has a fixed position in the prompt.
     kappa, shuffled = context.options.kappa, context.rng.sample(context.drafts, len(context.drafts))
     calls = await context.policy.distil(shuffled, kappa=kappa, num=context.num)
     return [_summary(context.policy, call, kappa) for call in calls]
