@@ -172,7 +172,7 @@ class Policy:
         return Solution(call=call, label=parts.label, text=parts.solution)
 
     def verification(self, call: int) -> int:
-        """Returns 1 if the last boxed yes or no of a verify call is yes, -1 if it is no, 0 if there is none."""
+        """Returns 1 if the last boxed yes or no of a verify call is yes, -1 for no, 0 if there is none."""
         solution = self.solution(call).text
         boxed = re.findall(r"\\boxed\s*\{\s*(?:\\text\{)?\s*(yes|no)\b", solution, re.I)
         return 0 if not boxed else 1 if boxed[-1].lower() == "yes" else -1

@@ -137,7 +137,7 @@ class Codec:
         return len(self.encode(text))
 
     def cut(self, text: str, max_tokens: int) -> str:
-        """Returns the longest start of ``text`` of at most ``max_tokens`` tokens that ends at a token border."""
+        """Returns the longest start of ``text``, up to a token border, of at most ``max_tokens`` tokens."""
         encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         ends = [end for _, end in encoded["offset_mapping"]]
         if len(ends) <= max_tokens:

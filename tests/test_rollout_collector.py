@@ -175,7 +175,7 @@ def test_a_refused_problem_is_left_out_and_counted():
 
 def test_a_step_in_which_every_problem_is_refused_ends_the_run():
     collector = _collector(_failing(RequestRefused("too long"), {"p"}), problems=4)
-    with pytest.raises(RuntimeError, match="Not one of 4 problems gave a rollout: too long"):
+    with pytest.raises(RuntimeError, match="None of 4 problems has a rollout: too long"):
         asyncio.run(collector.collect(0))
 
 

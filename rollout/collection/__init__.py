@@ -1,1 +1,1 @@
-"""From problems to scored groups, for training: a stream of problems, groups, batches ahead, replay."""
+"""Turns problems into scored groups for training: problem stream, groups, batches ahead, replay."""

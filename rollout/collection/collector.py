@@ -1,4 +1,4 @@
-"""Problems in, scored groups out: what the trainer asks for at every step."""
+"""Collects the scored groups of one training step from a stream of problems."""
 
 import asyncio
 import logging
@@ -21,30 +21,31 @@ from rollout.sampler import RequestRefused
 logger = logging.getLogger(__name__)
 
 FEWEST_REFUSED = 20
-"""Refused problems before their share can end a run: a few that are too long need not."""
+"""Below this number of refused problems their share does not end a run: a few may be too long."""
 MAX_STEPS_WITHOUT_GROUPS = 10
-"""So many steps in a row that keep no group end the run: nothing is being learned."""
+"""The run ends after this many steps in a row without a kept group: nothing is being learned."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CollectedBatch:
-    """What one step learns from. The loss sees only ``groups``."""
+    """Training data of one step. The loss reads only ``groups``."""
 
     groups: tuple[Group, ...]
     rollouts: tuple[Rollout, ...]
     """All rollouts, in the order of the numbers in their call ids."""
     metrics: Mapping[str, float]
     dropped: tuple[DroppedGroup, ...] = ()
-    """Groups that were left out."""
+    """Groups that are not trained on, with the reasons."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CollectOptions:
-    """What one step asks for."""
+    """Options of the collection of one step."""
 
     problems_per_step: int
     """Groups of a step, operator and trace together."""
     operator_fraction: float
+    """Share of them that the operator answers."""
     num_generations: int
     """Samples of a trace, and answers of an operator rollout."""
     seed: int
@@ -52,7 +53,7 @@ class CollectOptions:
     """Workspaces that the answers of an operator rollout share evenly."""
     max_refill: int = 0
     max_refused_share: float = 1.0
-    """Share of all problems so far that workers may refuse."""
+    """Maximum share of all problems so far that workers may refuse."""
     reuse_traces: bool = False
     """A problem's traces are also the drafts of its operator rollout."""
     ranges: Ranges = field(default_factory=Ranges)
@@ -61,14 +62,14 @@ class CollectOptions:
 
 @dataclass(frozen=True, slots=True)
 class ProblemUse:
-    """What a drawn problem is used for. With both, the operator drafts with the traces."""
+    """Use of a drawn problem. With both set, the traces are the operator's drafts."""
 
     trace: bool = False
     operator: bool = False
 
 
 class BatchCollector:
-    """Runs trace and operator on the next problems, side by side; keeps the groups worth learning from."""
+    """Runs trace and operator on the next problems, side by side, and filters the groups."""
 
     def __init__(
         self,
@@ -84,9 +85,10 @@ class BatchCollector:
         cache: DraftCache | None = None,
         replay: Replay | None = None,
     ) -> None:
-        """With ``cache`` drafts come from there as far as they go, and are sampled beyond.
+        """Stores the parts; nothing is drawn or sampled yet.
 
-        With ``replay`` nothing that was finished is sampled again after a resume.
+        With ``cache``, drafts are taken from it up to their number, and the rest is sampled. With
+        ``replay``, no finished rollout is sampled again after a resume.
         """
         self.stream = stream
         self._operator = type(operator)(replace(operator.options, num_workspaces=options.num_workspaces))
@@ -103,15 +105,16 @@ class BatchCollector:
         self._num_refused = 0
 
     async def collect(self, step: int) -> CollectedBatch:
-        """The groups of one step. Draws its problems before it waits for anything; steps may overlap.
+        """Returns the groups of one step.
 
-        A problem whose prompt a worker refuses is left out and counted; a worker that does not
-        answer ends the run.
+        It draws its problems before its first wait, so steps may overlap. A problem whose prompt a worker
+        refuses is skipped and counted; a worker that does not answer ends the run.
 
         Raises:
-            RuntimeError: If no worker answers, not one problem gave a rollout, or
-                ``MAX_STEPS_WITHOUT_GROUPS`` steps in a row kept no group.
+            RuntimeError: If no worker answers, no problem has a rollout, too large a share of the problems
+                was refused, or ``MAX_STEPS_WITHOUT_GROUPS`` steps in a row kept no group.
         """
+        # ``missing`` holds the uses without a kept group; each refill tries them on other problems.
         missing = self._uses()
         rollouts: list[Rollout] = []
         groups: list[Group] = []
@@ -131,6 +134,7 @@ class BatchCollector:
                     refused.append(result)
                     unfilled.append(use)
                     continue
+                # A rollout's number is its position in the step's ``rollouts``: call ids depend on it.
                 first = len(rollouts)
                 kept = [self._kept(rollout, number, dropped) for number, rollout in enumerate(result, first)]
                 rollouts += result
@@ -142,7 +146,7 @@ class BatchCollector:
                 unfilled += self._unfilled(use, filled)
             missing = unfilled
         if not rollouts:
-            raise RuntimeError(f"Not one of {len(refused)} problems gave a rollout: {refused[0]}")
+            raise RuntimeError(f"None of {len(refused)} problems has a rollout: {refused[0]}")
         self._check_refused(num_tried, refused)
         reasons = Counter(each.reason for each in dropped)
         self._guard(groups, reasons)
@@ -156,18 +160,20 @@ class BatchCollector:
         )
 
     def _uses(self) -> list[ProblemUse]:
+        """Returns the uses of a step: ``problems_per_step`` of operator and trace together."""
         num = self._options.problems_per_step
         num_operator = round(self._options.operator_fraction * num)
         if not self._options.reuse_traces:
             return [ProblemUse(operator=True)] * num_operator + [ProblemUse(trace=True)] * (
                 num - num_operator
             )
+        # A problem that is used for both fills two groups, one of the trace and one of the operator.
         return [ProblemUse(trace=True, operator=True)] * num_operator + [ProblemUse(trace=True)] * (
             num - 2 * num_operator
         )
 
     def _unfilled(self, use: ProblemUse, filled: Sequence[bool]) -> list[ProblemUse]:
-        """What is to be made again, on another problem; an operator that reuses traces needs new ones."""
+        """Returns the uses to repeat on another problem; an operator that reuses traces needs new traces."""
         trace = use.trace and not filled[0]
         operator = use.operator and not filled[-1]
         if operator and self._options.reuse_traces:
@@ -184,7 +190,7 @@ class BatchCollector:
         self, step: int, refill: int, uses: Sequence[ProblemUse], problems: Sequence[Problem]
     ) -> list[list[Rollout] | RequestRefused]:
         """Runs each use on its problem."""
-        # A problem may be drawn twice in one step, and is then sampled anew.
+        # Seeds by place, not by problem: one that is drawn twice in a step is sampled again.
         seeds = [derive_seed(self._options.seed, step, refill, place) for place in range(len(uses))]
         work = [
             self._once(step, f"{refill}/{place}/{problem.id}", use, problem, seed)
@@ -193,7 +199,7 @@ class BatchCollector:
         results = await asyncio.gather(*work, return_exceptions=True)
         for result in results:
             if isinstance(result, RequestRefused):
-                logger.warning("A problem was left out: %s", result)
+                logger.warning("A problem was skipped: %s", result)
             elif isinstance(result, BaseException):
                 raise result
         return [result for result in results if isinstance(result, list | RequestRefused)]
@@ -201,7 +207,7 @@ class BatchCollector:
     async def _once(
         self, step: int, place: str, use: ProblemUse, problem: Problem, seed: int
     ) -> list[Rollout]:
-        """The rollouts of one use of a problem: those from before a resume, or new ones."""
+        """Returns the rollouts of one use of a problem: those from before a resume, or new ones."""
         if self.replay and (rollouts := self.replay.find(step, place)) is not None:
             return rollouts
         run = partial(
@@ -234,7 +240,7 @@ class BatchCollector:
         return self._cache.draw(problem.id, width, rng) if self._cache else []
 
     def _kept(self, rollout: Rollout, number: int, dropped: list[DroppedGroup]) -> list[Group]:
-        """The groups of rollout ``number`` that pass the filter; the others are added to ``dropped``."""
+        """Returns the groups of rollout ``number`` that pass the filter; adds the others to ``dropped``."""
         kept = []
         for group in group_rollout(rollout, self._reward, self._options.credited, number=number):
             reason = self._keep.reason(group, rollout)
@@ -245,7 +251,7 @@ class BatchCollector:
         return kept
 
     def _check_refused(self, num_tried: int, refused: Sequence[RequestRefused]) -> None:
-        """Raises RuntimeError if too many problems were refused: what is left is another data set."""
+        """Raises ``RuntimeError`` if too many problems were refused: the rest would be another data set."""
         self._num_tried += num_tried
         self._num_refused += len(refused)
         share = self._num_refused / self._num_tried
@@ -253,11 +259,11 @@ class BatchCollector:
             raise RuntimeError(
                 f"Workers refused {self._num_refused} of {self._num_tried} problems, a larger share than "
                 f"collect.max_refused_share = {self._options.max_refused_share:g}. The last: {refused[-1]} "
-                "Raise rollout.max_model_len, or leave such problems out of the data."
+                "Raise rollout.max_model_len, or remove such problems from the data."
             )
 
     def _guard(self, groups: Sequence[Group], reasons: Mapping[str, int]) -> None:
-        """Raises RuntimeError if no step learned anything for a while."""
+        """Raises ``RuntimeError`` after ``MAX_STEPS_WITHOUT_GROUPS`` steps without a kept group."""
         self._steps_without_groups = 0 if groups else self._steps_without_groups + 1
         if self._steps_without_groups >= MAX_STEPS_WITHOUT_GROUPS:
             raise RuntimeError(
@@ -268,12 +274,13 @@ class BatchCollector:
 
 
 def _has_answers(rollout: Rollout, kept: Sequence[Group]) -> bool:
+    """Returns True if a kept group holds answers of the rollout, and not only drafts or summaries."""
     role = rollout.calls[rollout.answers[0]].role
     return any(group.key.role == role for group in kept)
 
 
 def _metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
-    """What the loss does not see: drafts, workspaces, verdicts."""
+    """Returns metrics of what the loss does not read: drafts, workspaces, verdicts."""
     counts: Counter[str] = Counter()
     statuses: Counter[str] = Counter()
     drafts: list[bool] = []

@@ -1,4 +1,4 @@
-"""Drafts from an earlier evaluation, in place of drafts that the policy would have to sample."""
+"""Drafts from an earlier evaluation, used instead of sampling new ones."""
 
 import random
 from collections import defaultdict
@@ -9,14 +9,14 @@ from rollout.records import ATTEMPTS, Call
 
 
 class DraftCache:
-    """The plain attempts of a ``rollouts.jsonl``, by problem. They are read, never trained on."""
+    """The plain attempts of a ``rollouts.jsonl``, by problem. They are context, never trained on."""
 
     def __init__(self, path: Path) -> None:
         """Reads the whole file.
 
         Raises:
-            FileNotFoundError: If there is none.
-            ValueError: If a line is not a rollout, or no line has a plain attempt. It names the line.
+            FileNotFoundError: If the file does not exist.
+            ValueError: If a line is not a rollout (the message names it), or no line has a plain attempt.
         """
         self._drafts: dict[str, list[Call]] = defaultdict(list)
         if not path.is_file():
@@ -30,13 +30,14 @@ class DraftCache:
         except ValueError as error:
             raise ValueError(f"collect.draft_cache: {error}") from error
         if not any(self._drafts.values()):
-            raise ValueError(f"collect.draft_cache: {path} holds no attempt at a plain problem.")
+            raise ValueError(f"collect.draft_cache: {path} contains no attempt at a plain problem.")
 
     def draw(self, problem_id: str, num: int, rng: random.Random) -> list[Call]:
-        """Up to ``num`` different drafts of a problem, as many as there are."""
+        """Returns ``num`` different drafts of a problem, or all of them if there are fewer."""
         drafts = self._drafts.get(problem_id, [])
         return rng.sample(drafts, min(num, len(drafts)))
 
 
 def _is_plain(call: Call) -> bool:
+    # Round 0 reads no workspace; an aborted attempt is cut.
     return call.role in ATTEMPTS and call.round == 0 and call.finish != "abort"

@@ -1,9 +1,9 @@
-"""From a rollout to groups: samples of one context with their rewards, and why a group is left out.
+"""Turns a rollout into groups: samples of one context with their rewards, filtered by ``GroupFilter``.
 
-Credit is decided in two places. Here: *who* is trained, and with *which reward*. An answer has the reward
-of its own verdict, a summary the mean reward of the answers that read it, a draft that of its own verdict or
-what the answers gained by reading it. In ``train.loss.credit``: which *baseline* turns the rewards of a group
-into advantages, and what each token weighs in the loss.
+Credit is decided in two places. This module decides *which calls* are trained on, and with *which reward*:
+an answer has the reward of its own verdict; a summary the mean reward of the answers that read it; a draft
+that of its own verdict, or the gain of the answers that read it. ``train.loss.credit`` decides which
+*baseline* turns the rewards of a group into advantages, and the weight of each token in the loss.
 """
 
 from collections import defaultdict
@@ -28,7 +28,7 @@ from rollout.records import (
 
 
 class Reward(Protocol):
-    """A reward and the terms that it is the weighted sum of."""
+    """A reward, and the terms whose weighted sum it is."""
 
     @property
     def total(self) -> float: ...
@@ -37,35 +37,38 @@ class Reward(Protocol):
 
 
 RewardGroup = Callable[[Sequence[Call], Sequence[Verdict], Sequence[str]], Sequence[Reward]]
-"""Rewards of the calls of one context, from their verdicts and the texts of the drafts behind them."""
+"""``reward(calls, verdicts, drafts)``: rewards of the calls of one context, in order.
+
+``drafts`` are the texts of the drafts that the context was made from.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Credited:
-    """Which calls of a rollout are trained on, beside its answers."""
+    """Calls of a rollout that are trained on in addition to its answers."""
 
     distil: bool = False
-    """The calls that wrote the workspaces which the answers read."""
+    """The calls that wrote the workspaces of the answers."""
     drafts: bool = False
     """The drafts of the first round."""
     intermediate: bool = False
-    """With ``drafts``: the attempts of every round before the last, too."""
+    """With ``drafts``: also the attempts of every other round before the last."""
     contribution: bool = False
-    """Reward a draft by what the answers gained from reading it, and not by its own verdict."""
+    """Reward a draft by the gain of the answers that read it, and not by its own verdict."""
 
 
 def group_rollout(
     rollout: Rollout, reward: RewardGroup, credited: Credited | None = None, *, number: int = 0
 ) -> list[Group]:
-    """The answers of a rollout as groups, one for each context, then the other calls that are credited.
+    """Returns the groups of a rollout: its answers, one group per context, then the other credited calls.
 
     Only calls with equal ``prompt_ids`` share a group: refinements of different workspaces never
     share a baseline.
 
     Args:
-        rollout: Scored.
-        reward: Rewards of the calls of one context.
-        credited: Which calls are trained on beside the answers; None for the answers alone.
+        rollout: A scored rollout.
+        reward: Returns the rewards of the calls of one context.
+        credited: Calls that are trained on in addition to the answers; None for the answers alone.
         number: The rollout's number within its step, for call ids.
     """
     credited = credited or Credited()
@@ -76,6 +79,7 @@ def group_rollout(
     if credited.drafts:
         drafts = _scored(rollout, _drafts(rollout, intermediate=credited.intermediate), reward, number)
         if credited.contribution:
+            # A draft that no answer read has no gain to be credited with.
             gained = contributions(rollout, {place: sample.reward for place, sample in samples.items()})
             drafts = {
                 place: replace(draft, reward=gained.get(place, 0.0), reward_parts={})
@@ -86,15 +90,18 @@ def group_rollout(
 
 
 def contributions(rollout: Rollout, rewards: Mapping[int, float]) -> dict[int, float]:
-    """What each attempt gave to the answers: their mean reward with it behind them, less that without it.
+    """Returns for each call behind the answers what it contributed to them, by its position.
 
-    An estimate from the answers at hand. It tells drafts apart only where workspaces differ in what they
-    hold (``random_k``, or several rankings); a draft that all of the answers read, or none, gets zero.
+    c(i) = mean reward of the answers with call i among their ancestors - mean reward of the others,
+
+    an estimate from the rollout's own answers. It differs between drafts only where workspaces hold
+    different drafts (``random_k``, or several rankings). It is 0 for a draft that all answers read.
 
     Args:
         rollout: A rollout with several answers.
-        rewards: Of its answers, by their place.
+        rewards: Rewards of its answers, by position.
     """
+    # behind: answer -> the calls that it was built from.
     behind = {answer: ancestors(rollout, answer) for answer in rewards}
     gained: dict[int, float] = {}
     for place in set().union(*behind.values()):
@@ -105,7 +112,7 @@ def contributions(rollout: Rollout, rewards: Mapping[int, float]) -> dict[int, f
 
 
 def ancestors(rollout: Rollout, place: int) -> set[int]:
-    """All calls that a call's prompt was built from, directly or by way of others."""
+    """Returns all calls that a call's prompt was built from, directly or through other calls."""
     found: set[int] = set()
     waiting = list(rollout.calls[place].parents)
     while waiting:
@@ -117,7 +124,10 @@ def ancestors(rollout: Rollout, place: int) -> set[int]:
 
 
 def _scored(rollout: Rollout, places: Iterable[int], reward: RewardGroup, number: int) -> dict[int, Sample]:
-    """Attempts with the rewards of their own verdicts; a reward sees all calls of one context at once."""
+    """Returns samples of the attempts at ``places``, rewarded by their own verdicts.
+
+    ``reward`` gets all calls of one context at once, since it may compare them.
+    """
     samples: dict[int, Sample] = {}
     for of_context in _contexts(rollout, places):
         calls = [rollout.calls[place] for place in of_context]
@@ -136,9 +146,9 @@ def _scored(rollout: Rollout, places: Iterable[int], reward: RewardGroup, number
 
 
 def _distillations(rollout: Rollout, answers: Mapping[int, Sample], number: int) -> dict[int, Sample]:
-    """Distil calls, each rewarded by the mean of the answers that read it: its Monte-Carlo value.
+    """Returns the distil calls, each rewarded by the mean of the answers that read it.
 
-    One counts as right if more than half of its readers are.
+    That mean is the call's Monte-Carlo value. It counts as right if more than half of its readers are right.
     """
     readers: dict[int, list[Sample]] = defaultdict(list)
     for place, sample in answers.items():
@@ -158,7 +168,10 @@ def _distillations(rollout: Rollout, answers: Mapping[int, Sample], number: int)
 
 
 def _drafts(rollout: Rollout, *, intermediate: bool) -> list[int]:
-    """Attempts before the answers that were sampled here and whole: one that was aborted had no chance."""
+    """Returns the positions of the attempts before the answers that were sampled here and not aborted.
+
+    An aborted attempt is left out: it was cut before it could answer.
+    """
     last = rollout.calls[rollout.answers[0]].round
     return [
         place
@@ -172,6 +185,7 @@ def _drafts(rollout: Rollout, *, intermediate: bool) -> list[int]:
 
 
 def _by_context(rollout: Rollout, samples: Mapping[int, Sample]) -> list[Group]:
+    """Returns one group per context of ``samples``, which are keyed by position."""
     groups = []
     for places in _contexts(rollout, samples):
         first = rollout.calls[places[0]]
@@ -187,7 +201,7 @@ def _by_context(rollout: Rollout, samples: Mapping[int, Sample]) -> list[Group]:
 
 
 def _contexts(rollout: Rollout, places: Iterable[int]) -> list[list[int]]:
-    """Calls that share a role, a round and a prompt."""
+    """Returns lists of the positions that share a role, a round and a prompt."""
     by_context: dict[tuple[str, int, tuple[int, ...]], list[int]] = defaultdict(list)
     for place in places:
         call = rollout.calls[place]
@@ -197,7 +211,7 @@ def _contexts(rollout: Rollout, places: Iterable[int]) -> list[list[int]]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DroppedGroup:
-    """A group that is not trained on, and why: ``GroupFilter.reason``, or ``stale``."""
+    """A group that is not trained on; ``reason`` is that of ``GroupFilter.reason``, or ``stale``."""
 
     group: Group
     reason: str
@@ -205,16 +219,17 @@ class DroppedGroup:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupFilter:
-    """Which groups are not worth a step. The defaults keep all."""
+    """Drops groups that are not worth training on. The defaults keep all."""
 
     drop_equal_rewards: bool = False
+    """Drop groups whose rewards are all equal: a group baseline makes their advantages zero."""
     max_pass_rate: float | None = None
-    """Groups in which at least this share is right are dropped."""
+    """Drop groups in which at least this share of the samples is right."""
     draft_accuracy: tuple[float, float] = (0.0, 1.0)
-    """Bounds on the share of right drafts behind a group; for groups that have drafts."""
+    """Bounds on the share of right drafts in the group's rollout, if it has drafts."""
 
     def reason(self, group: Group, rollout: Rollout) -> str | None:
-        """Why ``group`` of ``rollout`` is dropped; None if it is kept."""
+        """Returns the reason to drop ``group`` of ``rollout``; None if it is kept."""
         right = [sample.is_correct for sample in group.samples]
         if self.max_pass_rate is not None and sum(right) >= self.max_pass_rate * len(right):
             return "pass_rate"

@@ -1,7 +1,7 @@
-"""In which order problems are drawn, and which are drawn no more.
+"""The order in which problems are drawn, without those that became too easy.
 
-What a step draws depends on where the stream stands when it begins, and its refills on its seed: steps that
-are collected side by side do not depend on one another's timing.
+The problems of a step depend only on the stream's position when the step begins, and those of its refills
+on a seed: steps that are collected side by side do not depend on one another's timing.
 """
 
 import random
@@ -13,7 +13,7 @@ from rollout.records import DRAFT, TRACE, Problem, Rollout
 
 
 class ProblemStream:
-    """Every problem once an epoch, each epoch in an order of its own; without those that became too easy."""
+    """Draws every problem once per epoch, each epoch in its own order; skips those that became too easy."""
 
     def __init__(
         self,
@@ -23,8 +23,8 @@ class ProblemStream:
         max_pass_rate: float | None = None,
         min_attempts: int = 1,
     ) -> None:
-        """With ``max_pass_rate`` a problem is left out once at least this share of its plain attempts was
-        right, if it had at least ``min_attempts``."""
+        """With ``max_pass_rate``, skips a problem once at least this share of its plain attempts was right,
+        if it has at least ``min_attempts``."""
         self._problems = problems
         self._seed = seed
         self._max_pass_rate = max_pass_rate
@@ -32,15 +32,16 @@ class ProblemStream:
         self._position = 0
         self._epoch = -1
         self._order: list[int] = []
+        # Problem id -> [right plain attempts, all plain attempts].
         self._history: dict[str, list[int]] = {}
 
     @property
     def position(self) -> int:
-        """Problems drawn so far, refills not counted."""
+        """Number of problems drawn so far, refills not included."""
         return self._position
 
     def state_dict(self) -> dict[str, Any]:
-        """Its position, and each problem's right and all plain attempts."""
+        """Returns the position, and each problem's numbers of right and of all plain attempts."""
         return {"position": self._position, "history": {name: list(h) for name, h in self._history.items()}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -48,7 +49,7 @@ class ProblemStream:
         self._history = {name: list(h) for name, h in state["history"].items()}
 
     def draw(self, num: int) -> list[Problem]:
-        """The next problems.
+        """Draws the next ``num`` problems.
 
         Raises:
             RuntimeError: If every problem became too easy.
@@ -62,17 +63,18 @@ class ProblemStream:
                 skipped = 0
                 continue
             skipped += 1
+            # As many skips in a row as there are problems: without this the loop would never end.
             if skipped == len(self._problems):
                 raise RuntimeError(self._nothing_left())
         return drawn
 
     def draw_extra(self, num: int, *, seed: int, besides: Collection[str]) -> list[Problem]:
-        """Problems at random, in place of some that gave nothing.
+        """Draws random problems to replace those without a kept group.
 
         Args:
-            num: How many.
-            seed: Decides which.
-            besides: Ids of problems that come only if there are not enough others.
+            num: Number of problems.
+            seed: Seed of the draw; the position does not change.
+            besides: Ids of problems that are drawn only if there are not enough others.
 
         Raises:
             RuntimeError: If every problem became too easy.
@@ -94,7 +96,7 @@ class ProblemStream:
         )
 
     def remember(self, rollouts: Iterable[Rollout]) -> None:
-        """Adds the plain attempts of rollouts, traces and first drafts, to their problems' history."""
+        """Adds the plain attempts of rollouts (traces and first drafts) to their problems' history."""
         for rollout in rollouts:
             history = self._history.setdefault(rollout.problem.id, [0, 0])
             for place, verdict in rollout.verdicts.items():
@@ -104,6 +106,7 @@ class ProblemStream:
                     history[1] += 1
 
     def _next(self) -> Problem:
+        # The order follows from the seed and the epoch, so a checkpoint stores the position alone.
         epoch, place = divmod(self._position, len(self._problems))
         if epoch != self._epoch:
             self._epoch = epoch

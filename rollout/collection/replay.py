@@ -1,8 +1,8 @@
-"""Rollouts of the steps since the last checkpoint, kept on disk so that none has to be sampled twice.
+"""Stores the rollouts of the steps since the last checkpoint, so that none has to be sampled twice.
 
-A run that was killed goes on from its last checkpoint and is given the rollouts that it had finished, those
-of steps collected ahead included. So it makes the steps that it had made, whatever a sampler's rounding or
-timing would have given the second time.
+A killed run resumes from its last checkpoint and reads the rollouts that it had finished, those of steps
+collected ahead included. It therefore repeats the same steps, although a sampler's rounding or timing could
+have led to other samples the second time.
 """
 
 import struct
@@ -22,7 +22,7 @@ SETTINGS = "settings.txt"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredRollout(Generic[V]):
-    """``Rollout``, with the class of its verdicts."""
+    """A ``Rollout`` with a concrete class of verdicts, which the decoder needs."""
 
     problem: Problem
     operator: str
@@ -33,27 +33,31 @@ class StoredRollout(Generic[V]):
     counts: dict[str, int]
 
     def rollout(self) -> Rollout:
-        """As it was."""
+        """Returns the original rollout."""
         return Rollout(**{item.name: getattr(self, item.name) for item in fields(self)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredProblem(Generic[V]):
-    """What one place in a step gave."""
+    """The rollouts of one place in a step (refill, place and problem)."""
 
     place: str
     rollouts: list[StoredRollout[V]]
 
 
 class Replay:
-    """One file a step, appended to as rollouts end. What a kill cut off at its end is dropped."""
+    """One file per step, appended to as rollouts end. An incomplete last record, left by a kill, is dropped.
+
+    A record is its length (8 bytes, little-endian) and one ``StoredProblem`` in msgpack.
+    """
 
     def __init__(self, folder: Path, settings: str, verdict_type: type) -> None:
-        """Keeps rollouts in ``folder``.
+        """Stores rollouts in ``folder``.
 
         Args:
-            folder: Made if it is not there.
-            settings: Names what decides how rollouts are sampled; those of other settings are removed.
+            folder: Created if it does not exist.
+            settings: Text of the options that decide how rollouts are sampled; rollouts of other settings
+                are removed.
             verdict_type: Dataclass of the verdicts.
         """
         self._folder = folder
@@ -68,9 +72,10 @@ class Replay:
             said.write_text(settings)
 
     def start(self, after_step: int) -> list[int]:
-        """Takes up a run that made ``after_step`` steps; gives the steps that have rollouts.
+        """Resumes a run that made ``after_step`` steps; returns the steps that have stored rollouts.
 
-        They are of use only if they follow on: behind a gap the policy is no longer that which made them.
+        Without rollouts of the very next step all are removed: behind a gap the policy would no longer be
+        the one that sampled them.
         """
         self.forget(after_step)
         if after_step + 1 not in self._steps():
@@ -78,18 +83,18 @@ class Replay:
         return self._steps()
 
     def clear(self) -> None:
-        """Removes everything: a run begins anew."""
+        """Removes all rollouts, for a run that starts from the beginning."""
         self._remove(self._steps())
         self._found.clear()
 
     def find(self, step: int, place: str) -> list[Rollout] | None:
-        """What an earlier process of this run finished there; None if nothing."""
+        """Returns the rollouts that an earlier process of this run finished at ``place``; None if none."""
         if step not in self._found:
             self._found[step] = self._read(self._path(step))
         return self._found[step].get(place)
 
     def add(self, step: int, place: str, rollouts: Sequence[Rollout]) -> None:
-        """Keeps what was finished."""
+        """Appends the finished rollouts of one place."""
         entry = {"place": place, "rollouts": [_plain(rollout) for rollout in rollouts]}
         data = msgspec.msgpack.encode(entry)
         file = self._open(self._path(step))
@@ -97,12 +102,12 @@ class Replay:
         file.flush()
 
     def forget(self, until_step: int) -> None:
-        """Removes the rollouts of steps that a checkpoint holds."""
+        """Removes the rollouts of the steps up to ``until_step``, which a checkpoint covers."""
         self._remove([step for step in self._steps() if step <= until_step])
         self._found = {step: found for step, found in self._found.items() if step > until_step}
 
     def close(self) -> None:
-        """Closes the file that is open."""
+        """Closes the open file; no-op if there is none."""
         if self._file is not None:
             self._file.close()
         self._file = self._appends_to = None
@@ -140,8 +145,10 @@ class Replay:
                 except msgspec.MsgspecError:
                     break
                 whole = file.tell()
+            # Later records would follow an incomplete one and could not be read.
             file.truncate(whole)
 
 
 def _plain(rollout: Rollout) -> dict[str, object]:
+    # Shallow: ``asdict`` would copy every token; msgspec encodes the nested dataclasses itself.
     return {item.name: getattr(rollout, item.name) for item in fields(rollout)}
