@@ -113,7 +113,7 @@ def test_a_cache_that_cannot_serve_names_file_line_and_cause(tmp_path: Path):
     file = _journal(tmp_path, ["p0"])
     lines = file.read_text().splitlines()
     file.write_text(lines[0] + "\n" + json.dumps({"outcome": 1}) + "\n")
-    with pytest.raises(ValueError, match="line 2 is no rollout"):
+    with pytest.raises(ValueError, match="line 2 is not a rollout"):
         DraftCache(file)
     file.write_text("")
     with pytest.raises(ValueError, match="holds no attempt"):

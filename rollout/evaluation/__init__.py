@@ -1,1 +1,1 @@
-"""Operators on a data set: journal of rollouts, measures against token budgets, report and pictures."""
+"""Evaluation of operators on a data set: journal, measures against token budgets, report and pictures."""

@@ -1,4 +1,4 @@
-"""Operators over a data set: which rollouts to make, and making them, a bounded number at a time."""
+"""Plans the rollouts of operators over a data set, and makes them, a bounded number at a time."""
 
 import asyncio
 import time
@@ -30,14 +30,14 @@ class PlannedRollout:
 
 
 class Sink(Protocol):
-    """Where rollouts go as they end."""
+    """Receives rollouts as they end."""
 
     def add(self, outcome: Outcome, rollout: Rollout) -> None: ...
     def add_failure(self, failure: Failure) -> None: ...
 
 
 class Record(Sink, Protocol):
-    """A sink that knows what it was given."""
+    """A sink that keeps the outcomes it received."""
 
     outcomes: list[Outcome]
 
@@ -48,7 +48,7 @@ class Record(Sink, Protocol):
 
 
 class InMemory:
-    """A record that keeps outcomes and drops the graphs of calls."""
+    """A record in memory: keeps outcomes and drops the graphs of calls."""
 
     def __init__(self) -> None:
         self.outcomes: list[Outcome] = []
@@ -66,7 +66,7 @@ class InMemory:
 
 
 class Progress:
-    """Hands rollouts on to another sink and shows how many there were. Use as a context manager."""
+    """Forwards rollouts to another sink and shows a progress bar. Use as a context manager."""
 
     def __init__(self, sink: Sink, *, title: str, total: int, done: int) -> None:
         self._sink = sink
@@ -92,24 +92,27 @@ class Progress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """Operators to compare with one another, and with votes of as many traces as each of them costs."""
+    """Operators to compare with each other, and with votes of as many traces as each of them costs."""
 
     problems: Sequence[Problem]
     operators: Sequence[Operator]
     trace: Operator
-    """A plain trace, be it among the operators or not."""
+    """The plain trace, also if it is not among the operators."""
     samples: int
     """Rollouts per problem and operator."""
 
     @property
     def num_traces(self) -> int:
-        """Traces per problem that do not depend on what the operators cost: one at least, as its price."""
+        """Traces per problem that do not depend on the operators' cost; 0 if all are majority votes.
+
+        Otherwise at least one, to measure the cost of a trace.
+        """
         if any(operator.name == TRACE for operator in self.operators):
             return self.samples
         return int(any(operator.name != MAJORITY for operator in self.operators))
 
     def planned(self) -> Iterator[PlannedRollout]:
-        """The operators' rollouts, and the traces that tell what a trace costs."""
+        """Yields the operators' rollouts, and the traces that measure the cost of a trace."""
         names = [operator.name for operator in self.operators]
         for problem in self.problems:
             for sample in range(self.samples):
@@ -119,7 +122,7 @@ class Comparison:
                 yield from self._traces(problem, 0, self.num_traces)
 
     def planned_votes(self, outcomes: Iterable[Outcome]) -> Iterator[PlannedRollout]:
-        """The traces that matched votes need besides, given what the operators cost."""
+        """Yields the further traces that the matched votes need, given the cost of the operators."""
         needed = max((match.votes for match in matches(outcomes, self.num_traces)), default=0)
         for problem in self.problems:
             yield from self._traces(problem, self.num_traces, needed)
@@ -130,7 +133,7 @@ class Comparison:
 
 
 def missing(planned: Iterable[PlannedRollout], done: Collection[Key]) -> Iterator[PlannedRollout]:
-    """Those that are not done."""
+    """Returns the planned rollouts that are not in ``done``."""
     return (item for item in planned if item.key not in done)
 
 
@@ -143,12 +146,13 @@ async def make_missing(
     seed: int,
     max_in_flight: int,
 ) -> None:
-    """Makes the rollouts of a comparison that ``record`` does not hold, and shows how many there are.
+    """Makes the rollouts of a comparison that ``record`` does not hold, with progress bars.
 
-    First those of the operators; what these cost tells how many traces the matched votes need.
+    The operators' rollouts come first: their cost decides how many traces the matched votes need.
     """
 
     async def make(title: str, planned: Callable[[], Iterator[PlannedRollout]]) -> None:
+        # ``planned`` is called again for each pass, so that no list of all rollouts is held in memory.
         done = record.done
         total = sum(1 for _ in planned())
         left = sum(1 for _ in missing(planned(), done))
@@ -172,18 +176,20 @@ async def evaluate(
 ) -> None:
     """Makes the rollouts of ``planned``, with no barrier between them.
 
-    One is taken from ``planned`` only when it starts, so memory does not grow with their number. A rollout
-    whose call failed after all retries goes to ``sink.add_failure``; any other error ends the evaluation.
+    A rollout is taken from ``planned`` only when it starts, so memory does not grow with their number. A
+    rollout whose call failed after all retries goes to ``sink.add_failure``; any other error ends the
+    evaluation.
 
     Args:
-        planned: In the order in which they start.
-        settings: The policy.
-        grader: Gives the verdict of a completion.
-        sink: Gets each rollout as it ends.
-        seed: Every rollout's seed derives from it and from its own key, so an interrupted evaluation
-            asks for the same samples when it goes on.
-        max_in_flight: Rollouts under way at once.
+        planned: Rollouts in the order in which they start.
+        settings: Settings of the policy.
+        grader: Scores completions.
+        sink: Receives each rollout as it ends.
+        seed: Each rollout's seed is derived from it and from the rollout's key, so an interrupted
+            evaluation asks for the same samples when it resumes.
+        max_in_flight: Maximum of rollouts in progress at once.
     """
+    # One iterator for all workers: each takes the next rollout when it is free.
     waiting = iter(planned)
 
     async def work() -> None:
@@ -199,6 +205,7 @@ async def evaluate(
 
 
 async def _run(item: PlannedRollout, settings: PolicySettings, grader: Grader, sink: Sink, seed: int) -> None:
+    # ``started`` is compared across starts; durations need a clock that is never set back.
     started, clock = time.time(), time.perf_counter()
     own_seed = derive_seed(seed, "evaluate", item.sample)
     try:

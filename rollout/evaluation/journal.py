@@ -1,7 +1,7 @@
-"""rollouts.jsonl: every rollout, appended as it ends, so that an evaluation can be continued.
+"""``rollouts.jsonl``: every rollout, appended as it ends, so that an evaluation can be resumed.
 
-A line holds ``outcome`` (or ``failure``) first, then the problem and the graph of calls. Lines stand in
-the order in which rollouts ended.
+A line holds ``outcome`` (or ``failure``) first, then the problem and the graph of calls. Lines are in the
+order in which rollouts ended.
 """
 
 import json
@@ -19,14 +19,14 @@ from rollout.records import Call, Rollout, Usage
 
 _OUTCOME, _FAILURE = '{"outcome":', '{"failure":'
 _LEFT_OUT = ("train_mask", "sampler_logprobs", "versions", "usage")
-"""Fields of a call that are only for training, or are written in another form."""
+"""Fields of a call that only training reads, or that are written in another form."""
 
 
 class Journal:
     """An append-only file of rollouts. Use as a context manager.
 
-    What an earlier run left behind is read on entry: ``outcomes`` holds the finished rollouts,
-    ``failures`` those that failed and were not made since; a last line that a kill cut is dropped.
+    An existing file is read on entry: ``outcomes`` holds the finished rollouts, ``failures`` those that
+    failed and have not succeeded since. An incomplete last line, left by a kill, is dropped.
     """
 
     def __init__(self, path: Path) -> None:
@@ -47,7 +47,7 @@ class Journal:
 
     @property
     def done(self) -> set[Key]:
-        """The rollouts that need not be made again."""
+        """Keys of the rollouts that need not be made again."""
         return {outcome.key for outcome in self.outcomes}
 
     def add(self, outcome: Outcome, rollout: Rollout) -> None:
@@ -57,7 +57,7 @@ class Journal:
         self._write(rollout_to_json(outcome, rollout))
 
     def add_failure(self, failure: Failure) -> None:
-        """Appends one rollout that got no answer."""
+        """Appends one failed rollout."""
         self.failures[failure.key] = failure
         self._write({"failure": asdict(failure)})
 
@@ -66,6 +66,7 @@ class Journal:
         self._file.flush()
 
     def _drop_cut_line(self) -> None:
+        # Backwards in steps of 64 KiB: the file may hold gigabytes, and only its last newline matters.
         with self._path.open("rb+") as file:
             size = file.seek(0, 2)
             step = 1 << 16
@@ -82,12 +83,12 @@ class Journal:
 
 
 def read_journal(path: Path) -> tuple[list[Outcome], dict[Key, Failure]]:
-    """The finished rollouts of a journal, and those that only failed.
+    """Returns the finished rollouts of a journal, and those that only failed.
 
-    Graphs of calls are not parsed. A last line that was cut by a kill is left out.
+    Graphs of calls are not parsed. An incomplete last line, left by a kill, is skipped.
 
     Raises:
-        ValueError: If a line holds neither; it names the line.
+        ValueError: If a line holds neither; the message names the line.
     """
     outcomes: dict[Key, Outcome] = {}
     failures: dict[Key, Failure] = {}
@@ -106,6 +107,7 @@ def _lines(path: Path) -> Iterator[Outcome | Failure]:
             if not line.endswith("\n"):
                 return
             try:
+                # ``raw_decode`` stops after the first value, so the graph of calls is not parsed.
                 if line.startswith(_OUTCOME):
                     yield outcome_from_json(decoder.raw_decode(line, len(_OUTCOME))[0])
                 else:
@@ -118,7 +120,7 @@ def _lines(path: Path) -> Iterator[Outcome | Failure]:
 
 
 def rollout_to_json(outcome: Outcome, rollout: Rollout) -> dict[str, Any]:
-    """A rollout as a graph of calls: one line of rollouts.jsonl, its outcome first."""
+    """Returns one line of ``rollouts.jsonl``: the outcome first, then the graph of calls."""
     return {
         "outcome": outcome_to_json(outcome),
         "budgets": asdict(budget(rollout, rollout.answers[0])),
@@ -146,10 +148,10 @@ def _call_to_json(call: Call) -> dict[str, Any]:
 
 
 def read_calls(path: Path) -> Iterator[tuple[str, list[Call]]]:
-    """Problem id and calls of every finished rollout of a journal. What was only for training is empty.
+    """Yields problem id and calls of every finished rollout of a journal. Fields for training are empty.
 
     Raises:
-        ValueError: If a line holds no rollout; it names the line.
+        ValueError: If a line holds no rollout; the message names the line.
     """
     with path.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, start=1):
@@ -160,7 +162,7 @@ def read_calls(path: Path) -> Iterator[tuple[str, list[Call]]]:
                 yield rollout["problem"]["id"], [_call_from_json(call) for call in rollout["calls"]]
             except (ValueError, KeyError, TypeError) as error:
                 raise ValueError(
-                    f"{path} line {number} is no rollout as python -m rollout writes it ({error!r})."
+                    f"{path} line {number} is not a rollout as python -m rollout writes it ({error!r})."
                 ) from error
 
 
@@ -184,7 +186,7 @@ def _call_from_json(call: dict[str, Any]) -> Call:
 
 
 def _forced(call: Call) -> list[tuple[int, int]]:
-    """Runs ``[start, end)`` of completion tokens that were forced, not sampled."""
+    """Returns the runs ``[start, end)`` of completion tokens that were forced, not sampled."""
     if all(call.train_mask):
         return []
     runs = groupby(range(len(call.train_mask)), key=call.train_mask.__getitem__)

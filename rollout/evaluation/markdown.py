@@ -1,4 +1,4 @@
-"""The report as Markdown tables, each with the words that a reader needs."""
+"""Writes the report as Markdown tables, each with a note that defines its columns."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -14,7 +14,7 @@ def markdown(
     failed: int = 0,
     reasons: Mapping[str, int] | None = None,
 ) -> str:
-    """The whole text. Parts that nothing is known of are left out."""
+    """Returns the whole text. Parts without data are left out."""
     parts = [
         _accuracy(rows),
         _votes(rows),
@@ -57,7 +57,7 @@ def _votes(rows: Sequence[ReportRow]) -> str:
                 source += f" and {drawn} drawn for this vote"
             lines.append(
                 f"* {row.operator}: as many traces as one rollout's mean B_total buys; mean over all windows "
-                f"of so many neighbours among {row.vote.traces} traces of each problem, {source}."
+                f"of this many neighbours among {row.vote.traces} traces of each problem, {source}."
             )
     note = "Mathematically equivalent answers vote as one; a tie counts as the mean of the tied answers."
     return "\n".join(["Majority voting at matched cost:", "", *lines, "", note]) if lines else ""
@@ -87,9 +87,9 @@ def _transitions(rows: Sequence[ReportRow]) -> str:
     if not lines:
         return ""
     note = (
-        "What a round made of the attempts before it (drafts). In brackets: 95% interval, rollouts, and what "
-        "fresh traces reach on the same problems. wrong to right minus right to wrong is what the round "
-        "gained, in points. An empty cell: it never happened."
+        "Each round compared with the attempts before it (drafts). In brackets: 95% interval, rollouts, and "
+        "the accuracy of fresh traces on the same problems. wrong to right minus right to wrong is the gain "
+        "of the round, in points. An empty cell: it never happened."
     )
     return "\n".join([*markdown_table(head, lines), "", note])
 
@@ -136,12 +136,12 @@ def _failures(failed: int, reasons: Mapping[str, int]) -> str:
     if not failed:
         return ""
     lines = [f"* {count} x {reason}" for reason, count in reasons.items()]
-    head = f"{failed} rollouts failed and are in no number above; the same command tries them again."
+    head = f"{failed} rollouts failed and are in no number above; the same command retries them."
     return "\n".join([head, "", *lines])
 
 
 def name(row: ReportRow) -> str:
-    """An operator's answer by its name alone, an earlier round as a part of it."""
+    """Returns the operator's name for its answer; for an earlier round also the round and its attempts."""
     if row.final:
         return row.operator
     attempts = "1 attempt" if row.width == 1 else f"{row.width} attempts"
@@ -161,7 +161,7 @@ def _stratum(stratum: Stratum | None) -> str:
 
 
 def _last(by_k: Mapping[str, float]) -> str:
-    """The number for the largest k, with that k."""
+    """Returns the number for the largest k, with that k."""
     if not by_k:
         return ""
     k = max(by_k, key=int)

@@ -1,8 +1,8 @@
-"""Majority voting at matched B_total: what an operator's tokens would buy if they were spent on traces.
+"""Majority voting at matched B_total: the accuracy of an operator's tokens if they were spent on traces.
 
 An operator that costs as much as m traces must beat the vote of m traces. For each operator, m is the
 number of traces that its mean B_total buys. The votes come from the trace rollouts of the comparison;
-where these are fewer than m, more traces are drawn.
+if these are fewer than m, more traces are drawn.
 """
 
 from collections.abc import Iterable, Sequence
@@ -27,14 +27,16 @@ class Match:
 
 
 def matches(outcomes: Iterable[Outcome], num_traces: int) -> list[Match]:
-    """How many traces each operator's mean B_total buys: floor(B_total / B_total of a trace), at least 1.
+    """Returns how many traces each operator's mean B_total buys, by number of votes.
 
-    Operators that buy equally many share a match. Empty if there is no trace to measure with.
+    votes = max(1, floor(mean B_total of the operator / mean B_total of a trace))
+
+    Operators with equal votes share a match. Empty if there is no trace to measure with.
 
     Args:
-        outcomes: Of all operators.
-        num_traces: Traces per problem that the comparison itself makes; only these tell what one costs,
-            so that drawing more does not change how many are needed.
+        outcomes: Outcomes of all operators.
+        num_traces: Traces per problem that the comparison itself makes. The price of a trace is measured on
+            these alone, so that drawing more does not change the number of votes.
     """
     grouped = by_operator(outcomes)
     traces = [item for item in grouped.get(TRACE, []) if item.sample < num_traces]
@@ -52,18 +54,19 @@ def matches(outcomes: Iterable[Outcome], num_traces: int) -> list[Match]:
 def vote_row(
     match: Match, traces: Sequence[Outcome], classes: AnswerClasses, *, num_traces: int, failed: int
 ) -> ReportRow | None:
-    """The vote of ``match.votes`` traces, averaged over all windows of a problem's traces.
+    """Returns the row of the vote of ``match.votes`` traces, averaged over all windows of a problem's traces.
 
-    B_seq is the longest of the votes, B_total their sum. Problems with too few traces, since rollouts
-    failed, are left out; None if that leaves none.
+    B_seq is that of the longest vote, B_total the sum of the votes. Problems with too few traces, because
+    rollouts failed, are left out; None if no problem is left.
 
     Args:
-        match: How many votes.
+        match: The number of votes, and the operators that it is matched to.
         traces: The trace rollouts, in order of their samples.
-        classes: As ``group_answers`` gives them.
+        classes: Result of ``group_answers``.
         num_traces: Traces per problem that the comparison made anyway.
-        failed: Trace rollouts that have no outcome.
+        failed: Number of trace rollouts without an outcome.
     """
+    # All traces made for the comparison vote; more are drawn only if these are fewer than the votes.
     votes, used = match.votes, max(match.votes, num_traces)
     grouped = {
         problem: items
@@ -104,6 +107,6 @@ def vote_row(
 
 
 def _longest(items: Sequence[Outcome], votes: int) -> float:
-    """Mean over windows of the longest vote's B_seq."""
+    """Returns the mean over windows of the longest vote's B_seq."""
     runs = windows(len(items), votes)
     return fmean(max(items[i].b_seq for i in run) for run in runs)

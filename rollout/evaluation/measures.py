@@ -1,7 +1,7 @@
-"""What an evaluation is measured by: pure functions on what happened to one problem, or in one rollout.
+"""Measures of an evaluation: pure functions of the results on one problem, or of one rollout.
 
-``docs/metrics.md`` lists where each stands in the report. Where an event never happened there is no number:
-the functions give None then, never 0.
+``docs/metrics.md`` lists where the report shows each. A measure of an event that never happened is None,
+never 0.
 """
 
 from collections import Counter
@@ -12,12 +12,12 @@ from statistics import fmean
 
 
 def powers_of_two(most: int) -> list[int]:
-    """1, 2, 4, ... up to ``most``."""
+    """Returns 1, 2, 4, ... up to ``most``."""
     return [1 << i for i in range(most.bit_length())]
 
 
 def pass_at_k(num: int, right: int, k: int) -> float:
-    """Chance that at least one of ``k`` attempts is right, drawn without replacement from ``num``.
+    """Probability that at least one of ``k`` attempts, drawn without replacement from ``num``, is right.
 
     pass@k = 1 - C(num - right, k) / C(num, k), the unbiased estimate of Chen et al. (arXiv 2107.03374).
 
@@ -31,19 +31,19 @@ def pass_at_k(num: int, right: int, k: int) -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ballot:
-    """One voter. ``choice``: the class of equivalent answers it votes for; None abstains."""
+    """One vote. ``choice``: the class of equivalent answers that it is for; None abstains."""
 
     choice: int | None
     right: bool
 
 
 def vote(ballots: Sequence[Ballot]) -> float:
-    """Whether the most frequent answer is right: 1 or 0, and the expected value where several tie.
+    """Returns 1.0 if the most frequent answer is right, else 0.0; the expected value if several tie.
 
-    Of t answers with equally many votes each is taken with probability 1 / t; so the result does not
-    depend on the order of the voters, and equals the expectation of "the first to appear wins" over all
-    orders. An answer is right if the first voter for it is. Voters without an answer abstain; where all
-    do, the vote is wrong, as it answers nothing.
+    Each of t answers with equally many votes wins with probability 1 / t. So the result does not depend on
+    the order of the voters, and equals the expectation of "the first to appear wins" over all orders. An
+    answer is right if its first voter is. Voters without an answer abstain; if all abstain, the vote has no
+    answer and is wrong.
     """
     votes: Counter[int] = Counter()
     right: dict[int, bool] = {}
@@ -58,15 +58,15 @@ def vote(ballots: Sequence[Ballot]) -> float:
 
 
 def windows(num: int, size: int) -> list[list[int]]:
-    """The ``num`` runs of ``size`` neighbours on a ring of ``num`` positions: each is in ``size`` of them."""
+    """Returns the ``num`` runs of ``size`` neighbours on a ring: each position is in ``size`` of them."""
     return [[(start + offset) % num for offset in range(size)] for start in range(num)]
 
 
 def maj_at_k(ballots: Sequence[Ballot], k: int) -> float:
     """maj@k: mean of ``vote`` over all windows of ``k`` of one problem's attempts.
 
-    Every attempt has the same weight. maj@1 is the mean accuracy of attempts (one without an answer is
-    wrong), and with all attempts in one vote the windows agree.
+    Every attempt has the same weight. maj@1 is the mean accuracy of the attempts (one without an answer is
+    wrong). With all attempts in one vote, all windows have the same result.
 
     Raises:
         ValueError: If there are fewer than ``k`` attempts.
@@ -80,7 +80,7 @@ def maj_at_k(ballots: Sequence[Ballot], k: int) -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flips:
-    """Shares of (attempt, next round's attempt) pairs of one rollout that changed their verdict.
+    """Shares of (attempt, next round's attempt) pairs of one rollout whose verdict changed.
 
     accuracy of the round = accuracy of the round before + wrong_to_right - right_to_wrong, exactly.
     """
@@ -90,15 +90,16 @@ class Flips:
 
 
 def flips(before: Sequence[bool], after: Sequence[bool]) -> Flips:
-    """Flips between the attempts of one round and those of the next; each sequence holds at least one."""
+    """Returns the flips between the attempts of one round and of the next; neither may be empty."""
+    # Over all pairs shares are products: with accuracies p before and q after, p (1 - q) and (1 - p) q.
     was, is_now = fmean(before), fmean(after)
     return Flips(right_to_wrong=was * (1 - is_now), wrong_to_right=(1 - was) * is_now)
 
 
 def follows_majority(drafts: Sequence[int | None], answer: int | None) -> bool | None:
-    """Whether an answer is the most frequent one of the drafts.
+    """Returns True if an answer is the most frequent one of the drafts, else False.
 
-    None if the drafts have no answer, or several are equally frequent: then there is nothing to follow.
+    None if no draft has an answer, or the most frequent ones tie: then there is no majority to follow.
     """
     most = Counter(choice for choice in drafts if choice is not None).most_common(2)
     if not most or (len(most) == 2 and most[0][1] == most[1][1]):
@@ -120,11 +121,11 @@ def given_right_drafts(pairs: Iterable[tuple[Sequence[bool], Sequence[bool]]]) -
     """P(right | number of right drafts) = right / attempts, over all problems and rollouts.
 
     Args:
-        pairs: For each rollout the attempts of a round and those of the next.
+        pairs: Verdicts of the attempts of a round and of the next, for each rollout.
 
     Returns:
-        One entry for each number of right drafts that occurred, in order; numbers that never occurred are
-        absent. ``attempts`` and ``right`` sum to those of the round.
+        One entry per number of right drafts that occurred, in order. ``attempts`` and ``right`` sum to
+        those of the round.
     """
     attempts: Counter[int] = Counter()
     right: Counter[int] = Counter()
@@ -138,12 +139,12 @@ def given_right_drafts(pairs: Iterable[tuple[Sequence[bool], Sequence[bool]]]) -
 
 
 def mean_or_none(values: Iterable[float | None]) -> float | None:
-    """Mean of what there is; None if there is nothing."""
+    """Returns the mean of the values that are not None; None if there are none."""
     present = [value for value in values if value is not None]
     return fmean(present) if present else None
 
 
 def shares(names: Iterable[str]) -> dict[str, float]:
-    """Share of each name, by name; absent names are absent."""
+    """Returns the share of each name that occurs, in order of the names."""
     counted = Counter(names)
     return {name: count / counted.total() for name, count in sorted(counted.items())}

@@ -1,4 +1,4 @@
-"""What a rollout is reduced to, so that ten thousand fit in memory; outcomes by problem and operator."""
+"""Reduces rollouts to outcomes, of which ten thousand fit in memory; groups them by problem and operator."""
 
 import sys
 from collections import defaultdict
@@ -15,10 +15,10 @@ from rollout.thinking import split
 from rollout.vote import Same, equivalence_classes
 
 Key = tuple[str, str, int]
-"""Problem id, operator, sample: what one rollout of an evaluation is known by."""
+"""Problem id, operator and sample: the identity of one rollout of an evaluation."""
 
 ABORTED = "abort"
-"""The finish of a call that was ended from outside: it is paid for, but it is no attempt."""
+"""``finish`` of a call that was aborted: its tokens count, but it is not an attempt."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,19 +27,19 @@ class Attempt:
 
     correct: bool
     answer: str | None
-    """As it was written; None if there was none."""
+    """The answer as written; None if there is none."""
     label: str
     truncated: bool
-    """It ran into its token limit."""
+    """True if the call reached its token limit."""
     b_seq: int
-    """Tokens in + out on the heaviest chain of calls that ends in it."""
+    """Tokens in + out on the heaviest chain of calls that ends in this call."""
     copied: bool | None = None
-    """Its solution is that of a draft behind its workspace, but for white space; None without such drafts."""
+    """True if its solution equals that of a draft it read, up to white space; None if it read no draft."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Round:
-    """The attempts of one round. ``b_total``: tokens in + out of all calls needed to come so far."""
+    """The attempts of one round. ``b_total``: tokens in + out of all calls up to and including them."""
 
     attempts: tuple[Attempt, ...]
     b_total: int
@@ -47,26 +47,26 @@ class Round:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """One evaluated rollout. Its last round holds the answer and nothing else.
+    """One evaluated rollout. Its last round holds only the answer.
 
-    An answer that is chosen among drafts, as by a vote, is a round of its own: the chosen attempt stands
-    there once more, with the whole cost of the choice.
+    An answer that is chosen among drafts, as by a vote, has a round of its own, which repeats the chosen
+    attempt with the whole cost of the choice.
     """
 
     problem_id: str
     operator: str
     sample: int
     status: str
-    """Of the answer's verdict."""
+    """Status of the answer's verdict."""
     rounds: tuple[Round, ...]
     completion_tokens: int
-    """Tokens that all calls wrote."""
+    """Completion tokens of all calls."""
     started: float = 0.0
-    """Unix time, seconds."""
+    """Unix time, in seconds."""
     seconds: float = 0.0
     """Wall time of the rollout, its verdicts included."""
     counts: Mapping[str, int] = field(default_factory=dict)
-    """As in ``Rollout.counts``."""
+    """See ``Rollout.counts``."""
 
     @property
     def key(self) -> Key:
@@ -92,7 +92,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """A rollout that got no answer from any endpoint, with the reason. It has no verdict."""
+    """A rollout without an answer from any endpoint, with the reason. It has no verdict."""
 
     problem_id: str
     operator: str
@@ -107,18 +107,19 @@ class Failure:
 def reduce(
     rollout: Rollout, sample: int, marks: ThinkingMarks, *, started: float = 0.0, seconds: float = 0.0
 ) -> Outcome:
-    """The outcome of a rollout with one answer.
+    """Returns the outcome of a rollout with one answer.
 
     Args:
-        rollout: Scored.
-        sample: Which of the problem's rollouts it is.
-        marks: Tell solutions from thinking.
-        started: Unix time, seconds.
+        rollout: A scored rollout.
+        sample: Number of the rollout among those of its problem and operator.
+        marks: Marks that separate solutions from thinking.
+        started: Unix time, in seconds.
         seconds: Wall time.
     """
     (answer,) = rollout.answers
     calls = rollout.calls
     heaviest = chains(calls)
+    # Round number -> positions of its attempts; an aborted one is left out unless it is the answer.
     by_round: dict[int, list[int]] = {}
     for place, call in enumerate(calls):
         if call.role in ATTEMPTS and (place == answer or call.finish != ABORTED):
@@ -132,6 +133,7 @@ def reduce(
         )
         for number, places in sorted(by_round.items())
     ]
+    # The answer was chosen among several attempts: these are a round before it.
     if len(last) > 1:
         drafts = tuple(_attempt(rollout, place, heaviest[place], marks) for place in last)
         rounds.append(Round(attempts=drafts, b_total=_total_until(calls, calls[answer].round)))
@@ -151,7 +153,7 @@ def reduce(
 
 
 def outcome_to_json(outcome: Outcome) -> dict[str, Any]:
-    """Plain data for one line of a journal."""
+    """Returns an outcome as plain data, for one line of a journal."""
     return asdict(outcome)
 
 
@@ -159,7 +161,7 @@ def outcome_from_json(data: Mapping[str, Any]) -> Outcome:
     """The inverse of ``outcome_to_json``.
 
     Raises:
-        TypeError, KeyError: If the data was written by another version of this record.
+        TypeError, KeyError: If another version of this record wrote the data.
     """
     rounds = tuple(
         Round(attempts=tuple(_attempt_from_json(each) for each in item["attempts"]), b_total=item["b_total"])
@@ -185,11 +187,12 @@ def _attempt(rollout: Rollout, place: int, b_seq: int, marks: ThinkingMarks) -> 
 
 
 def _interned(text: str | None) -> str | None:
-    """Rollouts of a problem give few different answers; one copy of each is enough."""
+    """Returns the shared copy of a text: the rollouts of a problem have few different answers."""
     return None if text is None else sys.intern(text)
 
 
 def _copied(rollout: Rollout, place: int, marks: ThinkingMarks) -> bool | None:
+    """See ``Attempt.copied``."""
     calls, drafts = rollout.calls, rollout.drafts_behind(place)
     if not drafts:
         return None
@@ -202,9 +205,9 @@ def _solution(call: Call, marks: ThinkingMarks) -> str:
 
 
 def _total_until(calls: Sequence[Call], number: int) -> int:
-    """Tokens of all rounds before ``number``, and of its attempts.
+    """Returns the tokens of all rounds before ``number``, and of its attempts.
 
-    What is distilled, verified or analysed of a round's attempts is paid for by the next round.
+    Distil, verify and analyse calls that read a round's attempts count towards the next round.
     """
     return sum(
         call.num_tokens
@@ -214,16 +217,18 @@ def _total_until(calls: Sequence[Call], number: int) -> int:
 
 
 AnswerClasses = Mapping[str, Mapping[str, int]]
-"""For each problem, for each answer as it was written, the number of its class of equivalent answers."""
+"""Problem id -> answer as written -> number of its class of equivalent answers."""
 
 
 async def group_answers(outcomes: Iterable[Outcome], same: Same) -> AnswerClasses:
-    """Puts the answers of each problem into classes of mathematical equivalence, over all its rollouts.
+    """Groups the answers of each problem into classes of mathematical equivalence, over all its rollouts.
 
     Args:
-        outcomes: In an order that does not depend on timing: an answer joins the first class that it fits.
+        outcomes: Outcomes in an order that does not depend on timing: an answer joins the first class that
+            it fits.
         same: Decides equivalence.
     """
+    # Dicts as ordered sets: each answer once, in order of appearance.
     written: dict[str, dict[str, None]] = defaultdict(dict)
     for outcome in outcomes:
         for each in outcome.rounds:
@@ -237,18 +242,18 @@ async def group_answers(outcomes: Iterable[Outcome], same: Same) -> AnswerClasse
 
 
 def ballots(problem: str, attempts: Iterable[Attempt], classes: AnswerClasses) -> list[Ballot]:
-    """Attempts at one problem, as voters."""
+    """Returns the votes of attempts at one problem."""
     known = classes.get(problem, {})
     return [Ballot(choice=None if a.answer is None else known[a.answer], right=a.correct) for a in attempts]
 
 
 def by_problem(outcomes: Iterable[Outcome]) -> dict[str, list[Outcome]]:
-    """The outcomes of each problem, problems in order of appearance."""
+    """Groups outcomes by problem, in order of appearance."""
     return _grouped(outcomes, lambda item: item.problem_id)
 
 
 def by_operator(outcomes: Iterable[Outcome]) -> dict[str, list[Outcome]]:
-    """The outcomes of each operator, operators in order of appearance."""
+    """Groups outcomes by operator, in order of appearance."""
     return _grouped(outcomes, lambda item: item.operator)
 
 
@@ -260,7 +265,7 @@ def _grouped(outcomes: Iterable[Outcome], name: Callable[[Outcome], str]) -> dic
 
 
 def accuracy_by_problem(outcomes: Iterable[Outcome], number: int = -1) -> dict[str, float]:
-    """Per problem, the mean over its rollouts of the mean over the attempts of round ``number``."""
+    """Returns per problem the mean over its rollouts of the mean over the attempts of round ``number``."""
     return {
         problem: fmean(fmean(a.correct for a in item.rounds[number].attempts) for item in items)
         for problem, items in by_problem(outcomes).items()
@@ -268,7 +273,7 @@ def accuracy_by_problem(outcomes: Iterable[Outcome], number: int = -1) -> dict[s
 
 
 def pass_at_width(outcomes: Iterable[Outcome], number: int) -> float:
-    """Mean over problems of the share of rollouts with at least one right attempt in round ``number``."""
+    """Returns the mean over problems of the share of rollouts with a right attempt in round ``number``."""
     return fmean(
         fmean(any(a.correct for a in item.rounds[number].attempts) for item in items)
         for items in by_problem(outcomes).values()

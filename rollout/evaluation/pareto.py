@@ -1,4 +1,4 @@
-"""The picture of a report: accuracy against the tokens of the longest chain, and against all tokens."""
+"""Draws the picture of a report: accuracy against the tokens of the longest chain, and against all tokens."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ PANELS = (
     ("b_total", "Cost: accuracy against all tokens", "tokens of all calls (B_total)"),
 )
 VOTING = "0.45"
-"""The grey of traces and their votes, which every operator is to be compared with."""
+"""Grey level of traces and their votes, the reference for every operator."""
 SIDES = ((1, "left"), (-1, "right"))
 PLACES = (
     (11, 0, "left", "center"),
@@ -36,7 +36,7 @@ PLACES = (
     (-9, -11, "right", "top"),
     *((s * 14, d * far, h, "center") for far in range(20, 240, 8) for d in (1, -1) for s, h in SIDES),
 )
-"""Where a label may stand, in points from its mark, the best first; far ones get a line to it."""
+"""Candidate positions of a label, in points from its mark, the best first; far ones get a line to it."""
 GLOSSARY = {
     "trace": "one chain of thought",
     "sr": "one draft, refined in turn",
@@ -44,7 +44,7 @@ GLOSSARY = {
     "majority": "the most frequent answer of n traces",
     "best_of_n": "of n traces the one that the policy itself trusts most",
 }
-"""What stands for the names of the built-in operators."""
+"""Descriptions of the built-in operators, for the footnote."""
 FOOTNOTE = (
     "Tokens in + out, mean per answer, log scale. Bars: 95% bootstrap intervals over problems. Small rings: "
     "earlier rounds of an operator, had one stopped there. Grey: one trace, and majority votes of as many "
@@ -61,7 +61,7 @@ class _Point:
 
 
 def draw_pareto(rows: Sequence[ReportRow], path: Path) -> None:
-    """Draws final rows, with the earlier rounds that could have given an answer, into a PNG file."""
+    """Draws final rows, and the earlier rounds that could have been the answer, into a PNG file."""
     colors = _colors(rows)
     figure, axes = pyplot.subplots(1, 2, figsize=(15, 6.4), sharey=True, layout="constrained")
     for axis, (budget, title, label) in zip(axes, PANELS, strict=True):
@@ -70,6 +70,7 @@ def draw_pareto(rows: Sequence[ReportRow], path: Path) -> None:
         axis.set_xlabel(label, fontsize=11)
     axes[0].set_ylabel(f"solved, % of {max(row.problems for row in rows)} problems", fontsize=11)
     figure.text(0.01, -0.01, f"{FOOTNOTE}\n{_glossary(rows)}", fontsize=9, color="0.3", va="top", wrap=True)
+    # Labels last: their places are in pixels, which move while anything else is added.
     for axis, (budget, _, _) in zip(axes, PANELS, strict=True):
         _label(axis, _points(rows, budget, colors))
     figure.savefig(path, dpi=110, bbox_inches="tight", pad_inches=0.15)
@@ -82,7 +83,8 @@ def _glossary(rows: Sequence[ReportRow]) -> str:
 
 
 def _colors(rows: Sequence[ReportRow]) -> dict[str, Any]:
-    """One colour for each operator; grey for traces and votes."""
+    """Returns one colour for each operator; grey for traces and votes."""
+    # tab10 without its own grey (7).
     wheel = [pyplot.get_cmap("tab10")(i) for i in (0, 1, 2, 3, 4, 5, 6, 8, 9)]
     names = dict.fromkeys(row.operator for row in rows if not _is_voting(row))
     colored = {name: wheel[i % len(wheel)] for i, name in enumerate(names)}
@@ -102,7 +104,7 @@ def _points(rows: Sequence[ReportRow], budget: str, colors: dict[str, Any]) -> l
 
 
 def _short(row: ReportRow) -> str:
-    """What stands beside a point: name and accuracy."""
+    """Returns the label of a point: name and accuracy."""
     name = row.operator.replace("matched to", "cost of")
     return f"{name}  {100 * row.accuracy:.1f}"
 
@@ -122,6 +124,7 @@ def _panel(axis: Axes, rows: Sequence[ReportRow], budget: str, colors: dict[str,
             zorder=3,
         )
     for name in dict.fromkeys(row.operator for row in rows):
+        # Only rounds of one attempt could have been the answer.
         stops = [row for row in rows if row.operator == name and (row.final or row.width == 1)]
         _path(axis, stops, budget, colors[name])
     _path(axis, sorted((r for r in rows if _is_voting(r)), key=lambda r: r.b_total), budget, VOTING)
@@ -135,7 +138,7 @@ def _panel(axis: Axes, rows: Sequence[ReportRow], budget: str, colors: dict[str,
 
 
 def _path(axis: Axes, stops: Sequence[ReportRow], budget: str, color: Any) -> None:
-    """A line through rows that go on from one another; a ring where it could have stopped."""
+    """Draws a line through successive rows, with a ring at each round before the final one."""
     if len(stops) < 2:
         return
     x = [getattr(row, budget) for row in stops]
@@ -155,7 +158,7 @@ def _path(axis: Axes, stops: Sequence[ReportRow], budget: str, color: Any) -> No
 
 
 def _tokens(value: float, place: int) -> str:
-    """Plain numbers: 500, 2k, 1.5M."""
+    """Formats a number of tokens: 500, 2k, 1.5M."""
     for size, unit in ((1e6, "M"), (1e3, "k")):
         if value >= size:
             return f"{value / size:g}{unit}"
@@ -163,7 +166,8 @@ def _tokens(value: float, place: int) -> str:
 
 
 def _label(axis: Axes, points: Sequence[_Point]) -> None:
-    """Names beside the points, each at the first place around its point that hides nothing else."""
+    """Draws the labels, each at the first candidate position where it hides nothing else."""
+    # Extents are known only after a draw.
     axis.figure.canvas.draw()
     taken = [_mark(axis, point) for point in points]
     for point in sorted(points, key=lambda p: -p.row.accuracy):
@@ -189,7 +193,7 @@ def _label(axis: Axes, points: Sequence[_Point]) -> None:
 
 
 def _mark(axis: Axes, point: _Point) -> Bbox:
-    """The pixels of a point. Its interval may be crossed: labels have a halo."""
+    """Returns the pixels of a point, without its interval: labels may cross it, they have a halo."""
     x, y = axis.transData.transform((point.x, 100 * point.row.accuracy))
     return Bbox([[x - 9, y - 9], [x + 9, y + 9]])
 

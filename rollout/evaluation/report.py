@@ -17,26 +17,26 @@ from rollout.vote import Same
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """Facts of the run as a whole. All operators share the endpoints, so speed is not told apart."""
+    """Facts of the whole run. All operators share the endpoints, so speed is not split by operator."""
 
     rollouts: int
     failed: int
     completion_tokens: int
     wall_seconds: float
-    """Time with at least one finished rollout under way, over all starts of the command."""
+    """Time during which at least one finished rollout was running, over all starts of the command."""
     tokens_per_second: float | None
-    """Completion tokens of finished rollouts per second of that; None if there are none."""
+    """Completion tokens of finished rollouts per wall second; None if ``wall_seconds`` is 0."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """Everything that report.json and report.md say."""
+    """The content of ``report.json`` and ``report.md``."""
 
     rows: Sequence[ReportRow]
     differences: Sequence[Difference]
     run: Run
     reasons: Mapping[str, int]
-    """Why rollouts failed, with how many for each reason; the ten most frequent."""
+    """Number of failed rollouts by reason, for the ten most frequent reasons."""
 
 
 async def compare(
@@ -48,14 +48,14 @@ async def compare(
     *,
     num_traces: int,
 ) -> Report:
-    """The report of operators that were run side by side, with the votes that match their cost.
+    """Returns the report on operators that were run side by side, with the votes that match their cost.
 
     It does not depend on the order in which rollouts ended.
 
     Args:
-        names: Of the operators, in the order of the rows.
-        problem_ids: In their order.
-        outcomes: Of all operators, and of the traces that were drawn for votes.
+        names: Names of the operators, in the order of the rows.
+        problem_ids: Ids of the problems, in their order.
+        outcomes: Outcomes of all operators, and of the traces that were drawn for votes.
         failures: Rollouts without an outcome.
         same: Decides whether two answers are equivalent.
         num_traces: Traces per problem that the comparison makes whatever the operators cost.
@@ -64,6 +64,7 @@ async def compare(
     ordered = sorted(outcomes, key=lambda o: (place[o.problem_id], o.operator, o.sample))
     classes = await group_answers(ordered, same)
     found = matches(ordered, num_traces)
+    # Traces beyond ``num_traces`` count in votes and strata, but not in the trace's own row.
     most = max([num_traces, *(match.votes for match in found)])
     grouped = by_operator(ordered)
     traces = [item for item in grouped.get(TRACE, []) if item.sample < most]
@@ -87,10 +88,10 @@ async def compare(
 
 
 def require_outcomes(outcomes: Collection[Outcome], failures: Mapping[Key, Failure]) -> None:
-    """Refuses to report on nothing.
+    """Refuses to report without outcomes.
 
     Raises:
-        RuntimeError: If not one rollout succeeded; with the most frequent reason.
+        RuntimeError: If no rollout succeeded; the message names the most frequent reason.
     """
     if not outcomes:
         reasons = count_reasons(failures.values()) or {"there was nothing to do": 0}
@@ -102,12 +103,12 @@ def require_outcomes(outcomes: Collection[Outcome], failures: Mapping[Key, Failu
 
 
 def count_reasons(failures: Iterable[Failure]) -> dict[str, int]:
-    """How many rollouts failed for each reason; the ten most frequent, in order."""
+    """Returns the number of failed rollouts by reason: the ten most frequent, in order."""
     return dict(Counter(failure.reason for failure in failures).most_common(10))
 
 
 def summary(outcomes: Sequence[Outcome], failures: Collection[Failure]) -> Run:
-    """Facts of the run as a whole."""
+    """Returns the facts of the whole run."""
     tokens = sum(item.completion_tokens for item in outcomes)
     seconds = busy_seconds((item.started, item.started + item.seconds) for item in outcomes)
     return Run(
@@ -120,7 +121,7 @@ def summary(outcomes: Sequence[Outcome], failures: Collection[Failure]) -> Run:
 
 
 def busy_seconds(intervals: Iterable[tuple[float, float]]) -> float:
-    """Length of the union of ``(start, end)`` intervals: the pause between two starts does not count."""
+    """Returns the length of the union of ``(start, end)`` intervals: pauses between starts do not count."""
     total, reached = 0.0, float("-inf")
     for start, end in sorted(intervals):
         total += max(0.0, end - max(start, reached))
@@ -129,7 +130,7 @@ def busy_seconds(intervals: Iterable[tuple[float, float]]) -> float:
 
 
 def write_report(output_dir: Path, report: Report) -> str:
-    """Writes report.json and report.md; gives the text of the latter."""
+    """Writes ``report.json`` and ``report.md``; returns the text of the latter."""
     output_dir.mkdir(parents=True, exist_ok=True)
     text = markdown(report.rows, report.differences, failed=report.run.failed, reasons=report.reasons)
     content = {
@@ -139,6 +140,7 @@ def write_report(output_dir: Path, report: Report) -> str:
         "failures": dict(report.reasons),
     }
     for name, body in (("report.json", json.dumps(content, indent=1)), ("report.md", text)):
+        # Renamed when complete: a reader never sees half a file.
         aside = output_dir / f"{name}.tmp"
         aside.write_text(body + "\n", encoding="utf-8")
         os.replace(aside, output_dir / name)
@@ -146,7 +148,7 @@ def write_report(output_dir: Path, report: Report) -> str:
 
 
 def row_to_json(row: ReportRow) -> dict[str, Any]:
-    """A row with the fields of its parts beside its own; parts that it does not have are absent."""
+    """Returns a row as one flat object: its own fields and those of the parts that it has."""
     parts = ("transition", "whole", "vote")
     own = {f.name: getattr(row, f.name) for f in fields(row) if f.name not in ("by_problem", *parts)}
     for part in parts:

@@ -1,4 +1,4 @@
-"""Rows of a report: what one operator did in one round, over all problems and samples."""
+"""Rows of a report: the results of one operator in one round, over all problems and samples."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,7 +23,7 @@ from rollout.evaluation.transitions import Transition, transition
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Whole:
-    """What is known of whole rollouts only; ``docs/metrics.md`` defines each field."""
+    """Measures of whole rollouts, in final rows only; ``docs/metrics.md`` defines each field."""
 
     statuses: Mapping[str, float]
     counts: Mapping[str, float]
@@ -33,21 +33,21 @@ class Whole:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vote:
-    """What a row of matched majority voting was made from, per problem."""
+    """The traces behind a row of matched majority voting, per problem."""
 
     votes: int
     matched_to: tuple[str, ...]
     traces: int
     """Trace rollouts that the votes were taken from."""
     drawn: int
-    """Those of them that were drawn for the votes alone."""
+    """Number of these traces that were drawn for the votes alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportRow:
     """One operator in one round; ``docs/metrics.md`` defines each field.
 
-    ``by_problem`` is what differences to other rows are paired by; it is not written to the report.
+    ``by_problem`` is the accuracy on each problem, for paired differences; it is not written to the report.
     """
 
     operator: str
@@ -94,13 +94,13 @@ def operator_rows(
     failed: int = 0,
     trace: Mapping[str, float] | None = None,
 ) -> list[ReportRow]:
-    """The rows of one operator, one for each round, the answer's last.
+    """Returns the rows of one operator, one for each round; the answer's row is last.
 
     Args:
-        outcomes: All of one operator; at least one.
-        classes: As ``group_answers`` gives them.
+        outcomes: All outcomes of one operator; at least one.
+        classes: Result of ``group_answers``.
         phase: Copied into the rows.
-        failed: Rollouts that have no outcome.
+        failed: Number of rollouts without an outcome.
         trace: Accuracy of traces per problem, to compare strata with; None if no traces were made.
     """
     last = len(outcomes[0].rounds) - 1
@@ -126,7 +126,7 @@ def _row(outcomes: Sequence[Outcome], classes: AnswerClasses, number: int, **res
     interval = bootstrap(list(accuracies.values()))
     voters = [ballots(problem, _attempts(items, number), classes) for problem, items in grouped.items()]
     samples = max(len(items) for items in grouped.values())
-    # Every problem has so many attempts, but for those whose rollouts failed.
+    # Attempts per problem, over problems without failed rollouts: others have fewer.
     num = min(
         len(each) for each, items in zip(voters, grouped.values(), strict=True) if len(items) == samples
     )
@@ -184,7 +184,7 @@ def _whole(outcomes: Sequence[Outcome]) -> Whole:
 
 
 def difference(a: str, of_a: Mapping[str, float], b: str, of_b: Mapping[str, float]) -> Difference:
-    """Paired bootstrap over the problems that both have.
+    """Returns the paired bootstrap of ``a - b`` over the problems that both have.
 
     Args:
         a: Name of the first.
@@ -208,7 +208,10 @@ def difference(a: str, of_a: Mapping[str, float], b: str, of_b: Mapping[str, flo
 
 
 def pairwise(rows: Iterable[ReportRow]) -> list[Difference]:
-    """All pairs of final rows that share problems, the later one first: ``pdr - trace``."""
+    """Returns the differences of all pairs of final rows that share problems, later minus earlier row.
+
+    For example ``pdr - trace``.
+    """
     final = [row for row in rows if row.final]
     return [
         difference(_name(b), b.by_problem, _name(a), a.by_problem)

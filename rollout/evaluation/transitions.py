@@ -1,4 +1,4 @@
-"""What a round made of the attempts of the round before it: kept, lost, found, copied, followed."""
+"""Measures of a round against the attempts of the round before it: kept, lost, found, copied, followed."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,11 +18,11 @@ from rollout.evaluation.outcomes import AnswerClasses, Outcome, Round, ballots, 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stratum:
-    """The rollouts whose drafts were all wrong, or those with a right one."""
+    """The rollouts whose drafts were all wrong, or those with a right draft."""
 
     rollouts: int
     accuracy: float
-    """Mean over these rollouts, whatever their problem; interval over problems."""
+    """Mean over these rollouts, with equal weights; the interval is over problems."""
     ci_low: float
     ci_high: float
     trace: float | None
@@ -31,7 +31,7 @@ class Stratum:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Transition:
-    """From one round to the next; ``docs/metrics.md`` defines each field. None: it never happened."""
+    """Measures from one round to the next, defined in ``docs/metrics.md``. None: the event never happened."""
 
     drafts_pass_at_width: float
     right_given_drafts: Sequence[GivenDrafts]
@@ -46,12 +46,12 @@ class Transition:
 def transition(
     outcomes: Sequence[Outcome], number: int, classes: AnswerClasses, trace: Mapping[str, float]
 ) -> Transition:
-    """From round ``number - 1`` to round ``number`` of one operator.
+    """Returns the measures from round ``number - 1`` to round ``number`` of one operator.
 
     Args:
-        outcomes: Of one operator.
-        number: At least 1.
-        classes: As ``group_answers`` gives them.
+        outcomes: Outcomes of one operator.
+        number: Number of the later round, at least 1.
+        classes: Result of ``group_answers``.
         trace: Accuracy of traces per problem; empty if there are none.
     """
     grouped = by_problem(outcomes)
@@ -75,7 +75,7 @@ def _marks(each: Round) -> list[bool]:
 
 
 def _mean_flips(grouped: Mapping[str, Sequence[Outcome]], number: int) -> Flips:
-    """Means over problems of means over rollouts, as accuracies are made, so that they add up."""
+    """Returns means over problems of means over rollouts, like accuracies, so that both add up."""
     per_problem = [
         [flips(_marks(item.rounds[number - 1]), _marks(item.rounds[number])) for item in items]
         for items in grouped.values()
@@ -96,7 +96,8 @@ def _followed(outcomes: Iterable[Outcome], number: int, classes: AnswerClasses) 
 def _stratum(
     grouped: Mapping[str, Sequence[Outcome]], number: int, some_right: bool, trace: Mapping[str, float]
 ) -> Stratum | None:
-    """The rollouts with (or without) a right attempt in the round before; None if there are none."""
+    """Returns the rollouts with (or without) a right attempt in the round before; None if there are none."""
+    # Problem id -> accuracy of round ``number`` in each of its rollouts that belong to the stratum.
     means = {
         problem: [
             fmean(_marks(item.rounds[number]))
@@ -108,6 +109,7 @@ def _stratum(
     sizes = [len(values) for values in means.values()]
     if not any(sizes):
         return None
+    # A ratio of sums, since problems have different numbers of rollouts in a stratum.
     interval = bootstrap_ratio([sum(values) for values in means.values()], sizes)
     weights = {problem: len(values) for problem, values in means.items() if problem in trace}
     weight = sum(weights.values())
