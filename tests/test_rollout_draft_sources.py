@@ -116,7 +116,7 @@ def test_a_cache_that_cannot_serve_names_file_line_and_cause(tmp_path: Path):
     with pytest.raises(ValueError, match="line 2 is not a rollout"):
         DraftCache(file)
     file.write_text("")
-    with pytest.raises(ValueError, match="holds no attempt"):
+    with pytest.raises(ValueError, match="contains no attempt"):
         DraftCache(file)
 
 
