@@ -154,7 +154,7 @@ async def most_trusted(context: DistilContext) -> list[Workspace]:
     """The k drafts that the policy itself ranks as most likely right; each workspace has its own ranking."""
     # One generator per workspace: the draws must not depend on which ranking ends first.
     own = [random.Random(context.rng.random()) for _ in range(context.num)]
-    return await asyncio.gather(*(_most_trusted(replace(context, rng=rng)) for rng in own))
+    return await asyncio.gather(*(_paste_most_trusted(replace(context, rng=rng)) for rng in own))
 
 
 async def random_k(context: DistilContext) -> list[Workspace]:
@@ -255,7 +255,7 @@ async def trust(
     return [shuffled[i] for i in ranked], calls
 
 
-async def _most_trusted(context: DistilContext) -> Workspace:
+async def _paste_most_trusted(context: DistilContext) -> Workspace:
     """Pastes the k most trusted drafts in random order; makes no call if no draft has to be left out."""
     options, rng = context.options, context.rng
     calls: list[int] = []

@@ -61,8 +61,9 @@ def url() -> Iterator[str]:
 
 
 @pytest.fixture
-def here(url: str, chat_url: str, tmp_path: Path) -> dict[str, str]:
-    """What stands for what in the text."""
+def here(url: str, chat_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """What stands for what in the text. Blocks that show a file are written to ``tmp_path``."""
+    monkeypatch.syspath_prepend(tmp_path)
     byte_tokenizer().save_pretrained(tmp_path / "model")
     return {
         f'open_policy("{MODEL}")': f'open_policy("{MODEL}", urls=["{WORKER}"])',  # where a worker would start
@@ -82,6 +83,9 @@ def _run(blocks: list[str], here: dict[str, str]) -> dict[str, Any]:
 
     async def cells() -> None:
         for block in blocks:
+            if file := re.match(r"# (\w+\.py)", block):
+                Path(here[MODEL]).with_name(file[1]).write_text(block)
+                continue
             for written, meant in here.items():
                 block = block.replace(written, meant)
             code = compile(block, "<cell>", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)

@@ -1,7 +1,7 @@
 """From an advantage back to its problem: what groups/step_N.jsonl holds, and what explain prints of it."""
 
 import asyncio
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from rollout.collection.collector import CollectedBatch
 from rollout.collection.groups import DroppedGroup, GroupFilter
 from rollout.records import DRAFT, REFINE, TRACE
 from train.call_terms import CallTerms, UpdateRecord
-from train.explain import explain
+from train.explain import Style, batch_deviations, explain, story
 from train.loss.credit import credit
 from train.trace import CallRecord, GroupTrace, credit_records, read_trace, trace_path, traced_steps
 
@@ -138,7 +138,7 @@ def test_numbers_that_are_not_finite_are_read_back_as_none(tmp_path: Path, batch
     (record,) = [call for call in calls if call.call_id == name]
     assert record.credit is not None and record.credit.update is not None
     assert (record.credit.update.trainer_logprob, record.credit.update.loss) == (None, None)
-    assert "loss not finite" in explain(tmp_path, 1, record.problem_id, characters=0)
+    assert "loss not finite" in explain(tmp_path, 1, problem=record.problem_id, characters=0)
 
 
 def test_a_damaged_line_is_named(tmp_path: Path, batch: CollectedBatch):
@@ -161,7 +161,7 @@ def test_a_story_names_every_call_and_its_advantage_follows_from_its_numbers(
     _, calls = _written(tmp_path, batch)
     uneven = _uneven(calls)
     problem = uneven.problem_id
-    text = explain(tmp_path, 1, problem, characters=None)
+    text = explain(tmp_path, 1, problem=problem, characters=None)
     for call in (call for call in calls if call.problem_id == problem):
         assert f"call {call.call_id}:" in text
     group = [c.credit for c in calls if c.context == uneven.context and c.role == uneven.role and c.credit]
@@ -170,17 +170,55 @@ def test_a_story_names_every_call_and_its_advantage_follows_from_its_numbers(
     assert [credit.advantage for credit in group] == pytest.approx(expected.tolist())
     assert "advantage = (reward - mean of the group) / (standard deviation of the group + 0.0001)" in text
     assert f"mean reward {rewards.mean():.4g}" in text
-    assert problem in explain(tmp_path, 1, None, characters=None)
+    assert problem in explain(tmp_path, 1, characters=None)
 
 
-def test_explain_names_the_steps_and_problems_there_are(tmp_path: Path, batch: CollectedBatch):
-    with pytest.raises(FileNotFoundError, match=r"it has none \(see train.trace_steps\)"):
-        explain(tmp_path, 1, None, characters=None)
+def test_explain_names_the_steps_problems_and_calls_there_are(tmp_path: Path, batch: CollectedBatch):
+    with pytest.raises(FileNotFoundError, match="not the output_dir of a training run"):
+        explain(tmp_path, 1, characters=None)
     _written(tmp_path, batch, step=3)
-    with pytest.raises(FileNotFoundError, match="no trace of step 7; it has steps 3 to 3"):
-        explain(tmp_path, 7, None, characters=None)
+    with pytest.raises(FileNotFoundError, match="no trace of step 7; there is only step 3"):
+        explain(tmp_path, 7, characters=None)
     with pytest.raises(ValueError, match="on problem 'nobody'"):
-        explain(tmp_path, 3, "nobody", characters=None)
+        explain(tmp_path, 3, problem="nobody", characters=None)
+    with pytest.raises(ValueError, match=r"no call '0\.999'"):
+        explain(tmp_path, 3, call="0.999", characters=None)
+    trace_path(tmp_path, 3).unlink()
+    with pytest.raises(FileNotFoundError, match="there are none"):
+        explain(tmp_path, 3, characters=None)
+
+
+def test_a_calls_story_is_that_of_its_rollout(tmp_path: Path, batch: CollectedBatch):
+    _, calls = _written(tmp_path, batch)
+    text = explain(tmp_path, 1, call=calls[0].call_id, characters=None)
+    rollout = calls[0].call_id.split(".")[0]
+    shown = {call.call_id for call in calls if f"call {call.call_id}:" in text}
+    assert shown == {call.call_id for call in calls if call.call_id.split(".")[0] == rollout}
+
+
+def test_a_refinement_of_an_empty_workspace_is_told_as_such(tmp_path: Path, batch: CollectedBatch):
+    _, calls = _written(tmp_path, batch)
+    draft = next(call for call in calls if call.role == DRAFT)
+    refined = replace(
+        next(call for call in calls if call.role == REFINE and draft.call_id in call.parents),
+        context=draft.context,
+    )
+    style = Style(algo=asdict(make_config(tmp_path, Path("model")).algo), batch_std={}, characters=0)
+    text = story([draft, refined], style)
+    assert f"reads the plain problem: no usable solution in calls {', '.join(refined.parents)}" in text
+
+
+def test_the_batch_deviation_is_the_one_that_scaled_the_advantages(tmp_path: Path, batch: CollectedBatch):
+    config = make_config(tmp_path, Path("model"), algo={"scale_rewards": "batch"})
+    rows = credit(batch.groups, config.algo)
+    trace = GroupTrace(tmp_path, limit_mib=1, decode=str)
+    trace.write(1, batch, rows, {})
+    calls = read_trace(trace_path(tmp_path, 1))
+    call = _uneven(calls)
+    assert call.credit is not None and call.credit.reward is not None
+    group = [c.credit.reward for c in calls if c.context == call.context and c.role == call.role and c.credit]
+    scaled = (call.credit.reward - np.mean(group)) / (batch_deviations(calls)[call.role] + 1e-4)
+    assert scaled == pytest.approx(call.credit.advantage)
 
 
 def test_stale_groups_are_dropped_with_that_reason(batch: CollectedBatch):

@@ -1,13 +1,15 @@
-"""``python -m train.explain DIR --step N [--problem ID]``: why the calls of a step got their advantages.
+"""``python -m train.explain DIR --step N [--problem ID | --call ID]``: why calls got their advantages.
 
-Without ``--problem`` it lists the problems of the step. With it, it prints the problem's rollouts: drafts and
-verdicts, the workspace, refinements, rewards, baseline, advantages, and each call's contribution to the loss.
+Without either option it lists the problems of the step. With ``--problem`` it prints the problem's rollouts:
+drafts and verdicts, the workspace, refinements, rewards, baseline, advantages, and each call's contribution
+to the loss. With ``--call`` it prints the rollout of that call.
 """
 
 import argparse
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -36,14 +38,20 @@ def problem_list(calls: Sequence[CallRecord]) -> str:
     return "\n".join(lines)
 
 
-def story(calls: Sequence[CallRecord], algo: Mapping[str, Any], *, characters: int | None) -> str:
-    """Returns the text that describes one problem's rollouts in one step.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Style:
+    """How a story is told."""
 
-    Args:
-        calls: All calls on the problem; at least one.
-        algo: The run's ``algo`` options, for the formula of the advantage.
-        characters: Number of characters shown from the end of each text; None shows all that was stored.
-    """
+    algo: Mapping[str, Any]
+    """The run's ``algo`` options, for the formula of the advantage."""
+    batch_std: Mapping[str, float]
+    """Standard deviation of all trained groups' rewards in the step, by role."""
+    characters: int | None
+    """Number of characters shown from the end of each text; None shows all that was stored."""
+
+
+def story(calls: Sequence[CallRecord], style: Style) -> str:
+    """Returns the text that describes one problem's rollouts in one step; ``calls`` holds at least one."""
     first = calls[0]
     lines = [f"problem {first.problem_id}: {first.question}", f"gold answer: {first.gold}"]
     rollouts: dict[str, list[CallRecord]] = {}
@@ -51,26 +59,27 @@ def story(calls: Sequence[CallRecord], algo: Mapping[str, Any], *, characters: i
         rollouts.setdefault(call.call_id.split(".")[0], []).append(call)
     for number, of_rollout in rollouts.items():
         lines += ["", f"== rollout {number}, operator {of_rollout[0].operator}"]
-        lines += _rollout_lines(of_rollout, algo, characters)
+        lines += _rollout_lines(of_rollout, style)
     return "\n".join(lines)
 
 
-def _rollout_lines(
-    calls: Sequence[CallRecord], algo: Mapping[str, Any], characters: int | None
-) -> Iterator[str]:
+def _rollout_lines(calls: Sequence[CallRecord], style: Style) -> Iterator[str]:
     """Yields the calls of one rollout, by round, role and shared prompt."""
+    plain = {call.context for call in calls if not call.parents}
     contexts: dict[tuple[int, str, str], list[CallRecord]] = {}
     for call in calls:
         contexts.setdefault((call.round, call.role, call.context), []).append(call)
     for (round, role, context), sharing in contexts.items():
         parents = sharing[0].parents
         reads = f"reads calls {', '.join(parents)}" if parents else "reads the plain problem"
+        if parents and context in plain:  # the fallback of an empty workspace
+            reads = f"reads the plain problem: no usable solution in calls {', '.join(parents)}"
         yield f"-- round {round}, {role}: {len(sharing)} calls, prompt {context}, which {reads}"
         if parents:
-            yield _quote("end of the prompt", sharing[0].prompt, characters)
+            yield _quote("end of the prompt", sharing[0].prompt, style.characters)
         for call in sharing:
-            yield from _call_lines(call, characters)
-        yield from _group_lines(sharing, algo)
+            yield from _call_lines(call, style.characters)
+        yield from _group_lines(sharing, style)
 
 
 def _call_lines(call: CallRecord, characters: int | None) -> Iterator[str]:
@@ -88,7 +97,7 @@ def _quote(what: str, text: str, characters: int | None) -> str:
     return "\n".join([f"      [{what}]", *(f"      | {line}" for line in shown.splitlines())])
 
 
-def _group_lines(calls: Sequence[CallRecord], algo: Mapping[str, Any]) -> Iterator[str]:
+def _group_lines(calls: Sequence[CallRecord], style: Style) -> Iterator[str]:
     """Yields the baseline of the group that these calls form, then a line per call."""
     credited = [(call, call.credit) for call in calls if call.credit is not None]
     if not credited:
@@ -104,7 +113,7 @@ def _group_lines(calls: Sequence[CallRecord], algo: Mapping[str, Any]) -> Iterat
     elif len(set(rewards)) == 1:
         yield "   all rewards are equal, so every advantage is 0"
     else:
-        yield f"   {_formula(calls[0].role, algo)}"
+        yield f"   {_formula(calls[0].role, style)}"
     for call, credit in credited:
         parts = " ".join(f"{name}={value:.3g}" for name, value in credit.reward_parts.items())
         advantage = "-" if credit.advantage is None else f"{credit.advantage:+.4g}"
@@ -127,8 +136,9 @@ def _number(value: float | None, sign: str = "") -> str:
     return "not finite" if value is None else f"{value:{sign}.4g}"
 
 
-def _formula(role: str, algo: Mapping[str, Any]) -> str:
+def _formula(role: str, style: Style) -> str:
     """Returns the formula that computes the group's advantages from its rewards."""
+    algo, batch_std = style.algo, style.batch_std.get(role, 0.0)
     pass_at_k = role == "draft" and algo["draft_credit"] == "pass_at_k"
     estimator = "pass_at_k" if pass_at_k else algo["advantage_estimator"]
     center = {
@@ -138,34 +148,64 @@ def _formula(role: str, algo: Mapping[str, Any]) -> str:
     }[estimator]
     scale = {
         "group": f" / (standard deviation of the group + {STD_EPSILON:g})",
-        "batch": f" / (standard deviation of all {role} rewards of the step + {STD_EPSILON:g})",
+        "batch": f" / (standard deviation of the step's {role} rewards {batch_std:.4g} + {STD_EPSILON:g})",
         "none": "",
     }[algo["scale_rewards"]]
     return f"advantage = ({center}){scale}" if scale else f"advantage = {center}"
 
 
-def explain(folder: Path, step: int, problem: str | None, *, characters: int | None) -> str:
+def batch_deviations(calls: Sequence[CallRecord]) -> dict[str, float]:
+    """Returns the standard deviation of the trained groups' rewards in a step, by role."""
+    rewards: dict[str, list[float]] = {}
+    for call in calls:
+        if call.credit is not None and call.credit.dropped is None and call.credit.reward is not None:
+            rewards.setdefault(call.role, []).append(call.credit.reward)
+    return {role: stdev(values) for role, values in rewards.items() if len(values) > 1}
+
+
+def explain(
+    folder: Path, step: int, *, problem: str | None = None, call: str | None = None, characters: int | None
+) -> str:
     """Returns the output of the command.
 
     Raises:
-        FileNotFoundError: If the run has no trace of ``step``; the message names the steps that have one.
-        ValueError: If no call of the step is on ``problem``.
+        FileNotFoundError: If ``folder`` is not a run's, or the run has no trace of ``step``; the message
+            names the steps that have one.
+        ValueError: If the step has no such problem or call.
     """
-    path = trace_path(folder, step)
-    if not path.is_file():
-        steps = traced_steps(folder)
-        there = f"it has steps {steps[0]} to {steps[-1]}" if steps else "it has none (see train.trace_steps)"
-        raise FileNotFoundError(f"{folder / FOLDER} has no trace of step {step}; {there}.")
-    calls = read_trace(path)
-    if problem is None:
+    config = folder / "config.yaml"
+    if not config.is_file():
+        raise FileNotFoundError(f"{folder} is not the output_dir of a training run: it has no config.yaml.")
+    calls = read_trace(_existing_trace(folder, step))
+    if problem is None and call is None:
         return problem_list(calls)
-    of_problem = [call for call in calls if call.problem_id == problem]
-    if not of_problem:
-        raise ValueError(
-            f"No call of step {step} is on problem {problem!r}. Omit --problem to list the problems."
-        )
-    algo = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))["algo"]
-    return story(of_problem, algo, characters=characters)
+    if call is not None:
+        rollout = call.split(".")[0]
+        chosen = [each for each in calls if each.call_id.split(".")[0] == rollout]
+        if call not in {each.call_id for each in chosen}:
+            raise ValueError(f"Step {step} has no call {call!r}. Its ids are printed with --problem.")
+    else:
+        chosen = [each for each in calls if each.problem_id == problem]
+        if not chosen:
+            raise ValueError(
+                f"No call of step {step} is on problem {problem!r}. Omit --problem to list the problems."
+            )
+    algo = yaml.safe_load(config.read_text(encoding="utf-8"))["algo"]
+    return story(chosen, Style(algo=algo, batch_std=batch_deviations(calls), characters=characters))
+
+
+def _existing_trace(folder: Path, step: int) -> Path:
+    path = trace_path(folder, step)
+    if path.is_file():
+        return path
+    steps = traced_steps(folder)
+    if not steps:
+        there = "there are none (train.trace_steps switches them off or the run has not finished a step)"
+    elif len(steps) == 1:
+        there = f"there is only step {steps[0]}"
+    else:
+        there = f"there are {len(steps)} steps between {steps[0]} and {steps[-1]}"
+    raise FileNotFoundError(f"{folder / FOLDER} has no trace of step {step}; {there}.")
 
 
 def main() -> None:
@@ -173,12 +213,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m train.explain", description=__doc__)
     parser.add_argument("folder", type=Path, help="a run's output_dir")
     parser.add_argument("--step", type=int, required=True, help="number of the step, from 1")
-    parser.add_argument("--problem", help="id of a problem; without it, the step's problems are listed")
+    chosen = parser.add_mutually_exclusive_group()
+    chosen.add_argument("--problem", help="id of a problem; without it, the step's problems are listed")
+    chosen.add_argument("--call", help="id of a call, such as 3.17: prints its rollout")
     parser.add_argument("--full", action="store_true", help="show the whole text that was stored")
     options = parser.parse_args()
     characters = None if options.full else SHOWN_CHARACTERS
     try:
-        print(explain(options.folder, options.step, options.problem, characters=characters), flush=True)
+        text = explain(
+            options.folder, options.step, problem=options.problem, call=options.call, characters=characters
+        )
+        print(text, flush=True)
     except (FileNotFoundError, ValueError) as error:
         sys.exit(f"explain: {error}")
     except BrokenPipeError:  # the reader of the pipe, such as head, has exited

@@ -12,6 +12,9 @@ the log-probs of their sampler. Only rank 0 communicates with the outside (``Col
     └───────────────────────────┘  │            │                                        │
                                    ▼            ▼                                        ▼
       vLLM workers ◄──── weights ─ publisher.publish ◄──── shards (ZeRO-3) ──── gather_weights
+                                                │                                        │
+      groups/ ◄─ trace; evaluation/ ◄─ operators on held-out problems (train.eval_steps) │
+      checkpoints/ ◄──────────────── state of rank 0 and shards ◄────────────────────────┘ (train.save_steps)
 
     who waits          for what                                  until
     trainer            the producer's batch of this step         it is collected; later batches are collected

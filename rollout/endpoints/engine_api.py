@@ -1,8 +1,19 @@
 """Protocols that an inference engine implements for the pool and the publisher.
 
-Support for an engine consists of two files: its HTTP client (``vllm_api``, the only file that knows its paths
-and bodies), and its launcher (``rollout.workers.local_worker``, the only file that knows its command line and
-environment).
+vLLM's support consists of ``vllm_api`` (HTTP: the only file that knows its paths and bodies),
+``rollout.workers.local_worker`` (the only file that knows its command line and environment) and
+``rollout.weights.vllm_extension`` (loading, inside the engine). CONTRIBUTING
+lists what a second engine needs.
+
+What the trainer relies on, beyond the signatures below:
+
+* The ``n`` samples of a request are independent: with a seed they differ from one another, and the same seed
+  and body yield the same samples.
+* A sample that ended by itself keeps its stop token as its last id, and ``finish`` is then "stop"; "length"
+  means that it ran into ``max_tokens``, "abort" that it was ended early.
+* A log-prob is that of the distribution the token was drawn from, after temperature (and top-p, top-k where
+  the engine renormalises), in nats.
+* The version spans of a sample cover its tokens without a gap, in order.
 """
 
 from collections.abc import Mapping, Sequence
@@ -116,7 +127,10 @@ class EngineApi(Protocol):
         ...
 
     async def load(self, url: str, folder: Path, timeout_seconds: float) -> None:
-        """Makes a paused worker load the safetensors in a folder that it can read; returns once loaded."""
+        """Makes a paused worker load the safetensors in a folder that it can read; returns once loaded.
+
+        The folder holds the weights alone, under the parameter names of the HF checkpoint.
+        """
         ...
 
     async def receive(
