@@ -14,6 +14,7 @@ from configs.schema import ModelConfig
 from train.batch.collate import MicroBatch
 from train.model.attention import SHARED_PROMPT
 from train.model.backbone import predictor_states
+from train.model.buffers import recompute_buffers
 from train.model.critic import ValueHead
 from train.model.logprobs import token_logprobs
 from train.model.lora import adapter_config, adapter_parameters, merged_weights
@@ -43,6 +44,7 @@ def load_model(config: ModelConfig) -> PreTrainedModel:
             f"model.path is {config.path!r}, which does not load as a causal language model: {error} "
             "It must be an HF folder (config.json, *.safetensors) or the name of a model on the hub."
         ) from error
+    recompute_buffers(model)
     model.config.use_cache = False
     if config.cast_lm_head_to_fp32:
         model.set_output_embeddings(Float32Head(cast(nn.Linear, model.get_output_embeddings())))
