@@ -25,7 +25,7 @@ $(STAMP): pyproject.toml
 	$(PY) -m pip uninstall -q -y torchvision torchaudio torchcodec
 	touch $@
 
-.PHONY: help setup demo test unit lint format bench wheel
+.PHONY: help setup demo test unit lint format bench chaos wheel
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -55,6 +55,9 @@ bench: $(STAMP)  ## Measure ratios within one run; one JSON object per line, com
 	@mkdir -p outputs
 	@for bench in $(BENCHES); do $(PY) tests/bench/$$bench.py --json; done | tee outputs/bench.jsonl
 	@$(PY) tests/bench/results.py compare outputs/bench.jsonl
+
+chaos: $(STAMP)  ## Train under a seeded stream of faults (CHAOS_SEED) and compare the weights; 15 minutes
+	$(PY) -m pytest -s -m slow tests/test_chaos.py
 
 wheel: $(STAMP)  ## Build the wheel into dist/
 	$(PY) -m build --wheel
