@@ -1,4 +1,4 @@
-"""Buffers that a checkpoint does not hold, such as rotary frequencies, computed outside of ZeRO-3's loading."""
+"""Buffers that a checkpoint does not hold, such as rotary frequencies, computed outside ZeRO-3's loading."""
 
 from copy import deepcopy
 
