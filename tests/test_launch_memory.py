@@ -83,6 +83,12 @@ def test_zero_spreads_optimizer_and_by_stage_weights_over_ranks(stage: int, weig
     assert memory.weights == 4 * MODEL.parameters * weights
 
 
+@pytest.mark.parametrize("stage", [2, 3])
+def test_bfloat16_gradients_are_summed_in_float32(stage: int):
+    alone, four = (_memory(stage, ranks, size=2).gradients for ranks in (1, 4))
+    assert alone - four == 4 * MODEL.parameters * 3 / 4
+
+
 def test_a_cpu_takes_the_bucket_of_gradients_when_the_activations_are_gone():
     device, host = (ShardLayout(zero_stage=2, ranks=2, on_cpu=on_cpu) for on_cpu in (False, True))
     options = {"bytes_per_value": 4, "checkpointing": False}

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from accumulation_rank import COPIES
 from training_fakes import first_moments, make_config, make_trainer, read_metric
 from transformers import AutoModelForCausalLM, set_seed
 
@@ -48,13 +49,18 @@ def stale_lock(folder: Path) -> Path:
 
 
 def launch(stage: int, run: dict[str, Any]) -> subprocess.CompletedProcess[str]:
-    """Two ranks by ``accelerate launch``; ended with all their children if they take too long."""
+    """Two ranks that train as ``run`` says."""
     output = Path(run["output_dir"])
     output.mkdir(parents=True, exist_ok=True)
     (output / "run.json").write_text(json.dumps(run))
+    return launch_script(stage, "training_rank.py", output / "run.json", output)
+
+
+def launch_script(stage: int, script: str, argument: Path, output: Path) -> subprocess.CompletedProcess[str]:
+    """Two ranks by ``accelerate launch``; ended with all their children if they take too long."""
     config = REPO / "launch" / "accelerate" / f"cpu_zero{stage}.yaml"
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config)]
-    command += [str(REPO / "tests" / "training_rank.py"), str(output / "run.json")]
+    command += [str(REPO / "tests" / script), str(argument)]
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": "1",
@@ -199,6 +205,14 @@ def test_bfloat16_follows_float32_and_keeps_its_moments_in_float32(stage, runs, 
         assert loss == pytest.approx(losses[step], rel=0.05, abs=0.03)
     moments = torch.load(tmp_path / "moments.pt")
     assert all(moment.dtype == torch.float32 and moment.any() for moment in moments.values())
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_gradient_in_bfloat16_does_not_depend_on_the_number_of_micro_batches(stage, tmp_path):
+    done = launch_script(stage, "accumulation_rank.py", tmp_path, tmp_path)
+    assert done.returncode == 0, done.stdout[-4000:]
+    one, many = json.loads((tmp_path / "norms.json").read_text())
+    assert many == pytest.approx(COPIES * one, rel=1e-5)
 
 
 @pytest.fixture(scope="module")

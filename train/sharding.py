@@ -212,6 +212,8 @@ def configure_deepspeed(accelerator: Accelerator, *, max_grad_norm: float) -> No
     if options.get("bf16", {}).get("enabled"):
         # Otherwise DeepSpeed would apply a bf16 step with an infinite gradient.
         options["bf16"]["check_grad_overflow"] = True
+        # Its default is bf16, in which a sum stops growing once it is 256 times a summand.
+        options["data_types"] = {"grad_accum_dtype": "fp32"}
 
 
 def _leave_out_shared_memory_op() -> None:

@@ -158,13 +158,15 @@ def _state(model: Architecture, sharding: ShardLayout, size: int, adapters: int)
         }
     part = trained / ranks
     gathered = min(total, ZERO3_LIVE) * size if stage == 3 else 0.0
-    bucket = min(trained, ZERO_BUCKET) * size
+    # Gradients are summed in fp32 (train.sharding). ZeRO-2 fills its bucket from the sums, ZeRO-3 from
+    # gradients in the dtype of the weights.
+    bucket = min(trained, ZERO_BUCKET) * (size if stage == 3 else 4)
     # The gradient in fp32 and two temporaries of AdamW, each of the size of the rank's shard.
     step = 0.0 if sharding.offloads_optimizer else 3 * 4 * part
     if sharding.on_cpu:  # the bucket is written while activations are freed
-        step, gradients = max(step, bucket), part * size
+        step, gradients = max(step, bucket), part * 4
     else:
-        gradients = part * size + bucket
+        gradients = part * 4 + bucket
     # 12 bytes a parameter: fp32 master weight and two moments.
     return {
         "weights": 0.0 if sharding.offloads_weights else size * total / _weight_parts(sharding),
