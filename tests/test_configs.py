@@ -333,6 +333,10 @@ def test_what_is_no_override_is_a_config_error(override: str):
             "operator.kind=sr operator.schedule=[1,1] operator.drafts=[2,4]",
             r"are for pdr, operator\.kind is sr",
         ),
+        (
+            "rollout.weight_transfer=nccl rollout.enable_sleep_mode=true",
+            r"NCCL refuses two ranks on one GPU: set rollout\.weight_transfer to directory or gloo\.",
+        ),
         ("rollout.pause_mode=abort", r"rollout\.pause_mode is 'abort'; choose one of keep, wait\."),
         ("model.lora_r=-1", r"model\.lora_r must be at least 0, got -1\."),
         ("model.lora_alpha=0", r"model\.lora_alpha must be at least 1, got 0\."),

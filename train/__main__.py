@@ -15,7 +15,7 @@ from configs.exit_status import PREEMPTED
 from configs.schema import TrainingConfig
 from rollout.build import load_tokenizer
 from rollout.workers.fleet import warn_if_emulated
-from train.distributed import leave, make_accelerator
+from train.distributed import leave, make_accelerator, refuse_shared_gpus
 from train.evaluation import AFTER, is_complete, write_run_report
 from train.loop import Trainer, is_finished
 from train.preemption import StopRequest
@@ -35,6 +35,7 @@ def main(config: TrainingConfig, overrides: list[str]) -> None:
                     print(f"{config.output_dir} is finished: step {config.train.max_steps} was reached.")
                     print(write_run_report(config))
                 return
+            refuse_shared_gpus(config)
             load_tokenizer(config.model)  # on every rank: if it fails, all ranks end and none waits
             set_seed(config.seed)
             if is_main:

@@ -13,6 +13,8 @@ from accelerate.utils import InitProcessGroupKwargs
 from configs.schema import TrainingConfig
 from train.sharding import configure_deepspeed, deepspeed_is_asked_for, prepare_for_deepspeed
 
+logger = logging.getLogger(__name__)
+
 T = TypeVar("T")
 
 
@@ -35,6 +37,11 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
     on_gpu = torch.cuda.is_available()
     if not on_gpu:
         torch.set_num_threads(config.train.num_threads)
+    elif config.model.dtype == "float32":
+        logger.warning(
+            "model.dtype is float32: on a GPU this has no flash attention and takes many times as long as "
+            "bfloat16, which keeps fp32 master weights."
+        )
     prepare_for_deepspeed(on_gpu=on_gpu)
     group = InitProcessGroupKwargs(
         # Set explicitly: without a GPU, accelerate would assume a single process.
@@ -56,6 +63,22 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
         )
     configure_deepspeed(accelerator, max_grad_norm=config.algo.max_grad_norm)
     return accelerator
+
+
+def refuse_shared_gpus(config: TrainingConfig) -> None:
+    """Raises ``ValueError`` if ranks and local workers would use the same GPUs although none ever sleeps.
+
+    Both take the visible GPUs from the first one on. ``python -m launch`` splits them instead and passes
+    ``rollout.urls``.
+    """
+    rollout = config.rollout
+    if not torch.cuda.is_available() or rollout.urls or rollout.chats or rollout.enable_sleep_mode:
+        return
+    raise ValueError(
+        "The trainer and its local rollout workers would both use the first GPU, where neither leaves memory "
+        "to the other. Start with python -m launch, which splits the GPUs; or set "
+        "rollout.enable_sleep_mode=true to share them in turns; or set rollout.urls to workers elsewhere."
+    )
 
 
 def give_back_cached_memory(accelerator: Accelerator) -> None:

@@ -147,6 +147,11 @@ class RolloutConfig:
         above("rollout.publish_timeout_seconds", self.publish_timeout_seconds, 0)
         at_least("rollout.temperature", self.temperature, 0)
         choice("rollout.weight_transfer", self.weight_transfer, ("directory", "nccl", "gloo"))
+        if self.weight_transfer == "nccl" and self.enable_sleep_mode:
+            raise ValueError(
+                "rollout.enable_sleep_mode lets trainer and workers share GPUs, but NCCL refuses two ranks "
+                "on one GPU: set rollout.weight_transfer to directory or gloo."
+            )
         choice("rollout.pause_mode", self.pause_mode, ("keep", "wait"))
         choice("rollout.dtype", self.dtype, ("auto", "float32", "bfloat16"))
         if self.call_tokens >= self.max_model_len:
