@@ -1,4 +1,9 @@
-"""The process group of the ranks, and collectives on objects and sums with a time limit."""
+"""The process groups of the ranks, and collectives on objects and sums with a time limit.
+
+Tensors go over the default group. Objects go over a gloo group of their own: ranks wait on it for rank 0's
+rollouts, for minutes. A wait in NCCL would keep a kernel spinning on the GPU, which a worker may be using
+meanwhile, and would not notice that rank 0 has died.
+"""
 
 import logging
 import os
@@ -14,6 +19,9 @@ from configs.schema import TrainingConfig
 from train.sharding import configure_deepspeed, deepspeed_is_asked_for, prepare_for_deepspeed
 
 logger = logging.getLogger(__name__)
+
+_objects: torch.distributed.ProcessGroup | None = None
+"""Group for objects; one per process, as torch's default group is. None in a run of one process."""
 
 T = TypeVar("T")
 
@@ -62,6 +70,10 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
             "accelerate launch --config_file; launch/accelerate has such files."
         )
     configure_deepspeed(accelerator, max_grad_norm=config.algo.max_grad_norm)
+    if accelerator.num_processes > 1:
+        global _objects
+        made = torch.distributed.new_group(backend="gloo", timeout=group.timeout)
+        _objects = cast(torch.distributed.ProcessGroup, made)
     return accelerator
 
 
@@ -111,7 +123,7 @@ def from_rank_zero(accelerator: Accelerator, value: T | None, *, what: str) -> T
         return cast(T, value)
     box = [value]
     try:
-        torch.distributed.broadcast_object_list(box, src=0, device=accelerator.device)
+        torch.distributed.broadcast_object_list(box, src=0, group=_objects)
     except RuntimeError as error:
         raise RuntimeError(
             f"Rank {accelerator.process_index} waited for rank 0 to send {what} and got nothing: {error} "
@@ -126,7 +138,7 @@ def gather_objects(accelerator: Accelerator, value: T) -> list[T]:
         return [value]
     is_main = accelerator.is_main_process
     values: list[T | None] | None = [None] * accelerator.num_processes if is_main else None
-    torch.distributed.gather_object(value, values, dst=0)
+    torch.distributed.gather_object(value, values, dst=0, group=_objects)
     return cast(list[T], values or [])
 
 
