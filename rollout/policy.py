@@ -168,7 +168,7 @@ class Policy:
     def solution(self, call: int) -> Solution:
         """Returns the post-thinking part of a call."""
         recorded = self._recorded(call)
-        parts = self._split(recorded.role, recorded.text, recorded.finish)
+        parts = self._split(recorded.role, recorded.text, recorded.finish, recorded.completion_ids)
         return Solution(call=call, label=parts.label, text=parts.solution)
 
     def verification(self, call: int) -> int:
@@ -255,23 +255,30 @@ class Policy:
 
     def _record(self, sampled: Sampled, prompt: Prompt, place: _Place, seconds: float) -> Call:
         completion = sampled.completion
-        text = self.codec.decode(completion.token_ids) if completion.text is None else completion.text
+        ids, finish = completion.token_ids, completion.finish
+        text = self.codec.decode(ids, finish) if completion.text is None else completion.text
         return Call(
             role=place.role,
             round=place.round,
             parents=place.parents,
             prompt_ids=prompt.ids,
-            completion_ids=completion.token_ids,
+            completion_ids=ids,
             sampler_logprobs=completion.logprobs,
             train_mask=sampled.train_mask,
             versions=completion.versions,
-            finish=completion.finish,
+            finish=finish,
             text=text,
-            label=self._split(place.role, text, completion.finish).label,
+            label=self._split(place.role, text, finish, ids).label,
             usage=completion.usage,
             seconds=seconds,
         )
 
-    def _split(self, role: str, text: str, finish: str) -> Split:
-        marks = self._settings.marks
-        return split(text, finish=finish, marks=marks, needs_answer=role in ATTEMPTS)
+    def _split(self, role: str, text: str, finish: str, ids: Sequence[int]) -> Split:
+        control = self.codec.control
+        return split(
+            text,
+            finish=finish,
+            marks=self._settings.marks,
+            needs_answer=role in ATTEMPTS,
+            control={control.spellings[i] for i in control.among(ids[:-1])},
+        )

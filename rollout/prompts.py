@@ -3,12 +3,15 @@
 The texts are in ``configs/operator/prompts``.
 """
 
+import re
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import TYPE_CHECKING, cast
 
 from configs.schema import PromptsConfig
+from rollout.control_tokens import ControlTokens, control_tokens
 from rollout.records import Prompt, context_key
 
 if TYPE_CHECKING:  # plans import operators without loading torch
@@ -23,6 +26,10 @@ _PLACEHOLDERS = {
     "analyse": {"question", "solution"},
     "analysis": {"draft", "analysis"},
 }
+PLAIN_TEXT = "What is 17 + 25?"
+"""A text without special tokens, from which a template's own tokens are read."""
+_PRIVATE_USE = range(0xE000, 0xF900)
+"""Code points that no standard assigns, so that a text hardly holds them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,8 +70,22 @@ class PromptTexts:
         return self.refine.format(question=question, workspace=workspace)
 
     def draft_texts(self, solutions: Sequence[str]) -> list[str]:
-        """Returns the drafts as a workspace holds them, numbered from 1."""
-        return [self.draft.format(number=i, solution=s) for i, s in enumerate(solutions, start=1)]
+        """Returns the drafts as a workspace holds them, numbered from 1; within ``fence`` if there is one."""
+        fence = self.fence(solutions)
+        fenced = [f"{fence}\n{s}\n{fence}" for s in solutions] if fence else solutions
+        return [self.draft.format(number=i, solution=s) for i, s in enumerate(fenced, start=1)]
+
+    def fence(self, solutions: Sequence[str]) -> str:
+        """Returns the backticks that enclose every draft, more than any draft holds in a row.
+
+        Empty if no draft could be read as several: if none contains the word before a draft's number
+        ("draft", in any case). So an ordinary workspace costs nothing more.
+        """
+        head = _before_number(self.draft)
+        if not any(head in solution.casefold() for solution in solutions):
+            return ""
+        runs = (run for solution in solutions for run in re.findall("`+", solution))
+        return "`" * max([3, *(len(run) + 1 for run in runs)])
 
     def distil_text(self, question: str, solutions: Sequence[str], kappa: int) -> str:
         drafts = join_drafts(self.draft_texts(solutions))
@@ -94,16 +115,42 @@ def prompt_texts(config: PromptsConfig) -> PromptTexts:
     )
 
 
+def _before_number(draft: str) -> str:
+    """Returns the word before a draft's number, casefolded; its signs if it has no word; else nothing."""
+    before = ""
+    for literal, name, _, _ in string.Formatter().parse(draft):
+        before = literal.casefold()
+        if name == "number":
+            break
+    words = re.findall(r"[^\W\d_]+", before)
+    return words[-1] if words else before.strip()
+
+
 def join_drafts(texts: Sequence[str]) -> str:
     """Joins the drafts of a workspace with a blank line between two."""
     return "\n\n".join(texts)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Codec:
-    """Converts text to the ids of a chat prompt, and sampled ids to text."""
+    """Converts text to the ids of a chat prompt, and sampled ids to text.
+
+    No control token arises from a text in a prompt: only the chat template writes them.
+    """
 
     tokenizer: "PreTrainedTokenizerBase"
+    stop_ids: tuple[int, ...] = ()
+    """Ids that end a turn of this model besides the tokenizer's end of sequence."""
+
+    @cached_property
+    def control(self) -> ControlTokens:
+        """Special tokens, and those that the chat template writes."""
+        return control_tokens(self.tokenizer, self._encoded([self.render(PLAIN_TEXT)]))
+
+    @cached_property
+    def frame(self) -> tuple[int, ...]:
+        """Control tokens of every prompt, in order: those of the chat template around the user's text."""
+        return self.control.among(self._encoded([self.render(PLAIN_TEXT)]))
 
     def prompt(self, text: str) -> Prompt:
         """Returns one user turn as a prompt that the policy can answer."""
@@ -111,35 +158,63 @@ class Codec:
         return Prompt(text=text, ids=ids, context=context_key(ids))
 
     def encode_prompt(self, text: str) -> tuple[int, ...]:
-        """Returns the ids of one user turn in the chat template; of the plain text if there is none."""
+        """Returns the ids of one user turn in the chat template; of the plain text if there is none.
+
+        The control tokens are those of the template, whatever the text holds.
+        """
+        ids = self._encoded([self.render(text)])
+        if self.control.among(ids) == self.frame:
+            return ids
+        pieces = self.control.pieces(text)
+        # The pieces are separated by a character that the text does not hold, so that the template can be
+        # rendered around all of them at once.
+        seam = next(chr(code) for code in _PRIVATE_USE if chr(code) not in text)
+        return self._encoded(self.render(seam.join(pieces)).split(seam))
+
+    def render(self, text: str, *, add_generation_prompt: bool = True) -> str:
+        """Returns one user turn in the chat template, as text; the text itself if there is no template."""
         if self.tokenizer.chat_template is None:
-            return tuple(self.tokenizer(text).input_ids)
+            return text
         messages = [{"role": "user", "content": text}]
-        encoded = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
-        return tuple(cast("Mapping[str, list[int]]", encoded)["input_ids"])
+        rendered = self.tokenizer.apply_chat_template(
+            messages, add_generation_prompt=add_generation_prompt, tokenize=False
+        )
+        return cast("str", rendered)
+
+    def _encoded(self, parts: Sequence[str]) -> tuple[int, ...]:
+        """Returns the ids of a rendered prompt whose parts are encoded one by one."""
+        # A template writes BOS itself; without one, the tokenizer puts it before the first part.
+        first = self.tokenizer(parts[0], add_special_tokens=self.tokenizer.chat_template is None).input_ids
+        return (*first, *(i for part in parts[1:] for i in self.encode(part)))
 
     def opens_thinking(self, mark: str) -> bool:
         """Returns True if the chat template ends with the mark that opens thinking."""
         return self.decode(self.encode_prompt("")).rstrip().endswith(mark)
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """Returns the text of sampled ids, with thinking marks, without a final end-of-sequence token."""
-        if ids and ids[-1] in self.end_ids:
+    def decode(self, ids: Sequence[int], finish: str = "") -> str:
+        """Returns the text of sampled ids, with thinking marks, without the token that ended the completion.
+
+        With ``finish`` ``stop`` any control token at the end is that token: a worker may stop at more ids
+        than the model's files list.
+        """
+        if ids and (ids[-1] in self.end_ids or (finish == "stop" and ids[-1] in self.control.spellings)):
             ids = ids[:-1]
         return cast("str", self.tokenizer.decode(list(ids), skip_special_tokens=False))
 
     def encode(self, text: str) -> tuple[int, ...]:
-        """Returns the ids of ``text`` alone, without special tokens."""
+        """Returns the ids of ``text`` alone; spelled special tokens become these tokens."""
         return tuple(self.tokenizer(text, add_special_tokens=False).input_ids)
 
     def count(self, text: str) -> int:
-        """Returns the number of tokens of ``text`` alone."""
-        return len(self.encode(text))
+        """Returns the number of tokens of ``text`` alone, without control tokens, as in a prompt."""
+        ids = self.encode(text)
+        if not self.control.among(ids):
+            return len(ids)
+        return sum(len(self.encode(piece)) for piece in self.control.pieces(text))
 
     def cut(self, text: str, max_tokens: int) -> str:
         """Returns the longest start of ``text``, up to a token border, of at most ``max_tokens`` tokens."""
-        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        ends = [end for _, end in encoded["offset_mapping"]]
+        ends = self._ends(text)
         if len(ends) <= max_tokens:
             return text
         # The start alone may have more tokens than the same text within the whole, or a border may be
@@ -149,8 +224,18 @@ class Codec:
                 return text[:end]
         return ""
 
+    def _ends(self, text: str) -> list[int]:
+        """Returns the position in ``text`` after each of its tokens, without control tokens."""
+        ends: list[int] = []
+        start = 0
+        for piece in self.control.pieces(text):
+            encoded = self.tokenizer(piece, add_special_tokens=False, return_offsets_mapping=True)
+            ends += [start + end for _, end in encoded["offset_mapping"]]
+            start += len(piece)
+        return ends
+
     @property
     def end_ids(self) -> frozenset[int]:
-        """Ids that end a completion: end of sequence and padding."""
-        ids = [self.tokenizer.eos_token_id, self.tokenizer.pad_token_id]
+        """Ids that end a completion: end of sequence, padding and ``stop_ids``."""
+        ids = [self.tokenizer.eos_token_id, self.tokenizer.pad_token_id, *self.stop_ids]
         return frozenset(i for i in ids if isinstance(i, int))

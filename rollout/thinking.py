@@ -3,6 +3,7 @@
 Nothing is repaired: thinking that was never closed has no solution, whatever its text.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from configs.thinking import MALFORMED, UNCLOSED, ThinkingMarks, divide
@@ -26,15 +27,30 @@ class Split:
     solution: str
 
 
-def split(text: str, *, finish: str, marks: ThinkingMarks, needs_answer: bool = True) -> Split:
+def split(
+    text: str,
+    *,
+    finish: str,
+    marks: ThinkingMarks,
+    needs_answer: bool = True,
+    control: Collection[str] = (),
+) -> Split:
     """Splits a completion with ``configs.thinking.divide`` and labels the result.
 
-    Summaries, verifications and error analyses are ``ok`` without a boxed answer (``needs_answer=False``).
+    Args:
+        text: The completion, without the token that ended it.
+        finish: As in ``records.Completion``.
+        marks: Marks around the thinking.
+        needs_answer: False for summaries, verifications and error analyses, which are ``ok`` without a box.
+        control: Spellings of the control tokens that were sampled before the completion's last token. A
+            solution that holds one is malformed: the policy wrote a turn that is not its own.
     """
     parts = divide(text, marks)
     if parts.solution is None:
         return Split(label=parts.problem, thinking=text, solution="")
     solution = parts.solution.strip()
+    if any(spelling in solution for spelling in control):
+        return Split(label=MALFORMED, thinking=text, solution="")
     if finish != "stop":
         label = TRUNCATED
     elif not solution:

@@ -118,7 +118,7 @@ def paste(policy: Policy, drafts: Sequence[Solution], kappa: int, extra: Sequenc
     while len(kept) > 1 and policy.codec.count(_pasted(policy, kept)) > kappa:
         kept.pop()
     text = _pasted(policy, kept)
-    bounded = policy.codec.cut(text, kappa)
+    bounded = _bounded(policy, text, kept, kappa)
     truncated = len(kept) < len(drafts) or bounded != text
     return Workspace(text=bounded, parents=parents, truncated=truncated)
 
@@ -127,10 +127,29 @@ def _pasted(policy: Policy, drafts: Sequence[Solution]) -> str:
     return join_drafts(policy.prompts.draft_texts([draft.text for draft in drafts]))
 
 
+def _bounded(policy: Policy, text: str, drafts: Sequence[Solution], kappa: int) -> str:
+    """Returns ``text``, which holds the pasted drafts, cut at its end to ``kappa`` tokens.
+
+    A fence around a draft that is cut stays closed.
+    """
+    codec = policy.codec
+    bounded = codec.cut(text, kappa)
+    fence = policy.prompts.fence([draft.text for draft in drafts])
+    if not fence or _pasted(policy, drafts) in bounded:
+        return bounded
+    closing = f"\n{fence}"
+    # Joined texts may have more tokens than both have apart, so the result is counted again.
+    for room in range(kappa - codec.count(closing), 0, -1):
+        start = codec.cut(text, room)
+        if fence in start and codec.count(start + closing) <= kappa:
+            return start + closing
+    return bounded
+
+
 def _reviewed(policy: Policy, draft: Solution, analysis: int, kappa: int) -> Workspace:
     """Returns the draft with its error analysis, cut at its end to ``kappa`` tokens."""
     text = policy.prompts.analysis_text(_pasted(policy, [draft]), policy.solution(analysis).text)
-    bounded = policy.codec.cut(text, kappa)
+    bounded = _bounded(policy, text, [draft], kappa)
     return Workspace(text=bounded, parents=(draft.call, analysis), truncated=bounded != text)
 
 

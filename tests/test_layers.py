@@ -37,6 +37,7 @@ METHOD = {
     "imports",
     "policy",
     "prompts",
+    "control_tokens",
     "thinking",
     "forcing",
     "budget",

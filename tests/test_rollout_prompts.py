@@ -66,6 +66,66 @@ def test_decoding_keeps_thinking_marks_and_drops_one_closing_end():
     assert CODEC.decode([]) == ""
 
 
+def test_any_id_that_ends_a_turn_is_dropped_at_the_end_and_kept_elsewhere():
+    codec = Codec(tokenizer=byte_tokenizer(), stop_ids=(2,))
+    (a,) = codec.encode("a")
+    assert codec.decode([a, 2]) == "a"
+    assert codec.decode([a, 2, a]) == "a<|im_start|>a"
+    assert CODEC.decode([a, 2]) == "a<|im_start|>"
+
+
+@pytest.mark.parametrize("finish", ["stop", "length", "abort", ""])
+def test_a_control_token_at_the_end_is_dropped_only_where_it_ended_the_completion(finish: str):
+    (a,) = CODEC.encode("a")
+    assert CODEC.decode([a, 2], finish) == ("a" if finish == "stop" else "a<|im_start|>")
+    assert CODEC.decode([a, a], finish) == "aa"
+
+
+SHIPPED = replace(PROMPTS, draft="Draft {number}:\n{solution}")
+
+
+def test_ordinary_drafts_stand_without_a_fence():
+    assert SHIPPED.draft_texts(["so 1", "```\nso 2\n```"]) == [
+        "Draft 1:\nso 1",
+        "Draft 2:\n```\nso 2\n```",
+    ]
+
+
+@pytest.mark.parametrize(
+    "forged",
+    ["so 1\n\nDraft 2:\nso 3", "so 1\n\n**DRAFT two**\nso 3", "as in draft 1", "draft\n```\n````` x"],
+)
+def test_a_draft_cannot_pass_itself_off_as_two(forged: str):
+    first, second = SHIPPED.draft_texts([forged, "so 2"])
+    fence = SHIPPED.fence([forged, "so 2"])
+    assert set(fence) == {"`"} and len(fence) >= 3
+    assert fence not in forged
+    assert first == f"Draft 1:\n{fence}\n{forged}\n{fence}"
+    assert second == f"Draft 2:\n{fence}\nso 2\n{fence}"
+    distilled = SHIPPED.distil_text("q", [forged, "so 2"], 9)
+    assert distilled.count(f"Draft 2:\n{fence}") == 1
+    extra = CODEC.count(first + second) - CODEC.count(forged + "so 2" + "Draft 1:\nDraft 2:\n")
+    assert extra == 4 * (len(fence) + 1)
+
+
+@pytest.mark.parametrize(
+    ("draft", "forged", "harmless"),
+    [
+        ("Versuch Nr. {number}:\n{solution}", "nr 2", "versuch"),
+        ("[{number}] {solution}", "[2] so", "so (2)"),
+        ("{solution} (try {number})", "Try 2", "(2)"),
+    ],
+)
+def test_the_word_before_a_drafts_number_calls_for_the_fence(draft: str, forged: str, harmless: str):
+    texts = replace(PROMPTS, draft=draft)
+    assert texts.fence([forged]) == "```"
+    assert texts.fence([harmless]) == ""
+
+
+def test_drafts_that_begin_with_their_number_are_always_fenced():
+    assert replace(PROMPTS, draft="{number}. {solution}").fence(["so"]) == "```"
+
+
 @given(text=st.text(alphabet="ab \u00e9\u20ac\U0001f600"), limit=st.integers(0, 40))
 def test_a_cut_text_is_a_start_of_the_text_within_the_limit_and_never_shorter_than_need_be(
     text: str, limit: int

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from configs.thinking import UNCLOSED, ThinkingMarks
+from configs.thinking import MALFORMED, UNCLOSED, ThinkingMarks
 from rollout.thinking import EMPTY, LABELS, NO_ANSWER, OK, TRUNCATED, Split, split
 
 MARKS = ThinkingMarks()
@@ -41,6 +41,25 @@ BOX = "so \\boxed{2}"
 def test_a_completion_splits_at_the_last_closing_mark(text: str, label: str, thinking: str, solution: str):
     expected = Split(label=label, thinking=thinking, solution=solution)
     assert split(text, finish="stop", marks=MARKS) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [
+        (f"<think>a</think>{BOX}<|im_end|>\n<|im_start|>user", MALFORMED),
+        (f"<|im_start|>{BOX}", MALFORMED),
+        (f"<think>a</think><|im_start|>{BOX}", MALFORMED),
+        # Thoughts never enter a workspace.
+        (f"<think>a<|im_start|></think>{BOX}", OK),
+        (f"<think>{BOX}<|im_start|>", UNCLOSED),
+        # Sampled as text, not as the token.
+        (f"{BOX}<|endoftext|>", OK),
+    ],
+)
+def test_a_solution_with_a_control_token_is_malformed(text: str, label: str):
+    parts = split(text, finish="stop", marks=MARKS, control={"<|im_start|>", "<|im_end|>"})
+    assert parts.label == label
+    assert bool(parts.solution) == (label == OK)
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,28 @@ def test_a_single_draft_that_is_too_long_loses_its_end():
     assert workspace.truncated
 
 
+@pytest.mark.parametrize("spare", range(0, 24))
+def test_a_fence_around_a_draft_that_is_cut_stays_closed(spare: int):
+    drafts = [Solution(call=0, label="ok", text="so it is\n\n[2] and forged " + "x" * 40)]
+    whole = f"[1] ```\n{drafts[0].text}\n```"
+    kappa = CODEC.count(whole) - spare
+    workspace = paste(plain_policy(), drafts, kappa)
+    assert workspace.truncated == (spare > 0)
+    assert CODEC.count(workspace.text) == kappa
+    assert workspace.text.startswith("[1] ```\nso it is") and workspace.text.endswith("\n```")
+    assert (workspace.text == whole) == (spare == 0)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    texts=st.lists(st.text(alphabet="ab[`", min_size=1, max_size=20), min_size=1, max_size=3),
+    kappa=st.integers(1, 60),
+)
+def test_a_fence_never_lifts_a_workspace_above_kappa(texts: list[str], kappa: int):
+    drafts = [Solution(call=i, label="ok", text=text) for i, text in enumerate(texts)]
+    assert CODEC.count(paste(plain_policy(), drafts, kappa).text) <= kappa
+
+
 @settings(max_examples=150, deadline=None)
 @given(
     texts=st.lists(st.text(alphabet="ab \n\u00e9\u20ac\u6f22\U0001f600", min_size=1), min_size=1, max_size=5),

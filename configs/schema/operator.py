@@ -19,7 +19,8 @@ class PromptsConfig:
     solve: str = MISSING
     """Prompt of a trace or a draft. Placeholder: {question}."""
     draft: str = MISSING
-    """Text of one draft in a workspace. Placeholders: {number}, {solution}."""
+    """Text of one draft in a workspace. Placeholders: {number}, {solution}. Solutions that contain the word
+    before {number}, in any case, are fenced."""
     refine: str = MISSING
     """Prompt of a refinement. Placeholders: {question}, {workspace}."""
     distil: str = MISSING
