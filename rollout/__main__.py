@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from transformers import PreTrainedTokenizerBase
 
 from configs.compose import load_operator, run
 from configs.schema import WITHOUT_EFFECT, EvaluationConfig
 from rewards.build import build_scorer
 from rewards.gold import check_gold
 from rewards.grader import Grader
-from rollout.build import build_operator, load_tokenizer, policy_settings
+from rollout.build import build_operator, load_codec, policy_settings
 from rollout.engine import RolloutEngine
 from rollout.evaluation.evaluate import Comparison, make_missing, missing
 from rollout.evaluation.journal import Journal
@@ -40,19 +39,19 @@ def main(config: EvaluationConfig, overrides: list[str]) -> None:
 
 def _evaluate(config: EvaluationConfig) -> str:
     output_dir = Path(config.output_dir)
-    tokenizer = load_tokenizer(config.model)
+    codec = load_codec(config.model, config.rollout)
     comparison = _comparison(config)
     _remember_config(config, output_dir)
     thinking = config.operator.thinking
     # A chat endpoint applies its own template, so this tokenizer's says nothing about its thinking.
-    opened = not config.rollout.chats and Codec(tokenizer=tokenizer).opens_thinking(thinking.open)
+    opened = not config.rollout.chats and codec.opens_thinking(thinking.open)
     with (
         build_scorer(config.rewards, thinking, prompt_opens_thinking=opened) as scorer,
         Journal(output_dir / "rollouts.jsonl") as journal,
     ):
         grader = Grader(scorer)
         if not _is_complete(comparison, journal):
-            _run_missing(config, comparison, tokenizer, grader, journal)
+            _run_missing(config, comparison, codec, grader, journal)
         require_outcomes(journal.outcomes, journal.failures)
         work = compare(
             [operator.name for operator in comparison.operators],
@@ -87,12 +86,12 @@ def _is_complete(comparison: Comparison, journal: Journal) -> bool:
 def _run_missing(
     config: EvaluationConfig,
     comparison: Comparison,
-    tokenizer: PreTrainedTokenizerBase,
+    codec: Codec,
     grader: Grader,
     journal: Journal,
 ) -> None:
     with RolloutEngine(config.rollout, config.model.path, Path(config.output_dir) / "logs") as engine:
-        settings = policy_settings(config.operator, config.rollout, engine.sampler, tokenizer)
+        settings = policy_settings(config.operator, config.rollout, engine.sampler, codec)
         limit = 2 * config.rollout.max_concurrency
         work = make_missing(comparison, settings, grader, journal, seed=config.seed, max_in_flight=limit)
         # No limit on the whole: each request, restart and verdict has its own.

@@ -18,12 +18,11 @@ from configs.schema import DataConfig
 from rewards.build import build_scorer
 from rewards.gold import check_gold
 from rewards.grader import Grader
-from rollout.build import load_tokenizer, policy_settings
+from rollout.build import load_codec, policy_settings
 from rollout.engine import RolloutEngine
 from rollout.opened import COMPOSING, OpenPolicy, OperatorSpec
 from rollout.operators import Operator
 from rollout.problems import load_rows, load_train
-from rollout.prompts import Codec
 from rollout.records import Problem
 from rollout.result import Evaluation, Result
 
@@ -50,7 +49,7 @@ def open_policy(
 
     Raises:
         ValueError: If an option does not exist (the message names the nearest valid one) or fails a check, or
-            no tokenizer can be loaded from the model.
+            no tokenizer can be loaded from the model, or its chat template makes no usable prompt.
         FileNotFoundError: If ``model`` is a folder that does not exist.
         RuntimeError: If the worker does not start, or an endpoint does not answer.
     """
@@ -60,15 +59,15 @@ def open_policy(
     endpoints = {"urls": [urls] if isinstance(urls, str) else list(urls), "chat_url": chat_url}
     rollout = with_options(config.rollout, {**endpoints, **options}, "rollout")
     config = replace(config, model=replace(config.model, path=str(model)), rollout=rollout)
-    tokenizer = load_tokenizer(config.model)
+    codec = load_codec(config.model, rollout)
     marks = config.operator.thinking
     # A chat endpoint applies its own template.
-    opened = not rollout.chats and Codec(tokenizer=tokenizer).opens_thinking(marks.open)
+    opened = not rollout.chats and codec.opens_thinking(marks.open)
     logs = Path(tempfile.gettempdir()) / f"rollout_{uuid.uuid4().hex[:12]}"  # created by a local worker
     with contextlib.ExitStack() as stack:
         scorer = stack.enter_context(build_scorer(config.rewards, marks, prompt_opens_thinking=opened))
         engine = stack.enter_context(RolloutEngine(rollout, str(model), logs))
-        settings = policy_settings(config.operator, rollout, engine.sampler, tokenizer)
+        settings = policy_settings(config.operator, rollout, engine.sampler, codec)
         resources = contextlib.ExitStack()
         resources.callback(shutil.rmtree, logs, ignore_errors=True)  # kept if a worker failed to start
         resources.enter_context(stack.pop_all())

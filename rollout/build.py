@@ -47,6 +47,39 @@ def load_tokenizer(model: ModelConfig) -> "PreTrainedTokenizerBase":
         ) from error
 
 
+def load_codec(model: ModelConfig, rollout: RolloutConfig) -> Codec:
+    """Loads the tokenizer of ``model.path`` and the ids that end a turn.
+
+    A chat endpoint applies its own template and ends turns itself: then the tokenizer only counts tokens.
+
+    Raises:
+        FileNotFoundError: As ``load_tokenizer``.
+        ValueError: As ``load_tokenizer``.
+    """
+    tokenizer = load_tokenizer(model)
+    if rollout.chats:
+        return Codec(tokenizer=tokenizer)
+    stop_ids = tuple(sorted(i for i in _listed_ends(model) if i != tokenizer.eos_token_id))
+    codec = Codec(tokenizer=tokenizer, stop_ids=stop_ids)
+    return codec
+
+
+def _listed_ends(model: ModelConfig) -> set[int]:
+    """Returns the ids that end a completion by the model's files, found as vLLM finds them."""
+    from transformers import AutoConfig, GenerationConfig
+
+    try:
+        generation = GenerationConfig.from_pretrained(model.path)
+    except OSError:  # no generation_config.json
+        try:
+            config = AutoConfig.from_pretrained(model.path, trust_remote_code=model.trust_remote_code)
+        except (OSError, ValueError):  # a tokenizer alone, for workers that run elsewhere
+            return set()
+        generation = GenerationConfig.from_model_config(config)
+    listed = generation.eos_token_id
+    return set() if listed is None else {listed} if isinstance(listed, int) else set(listed)
+
+
 def _may_be_on_the_hub(path: str) -> bool:
     """Returns True for ``owner/model``, unless ``owner`` is a local folder: then a folder was meant."""
     owner, _, name = path.partition("/")
@@ -57,10 +90,9 @@ def policy_settings(
     operator: OperatorConfig,
     rollout: RolloutConfig,
     sampler: Sampler,
-    tokenizer: "PreTrainedTokenizerBase",
+    codec: Codec,
 ) -> PolicySettings:
     """Returns the settings that all problems of a run share."""
-    codec = Codec(tokenizer=tokenizer)
     thinking = operator.thinking
     # A chat endpoint applies its own template and does not return its thinking.
     opened = sampler.continues and codec.opens_thinking(thinking.open)
@@ -75,6 +107,7 @@ def policy_settings(
             top_p=rollout.top_p,
             max_tokens=rollout.max_completion_length,
             seed=0,
+            stop_token_ids=codec.stop_ids,
         ),
         limit=_thinking_limit(thinking.force, rollout, codec, marks) if rollout.thinking_tokens else None,
     )

@@ -60,7 +60,8 @@ async def sample(
     if limit is None:
         completions = await sampler.generate(prompt, sampling, n, request_id)
         return [_whole(completion) for completion in completions]
-    thinking = replace(sampling, max_tokens=limit.thinking_tokens, stop_token_ids=limit.close_ids)
+    stops = (*sampling.stop_token_ids, *limit.close_ids)
+    thinking = replace(sampling, max_tokens=limit.thinking_tokens, stop_token_ids=stops)
     completions = await sampler.generate(prompt, thinking, n, request_id)
 
     async def answered(number: int, first: Completion) -> Sampled:

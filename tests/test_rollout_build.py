@@ -1,5 +1,6 @@
 """From options to an operator: the built-in kinds, and a class of one's own."""
 
+import json
 import random
 import re
 import sys
@@ -8,13 +9,14 @@ from pathlib import Path
 import pytest
 from conftest import REPO
 from fakes import CODEC, ScriptedPolicy, operator, roll
-from tiny import byte_tokenizer
+from tiny import byte_tokenizer, tiny_model
 
 from configs.compose import load, load_operator
 from configs.schema import ModelConfig, OperatorConfig, RolloutConfig
-from rollout.build import Ranges, build_operator, load_tokenizer, policy_settings
+from rollout.build import Ranges, build_operator, load_codec, load_tokenizer, policy_settings
 from rollout.endpoints.chat import ChatEndpoint
 from rollout.operators import OPERATORS
+from rollout.prompts import Codec
 from rollout.records import TRACE
 
 SHORTEST = """
@@ -188,10 +190,10 @@ def test_a_distiller_that_returns_something_else_ends_the_rollout(
 def test_thinking_is_limited_only_where_a_limit_is_set():
     operator = load("evaluation", ["model.path=x", "data.path=x"]).operator
     sampler = ScriptedPolicy()
-    free = policy_settings(operator, RolloutConfig(), sampler, byte_tokenizer())
+    free = policy_settings(operator, RolloutConfig(), sampler, CODEC)
     assert free.limit is None and free.sampling.max_tokens == 2048
     config = RolloutConfig(thinking_tokens=100, answer_tokens=7)
-    limit = policy_settings(operator, config, sampler, byte_tokenizer()).limit
+    limit = policy_settings(operator, config, sampler, CODEC).limit
     assert limit is not None
     assert (limit.thinking_tokens, limit.answer_tokens) == (100, 7)
     tokenizer = byte_tokenizer()
@@ -205,14 +207,13 @@ def test_a_template_that_opens_thinking_leaves_unclosed_completions_without_solu
     tokenizer = byte_tokenizer()
     tokenizer.chat_template = f"{tokenizer.chat_template}<think>\n"
     operator = load("evaluation", ["model.path=x", "data.path=x"]).operator
-    marks = policy_settings(operator, RolloutConfig(), ScriptedPolicy(), tokenizer).marks
+    codec = Codec(tokenizer=tokenizer)
+    marks = policy_settings(operator, RolloutConfig(), ScriptedPolicy(), codec).marks
     assert marks.opened_by_prompt
     chatting = RolloutConfig(chat_url="http://127.0.0.1:9/v1", chat_model="m")
-    chat = policy_settings(operator, chatting, ChatEndpoint(chatting), tokenizer)
+    chat = policy_settings(operator, chatting, ChatEndpoint(chatting), codec)
     assert not chat.marks.opened_by_prompt  # the template is not ours
-    assert not policy_settings(
-        operator, RolloutConfig(), ScriptedPolicy(), byte_tokenizer()
-    ).marks.opened_by_prompt
+    assert not policy_settings(operator, RolloutConfig(), ScriptedPolicy(), CODEC).marks.opened_by_prompt
 
 
 @pytest.mark.parametrize("path", ["outputs/nothing", "./nothing", "/no/where", "~/model", "a/b/c", "nothing"])
@@ -223,3 +224,43 @@ def test_a_model_folder_that_does_not_exist_is_not_looked_for_on_the_hub(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"model\.path: the folder .* does not exist"):
         load_tokenizer(ModelConfig(path=path))
+
+
+@pytest.mark.parametrize(
+    ("file", "listed", "stops"),
+    [
+        ("generation_config.json", [1, 2, 4], (2, 4)),
+        ("generation_config.json", 2, (2,)),
+        ("generation_config.json", 1, ()),  # the tokenizer's own end, at which every engine stops
+        ("config.json", [2, 1], (2,)),
+    ],
+)
+def test_a_call_ends_at_every_id_that_the_models_files_list(tmp_path: Path, file: str, listed, stops):
+    tiny_model().save_pretrained(tmp_path)
+    byte_tokenizer().save_pretrained(tmp_path)
+    generation = tmp_path / "generation_config.json"
+    if file == "config.json":
+        generation.unlink()
+    config = json.loads((tmp_path / file).read_text())
+    (tmp_path / file).write_text(json.dumps(config | {"eos_token_id": listed}))
+    codec = load_codec(ModelConfig(path=str(tmp_path)), RolloutConfig())
+    assert codec.stop_ids == stops
+    operator = load("evaluation", ["model.path=x", "data.path=x"]).operator
+    settings = policy_settings(operator, RolloutConfig(), ScriptedPolicy(), codec)
+    assert settings.sampling.stop_token_ids == stops
+    assert codec.end_ids == {0, 1, *stops}
+
+
+def test_a_tokenizer_without_a_model_lists_no_further_ends(tmp_path: Path):
+    byte_tokenizer().save_pretrained(tmp_path)
+    assert load_codec(ModelConfig(path=str(tmp_path)), RolloutConfig()).stop_ids == ()
+
+
+def test_a_chat_endpoint_is_asked_for_no_stop_ids_and_its_tokenizer_needs_no_usable_template(tmp_path: Path):
+    tiny_model().save_pretrained(tmp_path)
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = "no question"
+    tokenizer.save_pretrained(tmp_path)
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": [1, 2]}')
+    chatting = RolloutConfig(chat_url="http://127.0.0.1:9/v1", chat_model="m")
+    assert load_codec(ModelConfig(path=str(tmp_path)), chatting).stop_ids == ()

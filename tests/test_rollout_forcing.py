@@ -94,6 +94,17 @@ def test_thinking_that_ends_in_time_is_followed_by_an_answer_with_a_budget_of_it
     assert second.context == first.context
 
 
+def test_a_turn_of_the_models_own_end_ends_a_call_within_its_thinking_and_its_answer():
+    limit = replace(LIMIT, thinking_tokens=40)
+    writer = Writer(["<think>short</think>so <pad>\\boxed{2}", "hm<pad>and on"])
+    work = sample(writer, PROMPT, replace(SAMPLING, stop_token_ids=(0,)), 2, limit)
+    answered, ended = asyncio.run(work)
+    assert [sampling.stop_token_ids for _, sampling, _ in writer.requests] == [(0, *CLOSE), (0,)]
+    assert CODEC.tokenizer.decode(answered.completion.token_ids) == "<think>short</think>so <pad>"
+    assert CODEC.tokenizer.decode(ended.completion.token_ids) == "hm<pad>"
+    assert ended.completion.finish == "stop"
+
+
 def test_thinking_at_its_limit_is_closed_by_forced_tokens_that_are_not_trained():
     sampled, _ = _sampled("<think>" + "x" * 100 + "</think>\\boxed{2}")
     text = _text(sampled)

@@ -60,7 +60,7 @@ class NoReward:
 
 def _settings(engine: RolloutEngine, config: RolloutConfig):
     operator = load("training", ["model.path=x", "data.path=x"]).operator
-    return policy_settings(operator, config, engine.pool, byte_tokenizer())
+    return policy_settings(operator, config, engine.pool, Codec(tokenizer=byte_tokenizer()))
 
 
 def _operator(*overrides: str):
@@ -95,7 +95,7 @@ def test_thinking_is_closed_by_force_and_only_what_was_sampled_is_trained(
     tokenizer.chat_template = f"{tokenizer.chat_template}<think>"  # the template opens the thinking
     config = replace(rollout_config, thinking_tokens=8, answer_tokens=6)
     operator = load("training", ["model.path=x", "data.path=x"]).operator
-    settings = policy_settings(operator, config, engine.pool, tokenizer)
+    settings = policy_settings(operator, config, engine.pool, Codec(tokenizer=tokenizer))
     problem = Problem(id="p", question="1 + 1 =", answer="2")
     work = run_operator(problem, _operator("operator=trace"), settings, EvenIsCorrect(), 3, 16)
     calls = engine.run(work, 120, what="the operator's rollout").calls

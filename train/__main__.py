@@ -13,7 +13,7 @@ from transformers import set_seed
 from configs.compose import run
 from configs.exit_status import PREEMPTED
 from configs.schema import TrainingConfig
-from rollout.build import load_tokenizer
+from rollout.build import load_codec
 from rollout.workers.fleet import warn_if_emulated
 from train.distributed import leave, make_accelerator, refuse_shared_gpus
 from train.evaluation import AFTER, is_complete, write_run_report
@@ -36,7 +36,8 @@ def main(config: TrainingConfig, overrides: list[str]) -> None:
                     print(write_run_report(config))
                 return
             refuse_shared_gpus(config)
-            load_tokenizer(config.model)  # on every rank: if it fails, all ranks end and none waits
+            # On every rank: if it fails, all ranks end and none waits.
+            load_codec(config.model, config.rollout)
             set_seed(config.seed)
             if is_main:
                 warn_if_emulated(

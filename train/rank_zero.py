@@ -23,7 +23,7 @@ from rewards.build import build_scorer, build_shaper
 from rewards.gold import check_gold
 from rewards.grader import Grader
 from rewards.shaping import RewardInput, ShapedReward, Shaper
-from rollout.build import Ranges, build_operator, load_tokenizer, policy_settings
+from rollout.build import Ranges, build_operator, load_codec, policy_settings
 from rollout.collection.collector import BatchCollector, CollectOptions
 from rollout.collection.draft_cache import DraftCache
 from rollout.collection.groups import Credited, GroupFilter, RewardGroup
@@ -33,7 +33,6 @@ from rollout.collection.replay import Replay
 from rollout.engine import RolloutEngine
 from rollout.output_lock import locked
 from rollout.problems import load_eval, load_train
-from rollout.prompts import Codec
 from rollout.records import Call, Verdict
 from train.engine_links import EngineCollector, EnginePublisher
 from train.evaluation import HeldOutEvaluator
@@ -69,13 +68,12 @@ def assemble(config: TrainingConfig, overrides: list[str], stack: ExitStack) -> 
     problems = load_train(config.data, check_gold)
     held_out = load_eval(config.data, check_gold)
     cache = DraftCache(Path(config.collect.draft_cache)) if config.collect.draft_cache else None
-    tokenizer = load_tokenizer(config.model)
+    codec = load_codec(config.model, config.rollout)
     _write_run_card(config, overrides, output_dir)
     thinking = config.operator.thinking
-    codec = Codec(tokenizer=tokenizer)
     opened = codec.opens_thinking(thinking.open)
     scorer = stack.enter_context(build_scorer(config.rewards, thinking, prompt_opens_thinking=opened))
-    settings = policy_settings(config.operator, config.rollout, engine.pool, tokenizer)
+    settings = policy_settings(config.operator, config.rollout, engine.pool, codec)
     grader = Grader(scorer)
     collector = BatchCollector(
         ProblemStream(

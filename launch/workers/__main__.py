@@ -8,7 +8,7 @@ from pathlib import Path
 
 from configs.compose import run
 from configs.schema import WorkersConfig
-from rollout.build import load_tokenizer
+from rollout.build import load_codec
 from rollout.workers.fleet import Fleet
 from rollout.workers.local_worker import LOOPBACK, LocalWorker
 
@@ -24,7 +24,7 @@ def main(config: WorkersConfig, overrides: list[str]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     try:
-        load_tokenizer(config.model)  # reports a wrong path in seconds; vLLM takes a minute
+        load_codec(config.model, config.rollout)  # reports a wrong path in seconds; vLLM takes a minute
         _serve(Fleet(config.rollout, config.model.path, Path(config.output_dir) / "logs"), config, stop)
     except (ValueError, FileNotFoundError, RuntimeError) as error:
         sys.exit(f"workers: {error}")
