@@ -12,6 +12,7 @@ from rollout.forcing import ThinkingLimit
 from rollout.imports import imported
 from rollout.operators import OPERATORS, Operator, OperatorOptions
 from rollout.policy import PolicySettings
+from rollout.prompt_probe import check_prompt
 from rollout.prompts import Codec, prompt_texts
 from rollout.records import Sampling
 from rollout.sampler import Sampler
@@ -48,19 +49,21 @@ def load_tokenizer(model: ModelConfig) -> "PreTrainedTokenizerBase":
 
 
 def load_codec(model: ModelConfig, rollout: RolloutConfig) -> Codec:
-    """Loads the tokenizer of ``model.path`` and the ids that end a turn.
+    """Loads the tokenizer of ``model.path`` and the ids that end a turn, and tries the chat template once.
 
     A chat endpoint applies its own template and ends turns itself: then the tokenizer only counts tokens.
 
     Raises:
         FileNotFoundError: As ``load_tokenizer``.
-        ValueError: As ``load_tokenizer``.
+        ValueError: As ``load_tokenizer``, or if the template renders a question to no prompt that the policy
+            can answer (``rollout.prompt_probe``).
     """
     tokenizer = load_tokenizer(model)
     if rollout.chats:
         return Codec(tokenizer=tokenizer)
     stop_ids = tuple(sorted(i for i in _listed_ends(model) if i != tokenizer.eos_token_id))
     codec = Codec(tokenizer=tokenizer, stop_ids=stop_ids)
+    check_prompt(codec, model.path)
     return codec
 
 

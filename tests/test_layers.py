@@ -51,7 +51,8 @@ FLOORS = {
     "rollout": {
         **{name: METHOD for name in METHOD},
         "problems": {"records"},
-        "build": METHOD,
+        "prompt_probe": {"prompts"},
+        "build": METHOD | {"prompt_probe"},
         "endpoints": METHOD,
         "workers": {"endpoints"},
         "weights": {"endpoints"},
