@@ -13,9 +13,10 @@ from typing import Any
 
 from tqdm import tqdm
 
+from configs.json_lines import BrokenRowError, check_format, parse_row, read_lines, text_of
 from rewards.answers.algebra import squash
 from rewards.answers.latex import normalise
-from rewards.gold import check_gold
+from rewards.gold import check_gold, gold_answer
 from rewards.scorer import Scorer
 from rewards.verdict import STATUSES, Verdict
 
@@ -23,40 +24,25 @@ WINDOW = 256
 """Number of lines that are scored at the same time; no others are held in memory."""
 
 
-class BrokenLineError(ValueError):
-    """A line that is not a JSON object with the required fields."""
-
-
-def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Yields the non-blank lines with their numbers (from 1), and shows a progress bar."""
-    with (
-        path.open("rb") as file,
-        tqdm(total=path.stat().st_size, unit="B", unit_scale=True, disable=None) as bar,
-    ):
-        for number, line in enumerate(file, 1):
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Same as ``read_lines``, with a progress bar."""
+    with tqdm(total=path.stat().st_size, unit="B", unit_scale=True, disable=None) as bar:
+        for number, line in read_lines(path):
             bar.update(len(line))
-            if line.strip():
-                yield number, line
+            yield number, line
 
 
-def parse_line(line: bytes, fields: tuple[str, ...]) -> dict[str, Any]:
-    """Parses the object of a line.
+def _completion(row: dict[str, Any]) -> str:
+    """Returns the field ``pred``, which may be any string: a policy may write anything.
 
     Raises:
-        BrokenLineError: If the line is not a JSON object, or one of the fields is missing or not a string.
+        BrokenRowError: If there is no such field, or it is not a string.
     """
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise BrokenLineError(f"It is not JSON: {error}") from error
-    if not isinstance(row, dict):
-        raise BrokenLineError(f"It holds a {type(row).__name__}, not an object.")
-    for field in fields:
-        if field not in row:
-            raise BrokenLineError(f"It has no field `{field}`; it has {ascii(sorted(row))[:200]}.")
-        if not isinstance(row[field], str):
-            raise BrokenLineError(f"Its field `{field}` must be a string, got {ascii(row[field])[:60]}.")
-    return row
+    if not isinstance(row.get("pred", ""), str):
+        raise BrokenRowError(f"Its field 'pred' must be text, got {ascii(row['pred'])[:60]}.")
+    if "pred" not in row:
+        raise BrokenRowError(f"It has no field 'pred'; it has {ascii(sorted(row))[:200]}.")
+    return row["pred"]
 
 
 def _report(path: Path, number: int, problem: object) -> None:
@@ -84,11 +70,12 @@ async def score_file(source: Path, target: Path, scorer: Scorer) -> tuple[Counte
     ``verdict``; broken lines are reported and dropped.
 
     Raises:
-        ValueError: If the target is refused by ``check_target``.
+        ValueError: If the target is refused by ``check_target``, or the source is not JSON lines.
 
     Returns:
         Counts by status, and the number of broken lines.
     """
+    check_format(source)
     check_target(source, target)
     counts: Counter[str] = Counter(dict.fromkeys(STATUSES, 0))
     num_broken = 0
@@ -103,14 +90,15 @@ async def score_file(source: Path, target: Path, scorer: Scorer) -> tuple[Counte
             counts[verdict.status] += 1
             file.write(json.dumps({**row, "verdict": asdict(verdict)}) + "\n")
 
-        for number, line in read_lines(source):
+        for number, line in _lines(source):
             try:
-                row = parse_line(line, ("gold", "pred"))
-            except BrokenLineError as error:
+                row = parse_row(line)
+                completion, gold = _completion(row), text_of(row, "gold", numbers=True)
+            except BrokenRowError as error:
                 num_broken += 1
                 _report(source, number, error)
                 continue
-            check = scorer.score(gold=row["gold"], completion=row["pred"])
+            check = scorer.score(gold=gold or "", completion=completion)
             waiting.append((row, asyncio.create_task(check)))
             if len(waiting) >= WINDOW:
                 await write_first()
@@ -123,32 +111,40 @@ async def score_file(source: Path, target: Path, scorer: Scorer) -> tuple[Counte
 def audit_file(path: Path, field: str) -> Counter[str]:
     """Reports golds that do not parse, repeated questions, and questions with different answers.
 
+    Lines are read as those of ``data.path``, so that what passes here loads there.
+
+    Raises:
+        ValueError: If the file is not JSON lines.
+
     Returns:
         Counts of ``rows``, ``broken``, ``unparsable``, ``duplicate`` and ``conflict``.
     """
     counts: Counter[str] = Counter(rows=0, broken=0, unparsable=0, duplicate=0, conflict=0)
     # Question digest -> (first line, answer digest): digests keep the memory of large files small.
     seen: dict[bytes, tuple[int, bytes]] = {}
-    for number, line in read_lines(path):
+    for number, line in _lines(path):
         counts["rows"] += 1
         try:
-            row = parse_line(line, (field,))
-        except BrokenLineError as error:
+            row = parse_row(line)
+            gold = text_of(row, field, numbers=True) or ""
+            question = text_of(row, "question", numbers=False) if "question" in row else None
+        except BrokenRowError as error:
             counts["broken"] += 1
             _report(path, number, error)
             continue
         try:
-            check_gold(row[field])
+            check_gold(gold)
+            answer = gold_answer(gold)
         except ValueError as error:
             counts["unparsable"] += 1
             _report(path, number, error)
-        question = row.get("question")
-        if not isinstance(question, str):
+            answer = gold
+        if question is None:
             continue
-        key, answer = _digest("".join(question.split())), _digest(squash(normalise(row[field])))
-        first = seen.setdefault(key, (number, answer))
+        key, value = _digest("".join(question.split())), _digest(squash(normalise(answer)))
+        first = seen.setdefault(key, (number, value))
         if first[0] != number:
-            kind = "duplicate" if first[1] == answer else "conflict"
+            kind = "duplicate" if first[1] == value else "conflict"
             counts[kind] += 1
             same = "and the same answer" if kind == "duplicate" else "but another answer"
             _report(path, number, f"It has the question of line {first[0]} {same}.")
@@ -156,4 +152,4 @@ def audit_file(path: Path, field: str) -> Counter[str]:
 
 
 def _digest(text: str) -> bytes:
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=12).digest()
+    return hashlib.blake2b(text.encode(), digest_size=12).digest()

@@ -11,7 +11,7 @@ from typing import Any, Self
 from configs.thinking import ThinkingMarks
 from rewards.answers.algebra import NeedsAlgebraError, NoAlgebra
 from rewards.answers.equivalence import equivalent
-from rewards.answers.extract import FORMS, Extraction, Rules, extract
+from rewards.answers.extract import FORMS, MAX_COMPLETION_CHARS, Extraction, Rules, extract
 from rewards.answers.shapes import UnreadableError
 from rewards.gold import read_gold
 from rewards.processes.fork_server import import_path
@@ -167,8 +167,11 @@ class Scorer:
     def _prepare_completion(self, gold: str, completion: str) -> tuple[Extraction, _Result | Verdict]:
         """Returns the extracted answer and either the verdict or the request for a worker."""
         if self._custom_path is not None:
+            found = extract(completion, self._rules)
+            if len(completion) > MAX_COMPLETION_CHARS:
+                return found, Verdict(status="unparsable", reason=found.reason)
             request = {"task": "custom", "path": self._custom_path, "import_path": import_path()}
-            return extract(completion, self._rules), {**request, "gold": gold, "completion": completion}
+            return found, {**request, "gold": gold, "completion": completion}
         try:
             parsed = read_gold(gold)
         except ValueError as error:

@@ -4,19 +4,23 @@ A gold answer that does not parse would make every rollout of its problem wrong.
 it raises ``ValueError``) finds it here, before any process starts.
 """
 
-import json
 import logging
 import random
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from configs.json_lines import BrokenRowError, parse_row, read_lines, text_of
 from configs.schema import DataConfig
 from rollout.records import Problem
 
 logger = logging.getLogger(__name__)
 
-CheckGold = Callable[[str], None]
+MAX_ODD_SHARE = 0.1
+"""Share of golds that were dropped, or that hold words, above which a data set is warned of."""
+
+CheckGold = Callable[[str], str | None]
+"""Raises ``ValueError`` for a gold that cannot be used; returns a doubt about one that can, None if none."""
 
 Row = tuple[str, dict[str, Any]]
 """Location of a row (for errors), and its fields."""
@@ -110,18 +114,12 @@ def _held_out(config: DataConfig) -> Sequence[Row]:
 def _jsonl(path: Path) -> Iterator[Row]:
     if not path.is_file():
         raise FileNotFoundError(f"data file {path} does not exist; set data.path or data.eval_path.")
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            where = f"{path} line {number}"
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:  # not JSON, or not UTF-8
-                raise ValueError(f"{where} is not JSON: {error}.") from error
-            if not isinstance(row, dict):
-                raise ValueError(f"{where} must be a JSON object, got {type(row).__name__}.")
-            yield where, row
+    for number, line in read_lines(path):
+        where = f"{path} line {number}"
+        try:
+            yield where, parse_row(line)
+        except BrokenRowError as error:
+            raise ValueError(f"{where}: {error}") from error
 
 
 def _hub(config: DataConfig, split: str) -> Iterator[Row]:
@@ -176,46 +174,90 @@ def _generated(
 
 def _checked(rows: Iterable[Row], config: DataConfig, check_gold: CheckGold, name: str) -> list[Problem]:
     problems: dict[str, Problem] = {}
-    dropped = 0
+    dropped: list[str] = []
+    doubts: list[str] = []
     for index, (where, row) in enumerate(rows):
         problem = _problem(where, row, config, default_id=f"{Path(name).stem}-{index}")
         if problem.id in problems:
             raise ValueError(f"{where}: the id '{problem.id}' occurs twice; ids must be unique.")
         try:
-            if not problem.answer:
-                raise ValueError("it is empty")
-            check_gold(problem.answer)
+            doubt = check_gold(_gold(row[config.answer_field], problem.answer))
         except ValueError as error:
+            reason = f"{where}: the gold answer {_short(row[config.answer_field])} (field "
+            reason += f"'{config.answer_field}') does not parse ({error})"
             if config.on_bad_gold == "refuse":
                 raise ValueError(
-                    f"{where}: the gold answer {problem.answer!r} (field '{config.answer_field}') does not "
-                    f"parse ({error}), so every rollout of this problem would count as wrong. "
+                    f"{reason}, so every rollout of this problem would count as wrong. "
                     "Correct it, or set data.on_bad_gold=drop."
                 ) from error
-            dropped += 1
+            dropped.append(reason)
             continue
+        if doubt:
+            doubts.append(f"{where}: {doubt}")
         problems[problem.id] = problem
-    if dropped:
-        logger.warning("%s: dropped %d problems whose gold answer does not parse.", name, dropped)
+    _warn(name, len(problems), dropped, doubts)
     if not problems:
         raise ValueError(f"{name} contains no problem.")
     return list(problems.values())
 
 
+def _gold(value: object, text: str) -> str:
+    """Returns the gold answer ``text`` that a field's ``value`` was read as.
+
+    Raises:
+        ValueError: If the field is a missing value.
+    """
+    if text:
+        return text
+    hint = ""
+    if isinstance(value, str) and value.strip():
+        hint = f"; if it is the answer, write \\text{{{value.strip()}}}"
+    raise ValueError(f"it is a missing value{hint}")
+
+
+def _warn(name: str, kept: int, dropped: Sequence[str], doubts: Sequence[str]) -> None:
+    """Logs how many golds were dropped, and, above ``MAX_ODD_SHARE``, how many are doubtful."""
+    if dropped:
+        share = len(dropped) / (kept + len(dropped))
+        many = " Look at the data: so many bad golds are seldom single mistakes." * (share > MAX_ODD_SHARE)
+        logger.warning(
+            "%s: dropped %d problems of %d (%.1f%%) whose gold answer does not parse; the first: %s.%s",
+            name, len(dropped), kept + len(dropped), 100 * share, dropped[0], many,
+        )  # fmt: skip
+    if len(doubts) > MAX_ODD_SHARE * kept:
+        logger.warning(
+            "%s: %d of %d gold answers (%.1f%%, limit %.0f%%) are doubtful, and most rollouts on them may "
+            "count as wrong; the first: %s",
+            name, len(doubts), kept, 100 * len(doubts) / kept, 100 * MAX_ODD_SHARE, doubts[0],
+        )  # fmt: skip
+
+
 def _problem(where: str, row: dict[str, Any], config: DataConfig, *, default_id: str) -> Problem:
-    values = {}
-    for name in (config.question_field, config.answer_field):
-        if row.get(name) is None:
-            raise ValueError(
-                f"{where} has no field '{name}'; it has {sorted(row)}. "
-                "Set data.question_field and data.answer_field."
-            )
-        values[name] = str(row[name]).strip()
-    if not values[config.question_field]:
-        raise ValueError(f"{where}: the field '{config.question_field}' is empty.")
-    return Problem(
-        id=default_id if row.get("id") is None else str(row["id"]),
-        question=values[config.question_field],
-        answer=values[config.answer_field],
-        source=str(row.get("source") or ""),
-    )
+    """Returns the problem of a row; its answer is empty if the row's gold is a missing value.
+
+    Raises:
+        ValueError: If a field is absent or has the wrong type, or the question is missing.
+    """
+    fields = (config.question_field, config.answer_field)
+    if absent := [name for name in fields if name not in row]:
+        raise ValueError(
+            f"{where} has no field '{absent[0]}'; it has {sorted(row)}. "
+            "Set data.question_field and data.answer_field."
+        )
+    try:
+        question = text_of(row, config.question_field, numbers=False)
+        answer = text_of(row, config.answer_field, numbers=True)
+        own_id, source = (
+            text_of(row, name, numbers=True) if name in row else None for name in ("id", "source")
+        )
+    except BrokenRowError as error:
+        raise ValueError(f"{where}: {error}") from error
+    if question is None:
+        value = _short(row[config.question_field])
+        raise ValueError(f"{where}: the field '{config.question_field}' is a missing value ({value}).")
+    return Problem(id=own_id or default_id, question=question, answer=answer or "", source=source or "")
+
+
+def _short(value: object) -> str:
+    text = ascii(value)
+    return text if len(text) <= 80 else f"{text[:60]}...{text[-15:]}"

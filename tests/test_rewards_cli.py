@@ -5,7 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from configs.schema import DataConfig
 from rewards.__main__ import main
+from rewards.gold import check_gold
+from rollout.problems import load_train
 
 
 def write(path: Path, *lines: object) -> Path:
@@ -34,10 +39,10 @@ def test_broken_lines_are_reported_by_number_and_the_rest_is_scored(tmp_path: Pa
     )
     target = tmp_path / "out.jsonl"
     assert main(["score", str(source), str(target)]) == 1
-    assert len(read(target)) == 2
+    assert [row["gold"] for row in read(target)] == ["1", 1, "1"]
     output = capsys.readouterr()
-    assert "2 scored, 5 broken lines" in output.out
-    for number in (2, 4, 5, 6, 7):
+    assert "3 scored, 4 broken lines" in output.out
+    for number in (2, 4, 6, 7):
         assert f"line {number}:" in output.err
 
 
@@ -84,6 +89,40 @@ def test_audit_finds_bad_golds_duplicates_and_conflicts(tmp_path: Path, capsys) 
     )
 
 
+def test_audit_reads_a_file_as_the_loader_does(tmp_path: Path, capsys) -> None:
+    numbers = write(tmp_path / "numbers.jsonl", *({"question": f"{n}?", "answer": n / 2} for n in range(3)))
+    assert main(["audit", str(numbers)]) == 0
+    assert len(load_train(DataConfig(path=str(numbers)), check_gold)) == 3
+    chat = [{"role": "user", "content": "1+1?"}]
+    refused = [
+        {"question": chat, "answer": "2"},
+        {"question": "1?", "answer": {"ground_truth": "2"}},
+        {"question": "2?", "answer": None},
+        {"question": "3?", "answer": "half \ud83d"},
+        {"question": "4?", "answer": "nan"},
+    ]
+    for row in refused:
+        source = write(tmp_path / "data.jsonl", row)
+        assert main(["audit", str(source)]) == 1
+        assert "line 1: " in capsys.readouterr().err
+        with pytest.raises(ValueError, match="line 1: "):
+            load_train(DataConfig(path=str(source)), check_gold)
+
+
+def test_a_file_of_another_format_exits_with_2(tmp_path: Path, capsys) -> None:
+    source = write(tmp_path / "data.jsonl", [{"question": "1?", "answer": "1"}])
+    for command in (["audit", str(source)], ["score", str(source), str(tmp_path / "out.jsonl")]):
+        assert main(command) == 2
+        assert "data.jsonl must hold JSON lines" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["data.jsonl"]
+
+
+def test_a_solution_of_gsm8k_and_its_answer_are_the_same_gold(tmp_path: Path, capsys) -> None:
+    rows = ({"question": "1?", "answer": "So 2 + 1.\n#### 3"}, {"question": "1?", "answer": "3"})
+    assert main(["audit", str(write(tmp_path / "data.jsonl", *rows))]) == 1
+    assert "unparsable 0, duplicate 1, conflict 0" in capsys.readouterr().out
+
+
 def test_audit_of_clean_data_exits_with_0(tmp_path: Path) -> None:
     assert main(["audit", str(write(tmp_path / "data.jsonl", {"gold": "2"})), "--field", "gold"]) == 0
 
@@ -126,7 +165,7 @@ def test_a_target_that_must_not_be_replaced_is_refused_before_anything_is_scored
 def test_a_missing_field_is_named_with_those_that_are_there(tmp_path: Path, capsys) -> None:
     source = write(tmp_path / "in.jsonl", {"answer": "1", "pred": r"\boxed{1}"})
     assert main(["score", str(source), str(tmp_path / "out.jsonl")]) == 1
-    assert "It has no field `gold`; it has ['answer', 'pred']." in capsys.readouterr().err
+    assert "It has no field 'gold'; it has ['answer', 'pred']." in capsys.readouterr().err
 
 
 def test_a_file_without_lines_is_not_all_well(tmp_path: Path) -> None:

@@ -1,11 +1,15 @@
 """Loading problems, and refusing what cannot be used."""
 
+import bz2
+import gzip
 import hashlib
 import json
 import logging
+import lzma
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from conftest import SHARED_DATA
 from datasets import Dataset, DatasetDict
@@ -165,13 +169,27 @@ def test_renamed_fields_are_read(tmp_path: Path):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ('{"question": ', r"a\.jsonl line 2 is not JSON"),
-        ("[1, 2]", r"a\.jsonl line 2 must be a JSON object, got list"),
+        ('{"question": ', r"a\.jsonl line 2: It is not JSON"),
+        ("[1, 2]", r"a\.jsonl line 2: It must be a JSON object, got list"),
+        ("[" * 100_000, r"a\.jsonl line 2: It is not usable JSON: it is nested too deeply"),
         ({"question": "q"}, r"a\.jsonl line 2 has no field 'answer'.*data\.answer_field"),
         ({"answer": "1"}, r"a\.jsonl line 2 has no field 'question'.*data\.question_field"),
-        (_row(2, answer=None), r"a\.jsonl line 2 has no field 'answer'"),
-        (_row(2, question="  "), r"a\.jsonl line 2: the field 'question' is empty"),
-        (_row(2, answer=""), r"line 2: the gold answer '' \(field 'answer'\) does not parse \(it is empty\)"),
+        (_row(2, question="\ud83d"), r"line 2: Its field 'question' holds half a surrogate pair \(.ud83d at"),
+        (_row(2, answer="1\udc00"), r"line 2: Its field 'answer' holds half .* \(.udc00 at character 2\)"),
+        (_row(2, id="\ud83d"), r"line 2: Its field 'id' holds half a surrogate pair"),
+        (_row(2, question=5), r"line 2: Its field 'question' must be text, got int: 5\."),
+        (
+            _row(2, question=[{"role": "user", "content": "q"}]),
+            r"'question' must be text, got list: \[\{'role'",
+        ),
+        (
+            _row(2, answer={"ground_truth": "2"}),
+            r"'answer' must be text or a number, got dict: \{'ground_truth'",
+        ),
+        (_row(2, answer=True), r"line 2: Its field 'answer' must be text or a number, got bool: True"),
+        (_row(2, answer=float("inf")), r"line 2: Its field 'answer' is the number inf; it must be finite"),
+        (_row(2, id=["r2"]), r"line 2: Its field 'id' must be text or a number, got list"),
+        (_row(2, source={"name": "s"}), r"line 2: Its field 'source' must be text or a number, got dict"),
         (_row(2, id="r1"), r"a\.jsonl line 2: the id 'r1' occurs twice"),
         (_row(2, answer="x"), r"line 2: the gold answer 'x' \(field 'answer'\).*not a number.*on_bad_gold"),
     ],
@@ -184,11 +202,113 @@ def test_a_row_that_cannot_be_used_is_refused_with_file_line_and_field(
         load_train(config, _numbers_only)
 
 
+@pytest.mark.parametrize("value", [None, float("nan"), "", "  ", "nan", "NaN", "None", "NaT", "<NA>"])
+def test_a_missing_value_of_any_kind_is_no_question_and_no_gold(tmp_path: Path, value: Any):
+    def anything(gold: str) -> None:
+        return None
+
+    config = _write(tmp_path / "q.jsonl", _row(1), _row(2, question=value))
+    with pytest.raises(ValueError, match=r"line 2: the field 'question' is a missing value"):
+        load_train(config, anything)
+    config = _write(tmp_path / "a.jsonl", _row(1), _row(2, answer=value))
+    with pytest.raises(ValueError, match=r"line 2: the gold answer .*\(it is a missing value"):
+        load_train(config, anything)
+    config.on_bad_gold = "drop"
+    assert [problem.id for problem in load_train(config, anything)] == ["r1"]
+    config = _write(tmp_path / "i.jsonl", _row(1, id=value, source=value))
+    assert load_train(config, anything) == [Problem(id="i-0", question="1 + 0 =", answer="1", source="")]
+
+
+def test_missing_values_of_pandas_and_numpy_are_missing_and_their_numbers_are_numbers(tmp_path: Path):
+    pandas = pytest.importorskip("pandas")
+    config = _write(tmp_path / "a.jsonl")
+    for value in (pandas.NA, pandas.NaT, np.float64("nan"), np.float32("nan")):
+        with pytest.raises(ValueError, match=r"problem 0: the gold answer .* is a missing value"):
+            load_rows([_row(1, answer=value)], config, _numbers_only)
+    (problem,) = load_rows([_row(1, answer=np.int64(7), id=np.int64(3))], config, _numbers_only)
+    assert (problem.answer, problem.id) == ("7", "3")
+
+
+def test_missing_values_and_structures_of_parquet_are_refused_by_row_and_field(tmp_path: Path):
+    chat = [{"role": "user", "content": "1 + 0 ="}]
+    for name, row, message in (
+        ("nan", _row(1, answer=float("nan")), r"row 0: the gold answer nan .*missing value"),
+        ("none", _row(1, answer=None), r"row 0: the gold answer None .*missing value"),
+        ("chat", _row(1, question=chat), r"row 0: Its field 'question' must be text, got list"),
+        (
+            "dict",
+            _row(1, answer={"ground_truth": "1"}),
+            r"row 0: Its field 'answer' must be text or a number",
+        ),
+    ):
+        Dataset.from_list([row]).save_to_disk(tmp_path / name)
+        with pytest.raises(ValueError, match=message):
+            load_train(DataConfig(source="hf", name=str(tmp_path / name)), _numbers_only)
+
+
+def test_a_gold_spelled_like_a_missing_value_can_be_kept(tmp_path: Path):
+    config = _write(tmp_path / "a.jsonl", _row(1, answer="None"))
+    with pytest.raises(ValueError, match=r"if it is the answer, write .text\{None\}"):
+        load_train(config, lambda gold: None)
+    config = _write(tmp_path / "a.jsonl", _row(1, answer=r"\text{None}"))
+    assert load_train(config, lambda gold: None)[0].answer == r"\text{None}"
+
+
+def test_a_number_is_read_as_its_decimal_digits(tmp_path: Path):
+    written = ["7", "-0.5", "1e-7", "12345678901234567890", "3.0"]
+    rows = [f'{{"question": "q", "answer": {number}}}' for number in written]
+    problems = load_train(_write(tmp_path / "a.jsonl", *rows), lambda gold: None)
+    assert [p.answer for p in problems] == ["7", "-0.5", "0.0000001", "12345678901234567890", "3.0"]
+
+
+def test_a_byte_order_mark_and_windows_line_ends_are_no_part_of_the_data(tmp_path: Path):
+    rows = [json.dumps(_row(i)) for i in range(3)]
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + "\r\n".join([*rows, "", ""]).encode())
+    config = DataConfig(path=str(path))
+    assert load_train(config, _numbers_only) == load_rows([_row(i) for i in range(3)], config, _numbers_only)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (gzip.compress(b"{}"), r"is gzip; decompress it first \(gunzip\)"),
+        (lzma.compress(b"{}"), r"is xz; decompress"),
+        (bz2.compress(b"{}"), r"is bzip2; decompress"),
+        (b"PAR1....", r"is Parquet; write it as JSON lines"),
+        (json.dumps(_row(1)).encode("utf-16"), r"is UTF-16; convert it to UTF-8"),
+        (json.dumps(_row(1)).encode("utf-16-le"), r"is UTF-16 or binary, since it holds zero bytes"),
+        (json.dumps([_row(1), _row(2)]).encode(), r"is one JSON array; write one object a line.*jq"),
+        (json.dumps([_row(1)], indent=1).encode("utf-8-sig"), r"is one JSON array"),
+    ],
+)
+def test_a_file_of_another_format_is_refused_in_one_sentence(tmp_path: Path, content: bytes, message: str):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"a\.jsonl must hold JSON lines .*but {message}") as caught:
+        load_train(DataConfig(path=str(path)), _numbers_only)
+    assert "\n" not in str(caught.value)
+
+
+def test_many_doubtful_golds_are_warned_of_by_number(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    def check(gold: str) -> str | None:
+        return f"{gold} is odd" if int(gold) % 2 else None
+
+    half = _write(tmp_path / "a.jsonl", *(_row(i) for i in range(10)))
+    few = _write(tmp_path / "b.jsonl", *(_row(2 * i) for i in range(9)), _row(99))
+    with caplog.at_level(logging.WARNING):
+        load_train(few, check)
+        assert not caplog.records
+        load_train(half, check)
+    assert "5 of 10 gold answers (50.0%, limit 10%) are doubtful" in caplog.text
+    assert "a.jsonl line 2: 1 is odd" in caplog.text
+
+
 def test_a_line_that_is_not_utf8_is_refused_with_its_number(tmp_path: Path):
     config = _write(tmp_path / "a.jsonl", _row(1))
     with Path(str(config.path)).open("ab") as data:
         data.write(b'{"question": "\xff", "answer": "1"}\n')
-    with pytest.raises(ValueError, match=r"a\.jsonl line 2 is not JSON"):
+    with pytest.raises(ValueError, match=r"a\.jsonl line 2: It is not UTF-8: .* byte 0xff"):
         load_train(config, _numbers_only)
 
 
@@ -210,7 +330,9 @@ def test_bad_gold_is_dropped_with_a_count_when_asked(tmp_path: Path, caplog: pyt
     with caplog.at_level(logging.WARNING):
         problems = load_train(config, _numbers_only)
     assert [p.id for p in problems] == ["r1", "r4"]
-    assert "dropped 2 problems" in caplog.text
+    assert "dropped 2 problems of 4 (50.0%)" in caplog.text
+    assert "the first: " in caplog.text and "line 2: the gold answer 'x'" in caplog.text
+    assert "so many bad golds are seldom single mistakes" in caplog.text
 
 
 def test_a_set_of_bad_gold_only_is_refused_even_when_dropping(tmp_path: Path):

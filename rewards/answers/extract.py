@@ -26,6 +26,9 @@ _NO_SOLUTION = {
     MALFORMED: "A thinking mark stands in another case, so the solution cannot be told from the thinking.",
 }
 
+MAX_COMPLETION_CHARS = 2_000_000
+"""Limit of a completion that is scored, about 500,000 tokens; the slowest such text takes two seconds."""
+
 TAIL_CHARS = 4000
 """Number of characters at the solution's end that the forms search."""
 
@@ -62,6 +65,11 @@ def extract(completion: str, rules: Rules, *, gold_is_choice: bool = False) -> E
         rules: Rules for thinking and forms.
         gold_is_choice: True if the gold answer is a letter A to J; only then the form ``choice`` applies.
     """
+    if len(completion) > MAX_COMPLETION_CHARS:
+        return Extraction(
+            answer=None,
+            reason=f"The completion has {len(completion)} characters; {MAX_COMPLETION_CHARS} is the limit.",
+        )
     parts = divide(completion, rules.marks)
     solution = parts.solution
     if solution is None:
