@@ -25,6 +25,10 @@ from rewards.answers.structure import CLOCK, parse_shape
 from rewards.processes.pool import Pool
 
 MAX_GOLD_CHARS = 20_000
+MAX_WORDS = 8
+"""Number of words from which a gold without a box is prose, not an answer."""
+DOUBTFUL_WORDS = 3
+"""Number of words from which a gold is usable but doubtful: only the same words are equal to it."""
 LIMIT_SECONDS = 10.0
 """Time limit for parsing one gold; generous, since a gold refused on a busy machine would end a run."""
 
@@ -60,17 +64,30 @@ def choice_letter(answer: str) -> str | None:
     return match[1] if match else None
 
 
+_BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])")
+_FINAL_LINE = re.compile(r"(?:^|\n)[ \t]*####[ \t]*([^\n#]*?)[ \t]*\s*\Z")
+"""The last line of a GSM8K solution: ``#### 1,234``."""
+
+
 def gold_answer(text: str) -> str:
     """Returns the answer inside a gold that may be a whole solution.
 
+    A solution names its answer in its last box or, without any box, in a last line ``#### answer`` (as in
+    GSM8K).
+
     Raises:
-        ValueError: If the gold is empty or too long, or its last box is empty or not closed.
+        ValueError: If the gold is empty or too long, or its last box or its line ``####`` is empty or not
+            closed.
     """
     if len(text) > MAX_GOLD_CHARS:
         raise ValueError(f"The gold answer has {len(text)} characters; {MAX_GOLD_CHARS} is the limit.")
     if not text.strip():
         raise ValueError("The gold answer is empty.")
-    if not re.search(r"\\(?:boxed|fbox)(?![a-zA-Z])", text):
+    if not _BOX.search(text):
+        if final := _FINAL_LINE.search(text):
+            if not final[1]:
+                raise ValueError(f"The gold answer {_short(text)} ends in `####` without an answer.")
+            return final[1]
         line = _CHOICE_LINE.search(text.strip())
         return line.group().strip() if line and "\n" in text.strip() else text
     found = boxed_answer(text)
@@ -126,8 +143,14 @@ def parse_gold(answer: str) -> ParsedGold:
     """Parses a gold answer; parts that need algebra are tried in a killable process.
 
     Raises:
-        ValueError: If it cannot be parsed or is not a value (``\\frac{0}{0}``); the message names the reason.
+        ValueError: If it is prose (``prose``), cannot be parsed or is not a value (``\\frac{0}{0}``); the
+            message names the reason.
     """
+    if reason := prose(answer):
+        raise ValueError(
+            f"The gold answer {_short(answer)} {reason}: it is prose, and no answer would be equal to it. "
+            "Give the final answer alone, in a \\boxed{} or in a last line `#### answer`."
+        )
     gold = read_gold(answer)
     hard = [text for text in expressions_of(gold.shape) if not _PLAIN.fullmatch(squash(text))]
     hard = [text for text in hard if not _PLAIN.fullmatch(text) and not CLOCK.fullmatch(text)]
@@ -138,9 +161,49 @@ def parse_gold(answer: str) -> ParsedGold:
     return gold
 
 
-def check_gold(answer: str) -> None:
-    """Raises ValueError with the reason if the gold answer cannot be parsed. Cannot hang."""
-    parse_gold(answer)
+def check_gold(answer: str) -> str | None:
+    """Checks that a gold answer can be compared with. Cannot hang.
+
+    Returns:
+        A doubt about a gold that is words rather than a value; None if there is none.
+
+    Raises:
+        ValueError: Like ``parse_gold``.
+    """
+    gold = parse_gold(answer)
+    words = len(_words(gold.answer))
+    if words >= DOUBTFUL_WORDS and isinstance(gold.shape, Text) and not gold.is_choice:
+        return f"The gold answer {_short(answer)} is {words} words, and only the same words are equal to it."
+    return None
+
+
+def prose(text: str) -> str:
+    """Returns why a gold is prose; an empty string if it is not.
+
+    Prose has no box and no line ``####``, and either ``MAX_WORDS`` words or words on several lines. Commands
+    of LaTeX are no words; on several lines, neither are the texts inside them, nor those of choices.
+
+    Raises:
+        ValueError: Like ``gold_answer``.
+    """
+    answer = gold_answer(text)
+    if _BOX.search(text):
+        return ""
+    words = len(_words(answer))
+    if words >= MAX_WORDS:
+        return f"has {words} words"
+    if "\n" in answer.strip() and _words(_TEXT.sub(" ", answer)) and choice_letter(answer) is None:
+        return "has several lines with words"
+    return ""
+
+
+_COMMAND = re.compile(r"\\(?:begin|end)\s*\{[^{}]*\}|\\[a-zA-Z]+")
+_TEXT = re.compile(r"\\(?:text[a-z]*|mbox|mathrm|operatorname)\s*\{[^{}]*\}")
+_WORD = re.compile(r"[^\W\d_]{2,}")
+
+
+def _words(text: str) -> list[str]:
+    return _WORD.findall(_COMMAND.sub(" ", text))
 
 
 _lock = threading.Lock()

@@ -11,6 +11,9 @@ logger = logging.getLogger(__name__)
 CHECKS_PER_JUDGEMENT = 100
 """The share of failures is checked after every this many verdicts, and at the end."""
 
+FIRST_ANSWERS = 50
+"""If none of the first this many answers can be parsed, a warning says so."""
+
 
 class Tally:
     """Counts of verdicts by status. Thread-safe."""
@@ -36,12 +39,25 @@ class Tally:
         return (counts["timeout"] + counts["error"]) / max(1, sum(counts.values()))
 
     def add(self, verdict: Verdict) -> None:
-        """Counts a verdict; every ``CHECKS_PER_JUDGEMENT`` verdicts calls ``judge``."""
+        """Counts a verdict; every ``CHECKS_PER_JUDGEMENT`` verdicts calls ``judge``.
+
+        Logs a warning if each of the first ``FIRST_ANSWERS`` answers is ``unparsable``.
+        """
         with self._lock:
             self._counts[verdict.status] += 1
             if verdict.is_failure:
                 self._last_failure = verdict.reason
-            is_due = sum(self._counts.values()) % CHECKS_PER_JUDGEMENT == 0
+            total = sum(self._counts.values())
+            is_due = total % CHECKS_PER_JUDGEMENT == 0
+            has_no_answer = total == self._counts["unparsable"] == FIRST_ANSWERS
+        if has_no_answer:
+            logger.warning(
+                "Not one of the first %d answers could be parsed (%d of %d are unparsable; the last reason: "
+                "%s), so all count as wrong. Look at the completions: the prompt must ask for the form of "
+                "answer that rewards.forms accepts (a \\boxed{} always counts), and "
+                "rollout.max_completion_length must leave room for it.",
+                FIRST_ANSWERS, FIRST_ANSWERS, FIRST_ANSWERS, verdict.reason,
+            )  # fmt: skip
         if is_due:
             self.judge()
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from rewards.answers.extract import MAX_COMPLETION_CHARS
 from rewards.processes import pool
 from rewards.processes.fork_server import ForkServer, shared_fork_server
 from rewards.processes.pool import Gate
@@ -156,6 +157,37 @@ def test_a_share_of_failures_above_the_limit_is_logged_as_an_error(caplog: pytes
         assert fresh.failure_share == 0.1
     assert "10.0%" in caplog.text and "rewards.limit_seconds" in caplog.text
     assert "100 answers" in caplog.text and len(caplog.records) == 1
+
+
+def test_a_start_without_any_readable_answer_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    with Scorer(forms=()) as fresh, caplog.at_level(logging.WARNING):
+        for _ in range(49):
+            fresh.score_sync(gold="1", completion="1")
+        assert not caplog.records
+        for _ in range(60):
+            fresh.score_sync(gold="1", completion="1")
+    assert len(caplog.records) == 1
+    assert "Not one of the first 50 answers could be parsed (50 of 50 are unparsable" in caplog.text
+    assert "rewards.forms" in caplog.text
+
+
+def test_one_readable_answer_at_the_start_is_enough(caplog: pytest.LogCaptureFixture) -> None:
+    with Scorer(forms=()) as fresh, caplog.at_level(logging.WARNING):
+        fresh.score_sync(gold="1", completion=r"\boxed{2}")
+        for _ in range(60):
+            fresh.score_sync(gold="1", completion="1")
+    assert not caplog.records
+
+
+def test_a_completion_longer_than_the_limit_has_no_answer_in_any_kind_of_reward() -> None:
+    text = r"\boxed{1}" + " " * MAX_COMPLETION_CHARS
+    for path in (None, "builtins:no_such_function"):
+        with Scorer(custom_path=path) as fresh:
+            verdict = fresh.score_sync(gold="1", completion=text)
+            assert (verdict.status, verdict.answer) == ("unparsable", None)
+            assert verdict.reason == "The completion has 2000009 characters; 2000000 is the limit."
+    with Scorer() as fresh:
+        assert fresh.score_sync(gold="1", completion=text[:MAX_COMPLETION_CHARS]).is_correct
 
 
 def test_a_short_run_that_failed_says_so_when_it_ends(caplog: pytest.LogCaptureFixture) -> None:
