@@ -18,11 +18,12 @@ from hydra import compose, initialize_config_module
 from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from configs.quoting import unreadable
 from configs.schema import (
     EvaluationConfig,
     JobConfig,
@@ -107,6 +108,8 @@ def _refuse_unknown_keys(config: DictConfig) -> None:
 
 def _explain(error: Exception, config_name: str) -> ConfigError:
     """Converts an error of Hydra or OmegaConf into one sentence with the nearest valid key."""
+    if isinstance(error, OverrideParseException):
+        return ConfigError(unreadable(error.override))
     text = str(error)
     cause = str(error.__cause__ or "")
     # OmegaConf names the key in the cause, Hydra in its own message.

@@ -29,11 +29,12 @@ def load_tokenizer(model: ModelConfig) -> "PreTrainedTokenizerBase":
 
     Raises:
         FileNotFoundError: If the path is neither a folder nor a possible name on the hub (``owner/model``).
-        ValueError: If no tokenizer loads from it.
+        ValueError: If it is a LoRA adapter, or no tokenizer loads from it.
     """
     from transformers import AutoTokenizer
 
     path = model.path
+    _refuse_adapter(path)
     if not Path(path).is_dir() and not _may_be_on_the_hub(path):
         raise FileNotFoundError(
             f"model.path: the folder {path} does not exist. Set another folder, or create this one: a cold "
@@ -81,6 +82,17 @@ def _listed_ends(model: ModelConfig) -> set[int]:
         generation = GenerationConfig.from_model_config(config)
     listed = generation.eos_token_id
     return set() if listed is None else {listed} if isinstance(listed, int) else set(listed)
+
+
+def _refuse_adapter(path: str) -> None:
+    """Raises ValueError for a folder that holds a LoRA adapter: it is no model, and workers ignore it."""
+    settings = Path(path, "adapter_config.json")
+    if settings.is_file():
+        raise ValueError(
+            f"model.path is {path!r}, which holds a LoRA adapter ({settings.name}), not a whole model. "
+            "Export the model with the adapter merged (python -m train.export without --adapter, or peft's "
+            "merge_and_unload) and set model.path to that folder."
+        )
 
 
 def _may_be_on_the_hub(path: str) -> bool:

@@ -41,6 +41,8 @@ class StubOptions:
     filler: int = 70
     tails: Sequence[Sequence[int]] = ((1,),)
     """Ends of completions, drawn by seed; one that runs into max_tokens has none."""
+    logprob: str = LOGPROB
+    """Of every token, as written in the answer."""
     key: str = ""
     """What a bearer must bring to the paths that vLLM guards."""
 
@@ -63,13 +65,15 @@ def planned(options: StubOptions, sampling_params: dict[str, Any], index: int) -
     return Sampled(token_ids=ids[:limit], finish="stop" if len(ids) <= limit else "length")
 
 
-def answer_text(sequences: Sequence[Sampled], prompt_tokens: int, version: str) -> str:
+def answer_text(
+    sequences: Sequence[Sampled], prompt_tokens: int, version: str, logprob: str = LOGPROB
+) -> str:
     """The body of vLLM's answer to /inference/v1/generate with logprobs=0."""
     choices = []
     for index, sequence in enumerate(sequences):
         content = ",".join(
-            f'{{"token_id":{i},"logprob":{LOGPROB},"rank":3,'
-            f'"top_logprobs":[{{"token_id":{i},"logprob":{LOGPROB},"rank":3}}]}}'
+            f'{{"token_id":{i},"logprob":{logprob},"rank":3,'
+            f'"top_logprobs":[{{"token_id":{i},"logprob":{logprob},"rank":3}}]}}'
             for i in sequence.token_ids
         )
         span = [{"version": version, "start": 0, "end": len(sequence.token_ids)}]
@@ -139,7 +143,7 @@ class StubServer:
             sequences = await asyncio.gather(*parts) if len(parts) > 1 else [await parts[0]]
         finally:
             self._aborts.pop(name, None)
-        text = answer_text(sequences, len(body["token_ids"]), self.version)
+        text = answer_text(sequences, len(body["token_ids"]), self.version, self.options.logprob)
         return web.Response(text=text, content_type="application/json")
 
     async def _decode(self, sequence: Sampled, aborted: asyncio.Event) -> Sampled:

@@ -1,5 +1,6 @@
 """Composing, checking, and saying what is wrong."""
 
+import shlex
 import subprocess
 import sys
 from dataclasses import asdict, is_dataclass
@@ -510,3 +511,22 @@ def test_an_operator_in_a_folder_of_the_users_own_is_found_by_name(tmp_path: Pat
     assert done.stdout.split() == ["my_module:Shortest", "sr"], done.stderr
     chosen = _command(tmp_path, code, "--config-dir", "mine", *NEEDED, "operator=shortest")
     assert chosen.stdout.split() == ["my_module:Shortest", "sr"], chosen.stderr
+
+
+@pytest.mark.parametrize(
+    "value", ["/a/b=c", "/a/[b]/c", "/a/{b}", "/a/(b)", "/a/#b", "/a/~b", "/a&b", "/ü", "/it's=x", '/a"b=c']
+)
+def test_a_path_that_needs_quotes_is_refused_with_an_override_that_works(value: str):
+    with pytest.raises(ConfigError) as caught:
+        load("evaluation", ["data.path=x", f"model.path={value}"])
+    message = str(caught.value)
+    assert f"override model.path={value} cannot be read" in message and "\n" not in message
+    (suggested,) = shlex.split(message[message.index("take away: ") + len("take away: ") :])
+    assert load("evaluation", ["data.path=x", suggested]).model.path == value
+
+
+def test_a_home_folder_and_an_override_without_a_value_are_explained():
+    with pytest.raises(ConfigError, match=r"~ written out, as it is not expanded"):
+        load("evaluation", ["data.path=x", "model.path=~/x"])
+    with pytest.raises(ConfigError, match=r"The override 'model' cannot be read; write it as key=value\."):
+        load("evaluation", ["data.path=x", "model"])

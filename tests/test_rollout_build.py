@@ -264,3 +264,15 @@ def test_a_chat_endpoint_is_asked_for_no_stop_ids_and_its_tokenizer_needs_no_usa
     (tmp_path / "generation_config.json").write_text('{"eos_token_id": [1, 2]}')
     chatting = RolloutConfig(chat_url="http://127.0.0.1:9/v1", chat_model="m")
     assert load_codec(ModelConfig(path=str(tmp_path)), chatting).stop_ids == ()
+
+
+@pytest.mark.parametrize("beside", ["adapter_model.safetensors", "config.json"])
+def test_a_lora_adapter_is_no_model(tmp_path: Path, beside: str):
+    byte_tokenizer().save_pretrained(tmp_path)
+    (tmp_path / beside).write_text("{}")
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"model\.path is .* holds a LoRA adapter .*merged") as caught:
+        load_tokenizer(ModelConfig(path=str(tmp_path)))
+    assert "\n" not in str(caught.value)
+    (tmp_path / "adapter_config.json").unlink()
+    load_tokenizer(ModelConfig(path=str(tmp_path)))

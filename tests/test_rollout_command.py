@@ -156,3 +156,14 @@ def test_a_run_without_one_answer_ends_with_the_reason_and_can_be_gone_on_with(
     assert len(lines) == 12 and all(json.loads(line)["failure"]["reason"] for line in lines)
     _run(*needed, "operator=trace", f"rollout.urls=[{url}]")
     assert _report(tmp_path)["run"]["failed"] == 0
+
+
+def test_an_evaluation_of_a_broken_policy_ends_in_an_error_and_without_a_report(
+    needed: list[str], tmp_path: Path
+):
+    with (
+        stub_process(StubOptions(median_tokens=5, logprob="-9999.0")) as broken,
+        pytest.raises(SystemExit, match=r"Not one of \d+ rollouts got an answer.*weights .* are broken"),
+    ):
+        _run(*needed, f"rollout.urls=[{broken}]")
+    assert not (tmp_path / "out" / "report.json").exists()

@@ -312,6 +312,7 @@ IMPOSSIBLE = {
     "three choices": (lambda answer: answer["choices"].append(_choice(2, [9], [])), r"\[0, 1, 2\], and 2"),
     "one index twice": (_of_first(index=0), r"choices of index \[0, 0\]"),
     "log-prob above 0": (_logprob(5.0), r"a logprob of 5\.0"),
+    "log-prob of a broken policy": (_logprob(-9999.0), r"a logprob of -9999\.0 .*NaN.*weights .* are broken"),
     "no log-prob": (_logprob(None), "does not answer as vLLM .*logprob"),
     "negative id": (_of_first(token_ids=[-1, 9]), "does not answer as vLLM .*token_ids"),
     "huge id": (_of_first(token_ids=[10**12, 9]), "does not answer as vLLM .*token_ids"),

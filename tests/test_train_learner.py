@@ -1,5 +1,6 @@
 import copy
 import random
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -77,6 +78,17 @@ def test_several_updates_and_passes_are_those_of_a_plain_loop(tmp_path, tiny_pol
     ):
         # AdamW turns rounding of a tiny gradient into a part of a step.
         assert (parameter - wanted).norm() < 1e-3 * wanted.norm(), name
+
+
+def test_a_policy_with_a_broken_weight_is_not_trained(tmp_path, tiny_policy):
+    folder = tmp_path / "broken"
+    shutil.copytree(tiny_policy, folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    with torch.no_grad():
+        model.model.norm.weight[0] = float("nan")
+    model.save_pretrained(folder)
+    with pytest.raises(ValueError, match=r"broken', whose weight model\.norm\.weight is not finite"):
+        make_learner(make_config(tmp_path, folder))
 
 
 def test_the_reference_stays_where_the_run_started(tmp_path, tiny_policy):

@@ -13,7 +13,7 @@ from rollout.records import REFINE, TRACE
 from train.batch.collate import collate
 from train.batch.packing import separate
 from train.loss.credit import credit
-from train.model.policy import PolicyModel, has_full_attention, load_model, save_weights
+from train.model.policy import PolicyModel, has_full_attention, load_model, require_finite, save_weights
 from train.sharding import Unsharded
 
 ALGO = AlgoConfig(epsilon_high=5.0)
@@ -110,3 +110,14 @@ def test_a_float32_head_rounds_no_logit_and_shares_its_weights(tiny_policy, tmp_
     save_weights(model, Unsharded(), tmp_path / "policy", is_main=True)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "policy", dtype=torch.bfloat16)
     assert torch.equal(loaded.get_output_embeddings().weight, head.weight)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_model_with_a_weight_that_is_not_finite_is_refused_by_name(value: float):
+    model = tiny_model()
+    require_finite(model, Unsharded(), "here")
+    name, last = list(model.named_parameters())[-1]
+    with torch.no_grad():
+        last.view(-1)[-1] = value
+    with pytest.raises(ValueError, match=rf"model\.path is 'here', whose weight {name} is not finite"):
+        require_finite(model, Unsharded(), "here")

@@ -15,11 +15,11 @@ from train.loss.objective import objective, value_objective
 from train.metrics import TokenMetrics, update_metrics
 from train.model.critic import CriticModel
 from train.model.lora import add_adapters
-from train.model.policy import PolicyModel, has_full_attention, load_model
+from train.model.policy import PolicyModel, has_full_attention, load_model, require_finite
 from train.model.reference import FrozenReference, Reference, WithoutAdapters
 from train.nonfinite_steps import RefusalGuard
 from train.optimizer import TrainedModel
-from train.sharding import StepOutcome
+from train.sharding import StepOutcome, sharding_of
 from train.update_batches import Annotator, UpdateBatch
 
 
@@ -27,11 +27,16 @@ class Learner:
     """Trains the policy and PPO's critic; holds their optimizers and the frozen models of their losses."""
 
     def __init__(self, config: TrainingConfig, accelerator: Accelerator, guard: RefusalGuard) -> None:
-        """Loads the models. ``guard`` checks the outcome of every optimizer step."""
+        """Loads the models. ``guard`` checks the outcome of every optimizer step.
+
+        Raises:
+            ValueError: If the policy cannot be loaded, or one of its weights is not finite.
+        """
         self._config = config
         self._accelerator = accelerator
         self._guard = guard
         self.model = load_model(config.model)
+        require_finite(self.model, sharding_of(accelerator), config.model.path)
         if config.model.lora_r:
             add_adapters(self.model, config.model)
         self.policy = self._make_policy()

@@ -1,7 +1,7 @@
 """Rank 0's side of a run: data, verifier and workers, and the collaborators that use them.
 
-``assemble`` builds all of it from a config, and starts the workers first because they take longest. The
-trainer sees only ``train.loop.Collaborators``.
+``assemble`` builds all of it from a config, and starts the workers as soon as the data is checked, because
+they take longest. The trainer sees only ``train.loop.Collaborators``.
 """
 
 import json
@@ -56,17 +56,20 @@ class RankZero:
 
 
 def assemble(config: TrainingConfig, overrides: list[str], stack: ExitStack) -> RankZero:
-    """Starts the workers without waiting for them, and builds rank 0's side; ``stack`` closes everything.
+    """Loads the problems, starts the workers without waiting for them, and builds the rest of rank 0's side.
+
+    ``stack`` closes everything.
 
     Raises:
         ValueError, FileNotFoundError, RuntimeError: If data, verifier, workers or ``output_dir`` fail.
     """
     output_dir = Path(config.output_dir)
     stack.enter_context(locked(output_dir))
-    engine = RolloutEngine(config.rollout, config.model.path, output_dir / "logs")
-    stack.enter_context(engine.begun())
+    # Before any worker starts: unusable data ends the run in seconds.
     problems = load_train(config.data, check_gold)
     held_out = load_eval(config.data, check_gold)
+    engine = RolloutEngine(config.rollout, config.model.path, output_dir / "logs")
+    stack.enter_context(engine.begun())
     cache = DraftCache(Path(config.collect.draft_cache)) if config.collect.draft_cache else None
     codec = load_codec(config.model, config.rollout)
     _write_run_card(config, overrides, output_dir)

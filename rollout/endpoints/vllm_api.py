@@ -26,6 +26,8 @@ Count = Annotated[int, msgspec.Meta(ge=0)]
 TokenId = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
 SURE = 1e-4
 """Largest log-prob accepted: rounding can lift that of a certain token above 0."""
+NOT_FINITE = -9999.0
+"""What vLLM answers for a log-prob that is NaN or minus infinity: no token with it is ever sampled."""
 
 
 class _LogProb(msgspec.Struct, gc=False):
@@ -218,10 +220,11 @@ def _completion(choice: _Choice, asked: Asked) -> Completion:
         raise ValueError(f"logprobs of other tokens than its {len(ids)} token_ids")
     # One pass in C for the common case; NaN fails both comparisons.
     if logprobs and not (
-        max(logprobs) <= SURE and min(logprobs) > -math.inf and not math.isnan(sum(logprobs))
+        max(logprobs) <= SURE and min(logprobs) > NOT_FINITE and not math.isnan(sum(logprobs))
     ):
-        wrong = next(value for value in logprobs if not -math.inf < value <= SURE)
-        raise ValueError(f"a logprob of {wrong}")
+        wrong = next(value for value in logprobs if not NOT_FINITE < value <= SURE)
+        broken = " (vLLM's number for NaN): the weights that it serves are broken" * (wrong <= NOT_FINITE)
+        raise ValueError(f"a logprob of {wrong}{broken}")
     spans = tuple(_span(span, len(ids), asked.newest_version) for span in choice.weight_versions or ())
     return Completion(
         token_ids=ids,

@@ -53,6 +53,23 @@ def load_model(config: ModelConfig) -> PreTrainedModel:
     return model
 
 
+def require_finite(model: PreTrainedModel, sharding: Sharding, path: str) -> None:
+    """Checks, in one pass over the weights, that none is NaN or infinite. Every rank must call it.
+
+    Raises:
+        ValueError: If one is, on every rank: a policy like that answers nothing, and no update mends it.
+    """
+    for name, parameter in model.named_parameters():
+        with sharding.gathered([parameter]):
+            # Both are NaN if any element is.
+            low, high = torch.aminmax(parameter.detach())
+            if not (low.isfinite() and high.isfinite()):
+                raise ValueError(
+                    f"model.path is {path!r}, whose weight {name} is not finite (NaN or infinite). The "
+                    "model is broken; use a sound copy or an earlier checkpoint."
+                )
+
+
 class Float32Head(nn.Linear):
     """An LM head that multiplies in fp32 and shares the weights of ``head``, tied or not."""
 

@@ -1,0 +1,26 @@
+"""Rank 0's side of a run: what is checked before any worker starts."""
+
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from configs.compose import load
+from train.rank_zero import assemble
+
+
+@pytest.mark.parametrize("option", ["data.path", "data.eval_path"])
+def test_unusable_data_ends_a_training_before_any_worker_starts(
+    option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    started: list[object] = []
+    monkeypatch.setattr("train.rank_zero.RolloutEngine", lambda *arguments: started.append(arguments))
+    sound, bad = tmp_path / "sound.jsonl", tmp_path / "bad.jsonl"
+    sound.write_text('{"question": "1 + 1 =", "answer": "2"}\n')
+    bad.write_text('{"question": [{"role": "user"}], "answer": "2"}\n')
+    paths = {"data.path": sound, "data.eval_path": sound} | {option: bad}
+    overrides = [f"{name}={path}" for name, path in paths.items()]
+    config = load("training", ["model.path=x", f"output_dir={tmp_path / 'run'}", *overrides])
+    with ExitStack() as stack, pytest.raises(ValueError, match=r"bad\.jsonl line 1: Its field 'question'"):
+        assemble(config, [], stack)
+    assert not started
