@@ -3,20 +3,24 @@
 import asyncio
 import json
 import re
-from dataclasses import fields
+from collections.abc import Callable
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import REPO
 from evaluation_fakes import OPERATORS, comparison, outcome, run_comparison
 from fakes import EvenIsCorrect, operator
 
+from rollout.evaluation.alarms import alarms
 from rollout.evaluation.matched_votes import Match, matches, vote_row
 from rollout.evaluation.outcomes import Failure, Outcome
 from rollout.evaluation.pareto import draw_pareto
 from rollout.evaluation.report import Report, Run, busy_seconds, compare, require_outcomes, write_report
 from rollout.evaluation.report_rows import Difference, ReportRow, Vote, Whole
 from rollout.evaluation.transitions import Transition
+from rollout.result import Evaluation
 
 DEMO_FIELDS = {
     "operator",
@@ -159,6 +163,51 @@ def test_report_md_says_everything_in_words(tmp_path: Path):
     assert "right when all drafts were wrong %" in text
     assert "| pdr - trace |" in text
     assert "nan" not in text and "None" not in text
+
+
+def _spoiled(item: Outcome, **changes: Any) -> Outcome:
+    """The outcome with its last attempt changed."""
+    attempts = (replace(item.final, **changes),)
+    return replace(item, rounds=(*item.rounds[:-1], replace(item.rounds[-1], attempts=attempts)))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda o: _spoiled(o, truncated=True), "of the attempts ran into the token limit"),
+        (lambda o: _spoiled(o, answer=None), "of the attempts have no answer"),
+        (lambda o: replace(o, status="unparsable"), "of the answers are unparsable"),
+        (lambda o: replace(o, counts={"workspace/fallback": 3}), "of the rollouts had no usable draft"),
+    ],
+)
+def test_a_report_begins_with_what_makes_its_numbers_mean_little(
+    spoil: Callable[[Outcome], Outcome], said: str, tmp_path: Path
+):
+    sound = [replace(outcome(f"p{i}", ["2"]), counts={"workspace/fallback": 0}) for i in range(10)]
+    # One of ten is 10%, which is not above the limit.
+    few = write_report(tmp_path, _compare([spoil(sound[0]), *sound[1:]], ["trace"]))
+    assert "Warning" not in few and json.loads((tmp_path / "report.json").read_text())["warnings"] == []
+    many = _compare([*map(spoil, sound[:2]), *sound[2:]], ["trace"])
+    text = write_report(tmp_path, many)
+    assert text.startswith("**Warning: the numbers below mean little**")
+    assert text.index(f"* trace: 20.0% {said}.") < text.index("| operator |")
+    assert json.loads((tmp_path / "report.json").read_text())["warnings"] == [f"trace: 20.0% {said}."]
+    assert str(Evaluation(report=many)) == text
+
+
+def test_drafts_that_were_cut_off_are_named_with_their_round():
+    made = [outcome(f"p{i}", ["2", None, "4", None], ["2"], operator="pdr") for i in range(3)]
+    assert alarms(_compare(made, ["pdr"]).rows) == ["pdr, round 1: 50.0% of the attempts have no answer."]
+
+
+def test_operators_without_workspaces_have_no_share_without_drafts():
+    (row,) = _compare([outcome("a", ["2"])], ["trace"]).rows
+    assert row.whole is not None and row.whole.no_draft is None
+
+
+def test_a_report_without_rows_has_no_table(tmp_path: Path):
+    text = write_report(tmp_path, _compare([], []))
+    assert text == "No evaluation was made, so there is nothing to report."
 
 
 def test_nothing_to_report_on_is_an_error_with_the_most_frequent_reason():

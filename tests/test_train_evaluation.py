@@ -153,3 +153,9 @@ def test_a_resumed_run_forgets_what_was_measured_of_later_policies(tmp_path: Pat
     assert kept == [BEFORE, "step_000002", "step_000004"]
     _evaluator(config, ScriptedPolicy()).start(12)
     assert sorted(path.name for path in (tmp_path / "evaluation").iterdir()) == kept
+
+
+def test_the_report_of_a_run_without_any_evaluation_has_no_table(tmp_path: Path):
+    text = write_run_report(_config(tmp_path))
+    assert text == "No evaluation was made, so there is nothing to report."
+    assert json.loads((tmp_path / "report.json").read_text())["rows"] == []

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from rollout.evaluation.alarms import MAX_SHARE, alarms
 from rollout.evaluation.report_rows import Difference, ReportRow
 from rollout.evaluation.tables import markdown_table, percent, percent_interval
 from rollout.evaluation.transitions import Stratum, Transition
@@ -14,17 +15,28 @@ def markdown(
     failed: int = 0,
     reasons: Mapping[str, int] | None = None,
 ) -> str:
-    """Returns the whole text. Parts without data are left out."""
+    """Returns the whole text. Parts without data are left out; without any row it is one sentence."""
     parts = [
-        _accuracy(rows),
+        _alarms(rows),
+        _accuracy(rows) if rows else "No evaluation was made, so there is nothing to report.",
         _votes(rows),
         _transitions(rows),
         _given_drafts(rows),
-        _labels(rows),
+        _labels(rows) if rows else "",
         _differences(differences),
         _failures(failed, reasons or {}),
     ]
     return "\n\n".join(part for part in parts if part)
+
+
+def _alarms(rows: Sequence[ReportRow]) -> str:
+    lines = [f"* {line}" for line in alarms(rows)]
+    head = f"**Warning: the numbers below mean little**, for more than {100 * MAX_SHARE:.0f}% are affected:"
+    note = (
+        "An attempt that is cut off or has no answer counts as wrong. Raise rollout.max_completion_length "
+        "(and rollout.max_model_len), or let the prompt ask for a form of answer that rewards.forms accepts."
+    )
+    return "\n".join([head, "", *lines, "", note]) if lines else ""
 
 
 def _accuracy(rows: Sequence[ReportRow]) -> str:
@@ -39,10 +51,11 @@ def _accuracy(rows: Sequence[ReportRow]) -> str:
         line.append("" if row.whole is None or row.whole.seconds is None else f"{row.whole.seconds:.2f}")
         lines.append(line)
     note = (
-        "accuracy: mean over problems and samples, with a bootstrap interval over problems. maj@n, pass@n: "
-        "n attempts of one problem vote, or need one right among them. B_seq: tokens in + out on the longest "
-        "chain of calls (latency); B_total: of all calls (cost); both per rollout. seconds: wall time of one "
-        "rollout while it shared the endpoint with the others."
+        "accuracy: mean over problems and samples, with a bootstrap interval over problems, widened by "
+        "Wilson's bound on unseen problems. maj@n, pass@n: n attempts of one problem vote, or need one right "
+        "among them. B_seq: tokens in + out on the longest chain of calls (latency); B_total: of all calls "
+        "(cost); both per rollout. seconds: wall time of one rollout while it shared the endpoint with the "
+        "others."
     )
     return "\n".join([*markdown_table(head, lines), "", note])
 

@@ -100,6 +100,7 @@ def vote_row(
         maj_at={str(votes): interval.mean},
         pass_at_width=passed,
         truncated=fmean(item.final.truncated for item in voters),
+        no_answer=fmean(item.final.answer is None for item in voters),
         labels=shares(item.final.label for item in voters),
         by_problem=accuracies,
         vote=Vote(votes=votes, matched_to=match.operators, traces=used, drawn=used - min(used, num_traces)),

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from rollout.evaluation.alarms import alarms
 from rollout.evaluation.markdown import markdown
 from rollout.evaluation.matched_votes import TRACE, matches, vote_row
 from rollout.evaluation.outcomes import Failure, Key, Outcome, accuracy_by_problem, by_operator, group_answers
@@ -134,6 +135,7 @@ def write_report(output_dir: Path, report: Report) -> str:
     output_dir.mkdir(parents=True, exist_ok=True)
     text = markdown(report.rows, report.differences, failed=report.run.failed, reasons=report.reasons)
     content = {
+        "warnings": alarms(report.rows),
         "rows": [row_to_json(row) for row in report.rows],
         "differences": [asdict(item) for item in report.differences],
         "run": asdict(report.run),

@@ -7,7 +7,7 @@ from itertools import combinations
 from statistics import fmean
 from typing import Any
 
-from rollout.evaluation.bootstrap import bootstrap
+from rollout.evaluation.bootstrap import DIFFERENCE, bootstrap
 from rollout.evaluation.measures import Ballot, maj_at_k, mean_or_none, pass_at_k, powers_of_two, shares
 from rollout.evaluation.outcomes import (
     AnswerClasses,
@@ -20,6 +20,9 @@ from rollout.evaluation.outcomes import (
 )
 from rollout.evaluation.transitions import Transition, transition
 
+FALLBACK = "workspace/fallback"
+"""Count of the workspaces that no draft could enter; absent where an operator makes none."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Whole:
@@ -27,6 +30,7 @@ class Whole:
 
     statuses: Mapping[str, float]
     counts: Mapping[str, float]
+    no_draft: float | None
     seconds: float | None
     tokens_per_second: float | None
 
@@ -67,6 +71,7 @@ class ReportRow:
     maj_at: Mapping[str, float]
     pass_at_width: float
     truncated: float
+    no_answer: float
     labels: Mapping[str, float]
     by_problem: Mapping[str, float]
     transition: Transition | None = None
@@ -146,6 +151,7 @@ def _row(outcomes: Sequence[Outcome], classes: AnswerClasses, number: int, **res
         maj_at=_maj_at(voters, num),
         pass_at_width=pass_at_width(outcomes, number),
         truncated=fmean(a.truncated for a in attempts),
+        no_answer=fmean(a.answer is None for a in attempts),
         labels=shares(a.label for a in attempts),
         by_problem=accuracies,
         **rest,
@@ -178,6 +184,7 @@ def _whole(outcomes: Sequence[Outcome]) -> Whole:
     return Whole(
         statuses=shares(item.status for item in outcomes),
         counts={name: counts[name] / len(outcomes) for name in sorted(counts)},
+        no_draft=mean_or_none(item.counts[FALLBACK] > 0 for item in outcomes if FALLBACK in item.counts),
         seconds=mean_or_none(item.seconds for item in timed),
         tokens_per_second=mean_or_none(item.completion_tokens / item.seconds for item in timed),
     )
@@ -196,7 +203,7 @@ def difference(a: str, of_a: Mapping[str, float], b: str, of_b: Mapping[str, flo
         ValueError: If they share no problem.
     """
     common = sorted(of_a.keys() & of_b.keys())
-    interval = bootstrap([of_a[problem] - of_b[problem] for problem in common])
+    interval = bootstrap([of_a[problem] - of_b[problem] for problem in common], DIFFERENCE)
     return Difference(
         a=a,
         b=b,

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import fmean
 
 from configs.schema import StudyConfig
-from rollout.evaluation.bootstrap import bootstrap
+from rollout.evaluation.bootstrap import DIFFERENCE, bootstrap
 from rollout.evaluation.journal import read_journal
 from rollout.evaluation.outcomes import accuracy_by_problem, by_operator
 from rollout.evaluation.tables import markdown_table, percent, percent_interval
@@ -77,7 +77,7 @@ def _difference(
     one: Sequence[Mapping[str, ByProblem]], other: Sequence[Mapping[str, ByProblem]], name: str
 ) -> str:
     first, second = (_over_seeds([seed[name] for seed in of_arm]) for of_arm in (one, other))
-    found = bootstrap([first[problem] - second[problem] for problem in first])
+    found = bootstrap([first[problem] - second[problem] for problem in first], DIFFERENCE)
     return percent_interval(found.mean, found.low, found.high, sign="+")
 
 
