@@ -30,19 +30,22 @@ from configs.run_folder import CHECKPOINTS, UNFINISHED, is_whole, refuse_used
 from configs.schema import TrainingConfig
 from train.manifest import damage, is_sealed, remove, seal, sync
 from train.model.policy import save_adapter, save_weights
+from train.resumed import (
+    CONFIG_FILE,
+    RESUMABLE_CHANGES,
+    changed_options,
+    describe,
+    refuse_other_parameters,
+)
 from train.sharding import Sharding, sharding_of
 
 logger = logging.getLogger(__name__)
 
 STATE_FILE = "trainer_state.json"
-CONFIG_FILE = "config.yaml"
 POLICY_DIR = "policy"
 ADAPTER_DIR = "adapter"
 GIB = 2**30
 SPACE_MARGIN = 1.1
-
-RESUMABLE_CHANGES = ("resume", "output_dir", "train", "rollout")
-"""Parts of the config that may change when a run is resumed, without a warning."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,7 +154,7 @@ class Checkpoints:
 
         Raises:
             ValueError: If the checkpoint was written by a different number of ranks or at a different ZeRO
-                stage: moments are stored as they were sharded.
+                stage (moments are stored as they were sharded), or holds moments of other parameters.
         """
         state = read_state(path)
         anew = f"start a new run from its weights with model.path={path / POLICY_DIR}"
@@ -166,10 +169,11 @@ class Checkpoints:
                 f"DeepSpeed); use the accelerate file with zero_stage {state.zero_stage}, or {anew}."
             )
         if state.config_fingerprint != config_fingerprint(self._config):
+            changes = changed_options(path, self._config)
+            refuse_other_parameters(changes, self._config, path)
+            named = describe(changes) or "options of another version"
             logger.warning(
-                "%s was written with different settings (see its %s); resuming with the current ones.",
-                path,
-                CONFIG_FILE,
+                "%s was written with different settings; resuming with the current ones: %s.", path, named
             )
         self._accelerator.load_state(str(path))
         return state

@@ -51,6 +51,7 @@ from train.model.policy import HostWeights, gather_weights
 from train.nonfinite_steps import RefusalGuard
 from train.preemption import StopRequest
 from train.report import Reporter
+from train.resumed import updates_ratio
 from train.sharding import sharding_of
 from train.trace import GroupTrace, credit_records
 
@@ -200,6 +201,7 @@ class Trainer:
         state = None if path is None else self.checkpoints.load(path)
         if state is not None:
             self.step, self.policy_version = state.step, state.policy_version
+            self.learner.restore_options(updates_ratio(path, self.config))
         if self.outside:
             self._stopped.unlink(missing_ok=True)
             self.outside.reporter.start(self.step)

@@ -2,15 +2,19 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_scheduler
 
 from configs.schema import AlgoConfig
 from train.sharding import StepOutcome, sharding_of
+
+OPTIONS = ("initial_lr", "betas", "weight_decay")
+"""Options of a parameter group that the config decides; ``initial_lr`` is the schedule's peak."""
 
 
 class TrainedModel:
@@ -48,6 +52,8 @@ class TrainedModel:
             num_warmup_steps=algo.warmup_steps,
             num_training_steps=num_steps,
         )
+        # Copied before ``prepare``: loading a checkpoint replaces them by those of the run that wrote it.
+        self._options = [{name: group[name] for name in OPTIONS} for group in optimizer.param_groups]
         self.model, self._optimizer, self._scheduler = accelerator.prepare(model, optimizer, scheduler)
         self._engine = sharding_of(accelerator).engine(
             self.model, self._optimizer, max_grad_norm=algo.max_grad_norm
@@ -57,6 +63,29 @@ class TrainedModel:
     def learning_rate(self) -> float:
         """Learning rate of the next step; that of the first parameter group if they differ."""
         return float(self._scheduler.get_last_lr()[0])
+
+    def restore_options(self, updates_ratio: float = 1.0) -> None:
+        """Restores the options of this run's config after a checkpoint was loaded, which replaced them.
+
+        The schedule, too, is that of this config, at the number of updates that were applied until then. If
+        the config is that of the checkpoint, nothing changes.
+
+        Args:
+            updates_ratio: Factor of the number of applied updates, if batches now get more or fewer updates.
+        """
+        schedule = cast(LambdaLR, self._scheduler.scheduler)
+        # Loading may create new groups (DeepSpeed's CPU Adam), which the schedule would no longer reach.
+        schedule.optimizer.param_groups = self._optimizer.param_groups
+        schedule.base_lrs = [options["initial_lr"] for options in self._options]
+        schedule.last_epoch = round(schedule.last_epoch * updates_ratio)
+        rates = [
+            peak * factor(schedule.last_epoch)
+            for peak, factor in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
+        ]
+        for group, options, rate in zip(self._optimizer.param_groups, self._options, rates, strict=True):
+            group.update(options, lr=rate)
+        schedule._last_lr = rates
+        self._engine.restore_options()
 
     def backward(self, loss: Tensor, *, is_last: bool) -> StepOutcome | None:
         """Accumulates the gradient of this rank's part of the global loss; steps after the last part.

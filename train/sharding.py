@@ -44,6 +44,10 @@ class Engine(Protocol):
         """
         ...
 
+    def restore_options(self) -> None:
+        """Restores this run's clipping after a checkpoint was loaded, which may have replaced it."""
+        ...
+
 
 class Sharding(Protocol):
     """An engine that shards weights, gradients and moments over ranks."""
@@ -111,6 +115,9 @@ class _PlainEngine:
         self.optimizer.zero_grad()
         return StepOutcome(grad_norm=float(norm), applied=applied)
 
+    def restore_options(self) -> None:
+        """No-op: a checkpoint of one process holds no clipping."""
+
 
 @dataclass(frozen=True, slots=True)
 class DeepSpeedZero:
@@ -123,8 +130,8 @@ class DeepSpeedZero:
 
     def engine(self, model: nn.Module, optimizer: AcceleratedOptimizer, *, max_grad_norm: float) -> Engine:
         """See ``Sharding``. DeepSpeed clips by its own config, completed by ``configure_deepspeed``."""
-        del max_grad_norm
-        return _DeepSpeedEngine(DeepSpeedEngineWrapper(model), optimizer, self.num_processes)
+        wrapper = DeepSpeedEngineWrapper(model)
+        return _DeepSpeedEngine(wrapper, optimizer, self.num_processes, max_grad_norm)
 
     def freeze(self, model: nn.Module, device: torch.device) -> nn.Module:
         """See ``Sharding``."""
@@ -159,6 +166,7 @@ class _DeepSpeedEngine:
     wrapper: DeepSpeedEngineWrapper
     optimizer: AcceleratedOptimizer
     num_processes: int
+    max_grad_norm: float
 
     def backward(self, loss: Tensor, *, is_last: bool) -> StepOutcome | None:
         # DeepSpeed averages over ranks, so the factor restores the sum. With sync_gradients it also clips,
@@ -168,6 +176,10 @@ class _DeepSpeedEngine:
             return None
         norm = float(self.wrapper.get_global_grad_norm())
         return StepOutcome(grad_norm=norm, applied=not self.optimizer.step_was_skipped)
+
+    def restore_options(self) -> None:
+        # ZeRO-1 and 2 store the limit in the checkpoint and load it from there.
+        self.optimizer.optimizer.clip_grad = self.max_grad_norm
 
 
 def sharding_of(accelerator: Accelerator) -> Sharding:
