@@ -144,6 +144,21 @@ def test_a_run_that_is_killed_and_resumed_makes_the_steps_of_one_that_is_not(sta
             assert losses[step] == pytest.approx(loss, rel=1e-3, abs=1e-5), name
 
 
+@pytest.mark.parametrize("stage", STAGES)
+def test_rate_betas_and_clipping_of_a_resumed_run_are_those_of_its_config(stage, tiny_policy, tmp_path):
+    before = {"lr_scheduler_type": "cosine", "learning_rate": 1e-4}
+    after = {**before, "learning_rate": 4e-4, "adam_beta1": 0.0, "max_grad_norm": 1e-3}
+    run = {"output_dir": str(tmp_path), "model": str(tiny_policy)}
+    for algo, steps, resume in ((before, 1, "none"), (after, 2, "auto")):
+        changes = {"algo": algo, "train": {"max_steps": steps}, "resume": resume}
+        done = launch(stage, run | {"changes": changes})
+        assert done.returncode == 0, done.stdout[-4000:]
+    assert read_metric(tmp_path, "learning_rate")[2] == pytest.approx(2e-4)
+    # Without beta1, the first moment is the last gradient as it was clipped.
+    moments = torch.load(tmp_path / "moments.pt").values()
+    assert torch.stack([moment.norm() for moment in moments]).norm().item() == pytest.approx(1e-3, rel=1e-2)
+
+
 def test_zero_2_and_zero_3_have_the_same_losses(runs):
     second, third = read_metric(runs[2]), read_metric(runs[3])
     for step, loss in second.items():

@@ -12,13 +12,11 @@ from training_fakes import make_config
 from rollout.evaluation.journal import Journal
 from rollout.evaluation.outcomes import Failure
 from rollout.sampler import CallFailed
-from train.__main__ import _is_done
 from train.evaluation import (
     AFTER,
     BEFORE,
     HeldOutEvaluator,
     is_complete,
-    mark_complete,
     phase_of,
     phase_path,
     write_run_report,
@@ -132,15 +130,6 @@ def test_a_phase_is_complete_when_its_last_rollout_was_made_and_not_before(tmp_p
         tmp_path, Path("model"), train={"eval_operators": OPERATORS, "max_steps": 8, "eval_samples": 2}
     )
     assert not is_complete(more, AFTER)
-
-
-def test_a_run_whose_last_evaluation_was_cut_off_is_not_finished(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr("train.__main__.is_finished", lambda config: True)
-    config = _config(tmp_path)
-    _phase(config, AFTER, {"trace": "22", "pdr": "22"})
-    assert not _is_done(config)
-    mark_complete(config, AFTER)
-    assert _is_done(config)
 
 
 def test_a_resumed_run_forgets_what_was_measured_of_later_policies(tmp_path: Path):

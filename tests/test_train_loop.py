@@ -9,7 +9,6 @@ from training_fakes import make_config, make_groups, make_trainer, read_metric
 from transformers import AutoModelForCausalLM
 
 from train.distributed import from_rank_zero, make_accelerator
-from train.loop import is_finished
 
 pytestmark = pytest.mark.component
 
@@ -176,14 +175,6 @@ def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(algo, tmp_path, tiny_pol
     assert all(torch.equal(expected[name], found[name]) for name in expected)
     for model, other in zip(whole.accelerator._models, resumed.accelerator._models, strict=True):
         assert all(torch.equal(p, q) for p, q in zip(model.parameters(), other.parameters(), strict=True))
-
-
-def test_a_finished_run_is_known_before_anything_is_started(tmp_path, tiny_policy):
-    config = make_config(tmp_path, tiny_policy, resume="auto", train={"max_steps": 1})
-    assert not is_finished(config)
-    run(config)
-    assert is_finished(config)
-    assert not is_finished(make_config(tmp_path, tiny_policy, resume="auto", train={"max_steps": 2}))
 
 
 def test_one_rank_needs_no_broadcast(tmp_path, tiny_policy):

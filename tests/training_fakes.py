@@ -21,6 +21,7 @@ from train.loop import Collaborators, Trainer
 from train.model.policy import HostWeights
 from train.preemption import StopRequest
 from train.report import Reporter
+from train.start import decide_start
 from train.trace import GroupTrace
 
 VOCAB = 261
@@ -206,8 +207,9 @@ def make_trainer(
     config: TrainingConfig, accelerator: Accelerator, *, stop: StopRequest | None = None, **collector: Any
 ) -> Trainer:
     """One rank of a run in a synthetic world."""
+    start = decide_start(config, is_main=accelerator.is_main_process)
     outside = make_collaborators(config, accelerator, **collector)
-    return Trainer(config, accelerator, outside, stop or StopRequest())
+    return Trainer(config, accelerator, outside, stop or StopRequest(), start.checkpoint)
 
 
 def first_moments(trainer: Trainer) -> dict[str, torch.Tensor]:

@@ -1,6 +1,7 @@
 """One rank of a launched test run: ``accelerate launch --config_file X tests/training_rank.py RUN.json``."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from transformers import set_seed
 from train.distributed import leave, make_accelerator
 from train.loop import Trainer
 from train.preemption import StopRequest
+from train.start import decide_start
 
 
 class MomentKeeper(Trainer):
@@ -27,10 +29,11 @@ def main() -> None:
     run = json.loads(Path(sys.argv[1]).read_text())
     config = make_config(Path(run["output_dir"]), Path(run["model"]), **run["changes"])
     set_seed(config.seed)
+    start = decide_start(config, is_main=os.environ["RANK"] == "0")
     accelerator = make_accelerator(config)
     assert accelerator.num_processes == 2
     outside = make_collaborators(config, accelerator, **run.get("collector", {}))
-    MomentKeeper(config, accelerator, outside, StopRequest().listen()).run()
+    MomentKeeper(config, accelerator, outside, StopRequest().listen(), start.checkpoint).run()
 
 
 if __name__ == "__main__":

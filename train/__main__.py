@@ -16,10 +16,11 @@ from configs.schema import TrainingConfig
 from rollout.build import load_codec
 from rollout.workers.fleet import warn_if_emulated
 from train.distributed import leave, make_accelerator, refuse_shared_gpus
-from train.evaluation import AFTER, is_complete, write_run_report
-from train.loop import Trainer, is_finished
+from train.evaluation import write_run_report
+from train.loop import Trainer
 from train.preemption import StopRequest
 from train.rank_zero import assemble
+from train.start import decide_start
 
 FAILURES = (ValueError, FileNotFoundError, RuntimeError)
 """Errors during start-up that are reported in one line, without a traceback."""
@@ -30,7 +31,8 @@ def main(config: TrainingConfig, overrides: list[str]) -> None:
     is_main = int(os.environ.get("RANK", "0")) == 0
     with ExitStack() as stack:
         try:
-            if _is_done(config):
+            start = decide_start(config, is_main=is_main)
+            if start.is_done:
                 if is_main:
                     print(f"{config.output_dir} is finished: step {config.train.max_steps} was reached.")
                     print(write_run_report(config))
@@ -55,7 +57,7 @@ def main(config: TrainingConfig, overrides: list[str]) -> None:
             _give_up(error, is_main=is_main)
         accelerator = make_accelerator(config)
         collaborators = outside.collaborators if outside else None
-        trainer = Trainer(config, accelerator, collaborators, StopRequest().listen())
+        trainer = Trainer(config, accelerator, collaborators, StopRequest().listen(), start.checkpoint)
         try:
             if outside and not opens_first:
                 outside.open(stack)  # the workers have been starting while the model was loaded
@@ -72,12 +74,6 @@ def _give_up(error: Exception, *, is_main: bool) -> NoReturn:
     # The launcher's own report ends with the exception recorded here; otherwise it names no cause.
     get_error_handler().record_exception(error)
     sys.exit(f"train: {error}" if is_main else 1)
-
-
-def _is_done(config: TrainingConfig) -> bool:
-    """True if the last step and the evaluation after it are complete."""
-    evaluated = is_complete(config, AFTER) or not config.train.eval_at_end
-    return is_finished(config) and evaluated
 
 
 if __name__ == "__main__":

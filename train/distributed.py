@@ -14,6 +14,7 @@ from typing import NoReturn, TypeVar, cast
 import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
+from torch.distributed.rendezvous import rendezvous
 
 from configs.schema import TrainingConfig
 from train.sharding import configure_deepspeed, deepspeed_is_asked_for, prepare_for_deepspeed
@@ -110,6 +111,37 @@ def leave(status: int = 0) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
+
+
+def tell_ranks(text: str, *, what: str, timeout_seconds: float) -> str:
+    """Returns rank 0's ``text`` on every rank, before there is a process group; ``what`` is for the error.
+
+    It uses the store through which the ranks will meet, and no device. Rank 0 returns when all have read.
+
+    Raises:
+        RuntimeError: If rank 0, or for rank 0 another rank, is not there within ``timeout_seconds``.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return text
+    limit = timedelta(seconds=timeout_seconds)
+    rank = int(os.environ["RANK"])
+    try:
+        store, _, ranks = next(iter(rendezvous("env://", timeout=limit)))
+        if rank == 0:
+            store.set(what, text)
+            # A store that rank 0 serves ends with this function: the others must have read before.
+            store.wait([f"{what}/read by {other}" for other in range(1, ranks)], limit)
+            return text
+        store.wait([what], limit)
+        told = store.get(what).decode()
+        store.set(f"{what}/read by {rank}", "")
+    except RuntimeError as error:  # torch's DistError is one, too
+        waited = "the other ranks to read" if rank == 0 else "rank 0 to send"
+        raise RuntimeError(
+            f"Rank {rank} waited {timeout_seconds:g} s for {waited} {what}: {error} See the output of the "
+            "other ranks for the cause, or raise train.collective_timeout_seconds if one was slow."
+        ) from error
+    return told
 
 
 def from_rank_zero(accelerator: Accelerator, value: T | None, *, what: str) -> T:

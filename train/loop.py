@@ -42,7 +42,7 @@ from configs.schema import TrainingConfig
 from rollout.collection.collector import CollectedBatch
 from train.batch.rows import Row
 from train.call_terms import CallTerms, UpdateRecord
-from train.checkpoint import Checkpoints, TrainerState, config_fingerprint, find_checkpoint, read_state
+from train.checkpoint import Checkpoints, TrainerState, config_fingerprint
 from train.distributed import from_rank_zero, gather_objects, give_back_cached_memory, max_over_ranks
 from train.learner import Learner
 from train.loss.credit import credit
@@ -133,8 +133,12 @@ class Trainer:
         accelerator: Accelerator,
         collaborators: Collaborators | None,
         stop: StopRequest,
+        checkpoint: str | None = None,
     ) -> None:
-        """Loads the model. ``collaborators`` must be given on rank 0 and be None on the other ranks."""
+        """Loads the model, but not yet its state in ``checkpoint``, the folder to resume from.
+
+        ``collaborators`` must be given on rank 0 and be None on the other ranks.
+        """
         assert (collaborators is not None) == accelerator.is_main_process
         disable_progress_bar()  # The run has a single progress bar, that of the reporter.
         self.config = config
@@ -154,6 +158,7 @@ class Trainer:
             config, accelerator, self.model, tokenizer, critic.model if critic else None
         )
         self._stop = stop
+        self._checkpoint = Path(checkpoint) if checkpoint else None
         self._stopped = Path(config.output_dir) / "stopped"
         """Exists if the last process of the run stopped on request."""
         self.step = 0
@@ -193,13 +198,9 @@ class Trainer:
         return True
 
     def _start(self) -> None:
-        path = from_rank_zero(
-            self.accelerator,
-            find_checkpoint(self.config) if self.outside else None,
-            what="the checkpoint to resume from",
-        )
+        path = self._checkpoint
         state = None if path is None else self.checkpoints.load(path)
-        if state is not None:
+        if path is not None and state is not None:
             self.step, self.policy_version = state.step, state.policy_version
             self.learner.restore_options(updates_ratio(path, self.config))
         if self.outside:
@@ -311,9 +312,3 @@ class Trainer:
         if self.outside:
             self.outside.reporter.close()
         self.accelerator.end_training()
-
-
-def is_finished(config: TrainingConfig) -> bool:
-    """True if ``resume`` names a run that already reached ``max_steps``; check before starting workers."""
-    path = find_checkpoint(config)
-    return path is not None and read_state(path).step >= config.train.max_steps
