@@ -1,5 +1,6 @@
 """A folder belongs to one process; what a killed one leaves behind stops nobody."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -40,6 +41,18 @@ def test_a_folder_in_use_is_refused_by_the_name_of_who_uses_it(tmp_path: Path):
         named = rf"{tmp_path} is in use by process {other.pid} on \S+\. "
         with pytest.raises(RuntimeError, match=named), locked(tmp_path):
             pass
+
+
+def test_a_second_lock_in_the_same_process_is_refused_and_leaves_the_first(tmp_path: Path):
+    with locked(tmp_path):
+        for _ in range(2):
+            with pytest.raises(RuntimeError, match=f"in use by process {os.getpid()} on"), locked(tmp_path):
+                pass
+        (tmp_path / LOCK).read_text()  # closing any other handle must not end the lock either
+        other = subprocess.run(
+            [sys.executable, "-c", HOLD, str(tmp_path)], capture_output=True, text=True, timeout=60
+        )
+        assert f"in use by process {os.getpid()} on" in other.stderr
 
 
 def test_a_killed_holder_leaves_a_file_and_no_lock(tmp_path: Path):

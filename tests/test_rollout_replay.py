@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import random
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from rollout.collection.collector import BatchCollector, CollectedBatch, Collect
 from rollout.collection.groups import GroupFilter
 from rollout.collection.problem_stream import ProblemStream
 from rollout.collection.producer import Producer
-from rollout.collection.replay import Replay
+from rollout.collection.replay import SETTINGS, Replay
 from rollout.records import Rollout
 
 SCHEDULE = (4, 1)
@@ -108,6 +109,44 @@ def test_what_a_kill_cut_off_is_dropped_and_the_file_goes_on(tmp_path: Path, rol
         again.add(1, "c", [rollout])
         again.close()
         assert _replay(tmp_path).find(1, "c") == [rollout]
+
+
+@pytest.mark.parametrize(
+    "garbage", [b"\xff" * 8, b"\x00" * 200, b"\x10" + b"\x00" * 7, bytes(range(256)) * 4]
+)
+def test_garbage_in_place_of_a_record_is_dropped_with_a_warning(
+    tmp_path: Path, rollout: Rollout, garbage: bytes, caplog: pytest.LogCaptureFixture
+):
+    first = _replay(tmp_path)
+    first.add(1, "a", [rollout])
+    first.close()
+    (path,) = tmp_path.glob("*.msgpack")
+    whole = path.read_bytes()
+    path.write_bytes(whole + garbage)
+    assert _replay(tmp_path).find(1, "a") == [rollout]
+    assert f"bytes {len(whole)} to {len(whole) + len(garbage)} are no whole record" in caplog.text
+    assert path.read_bytes() == whole
+
+
+def test_a_record_with_a_changed_byte_is_never_read_as_rollouts(tmp_path: Path, rollout: Rollout):
+    first = _replay(tmp_path)
+    for place in "ab":
+        first.add(1, place, [rollout])
+    first.close()
+    (path,) = tmp_path.glob("*.msgpack")
+    whole = path.read_bytes()
+    for place in random.Random(0).sample(range(len(whole)), 200):
+        changed = bytearray(whole)
+        changed[place] ^= 1 << place % 8
+        path.write_bytes(changed)
+        found = [_replay(tmp_path).find(1, name) for name in "ab"]
+        assert found == ([None, None] if place < len(whole) // 2 else [[rollout], None])
+
+
+def test_damaged_settings_count_as_others(tmp_path: Path, rollout: Rollout):
+    _replay(tmp_path).add(1, "a", [rollout])
+    (tmp_path / SETTINGS).write_bytes(b"\xff\xfe")
+    assert _replay(tmp_path).find(1, "a") is None
 
 
 def test_rollouts_of_other_settings_are_removed(tmp_path: Path, rollout: Rollout):

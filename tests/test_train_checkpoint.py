@@ -22,6 +22,7 @@ from train.checkpoint import (
     read_state,
 )
 from train.distributed import make_accelerator
+from train.export import export
 from train.manifest import damage, is_sealed, remove, seal
 from train.preemption import StopRequest
 from train.report import read_metrics, truncate_metrics
@@ -160,6 +161,22 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(tmp_path, caplog, ha
     assert "step_000004" in caplog.text and named in caplog.text
     with pytest.raises(ValueError, match=rf"damaged: .*{named}"):
         find_checkpoint(make_config(tmp_path, Path("model"), resume=str(newest)))
+
+
+@pytest.mark.parametrize("added", ["extra.bin", "policy/model-00002-of-00002.safetensors"])
+def test_files_that_were_added_to_a_checkpoint_stop_a_resume_and_an_export_by_name(tmp_path, added):
+    path = write(tmp_path, 4)
+    (path / ".DS_Store").touch()
+    resume = make_config(tmp_path, Path("model"), resume="auto")
+    assert find_checkpoint(resume) == path
+    (path / added).parent.mkdir(exist_ok=True)
+    (path / added).touch()
+    named = rf"step_000004 holds files that were not written with it: {added}\. Move them"
+    for config in (resume, make_config(tmp_path, Path("model"), resume=str(path))):
+        with pytest.raises(ValueError, match=named):
+            find_checkpoint(config)
+    with pytest.raises(ValueError, match=named):
+        export(path, tmp_path / "export")
 
 
 def test_a_checkpoint_that_a_kill_left_half_removed_is_no_checkpoint(tmp_path, monkeypatch):

@@ -28,7 +28,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from configs.run_folder import CHECKPOINTS, UNFINISHED, is_whole, refuse_used
 from configs.schema import TrainingConfig
-from train.manifest import damage, is_sealed, remove, seal, sync
+from train.manifest import additions, damage, is_sealed, remove, seal, sync
 from train.model.policy import save_adapter, save_weights
 from train.resumed import (
     CONFIG_FILE,
@@ -200,8 +200,8 @@ def find_checkpoint(config: TrainingConfig) -> Path | None:
 
     Raises:
         FileNotFoundError: If ``resume`` is a path without a whole checkpoint.
-        ValueError: If that checkpoint is damaged, or ``resume`` is ``none`` and ``output_dir`` holds
-            checkpoints of another run.
+        ValueError: If that checkpoint is damaged, the chosen one holds files that were added later, or
+            ``resume`` is ``none`` and ``output_dir`` holds checkpoints of another run.
     """
     if config.resume in ("none", "auto"):
         if config.resume == "none":
@@ -215,6 +215,7 @@ def find_checkpoint(config: TrainingConfig) -> Path | None:
         )
     if wrong := damage(path):
         raise ValueError(f"resume is {config.resume!r}, a checkpoint that is damaged: {wrong}.")
+    refuse_additions(path)
     return path
 
 
@@ -222,11 +223,13 @@ def _newest_sound(whole: list[Path]) -> Path | None:
     """Returns the newest undamaged checkpoint, or None if ``whole`` is empty.
 
     Raises:
-        ValueError: If all of them are damaged: starting from the beginning would hide that.
+        ValueError: If all of them are damaged (starting from the beginning would hide that), or files were
+            added to the one (resuming from an earlier one would waste steps for what is quickly removed).
     """
     for path in reversed(whole):
         wrong = damage(path)
         if wrong is None:
+            refuse_additions(path)
             return path
         logger.warning("Skipping %s, which is damaged: %s.", path, wrong)
     if whole:
@@ -235,6 +238,19 @@ def _newest_sound(whole: list[Path]) -> Path | None:
             "them to start from the beginning."
         )
     return None
+
+
+def refuse_additions(path: Path) -> None:
+    """Checks that a checkpoint holds only what was written with it.
+
+    Raises:
+        ValueError: If it holds more: the files could be loaded in place of its own.
+    """
+    if added := additions(path):
+        raise ValueError(
+            f"{path} holds files that were not written with it: {', '.join(added[:5])}"
+            f"{' ...' if len(added) > 5 else ''}. Move them elsewhere."
+        )
 
 
 def finished_checkpoints(directory: Path) -> list[Path]:

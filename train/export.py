@@ -24,6 +24,7 @@ from train.checkpoint import (
     TrainerState,
     finished_checkpoints,
     read_state,
+    refuse_additions,
 )
 from train.manifest import damage, is_sealed
 
@@ -77,7 +78,7 @@ def export(checkpoint: Path, out: Path, *, adapter: bool = False) -> Path:
 
     Raises:
         FileNotFoundError: If ``checkpoint`` is not a whole checkpoint, or has no adapters.
-        ValueError: If the checkpoint is damaged.
+        ValueError: If the checkpoint is damaged, or holds files that were added later.
         FileExistsError: If ``out`` exists and is not an earlier export.
     """
     if whole := finished_checkpoints(checkpoint / CHECKPOINTS):
@@ -89,6 +90,7 @@ def export(checkpoint: Path, out: Path, *, adapter: bool = False) -> Path:
         )
     if wrong := damage(checkpoint):
         raise ValueError(f"{checkpoint} is damaged: {wrong}. Export an earlier checkpoint of the run.")
+    refuse_additions(checkpoint)
     config = yaml.safe_load((checkpoint / CONFIG_FILE).read_text(encoding="utf-8"))
     if adapter and not config["model"]["lora_r"]:
         raise FileNotFoundError(

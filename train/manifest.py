@@ -68,6 +68,18 @@ def damage(folder: Path) -> str | None:
     return None
 
 
+def additions(folder: Path) -> list[str]:
+    """Returns the names of files that were put into a sealed folder later, but for hidden ones.
+
+    A loader that lists the folder would read them, too (a second shard, an adapter).
+    """
+    known = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"].keys()
+    names = (path.relative_to(folder) for path in _files(folder))
+    return [
+        str(name) for name in names if str(name) not in known and not any(p[0] == "." for p in name.parts)
+    ]
+
+
 def _files(folder: Path) -> Iterator[Path]:
     return (path for path in sorted(folder.rglob("*")) if path.is_file() and path != folder / MANIFEST)
 

@@ -5,7 +5,9 @@ collected ahead included. It therefore repeats the same steps, although a sample
 have led to other samples the second time.
 """
 
+import logging
 import struct
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -15,8 +17,10 @@ import msgspec
 
 from rollout.records import Call, Problem, Rollout
 
+logger = logging.getLogger(__name__)
+
 V = TypeVar("V")
-LENGTH = struct.Struct("<Q")
+HEADER = struct.Struct("<QI")
 SETTINGS = "settings.txt"
 
 
@@ -46,9 +50,11 @@ class StoredProblem(Generic[V]):
 
 
 class Replay:
-    """One file per step, appended to as rollouts end. An incomplete last record, left by a kill, is dropped.
+    """One file per step, appended to as rollouts end.
 
-    A record is its length (8 bytes, little-endian) and one ``StoredProblem`` in msgpack.
+    A record is its length (8 bytes, little-endian), its CRC-32 (4 bytes) and one ``StoredProblem`` in
+    msgpack. The first record that is not as it was written (cut off by a kill, or damaged) is dropped with
+    all later ones, with a warning; their rollouts are sampled again.
     """
 
     def __init__(self, folder: Path, settings: str, verdict_type: type) -> None:
@@ -67,9 +73,9 @@ class Replay:
         self._found: dict[int, dict[str, list[Rollout]]] = {}
         folder.mkdir(parents=True, exist_ok=True)
         said = folder / SETTINGS
-        if not said.is_file() or said.read_text() != settings:
+        if not said.is_file() or said.read_bytes() != settings.encode():
             self.clear()
-            said.write_text(settings)
+            said.write_bytes(settings.encode())
 
     def start(self, after_step: int) -> list[int]:
         """Resumes a run that made ``after_step`` steps; returns the steps that have stored rollouts.
@@ -98,7 +104,7 @@ class Replay:
         entry = {"place": place, "rollouts": [_plain(rollout) for rollout in rollouts]}
         data = msgspec.msgpack.encode(entry)
         file = self._open(self._path(step))
-        file.write(LENGTH.pack(len(data)) + data)
+        file.write(HEADER.pack(len(data), zlib.crc32(data)) + data)
         file.flush()
 
     def forget(self, until_step: int) -> None:
@@ -136,15 +142,28 @@ class Replay:
         return {entry.place: [stored.rollout() for stored in entry.rollouts] for entry in self._entries(path)}
 
     def _entries(self, path: Path) -> Iterator[StoredProblem]:
+        size = path.stat().st_size
         whole = 0
         with path.open("rb+") as file:
-            while len(head := file.read(LENGTH.size)) == LENGTH.size:
-                data = file.read(LENGTH.unpack(head)[0])
+            while len(head := file.read(HEADER.size)) == HEADER.size:
+                length, checksum = HEADER.unpack(head)
+                # A damaged length may be of any size: never read more than there is.
+                data = file.read(min(length, size))
+                if len(data) != length or zlib.crc32(data) != checksum:
+                    break
                 try:
                     yield self._decoder.decode(data)
-                except msgspec.MsgspecError:
+                except msgspec.MsgspecError:  # another version's record
                     break
                 whole = file.tell()
+            if whole < size:
+                logger.warning(
+                    "%s: bytes %d to %d are no whole record (a kill cut it off, or the file was damaged); "
+                    "what they held is sampled again.",
+                    path,
+                    whole,
+                    size,
+                )
             # Later records would follow an incomplete one and could not be read.
             file.truncate(whole)
 
