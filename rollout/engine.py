@@ -19,6 +19,7 @@ from rollout.endpoints.chat import ChatEndpoint
 from rollout.endpoints.pool import WorkerPool
 from rollout.endpoints.restarts import RESTART_ATTEMPTS
 from rollout.endpoints.routing import Endpoint
+from rollout.endpoints.served_model import ServedModel, refuse_other_model
 from rollout.weights.publish import DirectoryPublisher, TransferPublisher, WeightPublisher
 from rollout.workers.fleet import Fleet
 from rollout.workers.local_worker import LOOPBACK, NEEDED_ELSEWHERE, LocalWorker
@@ -43,11 +44,13 @@ class RolloutEngine:
     Use as a context manager; leaving it ends local workers, connections and the event loop.
 
     Raises (on entry):
-        ValueError, RuntimeError: If a local worker cannot start, or an endpoint does not answer.
+        ValueError, RuntimeError: If a local worker cannot start, or an endpoint does not answer or serves
+            another model.
     """
 
     def __init__(self, config: RolloutConfig, model_path: str, log_dir: Path) -> None:
         self._config = config
+        self._model_path = model_path
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True, name="rollout")
         is_local = not (config.urls or config.chats)
@@ -168,11 +171,14 @@ class RolloutEngine:
         return wait
 
     async def _reach(self) -> None:
-        """Checks that every endpoint answers and accepts the key, before the first call is sent."""
+        """Checks that every endpoint answers, accepts the key and serves the run's model."""
         if isinstance(self.sampler, ChatEndpoint):
             await self.sampler.check()
         else:
-            await asyncio.gather(*(_reach_worker(self.sampler, e) for e in self.sampler.endpoints))
+            served = await asyncio.gather(*(_reach_worker(self.sampler, e) for e in self.sampler.endpoints))
+            own = {"model_path": self._model_path, "max_model_len": self._config.max_model_len}
+            for endpoint, model in zip(self.sampler.endpoints, served, strict=True):
+                refuse_other_model(model, endpoint.url, **own)
 
     def _stop_loop(self) -> None:
         self.run(_end_tasks(), 2 * END_SECONDS, what="ending the cancelled tasks")
@@ -211,7 +217,7 @@ def _restarting(worker: LocalWorker) -> Callable[[], Awaitable[str]]:
     return restart
 
 
-async def _reach_worker(pool: WorkerPool, endpoint: Endpoint) -> None:
+async def _reach_worker(pool: WorkerPool, endpoint: Endpoint) -> ServedModel:
     host = urlsplit(endpoint.url).hostname or ""
     if host not in LOOPBACK and KEY_VARIABLE not in os.environ:
         logger.warning(
@@ -221,7 +227,7 @@ async def _reach_worker(pool: WorkerPool, endpoint: Endpoint) -> None:
         )
     try:
         await pool.served_version(endpoint)
-        await pool.api.check_key(endpoint.url, KEY_SECONDS)
+        return await pool.api.served_model(endpoint.url, KEY_SECONDS)  # refused without the key
     except Exception as error:
         raise RuntimeError(
             f"The rollout worker {endpoint.url} does not answer: {error} It must run with "

@@ -43,6 +43,9 @@ class StubOptions:
     """Ends of completions, drawn by seed; one that runs into max_tokens has none."""
     logprob: str = LOGPROB
     """Of every token, as written in the answer."""
+    model: str | None = None
+    """Path that it claims to serve."""
+    max_model_len: int | None = None
     key: str = ""
     """What a bearer must bring to the paths that vLLM guards."""
 
@@ -119,7 +122,7 @@ class StubServer:
         app.router.add_post("/inference/v1/abort_requests", self._abort)
         app.router.add_get("/weight_info", self._weight_info)
         app.router.add_get("/health", self._health)
-        app.router.add_get("/v1/models", self._health)
+        app.router.add_get("/v1/models", self._models)
 
     async def __aexit__(self, *_: object) -> None:
         await self._runner.cleanup()
@@ -167,6 +170,10 @@ class StubServer:
 
     async def _weight_info(self, request: web.Request) -> web.Response:
         return web.json_response({"weight_version": self.version})
+
+    async def _models(self, request: web.Request) -> web.Response:
+        card = {"id": "policy", "root": self.options.model, "max_model_len": self.options.max_model_len}
+        return web.json_response({"data": [card]})
 
     async def _health(self, request: web.Request) -> web.Response:
         return web.Response()

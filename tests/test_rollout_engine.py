@@ -58,6 +58,38 @@ def test_a_remote_worker_that_is_not_there_is_named_at_once(tmp_path: Path):
         _sampled(RolloutConfig(urls=[here, gone]), tmp_path)
 
 
+def _entered(options: StubOptions, model: str, folder: Path, **changes: int) -> None:
+    with stub_process(options) as url, RolloutEngine(RolloutConfig(urls=[url], **changes), model, folder):
+        pass
+
+
+def test_a_worker_that_serves_another_model_is_refused_by_both_names(tmp_path: Path):
+    folders = [tmp_path / "one" / "policy", tmp_path / "two" / "policy"]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    first, second = map(str, folders)
+    named = rf"model\.path is {second}, but the rollout worker http://\S+ serves {first}"
+    with pytest.raises(ValueError, match=named):
+        _entered(StubOptions(model=first), second, tmp_path)
+    with pytest.raises(ValueError, match=r"model\.path is Qwen/Qwen3-4B, but .* serves Qwen/Qwen3-1\.7B"):
+        _entered(StubOptions(model="Qwen/Qwen3-1.7B"), "Qwen/Qwen3-4B", tmp_path)
+
+
+def test_the_same_model_under_another_path_is_accepted(tmp_path: Path):
+    (tmp_path / "policy").mkdir()
+    (tmp_path / "link").symlink_to("policy")
+    _entered(StubOptions(model=str(tmp_path / "link")), str(tmp_path / "policy"), tmp_path)
+    _entered(StubOptions(model="/scratch/of/another/machine/policy"), str(tmp_path / "policy"), tmp_path)
+
+
+def test_a_worker_that_takes_fewer_tokens_than_the_run_counts_on_is_refused(tmp_path: Path):
+    named = r"rollout\.max_model_len is 4096, but .* takes only 2048 tokens.*rollout\.max_model_len=2048"
+    with pytest.raises(ValueError, match=named):
+        _entered(StubOptions(max_model_len=2048), "m", tmp_path)
+    for longer in (4096, 8192):
+        _entered(StubOptions(max_model_len=longer), "m", tmp_path)
+
+
 def test_a_worker_with_a_key_is_reached_with_it_and_refused_without(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):

@@ -15,6 +15,7 @@ from rollout.endpoints.engine_api import Asked, EngineApi
 from rollout.endpoints.open_requests import ABORT_SECONDS
 from rollout.endpoints.pool import WorkerPool
 from rollout.endpoints.routing import Endpoint
+from rollout.endpoints.served_model import ServedModel
 from rollout.records import Completion, Prompt, Sampling, Usage, VersionSpan
 from rollout.sampler import CallFailed
 from rollout.weights.publish import DirectoryPublisher
@@ -88,6 +89,9 @@ class MemoryEngine:
         return self.version
 
     async def check_key(self, url: str, timeout_seconds: float) -> None: ...
+
+    async def served_model(self, url: str, timeout_seconds: float) -> ServedModel:
+        return ServedModel(path=None, max_model_len=None)
 
     async def is_healthy(self, url: str, timeout_seconds: float) -> bool:
         return True

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from fakes import prompt_of
 
+from rollout.endpoints.served_model import ServedModel
 from rollout.endpoints.vllm_api import VllmApi
 from rollout.records import Sampling
 
@@ -95,6 +97,22 @@ def test_a_key_is_checked_where_every_server_with_a_key_asks_for_it():
     assert client.sent == [("GET", "/v1/models", None, 9.0)]
     with pytest.raises(RuntimeError, match="401"):
         _asked(lambda api: api.check_key(URL, 9.0), RuntimeError("answered 401"))
+
+
+def test_the_served_model_is_that_of_the_card_without_a_parent():
+    adapter = {"id": "lora", "root": "/adapters/x", "parent": "policy", "max_model_len": None}
+    base = {"id": "policy", "root": "/models/x", "parent": None, "max_model_len": 4096}
+    served, client = _asked(lambda api: api.served_model(URL, 9.0), {"data": [adapter, base]})
+    assert served == ServedModel(path="/models/x", max_model_len=4096)
+    assert client.sent == [("GET", "/v1/models", None, 9.0)]
+
+
+@pytest.mark.parametrize(
+    "answer", [None, {}, {"data": []}, {"data": [{"id": "policy"}]}, {"data": ["x"]}, []]
+)
+def test_an_answer_without_a_model_is_an_error_that_shows_it(answer: Any):
+    with pytest.raises(RuntimeError, match=rf"/v1/models answered {re.escape(repr(answer))}, which names no"):
+        _asked(lambda api: api.served_model(URL, 9.0), answer)
 
 
 def test_a_worker_is_healthy_if_it_answers_and_never_an_error():

@@ -36,6 +36,7 @@ from rollout.problems import load_eval, load_train
 from rollout.records import Call, Verdict
 from train.engine_links import EngineCollector, EnginePublisher
 from train.evaluation import HeldOutEvaluator
+from train.first_tries import try_first
 from train.loop import Collaborators
 from train.report import Reporter
 from train.trace import GroupTrace
@@ -64,6 +65,7 @@ def assemble(config: TrainingConfig, overrides: list[str], stack: ExitStack) -> 
         ValueError, FileNotFoundError, RuntimeError: If data, verifier, workers or ``output_dir`` fail.
     """
     output_dir = Path(config.output_dir)
+    try_first(config)
     stack.enter_context(locked(output_dir))
     # Before any worker starts: unusable data ends the run in seconds.
     problems = load_train(config.data, check_gold)

@@ -115,14 +115,38 @@ def draw_curves(metrics: Path, picture: Path) -> None:
     pyplot.close(figure)
 
 
+def try_login() -> None:
+    """Checks the key for wandb at its server; no-op if wandb will run offline.
+
+    Raises:
+        RuntimeError: If the server refuses the key or does not answer.
+    """
+    import wandb
+    from wandb.errors import Error
+
+    if _wandb_mode() != "online":
+        return
+    try:
+        wandb.login(verify=True, prompt=False)
+    except Error as error:
+        raise RuntimeError(
+            f"train.report_to holds wandb, but the login fails: {error}. Correct WANDB_API_KEY, or set "
+            "WANDB_MODE=offline, or train.report_to=[]."
+        ) from error
+
+
 def _start_wandb(config: TrainingConfig) -> Any:
     import wandb
 
+    return wandb.init(project="pdr-rl", dir=config.output_dir, mode=_wandb_mode(), config=asdict(config))  # type: ignore[arg-type]
+
+
+def _wandb_mode() -> str:
+    import wandb
+
     mode = os.environ.get("WANDB_MODE", "online")
-    if mode == "online" and wandb.api.api_key is None:
-        # Otherwise wandb prompts for a key, and a training run must never wait for input.
-        mode = "offline"
-    return wandb.init(project="pdr-rl", dir=config.output_dir, mode=mode, config=asdict(config))  # type: ignore[arg-type]
+    # Without a key wandb would prompt for one, and a training run must never wait for input.
+    return "offline" if mode == "online" and wandb.api.api_key is None else mode
 
 
 def _brief(metrics: Mapping[str, float]) -> dict[str, str]:

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from rollout.endpoints.served_model import ServedModel
 from rollout.records import Completion, Prompt, Sampling
 
 
@@ -108,6 +109,10 @@ class EngineApi(Protocol):
 
     async def check_key(self, url: str, timeout_seconds: float) -> None:
         """Checks that the worker accepts the client's key or requires none; changes nothing on the worker."""
+        ...
+
+    async def served_model(self, url: str, timeout_seconds: float) -> ServedModel:
+        """Returns the model that the worker was started with; needs the key as ``check_key`` does."""
         ...
 
     async def is_healthy(self, url: str, timeout_seconds: float) -> bool:

@@ -14,6 +14,7 @@ import msgspec
 
 from rollout.endpoints.client import Client, Unavailable
 from rollout.endpoints.engine_api import Asked
+from rollout.endpoints.served_model import ServedModel
 from rollout.records import Completion, Prompt, Sampling, Usage, VersionSpan
 
 HEALTH = "/health"
@@ -152,6 +153,14 @@ class VllmApi:
 
     async def check_key(self, url: str, timeout_seconds: float) -> None:
         await self._client.control("GET", f"{url}/v1/models", None, timeout_seconds)
+
+    async def served_model(self, url: str, timeout_seconds: float) -> ServedModel:
+        answer = await self._client.control("GET", f"{url}/v1/models", None, timeout_seconds)
+        try:
+            model = next(card for card in answer["data"] if not card.get("parent"))  # adapters have a parent
+            return ServedModel(path=model["root"], max_model_len=model["max_model_len"])
+        except (AttributeError, KeyError, TypeError, StopIteration) as error:
+            raise RuntimeError(f"{url}/v1/models answered {answer!r}, which names no model.") from error
 
     async def is_healthy(self, url: str, timeout_seconds: float) -> bool:
         try:
