@@ -16,7 +16,7 @@ from configs.run_folder import refuse_used
 from configs.schema import JobConfig
 from launch.job import assignment, job_processes
 from launch.supervise import Supervisor
-from rollout.workers.local_worker import free_ports
+from rollout.workers.loopback import free_ports
 
 FAILED = float("-inf")
 """Objective that a failed job reports to the sweeper."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from configs.schema import JobConfig, RolloutConfig
 from launch.accelerate_file import accelerate_file
 from launch.supervise import JobProcess
+from rollout.endpoints.vllm_api import HEALTH
 
 OF_THE_JOB = ("nodes", "gpus", "launch", "plan", "hardware")
 """Config groups of the job that the trainer does not have."""
@@ -37,7 +38,7 @@ def job_processes(
     if config.rollout.urls:
         return [_trainer(config, overrides, config.rollout.urls, environment)]
     workers = _workers(config, environment, port)
-    urls = [url.removesuffix("/health") for url in workers.ready_urls]
+    urls = [url.removesuffix(HEALTH) for url in workers.ready_urls]
     return [workers, _trainer(config, overrides, urls, environment)]
 
 
@@ -54,7 +55,7 @@ def _workers(config: JobConfig, environment: Mapping[str, str], port: int) -> Jo
         command=[sys.executable, "-m", "launch.workers", *options],
         log=_log(config, "workers"),
         environment=dict(environment) | _devices(config, first=0, count=rollout.num_workers),
-        ready_urls=tuple(f"http://127.0.0.1:{port + i}/health" for i in range(rollout.num_workers)),
+        ready_urls=tuple(f"http://127.0.0.1:{port + i}{HEALTH}" for i in range(rollout.num_workers)),
         ready_seconds=rollout.start_timeout_seconds,
     )
 

@@ -4,7 +4,6 @@ import codecs
 import signal
 import subprocess
 import time
-import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from typing import BinaryIO, Self
 
 import psutil
 
+from rollout.workers.loopback import is_up
 from rollout.workers.process_guard import end_guarded, end_of_log, start_guarded
 
 KEPT_CHARACTERS = 20_000
@@ -143,7 +143,7 @@ class Supervisor:
                 self.say(f"{process.name}: {waiting[0]} did not answer within {process.ready_seconds:g} s")
                 self.say(end_of_log(process.log))
                 return False
-            waiting = [url for url in waiting if not _answers(url)]
+            waiting = [url for url in waiting if not is_up(url)]
             time.sleep(LOOK_SECONDS)
         self.say(f"{process.name}: up")
         return True
@@ -175,9 +175,3 @@ def ranks(pid: int) -> list[psutil.Process]:
                     if "RANK" in child.environ():
                         found.append(child)
     return found
-
-
-def _answers(url: str) -> bool:
-    with suppress(OSError), urllib.request.urlopen(url, timeout=2) as answer:
-        return answer.status == 200
-    return False

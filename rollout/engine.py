@@ -22,7 +22,8 @@ from rollout.endpoints.routing import Endpoint
 from rollout.endpoints.served_model import ServedModel, refuse_other_model
 from rollout.weights.publish import DirectoryPublisher, TransferPublisher, WeightPublisher
 from rollout.workers.fleet import Fleet
-from rollout.workers.local_worker import LOOPBACK, NEEDED_ELSEWHERE, LocalWorker
+from rollout.workers.local_worker import NEEDED_ELSEWHERE, LocalWorker
+from rollout.workers.loopback import LOOPBACK
 
 logger = logging.getLogger(__name__)
 

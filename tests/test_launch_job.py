@@ -17,7 +17,7 @@ from configs.schema import JobConfig
 from launch.job import assignment, job_processes
 from launch.supervise import JobProcess, Supervisor, ranks
 from launch.table import draw, read_runs, table
-from rollout.workers.local_worker import free_port
+from rollout.workers.loopback import free_port
 
 BASE = ["model.path=x", "data.path=x"]
 

@@ -24,7 +24,14 @@ ALLOWED = {
 """Besides, what composes may import every package but ``train``: a package's ``__main__.py``, a facade."""
 FACADES = {"rollout/api.py"}
 """What a notebook calls in place of a command: its answers and votes must be those of the real verifier."""
-BORROWED = {"launch": {"rollout.workers.process_guard", "rollout.evaluation.tables"}}
+BORROWED = {
+    "launch": {
+        "rollout.endpoints.vllm_api",
+        "rollout.evaluation.tables",
+        "rollout.workers.loopback",
+        "rollout.workers.process_guard",
+    }
+}
 """Single modules that a package may import of one that it does not know otherwise; they load no library of
 models or numbers."""
 
@@ -241,7 +248,7 @@ def test_only_one_file_knows_the_paths_of_vllm():
     paths = {match.group() for text in _literals(knows) if (match := re.match(r"/[\w/]+", text))}
     assert {"/health", "/pause", "/collective_rpc", "/inference/v1/generate"} <= paths
     engines = set((REPO / "rollout/endpoints").glob("*_api.py"))  # another engine has paths of its own
-    for package in ("rollout", "train"):
+    for package in ("launch", "rollout", "train"):
         for path in set(_modules(package)) - engines:
             found = {known for known in paths for text in _literals(path) if known in text}
             assert not found, f"{path.relative_to(REPO)}: ask rollout.endpoints.vllm_api instead"
@@ -282,6 +289,16 @@ def test_composing_a_config_loads_neither_torch_nor_vllm():
         "configs.compose.load('training', ['model.path=x', 'data.path=x'])"
     )
     assert not _loaded(code, {"torch", "vllm", "transformers", "deepspeed"})
+
+
+@pytest.mark.component
+def test_the_command_of_a_job_loads_no_library_of_models_or_numbers():
+    assert not _loaded("import launch.__main__", {"torch", "vllm", "transformers", "deepspeed", "numpy"})
+
+
+@pytest.mark.component
+def test_ports_and_the_check_of_a_server_load_no_http_library():
+    assert not _loaded("import rollout.workers.loopback", {"aiohttp", "msgspec", "torch", "vllm"})
 
 
 @pytest.mark.component

@@ -16,7 +16,7 @@ from configs.compose import load
 from rollout.__main__ import main
 from rollout.operators import Operator
 from rollout.records import DRAFT, EMPTY, Answers
-from rollout.workers.local_worker import free_port
+from rollout.workers.loopback import free_port
 
 pytestmark = pytest.mark.component
 

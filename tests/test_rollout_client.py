@@ -8,7 +8,7 @@ import pytest
 
 from rollout.endpoints.client import Client, Unavailable
 from rollout.sampler import RequestRefused
-from rollout.workers.local_worker import free_port
+from rollout.workers.loopback import free_port
 
 KEY = "a-secret-nobody-may-see"
 Answer = Callable[[bytes], bytes]

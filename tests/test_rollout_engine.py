@@ -15,7 +15,7 @@ from configs.schema import RolloutConfig
 from rollout.endpoints.chat import ChatEndpoint
 from rollout.engine import RolloutEngine
 from rollout.records import Sampling
-from rollout.workers.local_worker import free_port
+from rollout.workers.loopback import free_port
 
 SAMPLING = Sampling(temperature=1.0, top_p=1.0, max_tokens=8, seed=1)
 KEY = "a-secret-nobody-may-see"

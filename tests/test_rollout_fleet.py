@@ -9,7 +9,7 @@ import pytest
 
 from configs.schema import RolloutConfig
 from rollout.workers.fleet import Fleet, check_length, emulates, places, share_cores, warn_if_emulated
-from rollout.workers.local_worker import free_port
+from rollout.workers.loopback import free_port
 
 SERVER = """
 import http.server, sys

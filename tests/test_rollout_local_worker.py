@@ -10,7 +10,8 @@ import psutil
 import pytest
 
 from configs.schema import RolloutConfig
-from rollout.workers.local_worker import LocalWorker, WorkerPlace, free_port, free_ports
+from rollout.workers.local_worker import LocalWorker, WorkerPlace
+from rollout.workers.loopback import free_port
 
 SERVER = """
 import http.server, sys
@@ -150,15 +151,6 @@ def test_a_server_is_not_given_the_trainers_ranks_and_limits(tmp_path: Path, mon
     assert "] 1\n" in seen
     for name in ("RANK", "MASTER_ADDR", "WORLD_SIZE", "ACCELERATE_USE_CPU"):
         assert f"'{name}'" not in seen
-
-
-def test_free_ports_are_free():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", free_port()))
-    first = free_ports(3)
-    for port in range(first, first + 3):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", port))
 
 
 @pytest.mark.integration

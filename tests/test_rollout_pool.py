@@ -18,7 +18,7 @@ from rollout.endpoints.routing import Endpoint
 from rollout.endpoints.vllm_api import parse_version
 from rollout.records import Completion, Sampling, VersionSpan
 from rollout.sampler import CallFailed, RequestRefused
-from rollout.workers.local_worker import free_port
+from rollout.workers.loopback import free_port
 
 SAMPLING = Sampling(temperature=1.0, top_p=1.0, max_tokens=8, seed=1)
 LIMIT_SECONDS = 30

@@ -18,7 +18,7 @@ from rollout.endpoints.routing import Endpoint
 from rollout.records import Sampling
 from rollout.sampler import CallFailed
 from rollout.weights.publish import DirectoryPublisher
-from rollout.workers.local_worker import free_port
+from rollout.workers.loopback import free_port
 
 SAMPLING = Sampling(temperature=1.0, top_p=1.0, max_tokens=8, seed=1)
 LIMIT_SECONDS = 20

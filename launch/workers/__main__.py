@@ -10,7 +10,8 @@ from configs.compose import run
 from configs.schema import WorkersConfig
 from rollout.build import load_codec
 from rollout.workers.fleet import Fleet
-from rollout.workers.local_worker import LOOPBACK, LocalWorker
+from rollout.workers.local_worker import LocalWorker
+from rollout.workers.loopback import LOOPBACK
 
 LOOK_SECONDS = 1.0
 """Interval between two checks of the workers."""

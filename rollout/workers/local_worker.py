@@ -8,20 +8,17 @@ import sys
 import tempfile
 import threading
 import time
-import urllib.request
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.error import URLError
 
 import torch
 
 from configs.schema import RolloutConfig
 from rollout.endpoints.access import KEY_VARIABLE
 from rollout.endpoints.vllm_api import HEALTH
+from rollout.workers.loopback import LOOPBACK, free_port, is_up
 from rollout.workers.process_guard import end_guarded, end_of_log, start_guarded
 
-PORT_ATTEMPTS = 100
 ONE_PROCESS = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
 """Executor that runs scheduler and model in one process. By default, vLLM on a CPU runs the model in a second
 process, to bind its threads there; that process starts later and must be sent every token. ``_on_cpu`` limits
@@ -31,7 +28,6 @@ OPENMP = Path(sys.prefix) / "lib" / "libiomp5.so"
 KEPT_MEMORY = "glibc.malloc.mmap_threshold=1073741824:glibc.malloc.trim_threshold=17179869184"
 """Thresholds in bytes. By default glibc returns large blocks to the system at once, which zeroes them again
 for the next step."""
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 NEEDED_ELSEWHERE = "VLLM_SERVER_DEV_MODE=1 and --enable-scale-out"
 """Settings that ``vllm_api`` requires of a worker that is not started here."""
 
@@ -47,35 +43,6 @@ class WorkerPlace:
     """Threads of the model; used without a GPU."""
     devices: str = ""
     """``CUDA_VISIBLE_DEVICES`` of the worker; empty keeps that of this process."""
-
-
-def free_port() -> int:
-    """Returns a port on loopback that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def free_ports(count: int) -> int:
-    """Returns the first of ``count`` consecutive ports on loopback that are free now.
-
-    Raises:
-        RuntimeError: If none were found in ``PORT_ATTEMPTS`` attempts.
-    """
-    for _ in range(PORT_ATTEMPTS):
-        first = free_port()
-        if first + count <= 2**16 and all(map(_is_free, range(first + 1, first + count))):
-            return first
-    raise RuntimeError(f"No {count} free ports in a row were found. Set rollout.port.")
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
 
 
 def _on_cpu(num_threads: int) -> dict[str, str]:
@@ -249,7 +216,7 @@ class LocalWorker:
                     f"The vLLM worker ended at start with status {process.returncode}. "
                     f"{end_of_log(self._place.log_path)}"
                 )
-            with suppress(URLError, OSError), urllib.request.urlopen(self.url + HEALTH, timeout=2):
+            if is_up(self.url + HEALTH):
                 return
             time.sleep(0.25)
         raise RuntimeError(
