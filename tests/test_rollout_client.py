@@ -77,6 +77,40 @@ def test_no_failure_shows_the_key(monkeypatch: pytest.MonkeyPatch, answer: Answe
     assert len(seen) == 2
 
 
+STRANGE = {
+    "html": _response("200 OK", b"<html>maintenance</html>"),
+    "half a character": _response("200 OK", b'"\xc3'),
+    "nested without end": _response("200 OK", b"[" * 100_000),
+    "no status": b"HTTP/1.1 \r\n\r\n",
+    "a status of its own": b"HTTP/1.1 999 Tired\r\nContent-Length: 0\r\n\r\n",
+    "a length that is none": b"HTTP/1.1 200 OK\r\nContent-Length: -7\r\n\r\n",
+    "no such encoding": b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\nabc",
+    "a redirect to nowhere": b"HTTP/1.1 302 Found\r\nLocation: nowhere://x\r\nContent-Length: 0\r\n\r\n",
+    "a redirect without a host": b"HTTP/1.1 302 Found\r\nLocation: http://\r\nContent-Length: 0\r\n\r\n",
+    "a header without end": b"HTTP/1.1 200 OK\r\nX: " + b"x" * 100_000,
+    "a date that is none": b"HTTP/1.1 503 No\r\nRetry-After: Mon, 99 Foo 99999999999 9\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("kind", STRANGE)
+def test_a_control_call_fails_in_one_way_whatever_comes_back(kind: str):
+    async def test(client: Client, url: str) -> None:
+        with pytest.raises(RuntimeError, match=url) as error:
+            await client.control("GET", url, None, 5.0)
+        assert type(error.value) is RuntimeError
+
+    _with_client(lambda request: STRANGE[kind], test)
+
+
+@pytest.mark.parametrize("kind", set(STRANGE) - {"html", "half a character", "nested without end"})
+def test_a_sampling_call_that_is_answered_strangely_may_be_tried_elsewhere(kind: str):
+    async def test(client: Client, url: str) -> None:
+        with pytest.raises(Unavailable, match=url):
+            await client.sample(url, b"{}")
+
+    _with_client(lambda request: STRANGE[kind], test)
+
+
 def test_without_a_key_none_is_sent(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("VLLM_API_KEY", raising=False)
     seen: list[bytes] = []

@@ -570,8 +570,9 @@ def test_a_healthy_local_worker_is_not_restarted_for_one_failed_request():
         async def restart() -> str:
             raise AssertionError("restarted")
 
-        pool.endpoints[0].restart = restart
+        pool.endpoints[0].restart, pool.endpoints[0].version = restart, 7
         assert len(await pool.generate(prompt_of(1), SAMPLING)) == 1
+        assert pool.endpoints[0].lost == ""
         assert stubs[0].paths == ["/health", "/v1/models"]
 
     _with_pool(test, failing(1, 500))

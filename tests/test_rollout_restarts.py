@@ -13,7 +13,7 @@ from stub_server import StubOptions, StubServer
 
 from configs.schema import RolloutConfig
 from rollout.endpoints.pool import WorkerPool
-from rollout.endpoints.restarts import RESTART_ATTEMPTS
+from rollout.endpoints.restarts import RESTART_ATTEMPTS, Restarter
 from rollout.endpoints.routing import Endpoint
 from rollout.records import Sampling
 from rollout.sampler import CallFailed
@@ -33,6 +33,7 @@ class Stub(StubServer):
         self.load_status = 200
         self.load_seconds = 0.0
         self.is_asleep = False
+        self.health_text = ""
         self.loaded_asleep = False
 
     def add_routes(self, app: web.Application) -> None:
@@ -43,6 +44,9 @@ class Stub(StubServer):
             app.router.add_post(path, self._lie_down_or_get_up)
         app.router.add_post("/collective_rpc", self._load)
         app.router.add_post("/update_weight_version", self._relabel)
+
+    async def _health(self, request: web.Request) -> web.Response:
+        return web.Response(text=self.health_text if request.path == "/health" else "")
 
     async def _load(self, request: web.Request) -> web.Response:
         self.loaded_asleep |= self.is_asleep
@@ -132,6 +136,80 @@ def test_a_restart_that_fails_once_is_tried_again():
         pool.endpoints = [_dead(restart)]
         assert len(await pool.generate(prompt_of(1), SAMPLING)) == 1
         assert (attempts, pool.restarter.restarts) == (2, 1)
+
+    _with_pool(test)
+
+
+@pytest.mark.parametrize("error", [KeyError("port"), AttributeError("url"), EOFError("end")])
+def test_a_restart_that_fails_in_any_way_ends_in_restarted_or_lost(error: Exception):
+    async def test(pool: WorkerPool, stub: Stub) -> None:
+        errors = [error]
+
+        async def restart() -> str:
+            if errors:
+                raise errors.pop()
+            return stub.url
+
+        back = _dead(restart)
+        pool.endpoints = [back]
+        assert len(await pool.generate(prompt_of(1), SAMPLING)) == 1
+        assert (back.is_down, back.lost, pool.restarter.restarts) == (False, "", 1)
+
+        async def fail(_: Endpoint) -> None:
+            raise error
+
+        pool.restarter.after_restart = fail
+        gone = _dead(restart)
+        pool.endpoints = [gone]
+        text = f"No rollout worker is left: .* last error: {type(error).__name__}: {error}"
+        with pytest.raises(CallFailed, match=text):
+            await pool.generate(prompt_of(1), SAMPLING)
+        assert not gone.is_down
+
+    _with_pool(test)
+
+
+def test_a_check_that_fails_in_any_way_restarts_the_worker():
+    async def test(pool: WorkerPool, stub: Stub) -> None:
+        async def unsound(_: Endpoint) -> bool:
+            raise KeyError("weight_version")
+
+        async def restart() -> str:
+            return stub.url
+
+        restarter, endpoint = Restarter(unsound), _dead(restart)
+        restarter.begin(endpoint)
+        await restarter.settled(endpoint)
+        assert (endpoint.url, endpoint.lost, restarter.restarts) == (stub.url, "", 1)
+
+    _with_pool(test)
+
+
+def test_a_worker_whose_check_is_cut_off_does_not_count_as_up():
+    async def test(pool: WorkerPool, stub: Stub) -> None:
+        async def restart() -> str:
+            raise asyncio.CancelledError  # as when the thread that starts it is shut down
+
+        endpoint = _dead(restart)
+        pool.endpoints = [endpoint]
+        with pytest.raises(CallFailed, match="its check was cancelled"):
+            await pool.generate(prompt_of(1), SAMPLING)
+
+    _with_pool(test)
+
+
+@pytest.mark.parametrize("body", ["", "OK", '{"status": "ok"}'])
+def test_a_worker_is_healthy_by_its_status_whatever_text_comes_with_it(body: str):
+    async def test(pool: WorkerPool, stub: Stub) -> None:
+        async def restart() -> str:
+            raise AssertionError("restarted")
+
+        stub.health_text = body
+        (endpoint,) = pool.endpoints
+        endpoint.restart = restart
+        pool.restarter.begin(endpoint)
+        await pool.restarter.settled(endpoint)
+        assert (endpoint.is_down, endpoint.lost) == (False, "")
 
     _with_pool(test)
 

@@ -32,6 +32,9 @@ class Recorded:
             raise self.answer
         return self.answer
 
+    async def status(self, url: str, timeout_seconds: float) -> int:
+        return await self.control("GET", url, None, timeout_seconds)
+
 
 def _asked(order: Callable[[VllmApi], Coroutine[Any, Any, Any]], answer: Any = None) -> tuple[Any, Recorded]:
     client = Recorded(answer)
@@ -116,11 +119,11 @@ def test_an_answer_without_a_model_is_an_error_that_shows_it(answer: Any):
 
 
 def test_a_worker_is_healthy_if_it_answers_and_never_an_error():
-    healthy, client = _asked(lambda api: api.is_healthy(URL, 9.0))
+    healthy, client = _asked(lambda api: api.is_healthy(URL, 9.0), 200)
     assert healthy is True
     assert client.sent == [("GET", "/health", None, 9.0)]
-    broken, _ = _asked(lambda api: api.is_healthy(URL, 9.0), RuntimeError("answered 503"))
-    assert broken is False
+    for answer in (503, RuntimeError("failed")):
+        assert _asked(lambda api: api.is_healthy(URL, 9.0), answer)[0] is False
 
 
 @pytest.mark.parametrize(("label", "version"), [("default", 0), ("41", 41)])
@@ -130,7 +133,9 @@ def test_the_version_of_a_worker_is_its_label(label: str, version: int):
     assert client.sent == [("GET", "/weight_info", None, 9.0)]
 
 
-@pytest.mark.parametrize("answer", [{"weight_version": "main"}, {"version": "3"}, None, []])
+@pytest.mark.parametrize(
+    "answer", [{"weight_version": "main"}, {"weight_version": 3e999}, {"version": "3"}, None, [], "3", 3]
+)
 def test_an_answer_without_a_version_of_ours_names_the_worker(answer: Any):
     with pytest.raises(RuntimeError, match=r"http://worker/weight_info answered .* holds no version"):
         _asked(lambda api: api.weight_version(URL, 9.0), answer)

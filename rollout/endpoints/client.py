@@ -109,7 +109,7 @@ class Client:
             raise RuntimeError(f"{url} answered {status}: {self._shown(answer)}{self._hint(status)}")
         try:
             return json.loads(answer) if answer else None
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise RuntimeError(f"{url} answered no JSON: {self._shown(answer)}") from error
 
     def _hint(self, status: int) -> str:
@@ -139,7 +139,7 @@ class Client:
                 return response.status, await response.read(), retry_after
         except TimeoutError as error:
             raise Unavailable(f"{url} did not answer within {timeout_seconds:g} s.") from error
-        except (aiohttp.ClientError, OSError) as error:
+        except Exception as error:  # of any kind: aiohttp raises ValueError, EOFError and others, too
             # Not ``repr(error)``: aiohttp's can contain the request's headers, and with them the key.
             raise Unavailable(f"{url} failed: {self._redacted(f'{type(error).__name__}: {error}')}") from None
 

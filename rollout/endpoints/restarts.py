@@ -7,7 +7,6 @@ Both receive the current weights before they receive requests.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 
 from rollout.endpoints.routing import Endpoint
 from rollout.sampler import CallFailed
@@ -63,31 +62,47 @@ class Restarter:
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()
-        for task in tasks:
-            with suppress(asyncio.CancelledError):
-                await task
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _check(self, endpoint: Endpoint, restart: Callable[[], Awaitable[str]]) -> None:
+        """Ends with a worker that is sound, restarted or lost, whatever goes wrong meanwhile."""
+        # Stays if the check is cut off: a worker of unknown state must not count as up.
+        lost = f"{endpoint.url} broke, and its check was cancelled"
         try:
-            if not await self._is_sound(endpoint):
-                await self._restart(endpoint, restart)
+            lost = "" if await self._seems_sound(endpoint) else await self._restart(endpoint, restart)
         finally:
-            endpoint.is_down = False
+            endpoint.lost, endpoint.is_down = lost, False
             del self._tasks[endpoint]
 
-    async def _restart(self, endpoint: Endpoint, restart: Callable[[], Awaitable[str]]) -> None:
+    async def _seems_sound(self, endpoint: Endpoint) -> bool:
+        try:
+            return await self._is_sound(endpoint)
+        except Exception:  # any failure of the check is a reason to restart the worker
+            logger.warning("The check of the rollout worker %s failed.", endpoint.url, exc_info=True)
+            return False
+
+    async def _restart(self, endpoint: Endpoint, restart: Callable[[], Awaitable[str]]) -> str:
+        """Returns an empty string once the worker is restarted, else the reason why it is given up."""
+        cause = ""
         for attempt in range(RESTART_ATTEMPTS):
             logger.warning("Restarting the rollout worker %s (attempt %d).", endpoint.url, attempt + 1)
             try:
                 endpoint.url = await restart()
                 if self.after_restart is not None:
                     await self.after_restart(endpoint)
-            except (RuntimeError, ValueError, OSError) as error:
-                logger.warning("The restart of the rollout worker %s failed: %s", endpoint.url, error)
-                # The first line only: the rest is the end of the worker's log, which was just logged.
-                cause = str(error).partition("\n")[0]
+            except Exception as error:  # a fault of any kind is a failed attempt, not the end of the restarts
+                cause = _described(error)
+                logger.warning("The restart of the rollout worker %s failed: %s", endpoint.url, cause)
                 continue
             self.restarts += 1
             endpoint.avoid_until = 0.0
-            return
-        endpoint.lost = f"{endpoint.url} failed to restart {RESTART_ATTEMPTS} times; last error: {cause}"
+            return ""
+        # The first line only: the rest is the end of the worker's log, which was just logged.
+        last = cause.partition("\n")[0]
+        return f"{endpoint.url} failed to restart {RESTART_ATTEMPTS} times; last error: {last}"
+
+
+def _described(error: Exception) -> str:
+    """Returns the message of an error that a worker's start is known to raise, else its type as well."""
+    known = isinstance(error, RuntimeError | ValueError | OSError)
+    return str(error) if known else f"{type(error).__name__}: {error}"

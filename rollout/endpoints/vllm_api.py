@@ -64,6 +64,14 @@ class _Usage(msgspec.Struct):
     prompt_tokens_details: _PromptDetails | None = None
 
 
+class _WeightInfo(msgspec.Struct):
+    weight_version: str
+
+    @property
+    def version(self) -> int:
+        return parse_version(self.weight_version)
+
+
 class VllmAnswer(msgspec.Struct):
     """A vLLM worker's answer to one request (``engine_api.Answer``)."""
 
@@ -144,8 +152,8 @@ class VllmApi:
     async def weight_version(self, url: str, timeout_seconds: float) -> int:
         answer = await self._client.control("GET", f"{url}/weight_info", None, timeout_seconds)
         try:
-            return parse_version(answer["weight_version"])
-        except (KeyError, TypeError, ValueError) as error:
+            return msgspec.convert(answer, _WeightInfo).version
+        except ValueError as error:
             raise RuntimeError(
                 f"{url}/weight_info answered {answer!r}, which holds no version published from here, "
                 f"nor {START_VERSION!r}. Restart the worker."
@@ -164,10 +172,9 @@ class VllmApi:
 
     async def is_healthy(self, url: str, timeout_seconds: float) -> bool:
         try:
-            await self._client.control("GET", url + HEALTH, None, timeout_seconds)
+            return await self._client.status(url + HEALTH, timeout_seconds) == 200
         except RuntimeError:
             return False
-        return True
 
     async def pause(self, url: str, mode: str, timeout_seconds: float) -> None:
         await self._post(f"{url}/pause?mode={mode}", timeout_seconds)
