@@ -200,6 +200,20 @@ def test_a_worker_that_does_not_answer_ends_the_run():
         asyncio.run(collector.collect(0))
 
 
+def test_the_first_failure_ends_the_step_without_waiting_for_the_slowest_rollout():
+    policy = _failing(RuntimeError("no worker answered"), {"p1"})
+    policy.delay = lambda request: 0.0 if "question p1" in request.prompt else 60.0
+
+    async def test() -> None:
+        before = asyncio.all_tasks()
+        with pytest.raises(RuntimeError, match="no worker answered"):
+            await asyncio.wait_for(_collector(policy, problems=4).collect(0), timeout=5)
+        await asyncio.sleep(0.01)
+        assert asyncio.all_tasks() == before
+
+    asyncio.run(test())
+
+
 def test_metrics_count_what_the_loss_does_not_see():
     collector = _collector(ScriptedPolicy(), problems=8)
     batch = asyncio.run(collector.collect(0))

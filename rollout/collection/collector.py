@@ -4,7 +4,7 @@ import asyncio
 import logging
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -196,13 +196,13 @@ class BatchCollector:
             self._once(step, f"{refill}/{place}/{problem.id}", use, problem, seed)
             for place, (use, problem, seed) in enumerate(zip(uses, problems, seeds, strict=True))
         ]
-        results = await asyncio.gather(*work, return_exceptions=True)
-        for result in results:
-            if isinstance(result, RequestRefused):
-                logger.warning("A problem was skipped: %s", result)
-            elif isinstance(result, BaseException):
-                raise result
-        return [result for result in results if isinstance(result, list | RequestRefused)]
+        # The first failure ends the step at once; what the others finished is in the replay.
+        tasks = [asyncio.create_task(_or_refused(each)) for each in work]
+        try:
+            return await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
 
     async def _once(
         self, step: int, place: str, use: ProblemUse, problem: Problem, seed: int
@@ -271,6 +271,14 @@ class BatchCollector:
                 f"{dict(reasons)}): nothing can be learned from them. Check the difficulty of the problems "
                 "and the verdicts in metrics.jsonl; raise collect.max_refill, or widen what collect keeps."
             )
+
+
+async def _or_refused(work: Awaitable[list[Rollout]]) -> list[Rollout] | RequestRefused:
+    try:
+        return await work
+    except RequestRefused as error:
+        logger.warning("A problem was skipped: %s", error)
+        return error
 
 
 def _has_answers(rollout: Rollout, kept: Sequence[Group]) -> bool:

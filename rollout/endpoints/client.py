@@ -1,20 +1,33 @@
-"""HTTP client for endpoints: one session, a time limit on every request, a key that no message repeats."""
+"""HTTP client for endpoints: one session, time limits on every request, a key that no message repeats."""
 
 import json
 import os
 import random
+import socket
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
 import aiohttp
+from aiohttp import AddrInfoType
 
 from rollout.sampler import RequestRefused
 
 KEEP_ALIVE_SECONDS = 3.0
 """Shorter than the 5 s after which a vLLM server closes an idle connection, so that no request is written to
 a connection that is being closed."""
+CONNECT_SECONDS = 10.0
+"""Time limit for a connection to be accepted. The kernel of a live machine accepts for a busy server, too."""
+TCP_OPTIONS = (
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 15),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+    # Keepalive does not run while sent data waits to be acknowledged; this limit, in ms, does.
+    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000),
+)
+"""A connection to a machine that vanished breaks after 30 s, not after 15 minutes."""
 SLOW_HINT = (
     "If it is only slow, lower rollout.max_concurrency, so that fewer requests wait in its queue, or raise "
     "rollout.request_timeout_seconds."
@@ -66,7 +79,9 @@ class Client:
 
     async def __aenter__(self) -> "Client":
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS),
+            connector=aiohttp.TCPConnector(
+                limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS, socket_factory=_socket
+            ),
             headers={"Authorization": f"Bearer {self._key}"} if self._key else None,
         )
         return self
@@ -129,7 +144,8 @@ class Client:
     async def _request(
         self, method: str, url: str, body: bytes | None, timeout_seconds: float
     ) -> tuple[int, bytes, float]:
-        limit = aiohttp.ClientTimeout(total=timeout_seconds)
+        connect = min(CONNECT_SECONDS, timeout_seconds)
+        limit = aiohttp.ClientTimeout(total=timeout_seconds, sock_connect=connect)
         headers = {"Content-Type": "application/json"} if body is not None else None
         try:
             async with self._session.request(
@@ -137,6 +153,8 @@ class Client:
             ) as response:
                 retry_after = retry_after_seconds(response.headers.get("Retry-After"))
                 return response.status, await response.read(), retry_after
+        except aiohttp.ConnectionTimeoutError:
+            raise Unavailable(f"{url} accepted no connection within {connect:g} s.") from None
         except TimeoutError as error:
             raise Unavailable(f"{url} did not answer within {timeout_seconds:g} s.") from error
         except Exception as error:  # of any kind: aiohttp raises ValueError, EOFError and others, too
@@ -149,6 +167,15 @@ class Client:
 
     def _redacted(self, text: str) -> str:
         return text.replace(self._key, f"[{self._key_variable}]") if self._key else text
+
+
+def _socket(address: AddrInfoType) -> socket.socket:
+    """Returns a socket for an address that notices when the other machine vanishes."""
+    family, kind, protocol, _, _ = address
+    made = socket.socket(family, kind, protocol)
+    for level, option, value in TCP_OPTIONS:
+        made.setsockopt(level, option, value)
+    return made
 
 
 def is_fault_of_request(status: int) -> bool:

@@ -17,6 +17,7 @@ from rollout.endpoints.client import (
 )
 from rollout.endpoints.engine_api import Answer, Asked, EngineApi
 from rollout.endpoints.open_requests import ABORT_SECONDS, OpenRequest, OpenRequests, never_sent
+from rollout.endpoints.probing import HEALTH_SECONDS, Prober
 from rollout.endpoints.restarts import Restarter
 from rollout.endpoints.routing import Endpoint, Router
 from rollout.endpoints.vllm_api import VllmApi
@@ -25,8 +26,6 @@ from rollout.sampler import CallFailed
 
 logger = logging.getLogger(__name__)
 
-HEALTH_SECONDS = 10.0
-"""Time limit of a worker's health check."""
 LOOK_AGAIN_SECONDS = 1.0
 """Interval at which a waiting request checks for another usable worker, and a wait for a worker probes it."""
 
@@ -49,6 +48,7 @@ class WorkerPool:
         self._client = Client(KEY_VARIABLE, config.request_timeout_seconds)
         self.api: EngineApi = VllmApi(self._client)
         """HTTP interface of the workers, for callers that need more than samples."""
+        self._prober = Prober(lambda url, seconds: self.api.is_healthy(url, seconds))
         self._router = Router()
         self._slots = asyncio.Semaphore(config.max_concurrency)
         self._open_requests = OpenRequests(self._send_abort)
@@ -60,6 +60,7 @@ class WorkerPool:
 
     async def __aexit__(self, *_: object) -> None:
         await self.restarter.close()
+        await self._prober.close()
         await self._client.__aexit__()
 
     async def generate(
@@ -136,7 +137,8 @@ class WorkerPool:
                 self.counts.retries += attempt > 0
                 try:
                     with request.at(endpoint, n):
-                        answer = await self.api.generate(endpoint.url, body)
+                        async with self._prober.watching(endpoint):
+                            answer = await self.api.generate(endpoint.url, body)
                     # A server that shuts down aborts its own requests; those are sent again.
                     if answer.is_aborted and not request.is_aborted:
                         raise Unavailable(f"{endpoint.url} aborted a request without being asked to.")
