@@ -34,6 +34,7 @@ from configs.schema import (
     WorkersConfig,
     register,
 )
+from configs.schema.checks import has_user
 
 Config = TypeVar("Config", TrainingConfig, EvaluationConfig, JobConfig, StudyConfig, WorkersConfig)
 Part = TypeVar("Part", OperatorConfig, RolloutConfig)
@@ -217,6 +218,19 @@ def with_options(base: Part, options: Mapping[str, Any], part: str) -> Part:
     return resolve(node)
 
 
+def _refuse_passwords(config_name: str, overrides: list[str]) -> None:
+    """Ends the program if an override holds a URL with a password: a sweep writes its overrides to files."""
+    for override in overrides:
+        name, _, value = override.partition("=")
+        if any(map(has_user, re.findall(r"https?://[^\s,'\"\]]*", value))):
+            print(
+                f"{config_name}: {name} holds a URL with a user name or password. Leave it out and set "
+                "VLLM_API_KEY or OPENAI_API_KEY in the environment.",
+                file=sys.stderr,
+            )
+            sys.exit(2)
+
+
 def run(
     config_name: str,
     main: Callable[[Any, list[str]], float | None],
@@ -232,6 +246,7 @@ def run(
     register()
     args = get_args_parser().parse_args()
     overrides = list(args.overrides)
+    _refuse_passwords(config_name, overrides)
     # A folder with the user's own groups. Added here for the check; ``hydra.main`` below adds it itself.
     own = [f"hydra.searchpath=[file://{Path(args.config_dir).absolute()}]"] if args.config_dir else []
     try:

@@ -9,6 +9,7 @@ from pathlib import Path
 from configs.schema import JobConfig, RolloutConfig
 from launch.accelerate_file import accelerate_file
 from launch.supervise import JobProcess
+from rollout.endpoints.keys import with_key
 from rollout.endpoints.vllm_api import HEALTH
 
 OF_THE_JOB = ("nodes", "gpus", "launch", "plan", "hardware")
@@ -23,7 +24,7 @@ def job_processes(
     Args:
         config: The config of the job.
         overrides: The overrides of the command line, unchanged.
-        environment: Environment variables of the processes.
+        environment: Environment variables of the processes; a key of the workers is added if it has none.
         port: Port of the first worker; the others use the next ones. Ports are fixed so that a restarted
             worker is found again.
 
@@ -37,6 +38,7 @@ def job_processes(
         )
     if config.rollout.urls:
         return [_trainer(config, overrides, config.rollout.urls, environment)]
+    environment = with_key(environment)
     workers = _workers(config, environment, port)
     urls = [url.removesuffix(HEALTH) for url in workers.ready_urls]
     return [workers, _trainer(config, overrides, urls, environment)]

@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from configs.schema import RolloutConfig
-from rollout.endpoints.access import KEY_VARIABLE
 from rollout.endpoints.chat import ChatEndpoint
+from rollout.endpoints.keys import KEY_VARIABLE, read_key
 from rollout.endpoints.pool import WorkerPool
 from rollout.endpoints.restarts import RESTART_ATTEMPTS
 from rollout.endpoints.routing import Endpoint
@@ -56,7 +56,8 @@ class RolloutEngine:
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True, name="rollout")
         is_local = not (config.urls or config.chats)
         self._fleet = Fleet(config, model_path, log_dir) if is_local else None
-        self.sampler = ChatEndpoint(config) if config.chats else WorkerPool(self._endpoints(), config)
+        key = self._fleet.key if self._fleet else None
+        self.sampler = ChatEndpoint(config) if config.chats else WorkerPool(self._endpoints(), config, key)
         """Samples the calls: the worker pool or the chat endpoint."""
         self._is_begun = False
         self._under_way: set[Future[Any]] = set()
@@ -220,7 +221,12 @@ def _restarting(worker: LocalWorker) -> Callable[[], Awaitable[str]]:
 
 async def _reach_worker(pool: WorkerPool, endpoint: Endpoint) -> ServedModel:
     host = urlsplit(endpoint.url).hostname or ""
-    if host not in LOOPBACK and KEY_VARIABLE not in os.environ:
+    if host not in LOOPBACK and not read_key(KEY_VARIABLE, os.environ):
+        if KEY_VARIABLE in os.environ:
+            raise ValueError(
+                f"{endpoint.url} is not on this machine and {KEY_VARIABLE} is empty. Set it to the key of "
+                "the workers, or unset it if they have none."
+            )
         logger.warning(
             "%s is not on this machine and VLLM_API_KEY is not set: any client that reaches it can use it "
             "and replace its weights.",

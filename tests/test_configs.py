@@ -1,5 +1,6 @@
 """Composing, checking, and saying what is wrong."""
 
+import os
 import shlex
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from configs import schema
 from configs.compose import ConfigError, load, load_operator, resolve, with_options
 from configs.schema.algo import LOSS_TYPES
+from configs.schema.checks import has_user
 from configs.schema.operator import KINDS
 
 CONFIGS = REPO / "configs"
@@ -393,6 +395,45 @@ def test_evaluation_may_chat_and_no_key_is_in_a_config(monkeypatch: pytest.Monke
     with pytest.raises(ConfigError, match=r"operator\.quorum is 0\.5, .*part of a draft"):
         config_with("evaluation", chatting, ["operator.quorum=0.5"])
     assert "a-secret" not in OmegaConf.to_yaml(OmegaConf.structured(config)) + repr(config)
+
+
+@pytest.mark.parametrize(
+    ("option", "variable"),
+    [
+        ("rollout.urls=[http://a:1,http://me:hunter2@b:1]", "VLLM_API_KEY"),
+        ("rollout.urls=['me:hunter2@b:1']", "VLLM_API_KEY"),
+        ("rollout.urls=[https://hunter2@b]", "VLLM_API_KEY"),
+        ("rollout.chat_url='https://me:hunter2@b/v1'", "OPENAI_API_KEY"),
+    ],
+)
+def test_a_url_with_a_password_is_refused_without_being_shown(option: str, variable: str):
+    with pytest.raises(ConfigError, match=rf"holds a user name or password.*{variable}\.$") as error:
+        config_with("evaluation", NEEDED, [option, "rollout.chat_model=m"])
+    assert "hunter2" not in str(error.value)
+
+
+@pytest.mark.parametrize("url", ["http://a:1", "https://a/v1/@me", "http://a?to=b@c", "http://[::1]:8000"])
+def test_a_url_without_a_user_has_none(url: str):
+    assert not has_user(url)
+
+
+@pytest.mark.component
+@pytest.mark.parametrize("mode", [[], ["--multirun"], ["--cfg", "job"]])
+def test_a_command_writes_no_password_anywhere(tmp_path: Path, mode: list[str]):
+    urls = "rollout.urls=['http://me:hunter2@b:1']"
+    done = subprocess.run(
+        [sys.executable, "-m", "launch", *mode, "experiment=demo", urls, f"hydra.sweep.dir={tmp_path}"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(REPO)},
+    )
+    assert done.returncode == 2
+    assert "rollout.urls holds a URL with a user name or password" in done.stderr
+    assert "hunter2" not in done.stdout + done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_evaluation_may_be_greedy_but_needs_a_sample():

@@ -17,6 +17,7 @@ from configs.schema import JobConfig
 from launch.job import assignment, job_processes
 from launch.supervise import JobProcess, Supervisor, ranks
 from launch.table import draw, read_runs, table
+from launch.workers import __main__ as workers
 from rollout.workers.loopback import free_port
 
 BASE = ["model.path=x", "data.path=x"]
@@ -34,17 +35,29 @@ def _processes(*overrides: str) -> dict[str, JobProcess]:
 def test_a_job_is_workers_on_fixed_ports_and_a_trainer_that_knows_them():
     made = _processes("rollout.num_workers=2", "rollout.max_model_len=3000", "algo.num_generations=4")
     assert list(made) == ["workers", "trainer"]
-    workers, trainer = made["workers"], made["trainer"]
+    servers, trainer = made["workers"], made["trainer"]
     assert {"rollout.num_workers=2", "rollout.max_model_len=3000", "rollout.port=8100"} <= set(
-        workers.command
+        servers.command
     )
-    assert workers.ready_urls == tuple(f"http://127.0.0.1:{port}/health" for port in (8100, 8101))
+    assert servers.ready_urls == tuple(f"http://127.0.0.1:{port}/health" for port in (8100, 8101))
     assert trainer.command[-2:] == [
         "rollout.urls=[http://127.0.0.1:8100,http://127.0.0.1:8101]",
         "rollout.num_workers=1",
     ]
     assert {"algo.num_generations=4", "model.path=x", "--config_file"} <= set(trainer.command)
-    assert trainer.environment == {"HOME": "/home/me"}
+    assert trainer.environment == servers.environment
+    assert trainer.environment.keys() == {"HOME", "VLLM_API_KEY"}
+
+
+def test_workers_and_trainer_of_a_job_share_a_key_that_is_on_no_command_line():
+    made, other = _processes(), _processes()
+    key = made["workers"].environment["VLLM_API_KEY"]
+    assert len(key) == 64 and key == made["trainer"].environment["VLLM_API_KEY"]
+    assert key != other["workers"].environment["VLLM_API_KEY"]
+    assert key not in repr([process.command for process in made.values()])
+    assert "VLLM_API_KEY" not in _processes("rollout.urls=[http://a:1]")["trainer"].environment
+    given = job_processes(_job(), BASE, {"VLLM_API_KEY": "mine"}, port=8100)
+    assert {process.environment["VLLM_API_KEY"] for process in given} == {"mine"}
 
 
 @pytest.mark.parametrize("value", ["a b", "lr=1e-4,k=2", "it's", "back\\slash", "[1]", "x{y}"])
@@ -249,6 +262,29 @@ def test_workers_of_a_model_that_is_not_there_are_not_started(tmp_path: Path):
     assert done.returncode == 1
     assert "workers: model.path: the folder ./nowhere does not exist." in done.stderr
     assert not (tmp_path / "logs").exists()
+
+
+@pytest.mark.parametrize("value", [None, "", "mine"])
+def test_workers_that_run_alone_have_a_key_that_their_user_can_pass_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], value: str | None
+):
+    served: list[str] = []
+    monkeypatch.setattr(workers, "load_tokenizer", lambda model: None)
+    monkeypatch.setattr(workers, "_serve", lambda fleet, config, stop: served.append(fleet.key))
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.delenv("VLLM_API_KEY", raising=False)
+    if value is not None:
+        monkeypatch.setenv("VLLM_API_KEY", value)
+    config = config_with("workers", ["model.path=x"], [f"output_dir={tmp_path}"])
+    for _ in range(2):
+        workers.main(config, [])
+    assert served == [served[0]] * 2  # after a restart of the command a trainer still has the right key
+    told, file = capsys.readouterr().out, tmp_path / "worker_key"
+    if value:
+        assert served[0] == value and not told and not file.exists()
+    else:
+        assert len(served[0]) == 64 and served[0] == file.read_text().strip()
+        assert f'export VLLM_API_KEY="$(cat {file})"' in told and served[0] not in told
 
 
 @pytest.mark.component

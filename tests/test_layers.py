@@ -26,6 +26,7 @@ FACADES = {"rollout/api.py"}
 """What a notebook calls in place of a command: its answers and votes must be those of the real verifier."""
 BORROWED = {
     "launch": {
+        "rollout.endpoints.keys",
         "rollout.endpoints.vllm_api",
         "rollout.evaluation.tables",
         "rollout.workers.loopback",

@@ -47,6 +47,14 @@ def test_no_path_opens_without_the_key(path: str, headers: list[tuple[bytes, byt
     assert _asked(path, *headers) == [401, b"Unauthorized"]
 
 
+@pytest.mark.parametrize("key", ["", "a key", "key\n", "schl\u00fcssel"])
+def test_a_server_does_not_start_with_a_key_that_is_none(monkeypatch: pytest.MonkeyPatch, key: str):
+    monkeypatch.setenv("VLLM_API_KEY", key)
+    with pytest.raises(ValueError, match=r"VLLM_API_KEY (is empty|holds white space)") as error:
+        _asked("/v1/models")
+    assert not key or key not in str(error.value)
+
+
 def test_the_key_opens_every_path_and_health_needs_none():
     assert _asked("/collective_rpc", (b"authorization", b"Bearer open-sesame")) == ["worker"]
     assert _asked("/health") == ["worker"]

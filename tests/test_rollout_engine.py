@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 from concurrent.futures import CancelledError
 from dataclasses import asdict
 from pathlib import Path
@@ -154,6 +155,19 @@ def test_an_open_worker_elsewhere_is_warned_of(tmp_path: Path, caplog: pytest.Lo
     with caplog.at_level(logging.WARNING), pytest.raises(RuntimeError, match=r"192\.0\.2\.1"):
         _sampled(config, tmp_path)
     assert "VLLM_API_KEY is not set" in caplog.text
+
+
+def test_an_empty_key_for_a_worker_elsewhere_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("VLLM_API_KEY", "")
+    with pytest.raises(ValueError, match=r"192\.0\.2\.1:8000 is not .* VLLM_API_KEY is empty"):
+        _sampled(RolloutConfig(urls=["http://192.0.2.1:8000"]), tmp_path)
+
+
+def test_local_workers_are_asked_with_the_key_that_was_made_for_them(tmp_path: Path):
+    engine = RolloutEngine(RolloutConfig(kv_cache_gib=1), "model", tmp_path)
+    assert engine._fleet is not None
+    assert engine.pool._client._key == engine._fleet.key
+    assert "VLLM_API_KEY" not in os.environ
 
 
 def test_an_endpoint_that_chats_needs_no_worker_and_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

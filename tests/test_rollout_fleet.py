@@ -97,6 +97,18 @@ def test_memory_is_checked_for_the_sum_of_the_caches_before_anything_starts(tmp_
     assert list(tmp_path.iterdir()) == []
 
 
+def test_workers_always_have_a_key_which_they_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    keys = []
+    for value in (None, "", "mine"):
+        monkeypatch.delenv("VLLM_API_KEY", raising=False)
+        if value is not None:
+            monkeypatch.setenv("VLLM_API_KEY", value)
+        fleet = Fleet(_config(2), "model", tmp_path)
+        assert {worker._key for worker in fleet.workers} == {fleet.key}
+        keys.append(fleet.key)
+    assert keys[2] == "mine" and len({*keys}) == 3 and min(map(len, keys[:2])) == 64
+
+
 @pytest.mark.component
 def test_one_that_dies_at_start_ends_the_others_without_waiting_for_them(tmp_path: Path):
     before = _children()

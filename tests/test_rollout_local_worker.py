@@ -23,6 +23,9 @@ http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Healthy).serve_forever()
 """
 
 
+KEY = "a-secret-nobody-may-see"
+
+
 class ScriptWorker(LocalWorker):
     """A worker whose server is a few lines of Python; all else is the real thing."""
 
@@ -34,7 +37,7 @@ class ScriptWorker(LocalWorker):
 
 def _worker(script: str, log: Path, **options: float) -> ScriptWorker:
     config = RolloutConfig(kv_cache_gib=1, **options)  # type: ignore[arg-type]
-    worker = ScriptWorker(config, "model", WorkerPlace(log_path=log))
+    worker = ScriptWorker(config, "model", WorkerPlace(log_path=log), KEY)
     worker.script = script
     return worker
 
@@ -153,21 +156,42 @@ def test_a_server_is_not_given_the_trainers_ranks_and_limits(tmp_path: Path, mon
         assert f"'{name}'" not in seen
 
 
+def test_a_server_has_its_key_in_its_environment_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("VLLM_API_KEY", "another")
+    script = (
+        f"import os; print(os.environ['VLLM_API_KEY'] == {KEY[::-1]!r}[::-1], os.getppid(), flush=True)\n"
+        "import psutil\n"
+        "print(*[a for p in psutil.Process().parents()[:2] for a in p.cmdline()]); raise SystemExit(1)"
+    )
+    worker = _worker(script, tmp_path / "log")
+    with pytest.raises(RuntimeError):
+        worker.start()
+    log = (tmp_path / "log").read_text()
+    assert log.startswith("True ") and KEY not in log
+    command = LocalWorker._command(worker)
+    assert "rollout.endpoints.access.RequireKey" in command and KEY not in command
+
+
 @pytest.mark.integration
 def test_a_model_that_does_not_exist_ends_vllm_with_its_own_words_and_no_process(tmp_path: Path):
     before = _children()
     config = RolloutConfig(kv_cache_gib=1, max_model_len=256, max_completion_length=16)
-    worker = LocalWorker(config, str(tmp_path / "no-such-model"), WorkerPlace(log_path=tmp_path / "log"))
+    worker = LocalWorker(config, str(tmp_path / "no-such-model"), WorkerPlace(log_path=tmp_path / "log"), KEY)
     with pytest.raises(RuntimeError, match=r"ended at start with status [^0]") as error:
         worker.start()
     assert "no-such-model" in str(error.value)
     assert _children() == before
 
 
-def test_a_worker_that_others_may_reach_needs_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("value", [None, ""])
+def test_a_worker_that_others_may_reach_needs_a_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str | None
+):
     worker = _worker("", tmp_path / "log", host="0.0.0.0")
     monkeypatch.delenv("VLLM_API_KEY", raising=False)
-    with pytest.raises(ValueError, match=r"rollout\.host is 0\.0\.0\.0, .* VLLM_API_KEY is not set"):
+    if value is not None:
+        monkeypatch.setenv("VLLM_API_KEY", value)
+    with pytest.raises(ValueError, match=r"rollout\.host is 0\.0\.0\.0, .* VLLM_API_KEY is not set or empty"):
         worker.start()
     monkeypatch.setenv("VLLM_API_KEY", "a-key")
     worker.check_address()

@@ -2,10 +2,12 @@
 
 import asyncio
 import random
+import socket
 import threading
 import time
 from collections.abc import Coroutine, Mapping
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -84,7 +86,7 @@ def test_what_arrives_is_what_was_sent(bucket_bytes: int):
 def test_a_receiver_that_does_not_come_is_waited_for_no_longer_than_said():
     server = listen("127.0.0.1")
     meeting = _meeting(server.getsockname()[1], seconds=0.3)
-    with pytest.raises(RuntimeError, match=r"did not report 'here' within 0\.3 s"):
+    with pytest.raises(RuntimeError, match=r"did not connect with the token of its transfer within 0\.3 s"):
         send(_weights(), server, meeting, threading.Event(), CPU)
 
 
@@ -94,6 +96,49 @@ def test_a_receiver_that_is_known_to_have_failed_is_not_waited_for():
     given_up.set()
     with pytest.raises(GivenUp):
         send(_weights(), server, _meeting(server.getsockname()[1], seconds=60), given_up, CPU)
+
+
+def _turned_away(port: int, shown: bytes) -> bytes:
+    """What a client gets that shows these bytes and waits for the end of the connection."""
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+        client.sendall(shown)
+        client.shutdown(socket.SHUT_WR)
+        try:
+            return client.recv(1000)
+        except ConnectionResetError:
+            return b""
+
+
+def test_a_client_without_the_token_gets_no_byte_and_the_worker_is_waited_for():
+    sent, server = _weights(), listen("127.0.0.1")
+    meeting = _meeting(server.getsockname()[1])
+    sender = threading.Thread(target=send, args=(sent, server, meeting, threading.Event(), CPU))
+    sender.start()
+    for wrong in (b"", b"+", b"x" * 64, meeting.token.encode()[:-1], meeting.token.upper().encode()):
+        assert _turned_away(meeting.port, wrong) == b""
+    other = replace(meeting, token="0" * 64)
+    with pytest.raises(RuntimeError, match="refused the token of this transfer"):
+        next(receive(entries_of(sent), other, CPU))
+    got = dict(receive(entries_of(sent), meeting, CPU))
+    sender.join(timeout=10)
+    assert not sender.is_alive() and got.keys() == sent.keys()
+
+
+def test_a_silent_client_does_not_keep_the_worker_out():
+    sent, server = _weights(), listen("127.0.0.1")
+    meeting = _meeting(server.getsockname()[1])
+    sender = threading.Thread(target=send, args=(sent, server, meeting, threading.Event(), CPU))
+    with socket.create_connection(("127.0.0.1", meeting.port)):
+        sender.start()
+        assert dict(receive(entries_of(sent), meeting, CPU)).keys() == sent.keys()
+    sender.join(timeout=10)
+    assert not sender.is_alive()
+
+
+def test_each_transfer_has_a_token_of_its_own_that_no_message_shows():
+    first, second = _meeting(1), _meeting(1)
+    assert first.token != second.token and len(first.token) == 64
+    assert first.token not in repr(first)
 
 
 def test_a_receiver_without_a_sender_ends_in_time():

@@ -1,13 +1,18 @@
 import json
 import logging
 import os
+import pickle
 import shutil
 import signal
 from collections import namedtuple
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+import torch
+from accelerate import Accelerator
 from torch import nn
 from training_fakes import make_config, make_trainer
 
@@ -278,3 +283,35 @@ def test_a_run_that_is_told_to_stop_saves_after_its_step_and_goes_on_later(tmp_p
     assert make_trainer(last, make_accelerator(last), stop=told_late).run() is True
     assert not (tmp_path / "stopped").exists()
     assert make_trainer(resumed, make_accelerator(resumed)).run() is True
+
+
+def _trainer_of_accelerate() -> Accelerator:
+    """An accelerator without DeepSpeed, with everything that a run stores."""
+    accelerator = Accelerator(cpu=True)
+    model = nn.Linear(2, 2)
+    optimizer = torch.optim.AdamW(model.parameters())
+    accelerator.prepare(model, optimizer, torch.optim.lr_scheduler.ConstantLR(optimizer))
+    return accelerator
+
+
+class _Touches:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
+        return os.mkdir, (str(self._path),)
+
+
+@pytest.mark.parametrize("name", ["optimizer.bin", "scheduler.bin", "random_states_0.pkl"])
+def test_a_checkpoint_without_deepspeed_runs_no_code(tmp_path: Path, name: str):
+    folder = tmp_path / "saved"
+    _trainer_of_accelerate().save_state(str(folder))
+    assert (folder / name).is_file()
+    torch.save({"state": _Touches(tmp_path / "owned")}, folder / name)
+    with suppress(pickle.UnpicklingError):  # a generator's state that cannot be read is only logged
+        _trainer_of_accelerate().load_state(str(folder))
+    assert not (tmp_path / "owned").exists()
+    torch.load(folder / name, weights_only=False)  # it would have run
+    assert (tmp_path / "owned").exists()

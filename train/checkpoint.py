@@ -152,6 +152,9 @@ class Checkpoints:
     def load(self, path: Path) -> TrainerState:
         """Restores weights, moments, scheduler and RNGs of every rank, and returns the stored state.
 
+        Resume only from folders that you trust: DeepSpeed unpickles moments with ``weights_only=False``, so a
+        checkpoint may run any code. Without DeepSpeed accelerate loads with ``weights_only=True``.
+
         Raises:
             ValueError: If the checkpoint was written by a different number of ranks or at a different ZeRO
                 stage (moments are stored as they were sharded), or holds moments of other parameters.

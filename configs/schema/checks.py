@@ -1,6 +1,7 @@
 """Checks of single values. Each raises ValueError with the option, its value and the expected values."""
 
 import difflib
+import re
 from collections.abc import Sequence
 
 
@@ -35,3 +36,9 @@ def share(option: str, value: float) -> None:
     """Checks that ``value`` lies in [0, 1]."""
     if not 0 <= value <= 1:
         raise ValueError(f"{option} must lie between 0 and 1, got {value}.")
+
+
+def has_user(url: str) -> bool:
+    """Returns True if a URL holds a user name or a password: ``http://user:password@host``."""
+    rest = url.partition("://")[2] or url
+    return "@" in re.split(r"[/?#]", rest, maxsplit=1)[0]

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from configs.schema.checks import above, at_least, choice, share
+from configs.schema.checks import above, at_least, choice, has_user, share
 
 WITHOUT_EFFECT = (
     "urls",
@@ -162,6 +162,15 @@ class RolloutConfig:
             )
 
     def _check_endpoints(self) -> None:
+        for name, variable, urls in (
+            ("urls", "VLLM_API_KEY", self.urls),
+            ("chat_url", "OPENAI_API_KEY", [self.chat_url]),
+        ):
+            if any(map(has_user, urls)):  # the message does not repeat it
+                raise ValueError(
+                    f"rollout.{name} holds a user name or password, which would be written to config.yaml, "
+                    f"logs and the tracker. Leave it out and set the environment variable {variable}."
+                )
         for url in [*self.urls, *([self.chat_url] if self.chats else [])]:
             if not url.startswith(("http://", "https://")):
                 raise ValueError(f"A rollout URL must start with http:// or https://, got '{url}'.")

@@ -1,5 +1,6 @@
 """``python -m launch.workers``: runs vLLM workers and restarts those that end, until SIGTERM or SIGINT."""
 
+import os
 import signal
 import socket
 import sys
@@ -9,10 +10,13 @@ from pathlib import Path
 from configs.compose import run
 from configs.schema import WorkersConfig
 from rollout.build import load_codec
+from rollout.endpoints.keys import KEY_VARIABLE, read_key, stored_key
 from rollout.workers.fleet import Fleet
 from rollout.workers.local_worker import LocalWorker
 from rollout.workers.loopback import LOOPBACK
 
+KEY_FILE = "worker_key"
+"""File in the output folder with the key of workers that are started without one in the environment."""
 LOOK_SECONDS = 1.0
 """Interval between two checks of the workers."""
 RESTARTS_IN_A_ROW = 3
@@ -26,9 +30,18 @@ def main(config: WorkersConfig, overrides: list[str]) -> None:
         signal.signal(number, lambda *_: stop.set())
     try:
         load_codec(config.model, config.rollout)  # reports a wrong path in seconds; vLLM takes a minute
-        _serve(Fleet(config.rollout, config.model.path, Path(config.output_dir) / "logs"), config, stop)
+        folder = Path(config.output_dir)
+        key = read_key(KEY_VARIABLE, os.environ) or _stored(folder / KEY_FILE)
+        _serve(Fleet(config.rollout, config.model.path, folder / "logs", key), config, stop)
     except (ValueError, FileNotFoundError, RuntimeError) as error:
         sys.exit(f"workers: {error}")
+
+
+def _stored(path: Path) -> str:
+    """Returns the key of a file and tells how a trainer gets it."""
+    key = stored_key(path)
+    print(f'The trainer needs the key of these workers: export {KEY_VARIABLE}="$(cat {path})"', flush=True)
+    return key
 
 
 def _serve(fleet: Fleet, config: WorkersConfig, stop: threading.Event) -> None:

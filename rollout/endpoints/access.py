@@ -9,9 +9,9 @@ import os
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from rollout.endpoints.keys import KEY_VARIABLE, read_key
 from rollout.endpoints.vllm_api import HEALTH
 
-KEY_VARIABLE = "VLLM_API_KEY"
 OPEN_PATHS = (HEALTH,)  # a health probe needs no key
 
 Scope = MutableMapping[str, Any]
@@ -24,8 +24,16 @@ class RequireKey:
     """ASGI middleware for ``--middleware``: 401 without the bearer key of ``VLLM_API_KEY``."""
 
     def __init__(self, app: App) -> None:
+        """Reads the key from the environment.
+
+        Raises:
+            ValueError: If there is none: a server must not start open that was meant to be closed.
+        """
+        key = read_key(KEY_VARIABLE, os.environ)
+        if not key:
+            raise ValueError(f"{KEY_VARIABLE} is empty, so that any client could use this server. Set a key.")
         self._app = app
-        self._expected = f"Bearer {os.environ[KEY_VARIABLE]}".encode()
+        self._expected = f"Bearer {key}".encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         is_request = scope["type"] in ("http", "websocket")

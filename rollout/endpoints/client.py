@@ -12,6 +12,7 @@ from typing import Any
 import aiohttp
 from aiohttp import AddrInfoType
 
+from rollout.endpoints.keys import read_key
 from rollout.sampler import RequestRefused
 
 KEEP_ALIVE_SECONDS = 3.0
@@ -68,13 +69,13 @@ class RequestCounts:
 class Client:
     """JSON over HTTP. Use as an async context manager; bound to the event loop that entered it.
 
-    The key is read from the environment variable ``key_variable`` and sent as a bearer token with every
-    request. No message repeats it.
+    The key is sent as a bearer token with every request. No message repeats it.
     """
 
-    def __init__(self, key_variable: str, timeout_seconds: float) -> None:
+    def __init__(self, key_variable: str, timeout_seconds: float, key: str | None = None) -> None:
+        """``key`` None is that of the environment variable ``key_variable``, which messages name."""
         self._key_variable = key_variable
-        self._key = os.environ.get(key_variable, "")
+        self._key = read_key(key_variable, os.environ) if key is None else key
         self._timeout = timeout_seconds
 
     async def __aenter__(self) -> "Client":

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 
 from configs.schema import RolloutConfig
-from rollout.endpoints.access import KEY_VARIABLE
 from rollout.endpoints.client import (
     FIRST_BACKOFF_SECONDS,
     Client,
@@ -16,6 +15,7 @@ from rollout.endpoints.client import (
     backoff_seconds,
 )
 from rollout.endpoints.engine_api import Answer, Asked, EngineApi
+from rollout.endpoints.keys import KEY_VARIABLE
 from rollout.endpoints.open_requests import ABORT_SECONDS, OpenRequest, OpenRequests, never_sent
 from rollout.endpoints.probing import HEALTH_SECONDS, Prober
 from rollout.endpoints.restarts import Restarter
@@ -38,14 +38,15 @@ class WorkerPool:
 
     continues = True
 
-    def __init__(self, endpoints: Sequence[Endpoint], config: RolloutConfig) -> None:
+    def __init__(self, endpoints: Sequence[Endpoint], config: RolloutConfig, key: str | None = None) -> None:
+        """``key`` None: that of the environment, if it has one."""
         self.endpoints = list(endpoints)
         self.counts = RequestCounts()
         self.published_version = 0
         """Newest version that workers may serve; a publisher sets it before any worker serves it."""
         self.restarter = Restarter(self._is_sound)
         self._config = config
-        self._client = Client(KEY_VARIABLE, config.request_timeout_seconds)
+        self._client = Client(KEY_VARIABLE, config.request_timeout_seconds, key)
         self.api: EngineApi = VllmApi(self._client)
         """HTTP interface of the workers, for callers that need more than samples."""
         self._prober = Prober(lambda url, seconds: self.api.is_healthy(url, seconds))

@@ -6,12 +6,15 @@ transit, the sender fills the next and the receiver loads the previous one, so n
 memory for more than two buckets in addition to its model.
 """
 
+import hmac
 import math
+import secrets
 import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
@@ -25,9 +28,13 @@ BUCKET_BYTES = 2**26
 ALIGNMENT = 16
 """Bytes. No dtype has larger elements, so every weight in a bucket can be viewed in its own dtype."""
 LOOK_SECONDS = 0.02
-"""Interval at which a sender that waits for its receiver polls the store."""
-HERE, DONE = "here", "done"
-"""Keys that a receiver sets in the store when it has connected, and when it has all weights."""
+"""Interval at which a sender that waits for its receiver looks for it."""
+TOKEN_SECONDS = 1.0
+"""Time limit for a connection to show its token."""
+ADMITTED = b"+"
+"""Answer to a right token; a wrong one is answered by closing the connection."""
+DONE = "done"
+"""Key that a receiver sets in the store when it has all weights."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +68,8 @@ class Meeting:
     seconds: float
     """Limit of each wait of sender and receiver."""
     bucket_bytes: int = BUCKET_BYTES
+    token: str = field(default_factory=lambda: secrets.token_hex(32), repr=False)
+    """Shown by the receiver before the sender sends anything; random, for this transfer alone."""
 
 
 class GivenUp(RuntimeError):
@@ -115,10 +124,11 @@ def send(
 
     Raises:
         GivenUp: If ``given_up`` is set before the receiver has connected, or before it has all weights.
-        RuntimeError: If the receiver does not connect, or does not accept a bucket, in time.
+        RuntimeError: If no receiver shows the token, or it does not accept a bucket, in time.
     """
-    store = _store(meeting, server)
-    _wait_for(HERE, store, meeting, given_up)
+    with server:
+        _admit(server, meeting, given_up)
+        store = _store(meeting, server)
     group = _join(store, meeting, SENDER)
     sent: _Broadcast | None = None
     for bucket in buckets(entries_of(weights), meeting.bucket_bytes):
@@ -140,10 +150,10 @@ def receive(
     """Yields names and weights as they arrive; each bucket has its own memory.
 
     Raises:
-        RuntimeError: If the sender cannot be reached, or does not send a bucket, in time.
+        RuntimeError: If the sender cannot be reached, refuses the token, or does not send a bucket, in time.
     """
+    _show_token(meeting)
     store = _store(meeting)
-    store.set(HERE, "1")
     group = _join(store, meeting, RECEIVER)
     parcels = list(buckets(entries, meeting.bucket_bytes))
     coming: _Broadcast | None = None
@@ -155,6 +165,49 @@ def receive(
         for entry, part in zip(bucket, _parts(here.packed, bucket), strict=True):
             yield entry.name, part
     store.set(DONE, "1")
+
+
+def _admit(server: socket.socket, meeting: Meeting, given_up: threading.Event) -> None:
+    """Waits until a connection shows the meeting's token; others are closed without an answer."""
+    deadline = time.monotonic() + meeting.seconds
+    server.settimeout(LOOK_SECONDS)
+    while not _has_token(server, meeting.token.encode()):
+        if given_up.is_set():
+            raise GivenUp("the worker failed before the transfer of weights")
+        if time.monotonic() > deadline:
+            raise RuntimeError(
+                f"the worker did not connect with the token of its transfer within {meeting.seconds:g} s"
+            )
+    server.setblocking(True)  # as the store expects it
+
+
+def _has_token(server: socket.socket, token: bytes) -> bool:
+    """Returns True if a connection that waits at ``server`` shows the token; it is told so."""
+    with suppress(OSError):  # none waits, or it is broken or too slow
+        connection, _ = server.accept()
+        with connection:
+            connection.settimeout(TOKEN_SECONDS)
+            deadline, shown, part = time.monotonic() + TOKEN_SECONDS, b"", b"+"
+            while part and len(shown) < len(token) and time.monotonic() < deadline:
+                part = connection.recv(len(token) - len(shown))
+                shown += part
+            # Constant-time comparison: the time of a refusal must not tell how much of a token is right.
+            if hmac.compare_digest(shown, token):
+                connection.sendall(ADMITTED)
+                return True
+    return False
+
+
+def _show_token(meeting: Meeting) -> None:
+    where = f"the sender of weights at {meeting.host}:{meeting.port}"
+    try:
+        with socket.create_connection((meeting.host, meeting.port), timeout=meeting.seconds) as connection:
+            connection.sendall(meeting.token.encode())
+            answer = connection.recv(len(ADMITTED))
+    except OSError as error:
+        raise RuntimeError(f"{where} cannot be reached: {error}") from error
+    if answer != ADMITTED:
+        raise RuntimeError(f"{where} refused the token of this transfer")
 
 
 def _room_for(bucket: Sequence[WeightEntry], device: torch.device) -> Tensor:

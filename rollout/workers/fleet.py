@@ -12,6 +12,7 @@ import psutil
 import torch
 
 from configs.schema import RolloutConfig
+from rollout.endpoints.keys import KEY_VARIABLE, with_key
 from rollout.workers.local_worker import LocalWorker, WorkerPlace
 
 logger = logging.getLogger(__name__)
@@ -125,11 +126,13 @@ def warn_if_emulated(option: str, dtype: str, model: Path, consequence: str) -> 
 class Fleet:
     """Local workers, started in parallel. If one fails to start, all are ended."""
 
-    def __init__(self, config: RolloutConfig, model_path: str, log_dir: Path) -> None:
+    def __init__(self, config: RolloutConfig, model_path: str, log_dir: Path, key: str | None = None) -> None:
+        """``key`` None: that of the environment, or a new one that only this process knows (``self.key``)."""
+        self.key = key or with_key(os.environ)[KEY_VARIABLE]
         self._config = config
         self._model_path = model_path
         self._log_dir = log_dir
-        self.workers = [LocalWorker(config, model_path, place) for place in places(config, log_dir)]
+        self.workers = [LocalWorker(config, model_path, place, self.key) for place in places(config, log_dir)]
         self._threads = ThreadPoolExecutor(max_workers=len(self.workers), thread_name_prefix="worker")
         self._starts: list[Future[None]] = []
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from configs.schema import RolloutConfig
-from rollout.endpoints.access import KEY_VARIABLE
+from rollout.endpoints.keys import KEY_VARIABLE, read_key
 from rollout.endpoints.vllm_api import HEALTH
 from rollout.workers.loopback import LOOPBACK, free_port, is_up
 from rollout.workers.process_guard import end_guarded, end_of_log, start_guarded
@@ -62,7 +62,10 @@ class LocalWorker:
     ``close`` may be called from another thread than the one that calls ``start`` or ``restart``.
     """
 
-    def __init__(self, config: RolloutConfig, model_path: str, place: WorkerPlace) -> None:
+    def __init__(self, config: RolloutConfig, model_path: str, place: WorkerPlace, key: str) -> None:
+        """``key`` is required of every request: without one, any user of this machine could load weights."""
+        assert key, "a worker has a key"
+        self._key = key
         self._config = config
         self._model_path = model_path
         self._place = place
@@ -129,10 +132,11 @@ class LocalWorker:
         Raises:
             ValueError: If other machines may reach the host and no key is set, or the port is taken.
         """
-        if self._config.host not in LOOPBACK and KEY_VARIABLE not in os.environ:
+        if self._config.host not in LOOPBACK and not read_key(KEY_VARIABLE, os.environ):
             raise ValueError(
                 f"rollout.host is {self._config.host}, which other machines may reach, and {KEY_VARIABLE} is "
-                "not set: they could use the worker and replace its weights. Set it here and for the trainer."
+                "not set or empty: they could use the worker and replace its weights. Set it here and for "
+                "the trainer."
             )
         if not self._fixed_port:
             return
@@ -166,10 +170,9 @@ class LocalWorker:
             "--enable-prompt-tokens-details",
             "--disable-log-stats",
             *("--logprobs-mode", "processed_logprobs"),  # after the temperature, like the trainer's
+            *("--middleware", "rollout.endpoints.access.RequireKey"),
             *("--worker-extension-cls", "rollout.weights.vllm_extension.PublishExtension"),
         ]
-        if KEY_VARIABLE in os.environ:
-            command += ["--middleware", "rollout.endpoints.access.RequireKey"]
         if config.enforce_eager:
             command.append("--enforce-eager")
         if torch.cuda.is_available():
@@ -198,6 +201,7 @@ class LocalWorker:
         for name in [n for n in environment if n.startswith(("ACCELERATE_", "TORCHELASTIC_"))]:
             environment.pop(name)
         environment.pop("OMP_NUM_THREADS", None)
+        environment[KEY_VARIABLE] = self._key  # not an argument: those are in the list of processes
         environment["VLLM_SERVER_DEV_MODE"] = "1"  # /pause, /resume, /collective_rpc
         environment["VLLM_CPU_KVCACHE_SPACE"] = f"{self._config.kv_cache_gib}"
         environment["VLLM_NO_USAGE_STATS"] = "1"
