@@ -157,10 +157,12 @@ def load(config_name: str, overrides: list[str] | None = None) -> Any:
 def _composed(config_name: str, overrides: list[str]) -> DictConfig:
     """Returns the composed config; its keys are checked, its values are not yet."""
     register()
-    with initialize_config_module("configs", version_base="1.3"):
+    with ExitStack() as stack:
+        if not GlobalHydra.instance().is_initialized():  # a command has initialised it, with its search path
+            stack.enter_context(initialize_config_module("configs", version_base="1.3"))
         try:
             config = compose(config_name, overrides)
-        except (HydraException, OmegaConfBaseException, ValueError) as error:
+        except (HydraException, OmegaConfBaseException, ValueError, TypeError) as error:
             raise _explain(error, config_name) from error
     _refuse_unknown_keys(config)
     return config
@@ -229,6 +231,17 @@ def _refuse_passwords(config_name: str, overrides: list[str]) -> None:
                 file=sys.stderr,
             )
             sys.exit(2)
+
+
+def search_arguments() -> list[str]:
+    """Returns the arguments that added the user's own config groups to the running command, for another.
+
+    They are ``--config-dir`` with an absolute path, and overrides of ``hydra.searchpath``.
+    """
+    running = HydraConfig.get()
+    own = [source.path for source in running.runtime.config_sources if source.provider == "command-line"]
+    paths = [item for item in running.overrides.hydra if item.startswith("hydra.searchpath=")]
+    return [*(part for path in own for part in ("--config-dir", str(Path(path).absolute()))), *paths]
 
 
 def run(

@@ -4,6 +4,6 @@ REFUSED = 2
 """Exit status: invalid options."""
 
 PREEMPTED = 75
-"""Exit status: stopped on request after saving (EX_TEMPFAIL). Resume with resume=auto."""
+"""Exit status: stopped on request with nothing left to save (EX_TEMPFAIL). Resume with resume=auto."""
 INTERRUPTED = 130
-"""Exit status: ended by Ctrl-C."""
+"""Exit status: ended at once by a second request, Ctrl-C; what was not saved yet is lost."""

@@ -9,6 +9,9 @@ UNFINISHED = ".unfinished"
 MANIFEST = "manifest.json"
 """File that is written last into a checkpoint; it marks the checkpoint as complete."""
 
+STOPPED = "stopped"
+"""File that exists if the last process of the run stopped on request; holds the line that it printed."""
+
 
 def is_whole(checkpoint: Path) -> bool:
     """Returns True if a checkpoint is complete and has its final name. Reads no file."""

@@ -1,8 +1,12 @@
 """``python -m launch``: runs workers and trainer as one job on this machine; a sweep with ``--multirun``."""
 
+from configs.stopping import RESUME_VARIABLE, STOP, resume_command
+
+if __name__ == "__main__":
+    STOP.listen()  # before the imports below, which take seconds
+
 import json
 import os
-import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,13 +14,16 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
-from configs.compose import run
+from configs.compose import run, search_arguments
 from configs.exit_status import INTERRUPTED, PREEMPTED, REFUSED
-from configs.run_folder import refuse_used
+from configs.run_folder import STOPPED, refuse_used
 from configs.schema import JobConfig
+from launch.check import check_training
 from launch.job import assignment, job_processes
 from launch.supervise import Supervisor
+from rollout.build import build_operator
 from rollout.workers.loopback import free_ports
+from rollout.workspace import find_distiller
 
 FAILED = float("-inf")
 """Objective that a failed job reports to the sweeper."""
@@ -66,25 +73,34 @@ def _claim(folder: Path, overrides: list[str]) -> None:
 
 def _run(config: JobConfig, overrides: list[str]) -> int:
     try:
-        if config.resume == "none":  # the trainer refuses, too, but only once workers are up
+        # The trainer refuses all of this, too, but only once workers are up.
+        if config.resume == "none":
             refuse_used(Path(config.output_dir))
+        check_training(overrides, build_operator, find_distiller)
         port = config.rollout.port or free_ports(config.rollout.num_workers)
-        planned = job_processes(config, overrides, os.environ, port=port)
-    except ValueError as error:
+        environment = {**os.environ, RESUME_VARIABLE: _resume_command()}
+        planned = job_processes(config, overrides, environment, port=port, search=search_arguments())
+    except (ValueError, RuntimeError) as error:
         print(f"launch: {error}", file=sys.stderr)
         return REFUSED
-    stopped = Path(config.output_dir) / "stopped"
-    with Supervisor() as supervisor:
-        for number in (signal.SIGTERM, signal.SIGUSR1):
-            signal.signal(number, supervisor.pass_on)
-        try:
+    stopped = Path(config.output_dir) / STOPPED
+    stopped.unlink(missing_ok=True)
+    try:
+        with Supervisor() as supervisor, STOP.passing_on(supervisor.pass_on):
             status = supervisor.run(planned)
-        except KeyboardInterrupt:
-            return INTERRUPTED
-    if supervisor.told and stopped.exists():
-        print(f"{config.output_dir}: stopped on request after saving; resume with resume=auto", flush=True)
+    except KeyboardInterrupt:
+        print("launch: ended at once by Ctrl-C; what the step had not saved is lost", file=sys.stderr)
+        return INTERRUPTED
+    # A rank is told to stop by its launcher, too, if another rank fails: then the launcher has a status.
+    if stopped.exists() and (supervisor.told or not status):
         return PREEMPTED
     return PREEMPTED if supervisor.told and not supervisor.reached_last else status
+
+
+def _resume_command() -> str:
+    if HydraConfig.get().mode is RunMode.MULTIRUN:
+        return resume_command("launch")  # a sweep runs again whatever is not done
+    return resume_command("launch", "resume=auto")
 
 
 def _objective(config: JobConfig) -> float:

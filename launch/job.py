@@ -17,7 +17,12 @@ OF_THE_JOB = ("nodes", "gpus", "launch", "plan", "hardware")
 
 
 def job_processes(
-    config: JobConfig, overrides: Sequence[str], environment: Mapping[str, str], *, port: int
+    config: JobConfig,
+    overrides: Sequence[str],
+    environment: Mapping[str, str],
+    *,
+    port: int,
+    search: Sequence[str] = (),
 ) -> list[JobProcess]:
     """Returns the processes of a job on this machine, in starting order.
 
@@ -27,6 +32,7 @@ def job_processes(
         environment: Environment variables of the processes; a key of the workers is added if it has none.
         port: Port of the first worker; the others use the next ones. Ports are fixed so that a restarted
             worker is found again.
+        search: Arguments that add the user's own config groups (``configs.compose.search_arguments``).
 
     Raises:
         ValueError: If the job needs more than one machine, or more GPUs than ``gpus``.
@@ -37,11 +43,11 @@ def job_processes(
             "with python -m launch.workers, and the trainer with accelerate launch and rollout.urls=[...]."
         )
     if config.rollout.urls:
-        return [_trainer(config, overrides, config.rollout.urls, environment)]
+        return [_trainer(config, [*search, *overrides], config.rollout.urls, environment)]
     environment = with_key(environment)
     workers = _workers(config, environment, port)
     urls = [url.removesuffix(HEALTH) for url in workers.ready_urls]
-    return [workers, _trainer(config, overrides, urls, environment)]
+    return [workers, _trainer(config, [*search, *overrides], urls, environment)]
 
 
 def _workers(config: JobConfig, environment: Mapping[str, str], port: int) -> JobProcess:
@@ -63,7 +69,7 @@ def _workers(config: JobConfig, environment: Mapping[str, str], port: int) -> Jo
 
 
 def _trainer(
-    config: JobConfig, overrides: Sequence[str], urls: Sequence[str], environment: Mapping[str, str]
+    config: JobConfig, arguments: Sequence[str], urls: Sequence[str], environment: Mapping[str, str]
 ) -> JobProcess:
     file = accelerate_file(config)
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(file.path)]
@@ -72,14 +78,14 @@ def _trainer(
     first = 0 if has_all else config.rollout.num_workers
     if config.gpus:
         command += ["--num_processes", str(config.gpus - first)]
-    own = [item for item in overrides if not is_of_the_job(item)]
+    own = [item for item in arguments if not is_of_the_job(item)]
     command += ["-m", "train", *own, f"rollout.urls=[{','.join(urls)}]", "rollout.num_workers=1"]
     return JobProcess(
         name="trainer",
         command=command,
         log=_log(config, "trainer"),
         environment=dict(environment) | _devices(config, first=first, count=config.gpus - first),
-        says_why="train: ",
+        says_why=("train: ", "training: "),
     )
 
 

@@ -34,8 +34,8 @@ class JobProcess:
     """The process is up when all of them answer with status 200; empty: at once."""
     ready_seconds: float = 0.0
     """Limit of the time until the process is up."""
-    says_why: str = ""
-    """Prefix of the output line that tells why it failed; a launcher prints its own report after it."""
+    says_why: tuple[str, ...] = ()
+    """Prefixes of the output line that tells why it failed; a launcher prints its own report after it."""
 
 
 @dataclass(slots=True)
@@ -101,24 +101,33 @@ class Supervisor:
     def pass_on(self, number: int, _frame: FrameType | None = None) -> None:
         """Signal handler: requests that the ranks of the last process stop, once there are any.
 
-        A job whose trainer has not started yet ends at once.
+        A job whose trainer has not started yet ends at once; so does any job at a second Ctrl-C.
+
+        Raises:
+            KeyboardInterrupt: If this is the second request and one of the two is Ctrl-C.
         """
         self.told.append(number)
+        if len(self.told) > 1 and signal.SIGINT in self.told:
+            raise KeyboardInterrupt
         what = "the ranks save and stop after the current step"
+        if number == signal.SIGINT:
+            what += "; Ctrl-C again ends the job at once"
         if not self.reached_last:
             what = "the job ends; its trainer has not started, so there is nothing to save"
         self.say(f"{signal.Signals(number).name}: {what}")
 
     def _tell_ranks(self) -> bool:
-        """Asks the ranks to stop; returns True if there was any rank.
+        """Asks the ranks to stop; returns True if there was any rank, and all of them could be asked.
 
-        Ranks get SIGUSR1 whatever signal was received: after SIGTERM their launcher would soon kill them.
+        Ranks get SIGUSR1 whatever signal was received: theirs may still be followed by a scheduler's own.
         """
         found = ranks(self._running[-1][1].pid)
+        if not found or not all(_listens(rank) for rank in found):
+            return False
         for rank in found:
             with suppress(psutil.NoSuchProcess):
                 rank.send_signal(signal.SIGUSR1)
-        return bool(found)
+        return True
 
     def _start(self, process: JobProcess) -> int:
         """Starts a process; returns the offset of its output in its log, to which a resumed run appends."""
@@ -161,7 +170,7 @@ class Supervisor:
 
 def _why(process: JobProcess, output: str) -> list[str]:
     """Returns the last output line with the reason of a failure, or an empty list."""
-    lines = output.replace("\r", "\n").splitlines() if process.says_why else []
+    lines = output.replace("\r", "\n").splitlines()
     return [line for line in lines if line.startswith(process.says_why)][-1:]
 
 
@@ -175,3 +184,13 @@ def ranks(pid: int) -> list[psutil.Process]:
                     if "RANK" in child.environ():
                         found.append(child)
     return found
+
+
+def _listens(rank: psutil.Process) -> bool:
+    """Returns True if a rank handles SIGUSR1. It ends by that signal while its interpreter still starts."""
+    try:
+        status = Path(f"/proc/{rank.pid}/status").read_text()
+    except OSError:
+        return True  # it has ended
+    caught = int(status.split("SigCgt:")[1].split()[0], 16)
+    return bool(caught & 1 << signal.SIGUSR1 - 1)

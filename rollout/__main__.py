@@ -1,5 +1,10 @@
 """``python -m rollout``: runs operators over a data set and reports accuracy against token budgets."""
 
+from configs.stopping import STOP, Stopped, resume_command
+
+if __name__ == "__main__":
+    STOP.listen()  # before the imports below, which take seconds
+
 import asyncio
 import itertools
 import sys
@@ -11,6 +16,7 @@ from typing import Any
 import yaml
 
 from configs.compose import load_operator, run
+from configs.exit_status import PREEMPTED
 from configs.schema import WITHOUT_EFFECT, EvaluationConfig
 from rewards.build import build_scorer
 from rewards.gold import check_gold
@@ -29,8 +35,15 @@ from rollout.prompts import Codec
 def main(config: EvaluationConfig, overrides: list[str]) -> None:
     """Loads problems, starts or reaches workers, runs the missing rollouts and writes the report."""
     try:
-        with locked(Path(config.output_dir)):
+        with STOP.interrupting(), locked(Path(config.output_dir)):
             print(_evaluate(config))
+    except Stopped:
+        print(
+            f"rollout: stopped by {STOP.name}; finished rollouts are in {config.output_dir}/rollouts.jsonl; "
+            f"resume with: {resume_command('rollout')}",
+            file=sys.stderr,
+        )
+        sys.exit(PREEMPTED)
     except (ValueError, OSError, RuntimeError) as error:
         sys.exit(f"rollout: {error}")
     written = "report.json, report.md, pareto.png, rollouts.jsonl"

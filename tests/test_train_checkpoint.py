@@ -17,6 +17,7 @@ from torch import nn
 from training_fakes import make_config, make_trainer
 
 from configs.run_folder import MANIFEST
+from configs.stopping import StopRequest
 from train.checkpoint import (
     STATE_FILE,
     TrainerState,
@@ -29,7 +30,6 @@ from train.checkpoint import (
 from train.distributed import make_accelerator
 from train.export import export
 from train.manifest import damage, is_sealed, remove, seal
-from train.preemption import StopRequest
 from train.report import read_metrics, truncate_metrics
 from train.sharding import Unsharded
 

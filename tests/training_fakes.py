@@ -14,12 +14,12 @@ import torch
 from accelerate import Accelerator
 
 from configs.schema import AlgoConfig, DataConfig, ModelConfig, RolloutConfig, TrainConfig, TrainingConfig
+from configs.stopping import StopRequest
 from rollout.collection.collector import CollectedBatch
 from rollout.records import REFINE, TRACE, Call, Group, GroupKey, Sample, Usage, VersionSpan, context_key
 from train.engine_links import WeightsFolder
 from train.loop import Collaborators, Trainer
 from train.model.policy import HostWeights
-from train.preemption import StopRequest
 from train.report import Reporter
 from train.start import decide_start
 from train.trace import GroupTrace

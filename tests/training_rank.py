@@ -9,9 +9,9 @@ import torch
 from training_fakes import first_moments, make_collaborators, make_config
 from transformers import set_seed
 
+from configs.stopping import StopRequest
 from train.distributed import leave, make_accelerator
 from train.loop import Trainer
-from train.preemption import StopRequest
 from train.start import decide_start
 
 

@@ -1,5 +1,10 @@
 """``python -m train``, under ``accelerate launch``: checks the config, builds the run and trains."""
 
+from configs.stopping import STOP
+
+if __name__ == "__main__":
+    STOP.listen()  # before the imports below, which take seconds
+
 import os
 import sys
 from contextlib import ExitStack
@@ -11,14 +16,13 @@ from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 from transformers import set_seed
 
 from configs.compose import run
-from configs.exit_status import PREEMPTED
 from configs.schema import TrainingConfig
 from rollout.build import load_codec
 from rollout.workers.fleet import warn_if_emulated
-from train.distributed import leave, make_accelerator, refuse_shared_gpus
+from train.distributed import from_rank_zero, leave, make_accelerator, refuse_shared_gpus
 from train.evaluation import write_run_report
 from train.loop import Trainer
-from train.preemption import StopRequest
+from train.preemption import leave_marker, status
 from train.rank_zero import assemble
 from train.start import decide_start
 
@@ -30,44 +34,63 @@ def main(config: TrainingConfig, overrides: list[str]) -> None:
     """Runs one rank; rank 0 also owns workers, data, scorer and reports."""
     is_main = int(os.environ.get("RANK", "0")) == 0
     with ExitStack() as stack:
-        try:
-            start = decide_start(config, is_main=is_main)
-            if start.is_done:
-                if is_main:
-                    print(f"{config.output_dir} is finished: step {config.train.max_steps} was reached.")
-                    print(write_run_report(config))
-                return
-            refuse_shared_gpus(config)
-            # On every rank: if it fails, all ranks end and none waits.
-            load_codec(config.model, config.rollout)
-            set_seed(config.seed)
-            if is_main:
-                warn_if_emulated(
-                    "model.dtype",
-                    config.model.dtype,
-                    Path(config.model.path),
-                    "an update may take 40 times as long",
-                )
-            outside = assemble(config, overrides, stack) if is_main else None
-            # A worker on a GPU measures the free memory while it starts, so no rank may allocate any then.
-            opens_first = torch.cuda.is_available()
-            if outside and opens_first:
-                outside.open(stack)
-        except FAILURES as error:
-            _give_up(error, is_main=is_main)
-        accelerator = make_accelerator(config)
-        collaborators = outside.collaborators if outside else None
-        trainer = Trainer(config, accelerator, collaborators, StopRequest().listen(), start.checkpoint)
-        try:
-            if outside and not opens_first:
-                outside.open(stack)  # the workers have been starting while the model was loaded
-        except FAILURES as error:
-            _give_up(error, is_main=is_main)
+        with STOP.at_once(lambda: _stop_at_start(config, is_main=is_main)):
+            trainer = _start(config, overrides, stack, is_main=is_main)
+        if trainer is None:
+            return
         came_to_end = trainer.run()
     if not came_to_end:
-        leave(PREEMPTED)
+        leave(status())
     if is_main:
         print(write_run_report(config))
+
+
+def _start(
+    config: TrainingConfig, overrides: list[str], stack: ExitStack, *, is_main: bool
+) -> Trainer | None:
+    """Returns this rank's trainer once every model is loaded and the workers answer; None if done."""
+    try:
+        start = decide_start(config, is_main=is_main)
+        if start.is_done:
+            if is_main:
+                print(f"{config.output_dir} is finished: step {config.train.max_steps} was reached.")
+                print(write_run_report(config))
+            return None
+        refuse_shared_gpus(config)
+        # On every rank: if it fails, all ranks end and none waits.
+        load_codec(config.model, config.rollout)
+        set_seed(config.seed)
+        if is_main:
+            warn_if_emulated(
+                "model.dtype",
+                config.model.dtype,
+                Path(config.model.path),
+                "an update may take 40 times as long",
+            )
+        outside = assemble(config, overrides, stack) if is_main else None
+        # A worker on a GPU measures the free memory while it starts, so no rank may allocate any then.
+        opens_first = torch.cuda.is_available()
+        if outside and opens_first:
+            outside.open(stack)
+    except FAILURES as error:
+        _give_up(error, is_main=is_main)
+    accelerator = make_accelerator(config)
+    collaborators = outside.collaborators if outside else None
+    trainer = Trainer(config, accelerator, collaborators, STOP, start.checkpoint)
+    try:
+        if outside and not opens_first:
+            outside.open(stack)  # the workers have been starting while the model was loaded
+    except FAILURES as error:
+        _give_up(error, is_main=is_main)
+    # From here on a request to stop is a decision of all ranks, so none may leave this function earlier.
+    from_rank_zero(accelerator, True, what="that the workers are up")
+    return trainer
+
+
+def _stop_at_start(config: TrainingConfig, *, is_main: bool) -> int:
+    if is_main:
+        print(leave_marker(config.output_dir, STOP.name, step=None))
+    return status()
 
 
 def _give_up(error: Exception, *, is_main: bool) -> NoReturn:

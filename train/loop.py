@@ -38,7 +38,9 @@ from accelerate import Accelerator
 from transformers import AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
+from configs.run_folder import STOPPED
 from configs.schema import TrainingConfig
+from configs.stopping import Stopped, StopRequest
 from rollout.collection.collector import CollectedBatch
 from train.batch.rows import Row
 from train.call_terms import CallTerms, UpdateRecord
@@ -49,7 +51,7 @@ from train.loss.credit import credit
 from train.metrics import Stopwatch, group_metrics, staleness_metrics
 from train.model.policy import HostWeights, gather_weights
 from train.nonfinite_steps import RefusalGuard
-from train.preemption import StopRequest
+from train.preemption import leave_marker
 from train.report import Reporter
 from train.resumed import updates_ratio
 from train.sharding import sharding_of
@@ -159,8 +161,6 @@ class Trainer:
         )
         self._stop = stop
         self._checkpoint = Path(checkpoint) if checkpoint else None
-        self._stopped = Path(config.output_dir) / "stopped"
-        """Exists if the last process of the run stopped on request."""
         self.step = 0
         """Number of finished steps."""
         self.policy_version = 0
@@ -170,6 +170,8 @@ class Trainer:
         self._start()
         if self.step == 0 and self.config.train.eval_at_start:
             self._evaluate()
+        if self._told_to_stop():
+            return self._stop_early()
         while self.step < self.config.train.max_steps:
             clock = Stopwatch()
             with clock("collect"):
@@ -188,12 +190,11 @@ class Trainer:
             self._report(batch, metrics, clock)
             told_to_stop = self._told_to_stop()
             self._checkpoint_if_due(metrics, now=told_to_stop)
-            if told_to_stop and self.step < self.config.train.max_steps:
-                self._stop_early()
-                return False
+            if told_to_stop and (self.step < self.config.train.max_steps or self.config.train.eval_at_end):
+                return self._stop_early()
         # After the last checkpoint, so that a run killed here resumes with the evaluation only.
-        if self.config.train.eval_at_end:
-            self._evaluate()
+        if self.config.train.eval_at_end and self._evaluate() is None:
+            return self._stop_early()
         self._finish()
         return True
 
@@ -204,7 +205,7 @@ class Trainer:
             self.step, self.policy_version = state.step, state.policy_version
             self.learner.restore_options(updates_ratio(path, self.config))
         if self.outside:
-            self._stopped.unlink(missing_ok=True)
+            (Path(self.config.output_dir) / STOPPED).unlink(missing_ok=True)
             self.outside.reporter.start(self.step)
             self.outside.trace.start(self.step)
             self.outside.evaluator.start(self.step)
@@ -216,6 +217,7 @@ class Trainer:
         # The workers have started with the weights of model.path, not with those of the checkpoint.
         if state is not None:
             self._publish_version(self.policy_version)
+            self._evaluate_if_due()  # no-op unless a request to stop has interrupted it
 
     def _collect(self) -> Batch:
         batch = collected = None
@@ -262,10 +264,17 @@ class Trainer:
     def _evaluate_if_due(self) -> dict[str, float]:
         train = self.config.train
         due = train.eval_steps and self.step % train.eval_steps == 0 and self.step < train.max_steps
-        return self._evaluate() if due else {}
+        return (self._evaluate() or {}) if due else {}
 
-    def _evaluate(self) -> dict[str, float]:
-        return dict(self.outside.evaluator.evaluate(self.step)) if self.outside else {}
+    def _evaluate(self) -> dict[str, float] | None:
+        """Returns rank 0's metrics; None if a request to stop interrupts: a resumed run makes the rest."""
+        if self.outside is None:
+            return {}
+        try:
+            with self._stop.interrupting():
+                return dict(self.outside.evaluator.evaluate(self.step))
+        except Stopped:
+            return None
 
     def _report(self, batch: Batch, metrics: dict[str, float], clock: Stopwatch) -> None:
         if self.outside:
@@ -280,7 +289,7 @@ class Trainer:
         told = bool(max_over_ranks(self.accelerator, came).item())
         if told and self.outside:
             which = self._stop.name or "a signal to another rank"
-            self.outside.reporter.note(f"Told to stop ({which}) in step {self.step}.")
+            self.outside.reporter.note(f"Told to stop ({which}) at step {self.step}.")
         return told
 
     def _checkpoint_if_due(self, metrics: Mapping[str, float], *, now: bool) -> None:
@@ -303,10 +312,11 @@ class Trainer:
             self.outside.collector.forget(self.step)
             self.outside.reporter.draw()
 
-    def _stop_early(self) -> None:
-        if self.outside:
-            self._stopped.write_text(f"after step {self.step}\n")
+    def _stop_early(self) -> bool:
         self._finish()
+        if self.outside:
+            print(leave_marker(self.config.output_dir, self._stop.name, self.step), flush=True)
+        return False
 
     def _finish(self) -> None:
         if self.outside:

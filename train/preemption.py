@@ -1,24 +1,39 @@
-"""Requests to stop a run, as when a scheduler preempts it: the run saves, then ends with its own status."""
+"""What a run leaves behind when it stops on request: a marker, a line that tells how to resume, a status."""
 
-import signal
-from types import FrameType
-from typing import Self
+import os
+from pathlib import Path
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+from configs.exit_status import PREEMPTED
+from configs.run_folder import STOPPED
+from configs.stopping import RESUME_VARIABLE, resume_command
 
 
-class StopRequest:
-    """Stores a signal until the current step has finished."""
+def leave_marker(output_dir: str, signal_name: str, step: int | None) -> str:
+    """Writes ``stopped`` into a run's folder; returns the line that tells the user.
 
-    def __init__(self) -> None:
-        self.name = ""
-        """Name of the signal received; empty if none was."""
+    Args:
+        output_dir: Folder of the run.
+        signal_name: Name of the signal, such as ``SIGINT``; empty if it was sent to another rank only.
+        step: Number of finished steps, all of which are saved; None while the run is starting.
+    """
+    if step is None:
+        where = "while it was starting, with nothing new to save"
+    else:
+        where = f"after step {step}, which is saved" if step else "before step 1"
+    line = (
+        f"train: stopped by {signal_name or 'a signal to another rank'} {where}; folder {output_dir}; "
+        f"resume with: {resume_command('train', 'resume=auto')}"
+    )
+    marker = Path(output_dir) / STOPPED
+    marker.parent.mkdir(parents=True, exist_ok=True)
+    marker.write_text(line + "\n", encoding="utf-8")
+    return line
 
-    def listen(self) -> Self:
-        """Installs handlers for ``SIGNALS``; must be called in the main thread. Returns itself."""
-        for number in SIGNALS:
-            signal.signal(number, self._remember)
-        return self
 
-    def _remember(self, number: int, _frame: FrameType | None) -> None:
-        self.name = signal.Signals(number).name
+def status() -> int:
+    """Returns the exit status of a rank that stopped on request.
+
+    It is 0 if the starter reads the marker: for any other status ``accelerate launch`` prints a report of a
+    failure, and ``srun --kill-on-bad-exit`` would end the ranks of other nodes while they still save.
+    """
+    return 0 if RESUME_VARIABLE in os.environ else PREEMPTED

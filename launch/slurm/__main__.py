@@ -5,12 +5,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from configs.compose import run
+from configs.compose import run, search_arguments
 from configs.schema import JobConfig
 from launch.accelerate_file import accelerate_file
+from launch.check import check_training
 from launch.job import assignment, is_of_the_job, worker_options
 from launch.plan.planning import make_plan
-from rollout.build import training_calls
+from rollout.build import build_operator, training_calls
+from rollout.workspace import find_distiller
 
 TEMPLATE = Path(__file__).parent / "job.sbatch"
 WORKER_PORT = 8100
@@ -20,7 +22,8 @@ WORKER_PORT = 8100
 def main(config: JobConfig, overrides: list[str]) -> None:
     """Writes the script and prints how to submit it."""
     try:
-        text = script(config, overrides)
+        check_training(overrides, build_operator, find_distiller)
+        text = script(config, overrides, search_arguments())
     except ValueError as error:
         sys.exit(f"slurm: {error}")
     path = Path(config.output_dir).absolute() / "job.sbatch"
@@ -52,8 +55,13 @@ def advice(config: JobConfig) -> list[str]:
     return lines
 
 
-def script(config: JobConfig, overrides: Sequence[str]) -> str:
+def script(config: JobConfig, overrides: Sequence[str], search: Sequence[str] = ()) -> str:
     """Returns the batch script of a job: some nodes run one worker per GPU, the others the trainer.
+
+    Args:
+        config: The config of the job.
+        overrides: The overrides that it was made from.
+        search: Arguments that add the user's own config groups (``configs.compose.search_arguments``).
 
     Raises:
         ValueError: If there are not enough nodes for both, or workers would share the GPUs of the trainer.
@@ -85,7 +93,7 @@ def script(config: JobConfig, overrides: Sequence[str]) -> str:
         "TRAINER_PORT": config.launch.trainer_port,
         "WORKER_SECONDS": round(config.rollout.start_timeout_seconds),
         "WORKER_OPTIONS": shlex.join(worker_options(config)),
-        "TRAINER_OPTIONS": shlex.join([*own, assignment("output_dir", output_dir)]),
+        "TRAINER_OPTIONS": shlex.join([*search, *own, assignment("output_dir", output_dir)]),
     }
     text = TEMPLATE.read_text()
     for name, value in values.items():

@@ -1,10 +1,14 @@
 """``python -m launch.workers``: runs vLLM workers and restarts those that end, until SIGTERM or SIGINT."""
 
+from configs.stopping import STOP, Stopped
+
+if __name__ == "__main__":
+    STOP.listen()  # before the imports below, which take seconds
+
 import os
-import signal
 import socket
 import sys
-import threading
+import time
 from pathlib import Path
 
 from configs.compose import run
@@ -25,14 +29,14 @@ RESTARTS_IN_A_ROW = 3
 
 def main(config: WorkersConfig, overrides: list[str]) -> None:
     """Runs the workers on fixed ports, so that a trainer finds a restarted worker again."""
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
     try:
-        load_codec(config.model, config.rollout)  # reports a wrong path in seconds; vLLM takes a minute
-        folder = Path(config.output_dir)
-        key = read_key(KEY_VARIABLE, os.environ) or _stored(folder / KEY_FILE)
-        _serve(Fleet(config.rollout, config.model.path, folder / "logs", key), config, stop)
+        with STOP.interrupting():
+            load_codec(config.model, config.rollout)  # reports a wrong path in seconds; vLLM takes a minute
+            folder = Path(config.output_dir)
+            key = read_key(KEY_VARIABLE, os.environ) or _stored(folder / KEY_FILE)
+            _serve(Fleet(config.rollout, config.model.path, folder / "logs", key), config)
+    except Stopped:
+        print(f"workers: ended by {STOP.name}", flush=True)
     except (ValueError, FileNotFoundError, RuntimeError) as error:
         sys.exit(f"workers: {error}")
 
@@ -44,11 +48,12 @@ def _stored(path: Path) -> str:
     return key
 
 
-def _serve(fleet: Fleet, config: WorkersConfig, stop: threading.Event) -> None:
+def _serve(fleet: Fleet, config: WorkersConfig) -> None:
     try:
         fleet.start()
         print(f"Ready: rollout.urls=[{','.join(_urls(config))}]", flush=True)
-        while not stop.wait(LOOK_SECONDS):
+        while True:
+            time.sleep(LOOK_SECONDS)
             for worker in fleet.workers:
                 if not worker.is_alive:
                     _start_anew(worker)

@@ -1,0 +1,30 @@
+"""Checks a job's training before any process is started: its options, operators and distillers."""
+
+from collections.abc import Callable, Sequence
+
+from configs.compose import load, load_operator
+from configs.schema import OperatorConfig, TrainingConfig
+from launch.job import is_of_the_job
+
+
+def check_training(
+    overrides: Sequence[str],
+    build: Callable[[OperatorConfig], object],
+    find_distiller: Callable[[str, str], object],
+) -> None:
+    """Composes the trainer's config with the config groups of the running command, and builds its operators.
+
+    Args:
+        overrides: The overrides of the job.
+        build: Builds an operator from its options.
+        find_distiller: Finds a distiller by its name; also receives the name of the option.
+
+    Raises:
+        ValueError: If the trainer would refuse an option, an operator or a distiller.
+    """
+    config: TrainingConfig = load("training", [item for item in overrides if not is_of_the_job(item)])
+    build(config.operator)
+    for name in ("trace", *config.train.eval_operators):
+        build(load_operator(name, config.operator))
+    for name in config.operator.distillers:
+        find_distiller(name, "operator.distillers")
