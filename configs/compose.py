@@ -6,6 +6,7 @@ tests/test_configs_hydra.py pins the parts of Hydra used here that are not publi
 import difflib
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
@@ -24,6 +25,7 @@ from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from configs.quoting import unreadable
+from configs.rank_errors import record_reason
 from configs.schema import (
     EvaluationConfig,
     JobConfig,
@@ -120,11 +122,29 @@ def _explain(error: Exception, config_name: str) -> ConfigError:
     if match and unknown and "could not be converted" not in text + cause:
         key = match.group(1)
         return ConfigError(f"'{key}' is not an option.{_nearest(key, _valid_keys(config_name))}")
-    # Any other error: the cause without OmegaConf's type lines.
-    first = (cause or text).splitlines()
-    detail = " ".join(line.strip() for line in first if line.strip() and "object_type" not in line)
+    # Any other error: the key, and the cause without OmegaConf's lines on keys and types.
+    lines = [line.strip() for line in (cause or text).splitlines()]
+    noise = ("full_key:", "reference_type=", "object_type=")
+    detail = " ".join(line for line in lines if line and not line.startswith(noise))
+    if match and match.group(1) not in detail:
+        detail = f"{match.group(1)}: {detail}"
     head = text.splitlines()[0]
     return ConfigError(head if detail.startswith(head) and len(detail) < len(head) else detail or head)
+
+
+def _explain_index(error: TypeError, overrides: list[str]) -> ConfigError:
+    """Converts OmegaConf's error about a list with a name as its index."""
+    match = re.search(r"Index '([^']+)'", str(error))
+    index = match.group(1) if match else ""
+    for item in overrides:
+        key = item.partition("=")[0]
+        before, found, _ = f"{key}.".partition(f".{index}.")
+        if found:
+            name = before.lstrip("+~")
+            return ConfigError(
+                f"'{key}' is not an option: '{name}' is a list. Set it as a whole, {name}=[...]."
+            )
+    return ConfigError(str(error))
 
 
 def resolve(config: DictConfig) -> Any:
@@ -162,8 +182,10 @@ def _composed(config_name: str, overrides: list[str]) -> DictConfig:
             stack.enter_context(initialize_config_module("configs", version_base="1.3"))
         try:
             config = compose(config_name, overrides)
-        except (HydraException, OmegaConfBaseException, ValueError, TypeError) as error:
+        except (HydraException, OmegaConfBaseException, ValueError) as error:
             raise _explain(error, config_name) from error
+        except TypeError as error:  # an override below a list
+            raise _explain_index(error, overrides) from error
     _refuse_unknown_keys(config)
     return config
 
@@ -258,6 +280,8 @@ def run(
     """
     register()
     args = get_args_parser().parse_args()
+    if args.help or args.hydra_help or args.cfg or args.info:
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # the output is often cut by head
     overrides = list(args.overrides)
     _refuse_passwords(config_name, overrides)
     # A folder with the user's own groups. Added here for the check; ``hydra.main`` below adds it itself.
@@ -268,6 +292,7 @@ def run(
         elif not (args.help or args.hydra_help or args.shell_completion or args.multirun):
             load(config_name, [*own, *overrides])
     except ConfigError as error:
+        record_reason(f"{config_name}: {error}")
         if os.environ.get("RANK", "0") == "0":  # printed once, not by every rank
             print(f"{config_name}: {error}", file=sys.stderr)
         sys.exit(2)

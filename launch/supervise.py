@@ -119,14 +119,15 @@ class Supervisor:
     def _tell_ranks(self) -> bool:
         """Asks the ranks to stop; returns True if there was any rank, and all of them could be asked.
 
-        Ranks get SIGUSR1 whatever signal was received: theirs may still be followed by a scheduler's own.
+        Ranks get SIGINT after Ctrl-C, else SIGUSR1: a SIGTERM is what ends them if the job ends.
         """
+        number = signal.SIGINT if signal.SIGINT in self.told else signal.SIGUSR1
         found = ranks(self._running[-1][1].pid)
         if not found or not all(_listens(rank) for rank in found):
             return False
         for rank in found:
             with suppress(psutil.NoSuchProcess):
-                rank.send_signal(signal.SIGUSR1)
+                rank.send_signal(number)
         return True
 
     def _start(self, process: JobProcess) -> int:

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import NoReturn
 
 import torch
-from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 from transformers import set_seed
 
 from configs.compose import run
+from configs.rank_errors import record_reason
 from configs.schema import TrainingConfig
 from rollout.build import load_codec
 from rollout.workers.fleet import warn_if_emulated
@@ -94,8 +94,7 @@ def _stop_at_start(config: TrainingConfig, *, is_main: bool) -> int:
 
 
 def _give_up(error: Exception, *, is_main: bool) -> NoReturn:
-    # The launcher's own report ends with the exception recorded here; otherwise it names no cause.
-    get_error_handler().record_exception(error)
+    record_reason(f"train: {error}")
     sys.exit(f"train: {error}" if is_main else 1)
 
 

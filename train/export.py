@@ -185,7 +185,7 @@ def main() -> None:
         print(f"Wrote {out}: load it with {loader}.")
         if arguments.push_to_hub:
             print(f"Uploaded to {push(out, arguments.push_to_hub)}")
-    except (FileNotFoundError, FileExistsError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         sys.exit(f"error: {error}")
 
 

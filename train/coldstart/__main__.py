@@ -4,11 +4,17 @@ For runs on a CPU, for which no pretrained model is small enough. The result is 
 ``coldstart.json`` beside the weights records its config and data.
 """
 
+from configs.stopping import STOP, resume_command
+
+if __name__ == "__main__":
+    STOP.listen()  # before the imports below, which take seconds
+
 import dataclasses
 import hashlib
 import json
 import os
 import shutil
+import sys
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -237,6 +243,19 @@ def train(
 
 def main(config: TrainingConfig, overrides: list[str]) -> None:
     """Makes the policy at ``model.path`` from the run's training problems."""
+    try:
+        with STOP.at_once(_tell_stopped):
+            _make(config)
+    except (ValueError, OSError, RuntimeError) as error:
+        sys.exit(f"train.coldstart: {error}")
+
+
+def _tell_stopped() -> None:
+    command = resume_command("train.coldstart")
+    print(f"train.coldstart: stopped by {STOP.name}; nothing is saved; start again with: {command}")
+
+
+def _make(config: TrainingConfig) -> None:
     started = time.monotonic()
     problems = load_train(config.data, check_gold)
     output_dir = Path(config.model.path)
