@@ -13,8 +13,9 @@ from typing import BinaryIO, Self
 
 import psutil
 
+from rollout.workers.log_excerpt import log_excerpt
 from rollout.workers.loopback import is_up
-from rollout.workers.process_guard import end_guarded, end_of_log, start_guarded
+from rollout.workers.process_guard import end_guarded, start_guarded
 
 KEPT_CHARACTERS = 20_000
 """Characters of the last process's output that are kept to find the reason of a failure."""
@@ -38,6 +39,23 @@ class JobProcess:
     """Prefixes of the output line that tells why it failed; a launcher prints its own report after it."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Running:
+    """A process that was started."""
+
+    process: JobProcess
+    guard: subprocess.Popen[bytes]
+    log_begin: int
+    """Offset of its output in its log, to which a resumed run appends."""
+    started: float
+    """On the monotonic clock."""
+
+    @property
+    def seconds(self) -> float:
+        """Time since the start."""
+        return time.monotonic() - self.started
+
+
 @dataclass(slots=True)
 class Supervisor:
     """Starts processes in order, each when the previous one is up. Ends all of them on exit."""
@@ -45,7 +63,7 @@ class Supervisor:
     say: Callable[[str], None] = field(default=lambda line: print(line, flush=True))
     show: Callable[[str], None] = field(default=lambda text: print(text, end="", flush=True))
     """Called with the output of the last process as it is written, progress bars included."""
-    _running: list[tuple[JobProcess, subprocess.Popen[bytes]]] = field(default_factory=list)
+    _running: list[_Running] = field(default_factory=list)
     told: list[int] = field(default_factory=list)
     """Signals received so far."""
     _passed_on: int = 0
@@ -57,24 +75,23 @@ class Supervisor:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for process, guard in reversed(self._running):
-            end_guarded(guard)
-            self.say(f"{process.name}: ended")
+        for running in reversed(self._running):
+            end_guarded(running.guard)
+            self.say(f"{running.process.name}: ended")
 
     def run(self, processes: Sequence[JobProcess]) -> int:
         """Runs all until one ends. Returns the status of the last process, or 1 if another ended first."""
         *before, last = processes
         for process in before:
-            self._start(process)
-            if not self._wait_until_up(process):
+            if not self._wait_until_up(self._start(process)):
                 return 1
         self.reached_last = True
-        begin = self._start(last)
+        running = self._start(last)
         with last.log.open("rb") as log:
-            log.seek(begin)
-            return self._watch(last, log)
+            log.seek(running.log_begin)
+            return self._watch(running, log)
 
-    def _watch(self, last: JobProcess, log: BinaryIO) -> int:
+    def _watch(self, last: _Running, log: BinaryIO) -> int:
         """Shows the output of the last process until any process ends; returns as ``run`` does."""
         # Incremental: a read may end in the middle of a multi-byte character.
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
@@ -86,14 +103,15 @@ class Supervisor:
             self.show(text)
             shown = (shown + text)[-KEPT_CHARACTERS:]
             if ended is not None:
-                process, status = ended
-                if process is not last:
-                    self._show_end(process, status)
+                running, status = ended
+                process = running.process
+                if running is not last:
+                    self._show_end(running, status)
                 elif status:
                     self.say(f"{process.name}: ended with status {status}, log in {process.log}")
                     for line in _why(process, shown):
                         self.say(line)
-                return status if process is last else 1
+                return status if running is last else 1
             if self._passed_on < len(self.told) and self._tell_ranks():
                 self._passed_on = len(self.told)
             time.sleep(LOOK_SECONDS)
@@ -122,7 +140,7 @@ class Supervisor:
         Ranks get SIGINT after Ctrl-C, else SIGUSR1: a SIGTERM is what ends them if the job ends.
         """
         number = signal.SIGINT if signal.SIGINT in self.told else signal.SIGUSR1
-        found = ranks(self._running[-1][1].pid)
+        found = ranks(self._running[-1].guard.pid)
         if not found or not all(_listens(rank) for rank in found):
             return False
         for rank in found:
@@ -130,17 +148,18 @@ class Supervisor:
                 rank.send_signal(number)
         return True
 
-    def _start(self, process: JobProcess) -> int:
-        """Starts a process; returns the offset of its output in its log, to which a resumed run appends."""
+    def _start(self, process: JobProcess) -> _Running:
         process.log.parent.mkdir(parents=True, exist_ok=True)
         with process.log.open("ab") as log:
             begin = log.tell()
             guard = start_guarded(process.command, log, process.environment)
-        self._running.append((process, guard))
+        running = _Running(process=process, guard=guard, log_begin=begin, started=time.monotonic())
+        self._running.append(running)
         self.say(f"{process.name}: started, log in {process.log}")
-        return begin
+        return running
 
-    def _wait_until_up(self, process: JobProcess) -> bool:
+    def _wait_until_up(self, running: _Running) -> bool:
+        process = running.process
         deadline = time.monotonic() + process.ready_seconds
         waiting = list(process.ready_urls)
         while waiting:
@@ -151,22 +170,22 @@ class Supervisor:
                 return False
             if time.monotonic() > deadline:
                 self.say(f"{process.name}: {waiting[0]} did not answer within {process.ready_seconds:g} s")
-                self.say(end_of_log(process.log))
+                self.say(log_excerpt(process.log, running.log_begin))
                 return False
             waiting = [url for url in waiting if not is_up(url)]
             time.sleep(LOOK_SECONDS)
         self.say(f"{process.name}: up")
         return True
 
-    def _ended(self) -> tuple[JobProcess, int] | None:
-        for process, guard in self._running:
-            if (status := guard.poll()) is not None:
-                return process, status
+    def _ended(self) -> tuple[_Running, int] | None:
+        for running in self._running:
+            if (status := running.guard.poll()) is not None:
+                return running, status
         return None
 
-    def _show_end(self, process: JobProcess, status: int) -> None:
-        self.say(f"{process.name}: ended with status {status}")
-        self.say(end_of_log(process.log))
+    def _show_end(self, running: _Running, status: int) -> None:
+        self.say(f"{running.process.name}: ended with status {status} after {running.seconds:.0f} s")
+        self.say(log_excerpt(running.process.log, running.log_begin))
 
 
 def _why(process: JobProcess, output: str) -> list[str]:

@@ -120,13 +120,32 @@ def test_a_server_that_dies_at_start_shows_its_status_and_last_log_lines(tmp_pat
     before = _children()
     script = "print(*(f'line {i}.' for i in range(100)), sep='\\n'); raise SystemExit(3)"
     worker = _worker(script, tmp_path / "log")
-    with pytest.raises(RuntimeError, match=r"ended at start with status 3") as error:
+    with pytest.raises(RuntimeError, match=r"ended at start with status 3 after \d+ s\.") as error:
         worker.start()
     text = str(error.value)
     assert str(tmp_path / "log") in text
     assert "line 99." in text and "line 70." in text and "line 69." not in text
     assert not worker.is_alive
     assert _children() == before
+
+
+@pytest.mark.component
+def test_a_server_that_dies_at_start_shows_its_first_error_and_not_that_of_an_earlier_start(tmp_path: Path):
+    (tmp_path / "log").write_text("ValueError: of an earlier start\n")
+    script = (
+        "import sys\n"
+        "try: raise MemoryError('no room for the KV cache')\n"
+        "except MemoryError:\n"
+        "    import traceback; traceback.print_exc(); sys.stderr.flush()\n"
+        "print(*(f'line {i}.' for i in range(100)), sep='\\n')\n"
+        "raise SystemExit('Engine core initialization failed. See root cause above.')"
+    )
+    with pytest.raises(RuntimeError) as error:
+        _worker(script, tmp_path / "log").start()
+    said = str(error.value)
+    assert said.index("MemoryError: no room for the KV cache") < said.index("line 99.")
+    assert said.endswith("See root cause above.")
+    assert "an earlier start" not in said
 
 
 @pytest.mark.component

@@ -13,8 +13,6 @@ import psutil
 import pytest
 from conftest import REPO
 
-from rollout.workers.process_guard import LOG_LINES, end_of_log
-
 pytestmark = pytest.mark.component
 
 LIMIT_SECONDS = 20
@@ -117,11 +115,3 @@ def test_the_exit_status_is_the_commands(status: int):
         [*GUARD, f"import sys; sys.exit({status})"], stdin=subprocess.PIPE, env=ENVIRONMENT
     )
     assert guard.wait(timeout=LIMIT_SECONDS) == status
-
-
-def test_the_end_of_a_log_is_its_last_lines_and_each_state_of_a_progress_bar_is_one(tmp_path: Path):
-    log = tmp_path / "log"
-    log.write_bytes(b"".join(b"%d%%\r" % done for done in range(100)) + b"b\xffd\n")
-    head, *lines = end_of_log(log).split("\n")
-    assert head == f"The end of {log}:"
-    assert lines == [*(f"  {done}%" for done in range(101 - LOG_LINES, 100)), "  b\ufffdd"]

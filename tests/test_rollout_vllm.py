@@ -230,7 +230,11 @@ def test_a_completion_that_goes_on_finds_its_beginning_in_the_prefix_cache(engin
     assert len(start.ids) + len(written.token_ids) - 128 <= cached <= len(following.ids)
 
 
-def test_a_worker_asked_as_an_endpoint_that_chats_says_as_much(engine: RolloutEngine):
+def test_a_worker_asked_as_an_endpoint_that_chats_says_as_much(
+    engine: RolloutEngine, monkeypatch: pytest.MonkeyPatch
+):
+    assert engine._fleet is not None
+    monkeypatch.setenv("OPENAI_API_KEY", engine._fleet.key)
     config = RolloutConfig(chat_url=f"{engine.pool.endpoints[0].url}/v1", chat_model="policy")
     prompt = Codec(tokenizer=byte_tokenizer()).prompt("1 + 1 =")
 
@@ -427,10 +431,14 @@ def test_a_killed_worker_is_restarted_with_the_current_weights_and_nothing_is_lo
 def test_two_workers_share_a_run_and_when_one_is_killed_the_other_goes_on(
     tiny_policy: Path, rollout_config: RolloutConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setenv("VLLM_API_KEY", "a-secret-nobody-may-see")  # the workers inherit it and ask for it
+    monkeypatch.delenv("VLLM_API_KEY", raising=False)  # the workers require a key all the same
     config = replace(rollout_config, num_workers=2)
     before = {process.pid for process in psutil.Process().children(recursive=True)}
     with RolloutEngine(config, str(tiny_policy), tmp_path / "logs") as engine:
+        assert engine._fleet is not None
+        key = engine._fleet.key
+        shown = " ".join(" ".join(p.cmdline()) for p in psutil.Process().children(recursive=True))
+        assert "RequireKey" in shown and key not in shown
         weights = tmp_path / "weights"
         tiny_model(seed=6).save_pretrained(weights)
         engine.run(engine.publisher.publish(weights, 3), 120, what="a publish")
@@ -450,7 +458,7 @@ def test_two_workers_share_a_run_and_when_one_is_killed_the_other_goes_on(
         asked = "asking for the version"
         assert [engine.run(pool.served_version(e), 30, what=asked) for e in pool.endpoints] == [3, 3]
     logs = [(tmp_path / "logs" / f"worker_{i}.log").read_text() for i in range(2)]
-    assert all(log and "a-secret-nobody-may-see" not in log for log in logs)
+    assert all(log and key not in log for log in logs)
     assert {process.pid for process in psutil.Process().children(recursive=True)} <= before
 
 

@@ -16,8 +16,9 @@ import torch
 from configs.schema import RolloutConfig
 from rollout.endpoints.keys import KEY_VARIABLE, read_key
 from rollout.endpoints.vllm_api import HEALTH
+from rollout.workers.log_excerpt import log_excerpt
 from rollout.workers.loopback import LOOPBACK, free_port, is_up
-from rollout.workers.process_guard import end_guarded, end_of_log, start_guarded
+from rollout.workers.process_guard import end_guarded, start_guarded
 
 ONE_PROCESS = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
 """Executor that runs scheduler and model in one process. By default, vLLM on a CPU runs the model in a second
@@ -98,10 +99,11 @@ class LocalWorker:
         with self._spawning, self._place.log_path.open("ab") as log:
             if self._is_closed:
                 raise RuntimeError("The rollout worker was closed.")
+            begin = log.tell()
             self._temporary = tempfile.mkdtemp(prefix="vllm_")
             process = self._process = start_guarded(self._command(), log, self._environment())
         try:
-            self._wait_until_healthy(process)
+            self._wait_until_healthy(process, begin)
         except BaseException:
             self.stop()
             raise
@@ -212,18 +214,19 @@ class LocalWorker:
             environment["CUDA_VISIBLE_DEVICES"] = self._place.devices
         return environment
 
-    def _wait_until_healthy(self, process: subprocess.Popen[bytes]) -> None:
-        deadline = time.monotonic() + self._config.start_timeout_seconds
+    def _wait_until_healthy(self, process: subprocess.Popen[bytes], log_begin: int) -> None:
+        started = time.monotonic()
+        deadline = started + self._config.start_timeout_seconds
         while time.monotonic() < deadline:
             if process.poll() is not None:
                 raise RuntimeError(
-                    f"The vLLM worker ended at start with status {process.returncode}. "
-                    f"{end_of_log(self._place.log_path)}"
+                    f"The vLLM worker ended at start with status {process.returncode} after "
+                    f"{time.monotonic() - started:.0f} s. {log_excerpt(self._place.log_path, log_begin)}"
                 )
             if is_up(self.url + HEALTH):
                 return
             time.sleep(0.25)
         raise RuntimeError(
             f"The vLLM worker at {self.url} did not answer within rollout.start_timeout_seconds = "
-            f"{self._config.start_timeout_seconds:g}. {end_of_log(self._place.log_path)}"
+            f"{self._config.start_timeout_seconds:g}. {log_excerpt(self._place.log_path, log_begin)}"
         )

@@ -15,7 +15,6 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import IO
 
 import psutil
@@ -25,8 +24,6 @@ GRACE_SECONDS = 5.0
 POLL_SECONDS = 0.2
 END_SECONDS = 30.0
 """Time limit for a guard to end its command's tree."""
-LOG_LINES = 30
-"""Number of last log lines in the error message of a failed command."""
 
 
 def start_guarded(
@@ -55,12 +52,6 @@ def end_guarded(process: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         end_tree(process.pid)
         process.wait(timeout=END_SECONDS)
-
-
-def end_of_log(log: Path) -> str:
-    """Returns the last ``LOG_LINES`` lines of a log, indented below its path; for error messages."""
-    lines = log.read_text(errors="replace").splitlines()[-LOG_LINES:]
-    return "\n".join([f"The end of {log}:", *(f"  {line}" for line in lines)])
 
 
 def end_tree(pid: int, grace_seconds: float = GRACE_SECONDS) -> None:

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from configs.compose import run
 from configs.schema import ArmConfig, StudyConfig
-from rollout.workers.process_guard import end_guarded, end_of_log, start_guarded
+from rollout.workers.log_excerpt import log_excerpt
+from rollout.workers.process_guard import end_guarded, start_guarded
 from train.export import CARD_FILE
 from train.study.table import COLD_START, Trained, study_table
 
@@ -119,6 +120,7 @@ def _run(stage: Stage, limit_seconds: float) -> None:
     """
     stage.log.parent.mkdir(parents=True, exist_ok=True)
     with stage.log.open("ab") as log:
+        begin = log.tell()
         process = start_guarded(stage.command, log)
     try:
         status = process.wait(timeout=limit_seconds)
@@ -129,7 +131,7 @@ def _run(stage: Stage, limit_seconds: float) -> None:
         end_guarded(process)
     if status:
         sys.exit(
-            f"study: '{stage.name}' {ended}. {end_of_log(stage.log)}\n"
+            f"study: '{stage.name}' {ended}. {log_excerpt(stage.log, begin)}\n"
             f"The command: {shlex.join(stage.command)}\nStart the study again to resume with this stage."
         )
 
