@@ -15,7 +15,7 @@ import psutil
 
 from rollout.workers.log_excerpt import log_excerpt
 from rollout.workers.loopback import is_up
-from rollout.workers.process_guard import end_guarded, start_guarded
+from rollout.workers.process_guard import commands, end_guarded, start_guarded
 
 KEPT_CHARACTERS = 20_000
 """Characters of the last process's output that are kept to find the reason of a failure."""
@@ -197,8 +197,8 @@ def _why(process: JobProcess, output: str) -> list[str]:
 def ranks(pid: int) -> list[psutil.Process]:
     """Returns the ranks under a guarded ``accelerate launch``: its children that have RANK set."""
     found = []
-    with suppress(psutil.NoSuchProcess):
-        for launcher in psutil.Process(pid).children():
+    for launcher in commands(pid):
+        with suppress(psutil.NoSuchProcess):
             for child in launcher.children():
                 with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
                     if "RANK" in child.environ():

@@ -13,6 +13,8 @@ import psutil
 import pytest
 from conftest import REPO
 
+from rollout.workers.process_guard import commands, end_guarded, end_tree
+
 pytestmark = pytest.mark.component
 
 LIMIT_SECONDS = 20
@@ -20,8 +22,8 @@ ENVIRONMENT = os.environ | {"PYTHONPATH": str(REPO)}
 SHORT = (
     "import sys, rollout.workers.process_guard as guard; guard.GRACE_SECONDS = 0.5; sys.exit(guard.main())"
 )
-GUARD = [sys.executable, "-c", SHORT, sys.executable, "-c"]
-"""``python -m rollout.workers.process_guard python -c``, with less patience for what ignores SIGTERM."""
+GUARD = [sys.executable, "-c", SHORT]
+"""``python -m rollout.workers.process_guard``, with less patience for what ignores SIGTERM."""
 
 STUBBORN = """
 import os, signal, sys, time
@@ -39,11 +41,39 @@ if sys.argv[2] == "stay":
     time.sleep(600)
 """
 PARENT = f"""
-import subprocess, sys, time
-guard = subprocess.Popen({GUARD!r} + [{COMMAND!r}, sys.argv[1], "stay"], stdin=subprocess.PIPE)
+import os, subprocess, sys, time
+command = [str(os.getpid()), sys.executable, "-c", {COMMAND!r}, sys.argv[1], "stay"]
+guard = subprocess.Popen({GUARD!r} + command, stdin=subprocess.PIPE)
 open(sys.argv[1] + "/guard", "w").write(str(guard.pid))
+if sys.argv[2] == "forks" and not os.fork():
+    open(sys.argv[1] + "/holder", "w").write(str(os.getpid()))
 time.sleep(600)
 """
+SETSID = """
+import os, signal, sys, time
+def flee(*_):
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            open(sys.argv[1] + "/fled", "w").write(str(os.getpid()))
+            time.sleep(600)
+    os._exit(0)
+signal.signal(signal.SIGTERM, flee)
+open(sys.argv[1] + "/command", "w").write(str(os.getpid()))
+time.sleep(600)
+"""
+
+
+def _guard(code: str, *arguments: str, parent: int | None = None) -> subprocess.Popen[bytes]:
+    """A guard over some lines of Python."""
+    command = [*GUARD, str(parent or os.getpid()), sys.executable, "-c", code, *arguments]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, env=ENVIRONMENT)
+
+
+def _inner(guard: int) -> int:
+    (inner,) = psutil.Process(guard).children()
+    return inner.pid
 
 
 @pytest.fixture
@@ -78,20 +108,87 @@ def _runs(pid: int) -> bool:
         return False
 
 
-def test_a_killed_parent_takes_the_whole_tree_with_it(tmp_path: Path, started: Callable[[str], int]):
-    parent = subprocess.Popen([sys.executable, "-c", PARENT, str(tmp_path)], env=ENVIRONMENT)
+@pytest.mark.parametrize("does", ["nothing", "forks"])
+def test_a_killed_parent_takes_the_whole_tree_with_it(
+    tmp_path: Path, started: Callable[[str], int], does: str
+):
+    """Even if a forked child of it lives on, and with it the other end of the guard's input."""
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, str(tmp_path), does], env=ENVIRONMENT)
     tree = [started(name) for name in ("guard", "stubborn", "command")]
+    if does == "forks":
+        holder = started("holder")
+    tree.append(_inner(tree[0]))
     assert all(_runs(pid) for pid in tree)
     parent.kill()
     parent.wait()
     _wait_until_gone(*tree)
+    assert does == "nothing" or _runs(holder)
+
+
+def test_a_guard_whose_parent_is_gone_already_ends_its_command(tmp_path: Path):
+    guard = _guard(COMMAND, str(tmp_path), "stay", parent=2**22 + 1)
+    guard.wait(timeout=LIMIT_SECONDS)
+    assert not [path for path in tmp_path.iterdir() if _runs(int(path.read_text() or 2**22 + 1))]
+
+
+@pytest.mark.parametrize("which", ["outer", "inner"])
+def test_a_guard_that_is_killed_takes_the_whole_tree_with_it(
+    tmp_path: Path, started: Callable[[str], int], which: str
+):
+    guard = _guard(COMMAND, str(tmp_path), "stay")
+    tree = [guard.pid, *(started(name) for name in ("stubborn", "command"))]
+    tree.append(_inner(guard.pid))
+    os.kill(tree[0] if which == "outer" else tree[-1], signal.SIGKILL)
+    end_guarded(guard)
+    assert not [pid for pid in tree if _runs(pid)]
+
+
+def test_the_kernel_ends_a_command_whose_guards_are_killed_together(
+    tmp_path: Path, started: Callable[[str], int]
+):
+    guard = _guard(STUBBORN, str(tmp_path))
+    command = started("stubborn")
+    # Stopped first, so that the outer guard does not act between the two signals.
+    pids = [guard.pid, _inner(guard.pid)]
+    for number in (signal.SIGSTOP, signal.SIGKILL):
+        for pid in pids:
+            os.kill(pid, number)
+    guard.wait(timeout=LIMIT_SECONDS)
+    _wait_until_gone(command)
+
+
+def test_a_process_that_begins_a_session_of_its_own_while_it_is_ended_is_ended_too(
+    tmp_path: Path, started: Callable[[str], int]
+):
+    guard = _guard(SETSID, str(tmp_path))
+    command = started("command")
+    guard.terminate()
+    fled = started("fled")
+    guard.wait(timeout=LIMIT_SECONDS)
+    assert not [pid for pid in (command, fled) if _runs(pid)]
+
+
+def test_a_tree_whose_root_ends_first_is_ended_whole(tmp_path: Path, started: Callable[[str], int]):
+    tree = subprocess.Popen([sys.executable, "-c", COMMAND, str(tmp_path), "stay"])
+    members = [started(name) for name in ("stubborn", "command")]
+    end_tree(tree.pid, grace_seconds=0.5)
+    tree.wait(timeout=LIMIT_SECONDS)
+    assert not [pid for pid in members if _runs(pid)]
+
+
+def test_a_guard_knows_its_command(tmp_path: Path, started: Callable[[str], int]):
+    guard = _guard(COMMAND, str(tmp_path), "stay")
+    command = started("command")
+    assert [process.pid for process in commands(guard.pid)] == [command]
+    end_guarded(guard)
+    assert commands(guard.pid) == []
 
 
 @pytest.mark.parametrize("how", ["closed", "terminated"])
 def test_a_guard_that_is_told_to_stop_ends_the_whole_tree(
     tmp_path: Path, started: Callable[[str], int], how: str
 ):
-    guard = subprocess.Popen([*GUARD, COMMAND, str(tmp_path), "stay"], stdin=subprocess.PIPE, env=ENVIRONMENT)
+    guard = _guard(COMMAND, str(tmp_path), "stay")
     tree = [started(name) for name in ("stubborn", "command")]
     assert guard.stdin is not None
     if how == "closed":
@@ -103,7 +200,7 @@ def test_a_guard_that_is_told_to_stop_ends_the_whole_tree(
 
 
 def test_a_command_that_ends_by_itself_leaves_no_child_behind(tmp_path: Path, started: Callable[[str], int]):
-    guard = subprocess.Popen([*GUARD, COMMAND, str(tmp_path), "end"], stdin=subprocess.PIPE, env=ENVIRONMENT)
+    guard = _guard(COMMAND, str(tmp_path), "end")
     stubborn = started("stubborn")
     assert guard.wait(timeout=LIMIT_SECONDS) == 0
     _wait_until_gone(stubborn)
@@ -111,7 +208,5 @@ def test_a_command_that_ends_by_itself_leaves_no_child_behind(tmp_path: Path, st
 
 @pytest.mark.parametrize("status", [0, 1, 42])
 def test_the_exit_status_is_the_commands(status: int):
-    guard = subprocess.Popen(
-        [*GUARD, f"import sys; sys.exit({status})"], stdin=subprocess.PIPE, env=ENVIRONMENT
-    )
+    guard = _guard(f"import sys; sys.exit({status})")
     assert guard.wait(timeout=LIMIT_SECONDS) == status
