@@ -21,7 +21,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
-from typing import Self
+from typing import NoReturn, Self
 
 from configs.exit_status import INTERRUPTED, PREEMPTED
 
@@ -71,7 +71,7 @@ class StopRequest:
         before, self._end_by = self._end_by, end
         try:
             if self.name:
-                _exit(end())
+                leave(end())
             yield
         finally:
             self._end_by = before
@@ -124,17 +124,18 @@ class StopRequest:
                 if self._receive is not None:
                     continue
                 if first and signal.SIGINT in (first, number):
-                    _exit(INTERRUPTED)
+                    leave(INTERRUPTED)
                 first = first or number
                 if self._end_by is not None:
-                    _exit(self._end_by())
+                    leave(self._end_by())
 
 
 STOP = StopRequest()
 """The requests to this process. A command calls ``STOP.listen()`` before its heavy imports."""
 
 
-def _exit(status: int) -> None:
+def leave(status: int) -> NoReturn:
+    """Ends this process without the interpreter's shutdown, where libraries report what they still hold."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)

@@ -1,6 +1,7 @@
 """Builds the command lines of a job: workers, then the trainer. ``launch.supervise`` runs them."""
 
 import json
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -90,9 +91,23 @@ def _trainer(
 
 
 def assignment(key: str, value: object) -> str:
-    """Returns an override with a quoted value, since Hydra interprets bare commas and equal signs."""
-    escaped = str(value).replace("'", "\\'")
-    return f"{key}='{escaped}'"
+    """Returns an override whose value is taken as it is: no comma, quote, backslash or ``${`` counts."""
+    return f"{key}={_quoted(str(value))}"
+
+
+def _quoted(text: str) -> str:
+    # OmegaConf halves backslashes before ${, Hydra those before a quote; others are left alone by both.
+    plain = re.sub(r"(\\*)\$\{", lambda run: run[1] * 2 + "\\${", text)
+    return "'" + re.sub(r"(\\*)('|$)", lambda run: run[1] * 2 + ("\\'" if run[2] else ""), plain) + "'"
+
+
+def _literal(value: object) -> str:
+    """Returns a value as an override writes it."""
+    if isinstance(value, str):
+        return _quoted(value)
+    if isinstance(value, list):
+        return f"[{','.join(map(_literal, value))}]"
+    return json.dumps(value)
 
 
 def is_of_the_job(override: str) -> bool:
@@ -105,7 +120,7 @@ def worker_options(config: JobConfig) -> list[str]:
     """Returns the overrides of ``launch.workers`` for a run, without number and addresses of workers."""
     default, rollout = asdict(RolloutConfig()), asdict(config.rollout)
     differences = [
-        f"rollout.{name}={json.dumps(value)}"
+        f"rollout.{name}={_literal(value)}"
         for name, value in rollout.items()
         if name not in ("urls", "host", "port", "num_workers") and value != default[name]
     ]

@@ -1,6 +1,6 @@
 """``python -m rollout``: runs operators over a data set and reports accuracy against token budgets."""
 
-from configs.stopping import STOP, Stopped, resume_command
+from configs.stopping import STOP, Stopped, leave, resume_command
 
 if __name__ == "__main__":
     STOP.listen()  # before the imports below, which take seconds
@@ -43,7 +43,7 @@ def main(config: EvaluationConfig, overrides: list[str]) -> None:
             f"resume with: {resume_command('rollout')}",
             file=sys.stderr,
         )
-        sys.exit(PREEMPTED)
+        leave(PREEMPTED)
     except (ValueError, OSError, RuntimeError) as error:
         sys.exit(f"rollout: {error}")
     written = "report.json, report.md, pareto.png, rollouts.jsonl"

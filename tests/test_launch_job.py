@@ -11,14 +11,17 @@ from pathlib import Path
 import psutil
 import pytest
 from conftest import REPO, config_with
-from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from configs.compose import load
 from configs.schema import JobConfig
-from launch.job import assignment, job_processes
+from launch.check import check_training
+from launch.job import assignment, job_processes, worker_options
 from launch.supervise import JobProcess, Supervisor, ranks
 from launch.table import draw, read_runs, table
 from launch.workers import __main__ as workers
+from rollout.build import build_operator
 from rollout.workers.loopback import free_port
+from rollout.workspace import find_distiller
 
 BASE = ["model.path=x", "data.path=x"]
 
@@ -60,16 +63,59 @@ def test_workers_and_trainer_of_a_job_share_a_key_that_is_on_no_command_line():
     assert {process.environment["VLLM_API_KEY"] for process in given} == {"mine"}
 
 
-@pytest.mark.parametrize("value", ["a b", "lr=1e-4,k=2", "it's", "back\\slash", "[1]", "x{y}"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        "a b",
+        "lr=1e-4,k=2",
+        "it's",
+        "back\\slash",
+        "[1]",
+        "x{y}",
+        "ends in a backslash\\",
+        "ends in two\\\\",
+        "\\'",
+        "${oc.env:HOME}/policy",
+        "\\${oc.env:HOME}",
+        "@TIME@",
+    ],
+)
 def test_a_value_survives_hydra_whatever_it_holds(value: str):
-    (parsed,) = OverridesParser.create().parse_overrides([assignment("output_dir", value)])
-    assert parsed.value() == value
+    assert load("workers", ["model.path=x", assignment("output_dir", value)]).output_dir == value
+
+
+def test_a_worker_option_survives_hydra_too():
+    job = load("job", [*BASE, assignment("model.path", "a\\c'${x}")])
+    again = load("workers", worker_options(job))
+    assert again.model.path == "a\\c'${x}"
 
 
 def test_the_trainer_is_not_told_what_concerns_the_job_alone():
     made = _processes("gpus=8", "plan.train_mfu=0.5", "hardware.memory_gib=40", "launch.accelerate=gpu_zero2")
     command = made["trainer"].command
     assert not [item for item in command if item.startswith(("gpus", "plan", "hardware", "launch."))]
+
+
+def test_the_users_own_config_groups_are_passed_on_to_the_trainer():
+    search = ["--config-dir", "/home/me/mine"]
+    made = job_processes(_job(), BASE, {}, port=8100, search=search)
+    assert [process.name for process in made if "--config-dir" in process.command] == ["trainer"]
+    command = list(made[-1].command)
+    assert command[command.index("train") + 1 :][:2] == search
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("train.eval_operators=[trace,mine]", "There is no operator 'mine'"),
+        ("operator.distiller=mine:keep", "operator.distiller is 'mine:keep', which does not import"),
+        ("operator.distillers=[mine:keep]", "operator.distillers is 'mine:keep', which does not import"),
+        ("operator.kind=mine:Operator", "operator.kind is 'mine:Operator', which does not import"),
+    ],
+)
+def test_what_the_trainer_would_refuse_is_refused_before_a_process_starts(override: str, said: str):
+    with pytest.raises(ValueError, match=said):
+        check_training([*BASE, "plan.train_mfu=0.5", override], build_operator, find_distiller)
 
 
 def test_workers_take_the_first_gpus_and_the_trainer_the_others():
@@ -149,7 +195,7 @@ def test_a_trainer_that_fails_ends_the_job_with_its_status_and_its_output_was_sh
     log = tmp_path / "t.log"
     log.write_text("of a run before\n")
     code = "print('bar\\rbad löss'); print('why: it is'); print('a report'); raise SystemExit(3)"
-    made = [_serving(tmp_path / "w.log", free_port()), _script("trainer", code, log, says_why="why: ")]
+    made = [_serving(tmp_path / "w.log", free_port()), _script("trainer", code, log, says_why=("why: ",))]
     status, said = _run(made)
     assert status == 3
     assert said.index("why: it is", said.index("trainer: ended"))  # once more, at the end
@@ -189,8 +235,10 @@ def test_workers_that_are_not_up_in_time_are_named(tmp_path: Path):
 
 RANK = """
 import signal, time
-signal.signal(signal.SIGUSR1, lambda *_: exit(75))
 print('up', flush=True)
+time.sleep(1)  # a rank is asked only once it listens: before, the signal would end it with another status
+for number in (signal.SIGUSR1, signal.SIGINT):
+    signal.signal(number, lambda *_: exit(75))
 time.sleep(60)
 """
 LAUNCHER = f"""
@@ -199,12 +247,12 @@ rank = subprocess.Popen([sys.executable, "-c", {RANK!r}], env=dict(os.environ, R
 other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
 status = rank.wait()
 other.kill()
-sys.exit(1 if status else 0)
+sys.exit(7 if status == 75 else 1)
 """
 
 
 @pytest.mark.component
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
 def test_a_signal_reaches_the_ranks_and_nothing_else(tmp_path: Path, number: signal.Signals):
     log = tmp_path / "t.log"
     made = [_script("trainer", LAUNCHER, log)]
@@ -221,12 +269,20 @@ os.kill({os.getpid()}, {int(number)})
         log.touch()
         telling = subprocess.Popen([sys.executable, "-c", teller])
         try:
-            assert supervisor.run(made) == 1
+            assert supervisor.run(made) == 7
         finally:
             signal.signal(number, before)
             telling.wait(timeout=10)
     assert supervisor.told == [number]
-    assert f"{number.name}: the ranks save and stop after the current step" in said
+    assert [line for line in said if line.startswith(f"{number.name}: the ranks save and stop after the")]
+
+
+def test_a_second_ctrl_c_ends_the_job_and_a_repeated_sigterm_does_not():
+    supervisor = Supervisor(say=lambda _: None)
+    supervisor.pass_on(signal.SIGTERM)
+    supervisor.pass_on(signal.SIGUSR1)
+    with pytest.raises(KeyboardInterrupt):
+        supervisor.pass_on(signal.SIGINT)
 
 
 @pytest.mark.component

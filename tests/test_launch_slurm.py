@@ -1,13 +1,17 @@
 """The batch script, run under stubs of Slurm's commands: what starts where, and what happens at the end."""
 
 import os
+import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from conftest import config_with
 
+from configs.compose import load
+from launch.job import assignment
 from launch.slurm.__main__ import advice, script
 
 BASE = ["model.path=x", "data.path=x"]
@@ -21,6 +25,7 @@ STUBS = {
         tasks=1
         while [[ $1 == --* ]]; do
           [[ $1 == --ntasks=* ]] && tasks=${1#--ntasks=}
+          [[ $1 == --kill-on-bad-exit=1 ]] && echo "kill: one rank ends all" >> "$CALLS"
           [[ $1 == --nodelist=* ]] && echo "on ${1#--nodelist=}" >> "$CALLS"
           shift
         done
@@ -38,16 +43,31 @@ STUBS = {
         if [[ $2 == launch.workers ]]; then
           [[ $WORKERS == fail ]] && exit 1
           touch "$UP"
+          [[ $WORKERS == late ]] && sleep 3 && exit 0
+          [[ $WORKERS == told ]] && kill -USR1 "$PPID_OF_SCRIPT"
           exec sleep 60
         fi
+        [[ $TRAINER == runs ]] && exec sleep 60
+        [[ $TRAINER == fails ]] && touch "$OUTPUT/stopped" && exit 4
         [[ $TRAINER == stops ]] || exit "$TRAINER"
-        [[ $SLURM_PROCID == 0 ]] || exec sleep 5
+        [[ $SLURM_PROCID == 0 ]] || exec sleep 1
         echo $$ > "$RANK"
-        trap 'touch "$OUTPUT/stopped"; exit 1' USR1
-        kill -USR1 "$PPID_OF_SCRIPT"
-        while :; do sleep 0.1; done
+        exec "$REAL_PYTHON" -c "$LISTENING_RANK"
     """,
 }
+
+
+LISTENING_RANK = """
+import os, pathlib, signal, time
+def stop(*_):
+    (pathlib.Path(os.environ["OUTPUT"]) / "stopped").touch()
+    os._exit(0 if "PDR_RESUME_COMMAND" in os.environ else 75)
+# Ignored until it listens, as by a rank that still imports: a signal then must not end it.
+assert signal.getsignal(signal.SIGUSR1) == signal.SIG_IGN
+signal.signal(signal.SIGUSR1, stop)
+os.kill(int(os.environ["PPID_OF_SCRIPT"]), signal.SIGUSR1)
+time.sleep(60)
+"""
 
 
 def _script(output_dir: Path, *overrides: str) -> str:
@@ -55,7 +75,14 @@ def _script(output_dir: Path, *overrides: str) -> str:
     return script(config_with("job", BASE, [item for item in given if item not in BASE]), given)
 
 
-def _submit(folder: Path, *overrides: str, workers: str = "run", trainer: str = "0"):
+def _submit(
+    folder: Path,
+    *overrides: str,
+    workers: str = "run",
+    trainer: str = "0",
+    text: str = "",
+    output: Path | None = None,
+):
     """Runs the script as Slurm would; gives its end and the stubs' calls."""
     binaries = folder / "bin"
     binaries.mkdir()
@@ -63,8 +90,8 @@ def _submit(folder: Path, *overrides: str, workers: str = "run", trainer: str = 
         (binaries / name).write_text(f"#!/usr/bin/env bash\n{body}")
         (binaries / name).chmod(0o755)
     path = folder / "job.sbatch"
-    output = folder / "an output"
-    text = _script(output, *overrides)
+    output = output or folder / "an output"
+    text = text or _script(output, *overrides)
     # Its own number, for a stub that sends it a signal.
     path.write_text(text.replace("set -euo pipefail", "set -euo pipefail\nexport PPID_OF_SCRIPT=$$", 1))
     environment = {
@@ -76,6 +103,8 @@ def _submit(folder: Path, *overrides: str, workers: str = "run", trainer: str = 
         "UP": str(folder / "up"),
         "RANK": str(folder / "rank"),
         "OUTPUT": str(output),
+        "REAL_PYTHON": sys.executable,
+        "LISTENING_RANK": LISTENING_RANK,
         "WORKERS": workers,
         "TRAINER": trainer,
     }
@@ -120,6 +149,46 @@ def test_shellcheck_finds_nothing(tmp_path: Path):
     assert done.returncode == 0, done.stdout
 
 
+def test_the_users_own_config_groups_are_in_the_script(tmp_path: Path):
+    text = script(
+        config_with("job", BASE, [f"output_dir={tmp_path}", "nodes=2", "gpus=1"]),
+        [*BASE, "nodes=2", "gpus=1"],
+        ["--config-dir", "/home/me/my groups"],
+    )
+    assert "TRAINER_OPTIONS=(--config-dir '/home/me/my groups' model.path=x" in text
+
+
+@pytest.mark.parametrize("value", ["a\nrm -rf x", "a\tb", "a\x1b[0m"])
+def test_control_characters_are_refused(tmp_path: Path, value: str):
+    given = [*BASE, "nodes=2", "gpus=1"]
+    with pytest.raises(ValueError, match="holds a control character"):
+        script(load("job", given), [*given, assignment("operator.prompts.solve", value)])
+
+
+def test_the_time_limit_cannot_add_options_of_slurm(tmp_path: Path):
+    with pytest.raises(ValueError, match=r"launch\.slurm_time is '1 --mem=0'; a line of #SBATCH"):
+        _script(tmp_path, "launch.slurm_time='1 --mem=0'")
+
+
+@pytest.mark.component
+@pytest.mark.parametrize(
+    "name", ["it's", 'a "b"', "@TIME@", "ends in a backslash\\", "${oc.env:HOME}", "$HOME", "100%j"]
+)
+def test_whatever_the_folder_is_called_workers_and_trainer_get_it(tmp_path: Path, name: str):
+    folder = tmp_path / name
+    given = [*BASE, assignment("output_dir", folder), "nodes=3", "gpus=2"]
+    text = script(load("job", given), given)
+    done, calls = _submit(tmp_path, text=text, output=folder)
+    assert done.returncode == 0, done.stderr
+    (workers,) = [line for line in calls.splitlines() if "launch.workers" in line]
+    (given_to_workers,) = re.findall(r"output_dir='.*?node_0'", workers)
+    assert load("workers", ["model.path=x", given_to_workers]).output_dir == f"{folder}/node_0"
+    trainer = next(line for line in calls.splitlines() if "-m train" in line)
+    (given_to_trainer,) = re.findall(r"output_dir='.*' (?=resume=auto)", trainer)
+    assert load("training", [*BASE, given_to_trainer.strip()]).output_dir == str(folder)
+    assert (folder / "logs").is_dir()
+
+
 @pytest.mark.component
 def test_workers_start_on_their_nodes_then_one_launcher_on_each_of_the_others(tmp_path: Path):
     done, calls = _submit(tmp_path, "algo.num_generations=4", "plan.train_mfu=0.5")
@@ -128,7 +197,7 @@ def test_workers_start_on_their_nodes_then_one_launcher_on_each_of_the_others(tm
     assert [line for line in lines if line.startswith("on")] == ["on node-a", "on node-b,node-c"]
     workers = next(line for line in lines if "launch.workers" in line)
     assert "rollout.host=0.0.0.0 rollout.port=8100 rollout.num_workers=2" in workers
-    assert f'output_dir="{tmp_path}/an output/node_0"' in workers
+    assert f"output_dir='{tmp_path}/an output/node_0'" in workers
     asked = [line for line in lines if line.startswith("curl")]
     assert asked == [f"curl http://node-a:{port}/health" for port in (8100, 8101)]
     trainers = sorted(line for line in lines if "accelerate" in line)
@@ -185,3 +254,26 @@ def test_advice_names_a_better_split_and_a_step_that_outlasts_the_grace(override
     lines = advice(config_with("job", options, []))
     assert len(lines) == len(said)
     assert all(part in line for part, line in zip(said, lines, strict=True))
+
+
+@pytest.mark.component
+def test_a_job_that_is_told_to_stop_before_it_trains_queues_again(tmp_path: Path):
+    done, calls = _submit(tmp_path, workers="told", trainer="runs")
+    assert done.returncode == 0, done.stderr
+    assert calls.rstrip().endswith("scontrol requeue 42")
+
+
+@pytest.mark.component
+def test_workers_that_end_while_training_runs_end_the_job(tmp_path: Path):
+    done, calls = _submit(tmp_path, workers="late", trainer="runs")
+    assert done.returncode == 1
+    assert "The workers ended while training ran; see" in done.stderr
+    assert "requeue" not in calls
+
+
+@pytest.mark.component
+def test_a_rank_that_fails_ends_the_others_and_a_marker_it_left_does_not_queue_again(tmp_path: Path):
+    done, calls = _submit(tmp_path, trainer="fails")
+    assert done.returncode == 4
+    assert calls.count("kill: one rank ends all") == 1  # the trainer's srun, not that of the workers
+    assert "requeue" not in calls

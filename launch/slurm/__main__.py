@@ -1,5 +1,6 @@
 """``python -m launch.slurm experiment=... nodes=4 gpus=8``: writes OUTPUT_DIR/job.sbatch, for ``sbatch``."""
 
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -14,6 +15,9 @@ from launch.plan.planning import make_plan
 from rollout.build import build_operator, training_calls
 from rollout.workspace import find_distiller
 
+HEADER = re.compile(r"[A-Za-z0-9_.:/+=,-]*")
+"""What the lines after #SBATCH may hold: Slurm reads them, not a shell, so that nothing can be quoted."""
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 TEMPLATE = Path(__file__).parent / "job.sbatch"
 WORKER_PORT = 8100
 """Port of the first worker on each node, unless ``rollout.port`` sets another."""
@@ -64,7 +68,8 @@ def script(config: JobConfig, overrides: Sequence[str], search: Sequence[str] = 
         search: Arguments that add the user's own config groups (``configs.compose.search_arguments``).
 
     Raises:
-        ValueError: If there are not enough nodes for both, or workers would share the GPUs of the trainer.
+        ValueError: If there are not enough nodes for both, workers would share the GPUs of the trainer, or a
+            value holds a character that the script cannot hold.
     """
     worker_nodes = config.launch.worker_nodes
     trainer_nodes = config.nodes - worker_nodes
@@ -79,12 +84,14 @@ def script(config: JobConfig, overrides: Sequence[str], search: Sequence[str] = 
         )
     output_dir = Path(config.output_dir).absolute()
     own = [item for item in overrides if not is_of_the_job(item) and not item.startswith("output_dir=")]
-    values = {
-        "NAME": output_dir.name,
+    values: dict[str, object] = {
+        "NAME": re.sub(r"[^A-Za-z0-9_.+-]", "_", output_dir.name),
         "NODES": config.nodes,
         "GPUS": config.gpus,
-        "TIME": config.launch.slurm_time,
+        "TIME": _in_header("launch.slurm_time", config.launch.slurm_time),
         "GRACE": config.launch.slurm_grace_seconds,
+        # Slurm replaces %j and the like, and %% by %.
+        "LOG": shlex.quote(f"{str(output_dir).replace('%', '%%')}/logs/slurm_%j.log"),
         "OUTPUT_DIR": shlex.quote(str(output_dir)),
         "ACCELERATE_FILE": shlex.quote(str(accelerate_file(config).path.absolute())),
         "WORKER_NODES": worker_nodes,
@@ -93,12 +100,30 @@ def script(config: JobConfig, overrides: Sequence[str], search: Sequence[str] = 
         "TRAINER_PORT": config.launch.trainer_port,
         "WORKER_SECONDS": round(config.rollout.start_timeout_seconds),
         "WORKER_OPTIONS": shlex.join(worker_options(config)),
+        "WORKER_OUTPUT": shlex.quote(assignment("output_dir", output_dir / "node_").removesuffix("'")),
         "TRAINER_OPTIONS": shlex.join([*search, *own, assignment("output_dir", output_dir)]),
+        "RESUME_COMMAND": shlex.quote(f"sbatch {shlex.quote(str(output_dir / 'job.sbatch'))}"),
     }
-    text = TEMPLATE.read_text()
-    for name, value in values.items():
-        text = text.replace(f"@{name}@", str(value))
-    return text
+    _refuse_control_characters([str(value) for value in values.values()])
+    # In one pass, so that a value that reads like a parameter stays what it is.
+    return re.sub(r"@([A-Z_]+)@", lambda found: str(values[found.group(1)]), TEMPLATE.read_text())
+
+
+def _refuse_control_characters(texts: Sequence[str]) -> None:
+    for text in texts:
+        if CONTROL.search(text):
+            raise ValueError(
+                f"{text!r} holds a control character, such as a line break, which a batch script cannot pass "
+                "on. Remove it, or put the value into a config file of your own (--config-dir)."
+            )
+
+
+def _in_header(option: str, value: str) -> str:
+    if not HEADER.fullmatch(value):
+        raise ValueError(
+            f"{option} is {value!r}; a line of #SBATCH may hold only letters, digits and _.:/+=,-"
+        )
+    return value
 
 
 if __name__ == "__main__":
