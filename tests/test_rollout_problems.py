@@ -281,6 +281,7 @@ def test_a_byte_order_mark_and_windows_line_ends_are_no_part_of_the_data(tmp_pat
         (json.dumps([_row(1), _row(2)]).encode(), r"is one JSON array; write one object a line.*jq"),
         (json.dumps([_row(1)], indent=1).encode("utf-8-sig"), r"is one JSON array"),
     ],
+    ids=["gzip", "xz", "bzip2", "parquet", "utf-16", "utf-16-le", "array", "indented array"],
 )
 def test_a_file_of_another_format_is_refused_in_one_sentence(tmp_path: Path, content: bytes, message: str):
     path = tmp_path / "a.jsonl"
