@@ -8,25 +8,25 @@ if __name__ == "__main__":
 import asyncio
 import itertools
 import sys
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from configs.compose import load_operator, run
 from configs.exit_status import PREEMPTED
-from configs.schema import WITHOUT_EFFECT, EvaluationConfig
+from configs.schema import EvaluationConfig, OperatorConfig
 from rewards.build import build_scorer
 from rewards.gold import check_gold
 from rewards.grader import Grader
 from rollout.build import build_operator, load_codec, policy_settings
 from rollout.engine import RolloutEngine
 from rollout.evaluation.evaluate import Comparison, make_missing, missing
+from rollout.evaluation.identity import evaluation_identity
 from rollout.evaluation.journal import Journal
+from rollout.evaluation.model_files import served_model
 from rollout.evaluation.pareto import draw_pareto
-from rollout.evaluation.report import compare, require_outcomes, write_report
+from rollout.evaluation.report import Report, compare, require_outcomes, write_report
 from rollout.output_lock import locked
 from rollout.problems import load_evaluated
 from rollout.prompts import Codec
@@ -53,40 +53,57 @@ def main(config: EvaluationConfig, overrides: list[str]) -> None:
 def _evaluate(config: EvaluationConfig) -> str:
     output_dir = Path(config.output_dir)
     codec = load_codec(config.model, config.rollout)
-    comparison = _comparison(config)
-    _remember_config(config, output_dir)
+    trace, operators = _operators(config)
+    comparison = Comparison(
+        problems=load_evaluated(config.data, check_gold),
+        operators=[build_operator(each) for each in operators],
+        trace=build_operator(trace),
+        samples=config.samples,
+    )
+    identity = evaluation_identity(
+        seed=config.seed,
+        model=served_model(config.model, config.rollout),
+        operators=[trace, *operators],
+        base=config.operator,
+        rollout=config.rollout,
+        rewards=config.rewards,
+    )
     thinking = config.operator.thinking
     # A chat endpoint applies its own template, so this tokenizer's says nothing about its thinking.
     opened = not config.rollout.chats and codec.opens_thinking(thinking.open)
     with (
         build_scorer(config.rewards, thinking, prompt_opens_thinking=opened) as scorer,
-        Journal(output_dir / "rollouts.jsonl") as journal,
+        # Refuses a folder that holds another evaluation, before any worker starts.
+        Journal(output_dir / "rollouts.jsonl", identity, comparison.problems) as journal,
     ):
+        _write_config(config, output_dir)
         grader = Grader(scorer)
         if not _is_complete(comparison, journal):
             _run_missing(config, comparison, codec, grader, journal)
-        require_outcomes(journal.outcomes, journal.failures)
-        work = compare(
-            [operator.name for operator in comparison.operators],
-            [problem.id for problem in comparison.problems],
-            journal.outcomes,
-            list(journal.failures.values()),
-            grader.same,
-            num_traces=comparison.num_traces,
-        )
-        report = asyncio.run(work)
+        report = _report(comparison, journal, grader)
     draw_pareto(report.rows, output_dir / "pareto.png")
     return write_report(output_dir, report)
 
 
-def _comparison(config: EvaluationConfig) -> Comparison:
+def _operators(config: EvaluationConfig) -> tuple[OperatorConfig, list[OperatorConfig]]:
+    """Returns the plain trace, which measures the cost of votes, and the operators to compare."""
     names = config.operators or [config.operator.name]
-    return Comparison(
-        problems=load_evaluated(config.data, check_gold),
-        operators=[build_operator(load_operator(name, config.operator)) for name in names],
-        trace=build_operator(load_operator("trace", config.operator)),
-        samples=config.samples,
+    return load_operator("trace", config.operator), [load_operator(name, config.operator) for name in names]
+
+
+def _report(comparison: Comparison, journal: Journal, grader: Grader) -> Report:
+    outcomes = [outcome for outcome in journal.outcomes if comparison.counts(outcome.key)]
+    failures = {key: failure for key, failure in journal.failures.items() if comparison.counts(key)}
+    require_outcomes(outcomes, failures)
+    work = compare(
+        [operator.name for operator in comparison.operators],
+        [problem.id for problem in comparison.problems],
+        outcomes,
+        list(failures.values()),
+        grader.same,
+        num_traces=comparison.num_traces,
     )
+    return asyncio.run(work)
 
 
 def _is_complete(comparison: Comparison, journal: Journal) -> bool:
@@ -111,34 +128,10 @@ def _run_missing(
         engine.run(work, None, what="the evaluation")
 
 
-def _remember_config(config: EvaluationConfig, output_dir: Path) -> None:
-    """Writes ``config.yaml``; refuses a folder that holds another evaluation.
-
-    Raises:
-        ValueError: If the folder's config differs in an option that decides what is sampled.
-    """
-    decisive = {name: value for name, value in asdict(config).items() if name != "output_dir"}
-    path, journal = output_dir / "config.yaml", output_dir / "rollouts.jsonl"
-    if path.exists() and journal.exists() and journal.stat().st_size:
-        differing = list(_differing(yaml.safe_load(path.read_text()), decisive))
-        if differing:
-            raise ValueError(
-                f"{output_dir} holds an evaluation with another {', '.join(differing)}; "
-                "set output_dir to a new folder, or delete it."
-            )
-        return
-    output_dir.mkdir(parents=True, exist_ok=True)
-    path.write_text(yaml.safe_dump(decisive, sort_keys=False))
-
-
-def _differing(before: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
-    """Yields the full names of changed options that decide what is sampled."""
-    for name in sorted(before.keys() | now.keys()):
-        old, new = before.get(name), now.get(name)
-        if isinstance(old, dict) and isinstance(new, dict):
-            yield from (f"{name}.{inner}" for inner in _differing(old, new))
-        elif old != new and name not in WITHOUT_EFFECT:
-            yield name
+def _write_config(config: EvaluationConfig, output_dir: Path) -> None:
+    """Writes ``config.yaml``, which documents the evaluation's last start."""
+    options = {name: value for name, value in asdict(config).items() if name != "output_dir"}
+    (output_dir / "config.yaml").write_text(yaml.safe_dump(options, sort_keys=False))
 
 
 if __name__ == "__main__":

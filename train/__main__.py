@@ -22,6 +22,7 @@ from rollout.workers.fleet import warn_if_emulated
 from train.distributed import from_rank_zero, leave, make_accelerator, refuse_shared_gpus
 from train.evaluation import write_run_report
 from train.loop import Trainer
+from train.origin import load_run_data
 from train.preemption import leave_marker, status
 from train.rank_zero import assemble
 from train.start import decide_start
@@ -50,15 +51,17 @@ def _start(
 ) -> Trainer | None:
     """Returns this rank's trainer once every model is loaded and the workers answer; None if done."""
     try:
+        refuse_shared_gpus(config)
+        # On every rank: if it fails, all ranks end and none waits.
+        load_codec(config.model, config.rollout)
         start = decide_start(config, is_main=is_main)
+        # Before any worker starts, and before anything on disk is reported as this run's.
+        data = load_run_data(config) if is_main else None
         if start.is_done:
             if is_main:
                 print(f"{config.output_dir} is finished: step {config.train.max_steps} was reached.")
                 print(write_run_report(config))
             return None
-        refuse_shared_gpus(config)
-        # On every rank: if it fails, all ranks end and none waits.
-        load_codec(config.model, config.rollout)
         set_seed(config.seed)
         if is_main:
             warn_if_emulated(
@@ -67,7 +70,7 @@ def _start(
                 Path(config.model.path),
                 "an update may take 40 times as long",
             )
-        outside = assemble(config, overrides, stack) if is_main else None
+        outside = assemble(config, overrides, data, stack) if data else None
         # A worker on a GPU measures the free memory while it starts, so no rank may allocate any then.
         opens_first = torch.cuda.is_available()
         if outside and opens_first:

@@ -63,6 +63,8 @@ class TrainerState:
     """State of the collector: its position in the data."""
     metric: float | None = None
     """Value of the metric ``train.keep_best``; None if it was not measured at this step."""
+    origin: Mapping[str, Any] = field(default_factory=dict)
+    """What the run was made from: a ``train.origin.Origin`` as JSON. Empty if an earlier version wrote it."""
 
 
 def config_fingerprint(config: TrainingConfig) -> str:

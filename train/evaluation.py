@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
@@ -16,6 +16,7 @@ from rewards.build import build_scorer
 from rewards.grader import Grader
 from rollout.engine import RolloutEngine
 from rollout.evaluation.evaluate import PlannedRollout, Progress, evaluate, missing
+from rollout.evaluation.identity import Identity
 from rollout.evaluation.journal import Journal, read_journal
 from rollout.evaluation.outcomes import Failure, Key, Outcome, accuracy_by_problem, by_operator, group_answers
 from rollout.evaluation.report import Report, count_reasons, require_outcomes, summary, write_report
@@ -44,8 +45,11 @@ class HeldOutEvaluator:
         engine: RolloutEngine,
         settings: PolicySettings,
         grader: Grader,
+        identity: Callable[[str], Identity],
     ) -> None:
+        """``identity`` returns the identity of a phase's rollouts."""
         self._config = config
+        self._identity = identity
         self._problems = problems
         self._operators = operators
         self._engine = engine
@@ -57,12 +61,11 @@ class HeldOutEvaluator:
 
         Their rollouts would otherwise count for the new policy, and ``train.keep_best`` would choose by them.
         """
+        kept = set(journals_until(self._config, after_step))
         folder = Path(self._config.output_dir) / "evaluation"
-        for path in folder.glob("step_*"):
-            if int(path.name.removeprefix("step_")) > after_step:
+        for path in (*folder.glob("step_*"), folder / AFTER):
+            if path.exists() and path.name not in kept:
                 shutil.rmtree(path)
-        if after_step < self._config.train.max_steps and (folder / AFTER).exists():
-            shutil.rmtree(folder / AFTER)
 
     def evaluate(self, step: int) -> Mapping[str, float]:
         """Returns the accuracy of each operator as ``eval/<operator>`` and rewrites the report.
@@ -71,7 +74,8 @@ class HeldOutEvaluator:
             RuntimeError: If no rollout of the phase succeeded.
         """
         phase = phase_of(step, self._config)
-        with Journal(phase_path(self._config, phase)) as journal:
+        path = phase_path(self._config, phase)
+        with Journal(path, self._identity(phase), self._problems) as journal:
             if not self._run_missing(phase, journal):
                 mark_complete(self._config, phase)
             require_outcomes(journal.outcomes, journal.failures)
@@ -112,6 +116,16 @@ def phase_of(step: int, config: TrainingConfig) -> str:
     if step == 0:
         return BEFORE
     return AFTER if step == config.train.max_steps else f"step_{step:06d}"
+
+
+def journals_until(config: TrainingConfig, after_step: int) -> Iterator[str]:
+    """Yields the phases on disk that a run which made ``after_step`` steps keeps."""
+    made_after = {BEFORE: 0, AFTER: config.train.max_steps}
+    for path in sorted((Path(config.output_dir) / "evaluation").glob("step_*/")):
+        made_after[path.name] = int(path.name.removeprefix("step_"))
+    for phase, step in made_after.items():
+        if step <= after_step and phase_path(config, phase).exists():
+            yield phase
 
 
 def phase_path(config: TrainingConfig, phase: str) -> Path:

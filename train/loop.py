@@ -114,6 +114,8 @@ class Collaborators:
     evaluator: Evaluator
     reporter: Reporter
     trace: GroupTrace
+    origin: Mapping[str, Any]
+    """What the run was made from, for its checkpoints."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -306,6 +308,7 @@ class Trainer:
                 config_fingerprint=config_fingerprint(self.config),
                 collector=collector,
                 metric=metrics.get(train.keep_best),
+                origin=self.outside.origin if self.outside else {},
             )
         )
         if self.outside:

@@ -1,9 +1,10 @@
 """Rank 0's side of a run: data, verifier and workers, and the collaborators that use them.
 
-``assemble`` builds all of it from a config, and starts the workers as soon as the data is checked, because
-they take longest. The trainer sees only ``train.loop.Collaborators``.
+``assemble`` builds all of it from a config and the run's data, and starts the workers first because they take
+longest. The trainer sees only ``train.loop.Collaborators``.
 """
 
+import hashlib
 import json
 import sys
 from collections.abc import Sequence
@@ -20,7 +21,6 @@ import rewards.verdict
 from configs.compose import load_operator
 from configs.schema import WITHOUT_EFFECT, TrainingConfig
 from rewards.build import build_scorer, build_shaper
-from rewards.gold import check_gold
 from rewards.grader import Grader
 from rewards.shaping import RewardInput, ShapedReward, Shaper
 from rollout.build import Ranges, build_operator, load_codec, policy_settings
@@ -32,12 +32,12 @@ from rollout.collection.producer import Producer
 from rollout.collection.replay import Replay
 from rollout.engine import RolloutEngine
 from rollout.output_lock import locked
-from rollout.problems import load_eval, load_train
 from rollout.records import Call, Verdict
 from train.engine_links import EngineCollector, EnginePublisher
 from train.evaluation import HeldOutEvaluator
 from train.first_tries import try_first
 from train.loop import Collaborators
+from train.origin import Origin, RunData
 from train.report import Reporter
 from train.trace import GroupTrace
 
@@ -56,23 +56,19 @@ class RankZero:
         stack.callback(self.collector.close)
 
 
-def assemble(config: TrainingConfig, overrides: list[str], stack: ExitStack) -> RankZero:
-    """Loads the problems, starts the workers without waiting for them, and builds the rest of rank 0's side.
-
-    ``stack`` closes everything.
+def assemble(config: TrainingConfig, overrides: list[str], data: RunData, stack: ExitStack) -> RankZero:
+    """Starts the workers without waiting for them, and builds rank 0's side; ``stack`` closes everything.
 
     Raises:
-        ValueError, FileNotFoundError, RuntimeError: If data, verifier, workers or ``output_dir`` fail.
+        ValueError, FileNotFoundError, RuntimeError: If verifier, workers or ``output_dir`` fail.
     """
     output_dir = Path(config.output_dir)
     try_first(config)
     stack.enter_context(locked(output_dir))
-    # Before any worker starts: unusable data ends the run in seconds.
-    problems = load_train(config.data, check_gold)
-    held_out = load_eval(config.data, check_gold)
     engine = RolloutEngine(config.rollout, config.model.path, output_dir / "logs")
     stack.enter_context(engine.begun())
-    cache = DraftCache(Path(config.collect.draft_cache)) if config.collect.draft_cache else None
+    cached = config.collect.draft_cache
+    cache = DraftCache(Path(cached), data.problems) if cached else None
     codec = load_codec(config.model, config.rollout)
     _write_run_card(config, overrides, output_dir)
     thinking = config.operator.thinking
@@ -82,7 +78,7 @@ def assemble(config: TrainingConfig, overrides: list[str], stack: ExitStack) -> 
     grader = Grader(scorer)
     collector = BatchCollector(
         ProblemStream(
-            problems,
+            data.problems,
             seed=config.seed,
             max_pass_rate=config.collect.max_history_pass_rate,
             min_attempts=config.algo.num_generations,
@@ -101,7 +97,7 @@ def assemble(config: TrainingConfig, overrides: list[str], stack: ExitStack) -> 
             draft_accuracy=(config.collect.draft_accuracy[0], config.collect.draft_accuracy[1]),
         ),
         cache=cache,
-        replay=_replay(config),
+        replay=_replay(config, data.origin),
     )
     operators = [build_operator(load_operator(n, config.operator)) for n in config.train.eval_operators]
     producer = Producer(
@@ -114,19 +110,24 @@ def assemble(config: TrainingConfig, overrides: list[str], stack: ExitStack) -> 
         collaborators=Collaborators(
             collector=engine_collector,
             publisher=EnginePublisher(engine, config),
-            evaluator=HeldOutEvaluator(config, held_out, operators, engine, settings, grader),
+            evaluator=HeldOutEvaluator(
+                config, data.held_out, operators, engine, settings, grader, data.of_phase
+            ),
             reporter=Reporter(config),
             trace=GroupTrace(output_dir, limit_mib=config.train.trace_limit_mib, decode=codec.decode),
+            origin=asdict(data.origin),
         ),
     )
 
 
-def _replay(config: TrainingConfig) -> Replay:
-    """Returns this run's earlier rollouts; none if a setting that they depend on has changed."""
+def _replay(config: TrainingConfig, origin: Origin) -> Replay:
+    """Returns this run's earlier rollouts; none if a setting, the model or the problems have changed."""
     said = {
         key: value for key, value in asdict(config).items() if key not in ("resume", "output_dir", "train")
     }
     said["rollout"] = {k: v for k, v in said["rollout"].items() if k not in WITHOUT_EFFECT}
+    # Content, not names: a folder or file may have been replaced.
+    said["origin"] = asdict(origin) | {"problems": hashlib.blake2b(origin.problems.encode()).hexdigest()}
     settings = json.dumps(said, sort_keys=True, indent=1)
     replay = Replay(Path(config.output_dir) / "collected", settings, rewards.verdict.Verdict)
     if config.resume == "none":

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from configs.schema import TrainingConfig
 from rollout.records import TRACE, Rollout, call_id
+from train.manifest import sync
 from train.trace import CreditRecord
 
 METRICS_FILE = "metrics.jsonl"
@@ -37,9 +38,11 @@ class Reporter:
         )
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Appends one line to ``metrics.jsonl``; the file is closed when this returns."""
+        """Appends one line to ``metrics.jsonl``; it is on disk (fsync) when this returns."""
         with open(self._directory / METRICS_FILE, "a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **metrics}) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
         if self._wandb is not None:
             self._wandb.log(dict(metrics), step=step)
         if self._bar is not None:
@@ -90,6 +93,7 @@ def truncate_metrics(path: Path, step: int) -> None:
     kept = [line for line in read_metrics(path) if line["step"] <= step]
     temporary = path.with_suffix(".tmp")
     temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+    sync(temporary)  # without it a power failure could leave an empty file under the final name
     os.replace(temporary, path)
 
 

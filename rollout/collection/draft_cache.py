@@ -2,22 +2,29 @@
 
 import random
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 
 from rollout.evaluation.journal import read_calls
-from rollout.records import ATTEMPTS, Call
+from rollout.records import ATTEMPTS, Call, Problem
 
 
 class DraftCache:
     """The plain attempts of a ``rollouts.jsonl``, by problem. They are context, never trained on."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, problems: Iterable[Problem]) -> None:
         """Reads the whole file.
+
+        Args:
+            path: The ``rollouts.jsonl`` of an evaluation.
+            problems: The problems that drafts are drawn for; the file may hold more or fewer.
 
         Raises:
             FileNotFoundError: If the file does not exist.
-            ValueError: If a line is not a rollout (the message names it), or no line has a plain attempt.
+            ValueError: If a line is not a rollout (the message names it), no line has a plain attempt, or a
+                problem has the id of one of ``problems`` and another question.
         """
+        questions = {problem.id: problem.question for problem in problems}
         self._drafts: dict[str, list[Call]] = defaultdict(list)
         if not path.is_file():
             raise FileNotFoundError(
@@ -25,8 +32,13 @@ class DraftCache:
                 "python -m rollout writes to its output_dir."
             )
         try:
-            for problem_id, calls in read_calls(path):
-                self._drafts[problem_id] += filter(_is_plain, calls)
+            for problem, calls in read_calls(path):
+                if questions.get(problem.id, problem.question) != problem.question:
+                    raise ValueError(
+                        f"in {path} the question of problem {problem.id!r} is {problem.question!r}, in the "
+                        f"data {questions[problem.id]!r}. Set the file of an evaluation of the same problems."
+                    )
+                self._drafts[problem.id] += filter(_is_plain, calls)
         except ValueError as error:
             raise ValueError(f"collect.draft_cache: {error}") from error
         if not any(self._drafts.values()):

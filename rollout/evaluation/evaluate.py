@@ -123,9 +123,18 @@ class Comparison:
 
     def planned_votes(self, outcomes: Iterable[Outcome]) -> Iterator[PlannedRollout]:
         """Yields the further traces that the matched votes need, given the cost of the operators."""
-        needed = max((match.votes for match in matches(outcomes, self.num_traces)), default=0)
+        counted = [outcome for outcome in outcomes if self.counts(outcome.key)]
+        needed = max((match.votes for match in matches(counted, self.num_traces)), default=0)
         for problem in self.problems:
             yield from self._traces(problem, self.num_traces, needed)
+
+    def counts(self, key: Key) -> bool:
+        """Returns True for a rollout of this comparison; a journal may hold more operators and samples.
+
+        All traces count: votes use as many as they need.
+        """
+        _, operator, sample = key
+        return operator == TRACE or (sample < self.samples and operator in {o.name for o in self.operators})
 
     def _traces(self, problem: Problem, start: int, stop: int) -> Iterator[PlannedRollout]:
         for sample in range(start, stop):

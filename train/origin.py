@@ -1,0 +1,178 @@
+"""What a run is made of, so that its folder is not resumed with another model or other problems.
+
+The run's evaluations before the first step are recognised by the model that it starts from; later ones, and the
+rollouts of its next steps, by the whole origin. A run that is resumed with other options of the trainer (a
+learning rate, say) keeps its origin.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from configs.compose import load_operator
+from configs.run_folder import CHECKPOINTS, MANIFEST, is_whole
+from configs.schema import TrainingConfig
+from rewards.gold import check_gold
+from rollout.evaluation.identity import Identity, evaluation_identity
+from rollout.evaluation.journal import check_journal
+from rollout.evaluation.model_files import served_model
+from rollout.problems import load_eval, load_train
+from rollout.records import Problem
+from train.checkpoint import TrainerState, read_state
+from train.evaluation import BEFORE, journals_until, phase_path
+
+DIGEST_LENGTH = 8
+"""Hexadecimal digits of the digest of one problem."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """What the policies of a run were made from. Checkpoints store it."""
+
+    model: Mapping[str, str]
+    """The initial model: ``served_model``."""
+    problems: str
+    """Digests of the training problems (id, question, gold answer), in their order, joined."""
+    checkpoints: tuple[str, ...] = ()
+    """Digests of the manifests of checkpoints of other runs that were resumed, the earliest first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunData:
+    """The problems of a run, and the identity of its rollouts."""
+
+    problems: Sequence[Problem]
+    held_out: Sequence[Problem]
+    origin: Origin
+    identity: Identity
+    """Identity of the evaluation before the first step."""
+
+    def of_phase(self, phase: str) -> Identity:
+        """Returns the identity of a phase's evaluation."""
+        if phase == BEFORE:
+            return self.identity
+        return replace(
+            self.identity,
+            shared={**self.identity.shared, "checkpoints resumed from": list(self.origin.checkpoints)},
+        )
+
+
+def load_run_data(config: TrainingConfig) -> RunData:
+    """Loads the problems, and refuses a folder or a checkpoint of another model, of other data or operators.
+
+    Raises:
+        FileNotFoundError: If a data file or the model does not exist.
+        ValueError: If a problem is invalid, the checkpoint to resume from was made from another model or other
+            problems, or an evaluation in ``output_dir`` that the run would report is not one of this run.
+    """
+    problems = load_train(config.data, check_gold)
+    held_out = load_eval(config.data, check_gold)
+    model = served_model(config.model, config.rollout)
+    found = _resumed(config)
+    origin = Origin(model=model, problems=digest_of(problems))
+    if found is not None:
+        path, state = found
+        origin = replace(origin, checkpoints=_checkpoints(config, path, state))
+        refuse_other_origin(path, state.origin, origin, problems)
+    identity = evaluation_identity(
+        seed=config.seed,
+        model=model,
+        operators=[load_operator(name, config.operator) for name in config.train.eval_operators],
+        base=config.operator,
+        rollout=config.rollout,
+        rewards=config.rewards,
+    )
+    data = RunData(problems=problems, held_out=held_out, origin=origin, identity=identity)
+    for phase in journals_until(config, found[1].step if found else 0):
+        check_journal(phase_path(config, phase), data.of_phase(phase), held_out)
+    return data
+
+
+def digest_of(problems: Sequence[Problem]) -> str:
+    """Returns the digests of problems, joined: a changed problem can be named by its place."""
+    return "".join(
+        hashlib.blake2s(
+            repr((p.id, p.question, p.answer)).encode(), digest_size=DIGEST_LENGTH // 2
+        ).hexdigest()
+        for p in problems
+    )
+
+
+def refuse_other_origin(
+    path: Path, before: Mapping[str, Any], now: Origin, problems: Sequence[Problem]
+) -> None:
+    """Checks that a checkpoint belongs to a run of the same initial model and the same training problems.
+
+    Args:
+        path: The checkpoint, for the message.
+        before: The origin that it stores.
+        now: The origin of the run that resumes it.
+        problems: The training problems now.
+
+    Raises:
+        ValueError: If the model or the problems differ; the message names what. Also if an earlier version
+            wrote the checkpoint, which does not tell.
+    """
+    if not before:
+        raise ValueError(
+            f"{path} does not tell which model and problems its run was made from: an earlier version wrote "
+            f"it. {_anew(path)}"
+        )
+    differing = Identity(shared=before["model"], operators={}).differences(
+        Identity(shared=now.model, operators={})
+    )
+    differing += _changed(before["problems"], now.problems, problems)
+    if differing:
+        raise ValueError(
+            f"{path} belongs to a run that was made from something else: {'; '.join(differing)}. Restore what "
+            f"it was made from to resume it. Otherwise {_anew(path)}"
+        )
+
+
+def _anew(path: Path) -> str:
+    return f"start a new run from its weights: set model.path={path / 'policy'}, resume=none and a new output_dir."
+
+
+def _changed(before: str, now: str, problems: Sequence[Problem]) -> list[str]:
+    """Returns how the training problems differ, as phrases."""
+    if before == now:
+        return []
+    was, number = len(before) // DIGEST_LENGTH, len(problems)
+    if was != number:
+        return [f"the number of training problems was {was} and is {number}"]
+    places = range(0, len(now), DIGEST_LENGTH)
+    changed = [
+        problem.id
+        for place, problem in zip(places, problems, strict=True)
+        if before[place : place + DIGEST_LENGTH] != now[place : place + DIGEST_LENGTH]
+    ]
+    return [
+        f"{len(changed)} of {number} training problems changed or moved, the first where {changed[0]!r} is now"
+    ]
+
+
+def _resumed(config: TrainingConfig) -> tuple[Path, TrainerState] | None:
+    """Returns the checkpoint that ``resume`` names and its state; None if there is none to resume.
+
+    Its files are not checked: that is done when it is loaded. All checkpoints of a run have one origin.
+    """
+    if config.resume == "none":
+        return None
+    folder = Path(config.output_dir) / CHECKPOINTS
+    paths = sorted(folder.glob("step_*"), reverse=True) if config.resume == "auto" else [Path(config.resume)]
+    for path in filter(is_whole, paths):
+        try:
+            return path, read_state(path)
+        except (OSError, ValueError):  # damaged: loading it says so
+            continue
+    return None
+
+
+def _checkpoints(config: TrainingConfig, path: Path, state: TrainerState) -> tuple[str, ...]:
+    """Returns the checkpoints of other runs behind a run that resumes ``path``, with ``path`` if it is one."""
+    before = tuple(state.origin.get("checkpoints", ()))
+    if path.resolve().parent == (Path(config.output_dir) / CHECKPOINTS).resolve():
+        return before
+    return *before, hashlib.blake2b((path / MANIFEST).read_bytes(), digest_size=8).hexdigest()
