@@ -7,6 +7,7 @@ from pathlib import Path
 from fakes import EvenIsCorrect, ScriptedPolicy, operator, problem, settings
 
 from rollout.evaluation.evaluate import Comparison, PlannedRollout, evaluate, missing
+from rollout.evaluation.identity import Identity
 from rollout.evaluation.journal import Journal
 from rollout.evaluation.outcomes import Attempt, Failure, Outcome, Round
 from rollout.evaluation.report import Report, compare
@@ -62,6 +63,14 @@ class Kept:
         self.failures.append(failure)
 
 
+IDENTITY = Identity(shared={"seed": 0, "weights of model.path": "aa"}, operators={"trace": {"schedule": [1]}})
+
+
+def open_journal(path: Path, names: Iterable[str] = ()) -> Journal:
+    """A journal of ``IDENTITY`` and the problems of these names."""
+    return Journal(path, IDENTITY, [problem(name) for name in names])
+
+
 TRACE = operator((1,), name="trace")
 OPERATORS = (TRACE, operator((4, 1)), operator((1, 1), name="sr"))
 
@@ -80,7 +89,7 @@ def run_comparison(
 ) -> Report:
     """What the command does, in a journal at ``path``; ``keep`` may leave jobs of the first stage out."""
     sampler = policy or ScriptedPolicy()
-    with Journal(path) as journal:
+    with Journal(path, IDENTITY, made.problems) as journal:
 
         def run(jobs: Iterable[PlannedRollout]) -> None:
             work = evaluate(jobs, settings(sampler), EvenIsCorrect(), journal, seed=0, max_in_flight=8)

@@ -77,7 +77,7 @@ def test_a_comparison_writes_its_files_and_started_again_asks_for_nothing(
 
 def test_usage_and_budgets_in_the_file_add_up(url: str, needed: list[str], tmp_path: Path):
     _run(*needed, "operator.schedule=[3,1]", f"rollout.urls=[{url}]")
-    lines = [json.loads(line) for line in (tmp_path / "out" / "rollouts.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (tmp_path / "out" / "rollouts.jsonl").read_text().splitlines()[1:]]
     for line in lines:
         total = sum(sum(call["usage"].values()) for call in line["calls"])
         assert line["budgets"]["b_total"] == line["outcome"]["rounds"][-1]["b_total"] == total
@@ -95,7 +95,9 @@ def test_a_folder_with_another_evaluation_is_refused_but_another_endpoint_is_not
     url: str, needed: list[str], tmp_path: Path
 ):
     _run(*needed, "operator=trace", f"rollout.urls=[{url}]")
-    with pytest.raises(SystemExit, match=r"another rollout\.temperature, seed; set output_dir to a new"):
+    with pytest.raises(
+        SystemExit, match=r"rollout\.temperature was 1\.0 and is 0\.5; seed was 0 and is 1\. "
+    ):
         _run(*needed, "operator=trace", f"rollout.urls=[{url}]", "seed=1", "rollout.temperature=0.5")
     _run(*needed, "operator=trace", "rollout.urls=[http://127.0.0.1:9]", "rollout.max_concurrency=3")
 
@@ -111,7 +113,7 @@ def test_a_folder_in_which_nothing_was_evaluated_holds_no_evaluation(
 
 def test_a_limit_evaluates_the_first_problems_of_the_set(url: str, needed: list[str], tmp_path: Path):
     _run(*needed, "operator=trace", f"rollout.urls=[{url}]", "data.limit=2")
-    lines = (tmp_path / "out" / "rollouts.jsonl").read_text().splitlines()
+    lines = (tmp_path / "out" / "rollouts.jsonl").read_text().splitlines()[1:]
     assert {json.loads(line)["outcome"]["problem_id"] for line in lines} == {"p0", "p1"}
 
 
@@ -152,7 +154,7 @@ def test_a_run_without_one_answer_ends_with_the_reason_and_can_be_gone_on_with(
     with stub_process(options) as slow, pytest.raises(SystemExit, match=r"Not one of 12 rollouts got an"):
         _run(*needed, "operator=trace", f"rollout.urls=[{slow}]", "rollout.request_timeout_seconds=0.2")
     assert not (tmp_path / "out" / "report.json").exists()
-    lines = (tmp_path / "out" / "rollouts.jsonl").read_text().splitlines()
+    lines = (tmp_path / "out" / "rollouts.jsonl").read_text().splitlines()[1:]
     assert len(lines) == 12 and all(json.loads(line)["failure"]["reason"] for line in lines)
     _run(*needed, "operator=trace", f"rollout.urls=[{url}]")
     assert _report(tmp_path)["run"]["failed"] == 0

@@ -4,9 +4,11 @@ import asyncio
 import json
 import random
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from evaluation_fakes import open_journal
 from fakes import EvenIsCorrect, ScriptedPolicy, operator, problem, roll, settings
 from test_rollout_collector import _collector
 
@@ -15,7 +17,6 @@ from rollout.build import Ranges
 from rollout.collection.draft_cache import DraftCache
 from rollout.collection.groups import GroupFilter
 from rollout.collection.problem_stream import ProblemStream
-from rollout.evaluation.journal import Journal
 from rollout.evaluation.outcomes import reduce
 from rollout.operators import run_operator
 from rollout.records import DRAFT, REFINE, TRACE
@@ -89,7 +90,7 @@ def test_an_operator_group_that_was_dropped_is_made_again_with_traces_of_another
 
 def _journal(path: Path, names: list[str]) -> Path:
     file = path / "rollouts.jsonl"
-    with Journal(file) as journal:
+    with open_journal(file) as journal:
         for name in names:
             rollout = roll(ScriptedPolicy(), operator((3, 1)), name=name)
             journal.add(reduce(rollout, 0, ThinkingMarks()), rollout)
@@ -97,7 +98,7 @@ def _journal(path: Path, names: list[str]) -> Path:
 
 
 def test_cached_drafts_stand_in_for_sampled_ones_where_there_are_any(tmp_path: Path):
-    cache = DraftCache(_journal(tmp_path, ["p0", "p1"]))
+    cache = DraftCache(_journal(tmp_path, ["p0", "p1"]), [problem("p0")])
     policy = ScriptedPolicy()
     collector = _collector(policy, problems=4, operator_fraction=1.0, cache=cache, pdr=operator((3, 1)))
     batch = asyncio.run(collector.collect(0))
@@ -109,15 +110,24 @@ def test_cached_drafts_stand_in_for_sampled_ones_where_there_are_any(tmp_path: P
 
 def test_a_cache_that_cannot_serve_names_file_line_and_cause(tmp_path: Path):
     with pytest.raises(FileNotFoundError, match=r"does not exist\. It is the rollouts\.jsonl"):
-        DraftCache(tmp_path / "nothing.jsonl")
+        DraftCache(tmp_path / "nothing.jsonl", [])
     file = _journal(tmp_path, ["p0"])
     lines = file.read_text().splitlines()
     file.write_text(lines[0] + "\n" + json.dumps({"outcome": 1}) + "\n")
     with pytest.raises(ValueError, match="line 2 is not a rollout"):
-        DraftCache(file)
+        DraftCache(file, [])
     file.write_text("")
     with pytest.raises(ValueError, match="contains no attempt"):
-        DraftCache(file)
+        DraftCache(file, [])
+
+
+def test_drafts_of_another_question_with_the_same_id_are_refused(tmp_path: Path):
+    file = _journal(tmp_path, ["p0", "p1"])
+    data = [problem("p0"), replace(problem("p1"), question="another question")]
+    with pytest.raises(
+        ValueError, match="the question of problem 'p1' is 'question p1', in the data 'another question'"
+    ):
+        DraftCache(file, data)
 
 
 def test_ranges_draw_every_value_and_leave_the_rest_of_the_operator_alone():

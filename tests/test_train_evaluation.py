@@ -5,11 +5,10 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from evaluation_fakes import outcome
+from evaluation_fakes import IDENTITY, open_journal, outcome
 from fakes import EvenIsCorrect, ScriptedPolicy, operator, problem, roll, settings
 from training_fakes import make_config
 
-from rollout.evaluation.journal import Journal
 from rollout.evaluation.outcomes import Failure
 from rollout.sampler import CallFailed
 from train.evaluation import (
@@ -45,7 +44,7 @@ def _config(tmp_path: Path):
 def _phase(config, phase: str, answers: dict[str, str], failed: int = 0) -> None:
     """A phase in which the answers of problem ``p0, p1, ...`` are the characters of each operator's text."""
     rollout = roll(ScriptedPolicy(), operator((1,), name="trace"))
-    with Journal(phase_path(config, phase)) as journal:
+    with open_journal(phase_path(config, phase)) as journal:
         for name, text in answers.items():
             for i, answer in enumerate(text):
                 rounds = ([answer],) if name == "trace" else (["1", "2"], [answer])
@@ -103,7 +102,15 @@ class _Engine:
 def _evaluator(config, policy: ScriptedPolicy) -> HeldOutEvaluator:
     problems = [problem(f"p{i}") for i in range(3)]
     operators = [operator((1,), name="trace"), operator((2, 1), name="pdr")]
-    return HeldOutEvaluator(config, problems, operators, _Engine(), settings(policy), EvenIsCorrect())  # pyright: ignore[reportArgumentType]
+    return HeldOutEvaluator(
+        config,
+        problems,
+        operators,
+        _Engine(),  # pyright: ignore[reportArgumentType]
+        settings(policy),
+        EvenIsCorrect(),
+        lambda phase: IDENTITY,
+    )
 
 
 class _Failing(ScriptedPolicy):

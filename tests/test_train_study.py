@@ -6,11 +6,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+from evaluation_fakes import open_journal
 from fakes import ScriptedPolicy, operator, roll
 
 from configs.schema import ArmConfig, StudyConfig
 from configs.thinking import ThinkingMarks
-from rollout.evaluation.journal import Journal
 from rollout.evaluation.outcomes import reduce
 from train.study import __main__ as study
 from train.study.__main__ import stages, trained
@@ -96,7 +96,7 @@ def test_a_study_that_cannot_run_is_refused(tmp_path: Path, changes, message: st
 def _evaluated(folder: Path, seed: int) -> dict[str, float]:
     """Writes an evaluation; gives its accuracies."""
     right = {}
-    with Journal(folder / "rollouts.jsonl") as journal:
+    with open_journal(folder / "rollouts.jsonl") as journal:
         for name, schedule in (("trace", (1,)), ("pdr", (4, 1))):
             made = []
             for problem in range(20):

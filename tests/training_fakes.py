@@ -200,6 +200,7 @@ def make_collaborators(
         evaluator=CountingEvaluator(),
         reporter=Reporter(config),
         trace=GroupTrace(Path(config.output_dir), limit_mib=config.train.trace_limit_mib, decode=str),
+        origin={"model": {}, "problems": "", "checkpoints": []},
     )
 
 

@@ -1,8 +1,8 @@
 """What a run is made of, so that its folder is not resumed with another model or other problems.
 
-The run's evaluations before the first step are recognised by the model that it starts from; later ones, and the
-rollouts of its next steps, by the whole origin. A run that is resumed with other options of the trainer (a
-learning rate, say) keeps its origin.
+The evaluation before the first step is recognised by the model that the run starts from; later evaluations
+also by the checkpoints of other runs that it resumed; stored rollouts of its next steps by the whole origin.
+A run that is resumed with other options of the trainer (a learning rate, say) keeps its origin.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from rollout.evaluation.journal import check_journal
 from rollout.evaluation.model_files import served_model
 from rollout.problems import load_eval, load_train
 from rollout.records import Problem
-from train.checkpoint import TrainerState, read_state
+from train.checkpoint import POLICY_DIR, TrainerState, read_state
 from train.evaluation import BEFORE, journals_until, phase_path
 
 DIGEST_LENGTH = 8
@@ -64,8 +64,8 @@ def load_run_data(config: TrainingConfig) -> RunData:
 
     Raises:
         FileNotFoundError: If a data file or the model does not exist.
-        ValueError: If a problem is invalid, the checkpoint to resume from was made from another model or other
-            problems, or an evaluation in ``output_dir`` that the run would report is not one of this run.
+        ValueError: If a problem is invalid, the checkpoint to resume from was made from another model or
+            other problems, or an evaluation in ``output_dir`` that the run would report is not one of it.
     """
     problems = load_train(config.data, check_gold)
     held_out = load_eval(config.data, check_gold)
@@ -118,7 +118,7 @@ def refuse_other_origin(
     if not before:
         raise ValueError(
             f"{path} does not tell which model and problems its run was made from: an earlier version wrote "
-            f"it. {_anew(path)}"
+            f"it. To use it, {_anew(path)}"
         )
     differing = Identity(shared=before["model"], operators={}).differences(
         Identity(shared=now.model, operators={})
@@ -126,13 +126,14 @@ def refuse_other_origin(
     differing += _changed(before["problems"], now.problems, problems)
     if differing:
         raise ValueError(
-            f"{path} belongs to a run that was made from something else: {'; '.join(differing)}. Restore what "
-            f"it was made from to resume it. Otherwise {_anew(path)}"
+            f"{path} belongs to a run that was made from something else: {'; '.join(differing)}. Restore "
+            f"that to resume the run. Otherwise {_anew(path)}"
         )
 
 
 def _anew(path: Path) -> str:
-    return f"start a new run from its weights: set model.path={path / 'policy'}, resume=none and a new output_dir."
+    policy = path / POLICY_DIR
+    return f"start a new run from its weights: set model.path={policy}, resume=none and a new output_dir."
 
 
 def _changed(before: str, now: str, problems: Sequence[Problem]) -> list[str]:
@@ -148,9 +149,8 @@ def _changed(before: str, now: str, problems: Sequence[Problem]) -> list[str]:
         for place, problem in zip(places, problems, strict=True)
         if before[place : place + DIGEST_LENGTH] != now[place : place + DIGEST_LENGTH]
     ]
-    return [
-        f"{len(changed)} of {number} training problems changed or moved, the first where {changed[0]!r} is now"
-    ]
+    where = f"the first where {changed[0]!r} is now"
+    return [f"{len(changed)} of {number} training problems changed or moved, {where}"]
 
 
 def _resumed(config: TrainingConfig) -> tuple[Path, TrainerState] | None:
@@ -171,7 +171,8 @@ def _resumed(config: TrainingConfig) -> tuple[Path, TrainerState] | None:
 
 
 def _checkpoints(config: TrainingConfig, path: Path, state: TrainerState) -> tuple[str, ...]:
-    """Returns the checkpoints of other runs behind a run that resumes ``path``, with ``path`` if it is one."""
+    """Returns digests of the checkpoints of other runs behind a run that resumes ``path``, ``path`` included
+    if it is one of them."""
     before = tuple(state.origin.get("checkpoints", ()))
     if path.resolve().parent == (Path(config.output_dir) / CHECKPOINTS).resolve():
         return before

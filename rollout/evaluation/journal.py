@@ -1,9 +1,9 @@
 """``rollouts.jsonl``: every rollout, appended as it ends, so that an evaluation can be resumed.
 
 The first line holds ``identity``: what the rollouts were made with. A journal accepts only rollouts of an
-equal identity; when a comparison gains an operator, a further such line is appended, and the last one counts.
-Each other line holds ``outcome`` (or ``failure``) first, then the problem and the graph of calls, in the order
-in which rollouts ended.
+equal identity; when a comparison gains an operator, another such line is appended, and the last one counts.
+Each other line holds ``outcome`` (or ``failure``) first, then the problem and the graph of calls, in the
+order in which rollouts ended.
 """
 
 import json
@@ -29,7 +29,7 @@ class _Line(msgspec.Struct):
     """One line; the graph of calls is checked to be JSON, and not decoded."""
 
     identity: Identity | None = None
-    outcome: msgspec.Raw | None = None
+    outcome: msgspec.Raw = msgspec.Raw()
     failure: Failure | None = None
     problem: Problem | None = None
 
@@ -158,8 +158,8 @@ def _read(path: Path) -> _Content:
                 "verifier): an earlier version wrote the file. Set output_dir to a new folder, or delete "
                 f"{path.parent}."
             )
-        elif line.outcome is not None and line.problem is not None:
-            outcome = _outcome(path, number, line.outcome)
+        elif line.problem is not None and (data := bytes(line.outcome)):
+            outcome = _outcome(path, number, data)
             content.outcomes[outcome.key] = outcome
             content.problems.setdefault(line.problem.id, line.problem)
         elif line.failure is not None:
@@ -183,11 +183,12 @@ def _lines(path: Path) -> Iterator[_Line]:
             except msgspec.DecodeError as error:
                 raise ValueError(
                     f"{path} line {number} is torn: it was cut off while it was written, or damaged later "
-                    f"({error}). Remove that line, so that its rollout is made again, or delete {path.parent}."
+                    f"({error}). Remove that line, so that its rollout is made again, or delete "
+                    f"{path.parent}."
                 ) from error
 
 
-def _outcome(path: Path, number: int, data: msgspec.Raw) -> Outcome:
+def _outcome(path: Path, number: int, data: bytes) -> Outcome:
     try:
         return outcome_from_json(msgspec.json.decode(data))
     except (ValueError, TypeError, KeyError) as error:

@@ -1,9 +1,9 @@
 """Recognises the model that an evaluation runs: digests of its files, which no path or date enters.
 
-Weights are sampled, not read whole: of a safetensors file its size, its header (names, types and shapes of all
-tensors), and the first, middle and last ``PROBE_BYTES`` of every tensor. A change that leaves all of these as
-they were is not noticed; training, merging or quantising a model does not leave them. Files in another format
-are read whole.
+Weights are sampled, not read whole: of a safetensors file its size, its header (names, types and shapes of
+all tensors), and the first, middle and last ``PROBE_BYTES`` of every tensor. A change that leaves all of
+these as they were is not noticed; training, merging or quantising a model does not leave them. Files in
+another format are read whole.
 """
 
 import hashlib
@@ -28,6 +28,7 @@ _TOKENIZER = (
     "vocab.*",
     "merges.txt",
 )
+_PICKLED = ("*.bin", "*.pt", "*.pth")
 
 
 def served_model(model: ModelConfig, rollout: RolloutConfig) -> dict[str, str]:
@@ -44,21 +45,17 @@ def served_model(model: ModelConfig, rollout: RolloutConfig) -> dict[str, str]:
     folder = Path(model.path)
     if not folder.is_dir():
         return {"revision of model.path": f"{model.path}@{_commit(model.path)}"}
-    tokenizer = {"tokenizer of model.path": _digest(_matching(folder, _TOKENIZER), _add_whole)}
+    tokenizer = {"tokenizer of model.path": _digest(_matching(folder, _TOKENIZER), _whole)}
     if rollout.chats:
         return tokenizer
     weights = list(_matching(folder, ("*.safetensors",)))
-    digest = (
-        _digest(weights, _add_safetensors) if weights else _digest(_matching(folder, _PICKLED), _add_whole)
-    )
     return {
-        "configuration of model.path": _digest(_matching(folder, _CONFIGURATION), _add_whole),
+        "configuration of model.path": _digest(_matching(folder, _CONFIGURATION), _whole),
         **tokenizer,
-        "weights of model.path": digest,
+        "weights of model.path": _digest(weights, _sample)
+        if weights
+        else _digest(_matching(folder, _PICKLED), _whole),
     }
-
-
-_PICKLED = ("*.bin", "*.pt", "*.pth")
 
 
 def _matching(folder: Path, patterns: Iterable[str]) -> Iterator[Path]:
@@ -66,44 +63,45 @@ def _matching(folder: Path, patterns: Iterable[str]) -> Iterator[Path]:
     return iter(sorted(found))
 
 
-def _digest(files: Iterable[Path], add: Callable[["hashlib._Hash", Path], None]) -> str:
+def _digest(files: Iterable[Path], read: Callable[[Path], Iterator[bytes]]) -> str:
     total = hashlib.blake2b(digest_size=8)
     for path in files:
         # With its size, so that bytes cannot move from one file to the next unnoticed.
         total.update(f"{path.name} {path.stat().st_size}\n".encode())
-        add(total, path)
+        for part in read(path):
+            total.update(part)
     return total.hexdigest()
 
 
-def _add_whole(total: "hashlib._Hash", path: Path) -> None:
+def _whole(path: Path) -> Iterator[bytes]:
     with path.open("rb") as file:
         while block := file.read(1 << 20):
-            total.update(block)
+            yield block
 
 
-def _add_safetensors(total: "hashlib._Hash", path: Path) -> None:
-    """Adds the header and the probes of every tensor, in the order of the header."""
+def _sample(path: Path) -> Iterator[bytes]:
+    """Yields the header of a safetensors file and the probes of every tensor, in the order of the header."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         header = file.read(length) if length <= MAX_HEADER_BYTES else b""
-        total.update(header)
+        yield header
         try:
             entries = json.loads(header)
             spans = [entry["data_offsets"] for name, entry in entries.items() if name != "__metadata__"]
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ValueError(
-                f"{path} is not a safetensors file: its header cannot be read ({error!r}). Copy or export the "
-                "model again."
+                f"{path} is not a safetensors file: its header cannot be read ({error!r}). Copy or export "
+                "the model again."
             ) from error
         for start, end in spans:
-            _add_probes(total, file, 8 + length + start, 8 + length + end)
+            yield from _probes(file, 8 + length + start, 8 + length + end)
 
 
-def _add_probes(total: "hashlib._Hash", file: BinaryIO, start: int, end: int) -> None:
+def _probes(file: BinaryIO, start: int, end: int) -> Iterator[bytes]:
     middle = (start + end - PROBE_BYTES) // 2
     for place in (start, middle, end - PROBE_BYTES):
         file.seek(max(start, place))
-        total.update(file.read(min(PROBE_BYTES, end - start)))
+        yield file.read(min(PROBE_BYTES, end - start))
 
 
 def _commit(name: str) -> str:

@@ -25,7 +25,7 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from evaluation_fakes import TRACE
+from evaluation_fakes import IDENTITY, TRACE
 from fakes import CODEC, END, EvenIsCorrect, ScriptedPolicy, operator, problem, settings
 from stub_server import StubOptions, stub_process
 
@@ -96,7 +96,7 @@ def measure(num_problems: int, folder: Path, url: str | None) -> Iterator[dict]:
             yield job
 
     cpu = time.process_time()
-    with Journal(folder / "rollouts.jsonl") as journal:
+    with Journal(folder / "rollouts.jsonl", IDENTITY, problems) as journal:
         jobs = watched(job for job in made.planned() if job.operator is not TRACE)
         asyncio.run(sample(jobs, journal, url))
         ran = (time.process_time() - cpu) * 1000
