@@ -17,8 +17,9 @@ from configs.schema import AlgoConfig, DataConfig, ModelConfig, RolloutConfig, T
 from configs.stopping import StopRequest
 from rollout.collection.collector import CollectedBatch
 from rollout.records import REFINE, TRACE, Call, Group, GroupKey, Sample, Usage, VersionSpan, context_key
+from train.collaborators import Collaborators
 from train.engine_links import WeightsFolder
-from train.loop import Collaborators, Trainer
+from train.loop import Trainer
 from train.model.policy import HostWeights
 from train.report import Reporter
 from train.start import decide_start
@@ -66,24 +67,29 @@ def make_group(
     return Group(key=key, prompt_ids=prompt_ids, samples=tuple(samples))
 
 
-def make_groups(seed: int) -> tuple[Group, ...]:
+def make_groups(seed: int, longest: int = 16) -> tuple[Group, ...]:
     """A ragged batch: short traces, refinements under long prompts, groups of unequal size."""
     rng = random.Random(seed)
     traces = [
-        make_group(rng, role=TRACE, prompt=rng.randint(3, 9), lengths=_lengths(rng), name=f"t{i}")
+        make_group(rng, role=TRACE, prompt=rng.randint(3, 9), lengths=_lengths(rng, longest), name=f"t{i}")
         for i in range(4)
     ]
     refinements = [
         make_group(
-            rng, role=REFINE, prompt=rng.randint(20, 60), lengths=_lengths(rng), forced=True, name=f"r{i}"
+            rng,
+            role=REFINE,
+            prompt=rng.randint(20, 60),
+            lengths=_lengths(rng, longest),
+            forced=True,
+            name=f"r{i}",
         )
         for i in range(3)
     ]
     return (*traces, *refinements)
 
 
-def _lengths(rng: random.Random) -> list[int]:
-    return [rng.randint(1, 16) for _ in range(rng.randint(3, 6))]
+def _lengths(rng: random.Random, longest: int) -> list[int]:
+    return [rng.randint(1, longest) for _ in range(rng.randint(3, 6))]
 
 
 class SyntheticCollector:
@@ -96,20 +102,23 @@ class SyntheticCollector:
         poison: bool = False,
         delay_seconds: float = 0.0,
         empty: bool = False,
+        short_at: list[int] | None = None,
     ) -> None:
+        """``short_at`` holds the versions of the policy that answer in a token or two."""
         self.position = 0
         self.forgotten = 0
         self._delay_seconds = delay_seconds
         self._kill_at = kill_at
         self._poison = poison
         self._empty = empty
+        self._short_at = short_at or []
 
     def next(self, step: int, version: int) -> CollectedBatch:
         if step == self._kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(self._delay_seconds)
         self.position += 1
-        groups = () if self._empty else make_groups(self.position)
+        groups = () if self._empty else make_groups(self.position, 2 if version in self._short_at else 16)
         if self._poison:
             groups = tuple(_poisoned(group) for group in groups)
         return CollectedBatch(groups=groups, rollouts=(), metrics={"position": float(self.position)})
@@ -121,6 +130,9 @@ class SyntheticCollector:
         if state is not None:
             self.position = state["position"]
         return []
+
+    def rewind(self, state: Mapping[str, Any]) -> None:
+        self.position = state["position"]
 
     def forget(self, until_step: int) -> None:
         self.forgotten = until_step

@@ -21,6 +21,7 @@ from rollout.build import load_codec
 from rollout.workers.fleet import warn_if_emulated
 from train.distributed import from_rank_zero, leave, make_accelerator, refuse_shared_gpus
 from train.evaluation import write_run_report
+from train.health.response import UnhealthyRun
 from train.loop import Trainer
 from train.origin import load_run_data
 from train.preemption import leave_marker, status
@@ -39,7 +40,12 @@ def main(config: TrainingConfig, overrides: list[str]) -> None:
             trainer = _start(config, overrides, stack, is_main=is_main)
         if trainer is None:
             return
-        came_to_end = trainer.run()
+        try:
+            came_to_end = trainer.run()
+        except UnhealthyRun as error:
+            if is_main:
+                print(write_run_report(config))
+            _give_up(error, is_main=is_main)
     if not came_to_end:
         leave(status())
     if is_main:

@@ -28,6 +28,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from configs.run_folder import CHECKPOINTS, UNFINISHED, is_whole, refuse_used
 from configs.schema import TrainingConfig
+from train.health.rollbacks import measured_at
 from train.manifest import additions, damage, is_sealed, remove, seal, sync
 from train.model.policy import save_adapter, save_weights
 from train.resumed import (
@@ -147,9 +148,17 @@ class Checkpoints:
         kept = set(whole[-self._config.train.keep_last :])
         if self._config.train.keep_best and measured:
             kept.add(max(measured)[1])
+        if self._config.train.on_alarm == "rollback":
+            kept.add(self._last_measured(whole))
         for path in whole:
             if path not in kept:
                 remove(path)
+
+    def _last_measured(self, whole: list[Path]) -> Path:
+        """Returns the newest checkpoint whose policy was measured by now, to which a rollback returns."""
+        steps = {path: read_state(path).step for path in whole}
+        now, staleness = steps[whole[-1]], self._config.collect.max_staleness
+        return [path for path in whole if measured_at(steps[path], staleness) <= now or path == whole[0]][-1]
 
     def load(self, path: Path) -> TrainerState:
         """Restores weights, moments, scheduler and RNGs of every rank, and returns the stored state.

@@ -55,6 +55,9 @@ class EngineCollector:
     def resume(self, after_step: int, state: Mapping[str, Any] | None) -> list[int]:
         return self.producer.resume(after_step, state)
 
+    def rewind(self, state: Mapping[str, Any]) -> None:
+        self.engine.run(self.producer.rewind(state), CLOSE_SECONDS, what="going back in the data")
+
     def forget(self, until_step: int) -> None:
         async def forget() -> None:
             self.producer.forget(until_step)

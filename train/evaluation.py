@@ -24,6 +24,7 @@ from rollout.evaluation.report_rows import Difference, ReportRow, difference, op
 from rollout.operators import Operator
 from rollout.policy import PolicySettings
 from rollout.records import Problem
+from train.health.summary import alarm_summary
 
 BEFORE, AFTER = "before", "after"
 COMPLETE = "complete.json"
@@ -182,6 +183,7 @@ def write_run_report(config: TrainingConfig) -> str:
         differences=_differences(rows),
         run=summary(outcomes, failures),
         reasons=count_reasons(failures),
+        alarms=alarm_summary(Path(config.output_dir), config.train.ignored_alarms),
     )
     return write_report(Path(config.output_dir), report)
 

@@ -86,10 +86,10 @@ class Learner:
         metrics |= tokens.result(self._accelerator, num_updates=len(parts) * algo.num_iterations)
         return metrics | update_metrics(outcomes, rates)
 
-    def restore_options(self, updates_ratio: float) -> None:
+    def restore_options(self, updates_ratio: float, scale: float) -> None:
         """Restores the optimizers' options after a checkpoint was loaded; see ``TrainedModel``."""
         for model in self._trained().values():
-            model.restore_options(updates_ratio)
+            model.restore_options(updates_ratio, scale)
 
     def _make_policy(self) -> TrainedModel:
         algo = self._config.algo

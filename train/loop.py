@@ -31,7 +31,6 @@ the log-probs of their sampler. Only rank 0 communicates with the outside (``Col
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
@@ -45,77 +44,22 @@ from rollout.collection.collector import CollectedBatch
 from train.batch.rows import Row
 from train.call_terms import CallTerms, UpdateRecord
 from train.checkpoint import Checkpoints, TrainerState, config_fingerprint
+from train.collaborators import Collaborators
 from train.distributed import from_rank_zero, gather_objects, give_back_cached_memory, max_over_ranks
+from train.health.response import AlarmWatch, UnhealthyRun
+from train.health.rollbacks import forget_rollbacks, rate_scale, read_rollbacks
 from train.learner import Learner
 from train.loss.credit import credit
 from train.metrics import Stopwatch, group_metrics, staleness_metrics
-from train.model.policy import HostWeights, gather_weights
+from train.model.policy import gather_weights
 from train.nonfinite_steps import RefusalGuard
 from train.preemption import leave_marker
-from train.report import Reporter
 from train.resumed import updates_ratio
 from train.sharding import sharding_of
-from train.trace import GroupTrace, credit_records
+from train.trace import credit_records
 
 ROLLOUTS_SHOWN = 2
 """Number of rollouts written as text at each checkpoint."""
-
-
-class Collector(Protocol):
-    """Collects the scored groups of one step."""
-
-    def next(self, step: int, version: int) -> CollectedBatch:
-        """Returns the batch of ``step`` for a policy of ``version``."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """Returns the state that ``resume`` needs, for a checkpoint."""
-        ...
-
-    def resume(self, after_step: int, state: Mapping[str, Any] | None) -> list[int]:
-        """Is called once, before the first ``next``; returns the steps with rollouts of a previous run."""
-        ...
-
-    def forget(self, until_step: int) -> None:
-        """Is called once a checkpoint includes the steps up to ``until_step``: drops their rollouts."""
-        ...
-
-
-class Publisher(Protocol):
-    """Makes the workers serve new weights."""
-
-    def publish(self, weights: HostWeights, version: int) -> None:
-        """Returns once every worker serves ``version``."""
-        ...
-
-    def sleep(self) -> None:
-        """Is called before an update if workers share the trainer's GPUs; they wake at the next publish."""
-        ...
-
-
-class Evaluator(Protocol):
-    """Evaluates the policy that the workers serve."""
-
-    def start(self, after_step: int) -> None:
-        """Called once, before the first ``evaluate``: drops the results of later policies."""
-        ...
-
-    def evaluate(self, step: int) -> Mapping[str, float]:
-        """Returns metrics whose names start with ``eval/``."""
-        ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Collaborators:
-    """Rank 0's interfaces to workers, data and files."""
-
-    collector: Collector
-    publisher: Publisher
-    evaluator: Evaluator
-    reporter: Reporter
-    trace: GroupTrace
-    origin: Mapping[str, Any]
-    """What the run was made from, for its checkpoints."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,6 +93,9 @@ class Trainer:
         self.accelerator = accelerator
         self._sharding = sharding_of(accelerator)
         self.outside = collaborators
+        self._watch = (
+            AlarmWatch(config, collaborators.collector, collaborators.reporter) if collaborators else None
+        )
         guard = RefusalGuard(
             Path(config.output_dir) / "debug", collaborators.reporter.note if collaborators else None
         )
@@ -174,6 +121,8 @@ class Trainer:
             self._evaluate()
         if self._told_to_stop():
             return self._stop_early()
+        if self.step == 0 and self.config.train.on_alarm == "rollback":
+            self._checkpoint_if_due({}, now=True)  # otherwise an early alarm has nothing to return to
         while self.step < self.config.train.max_steps:
             clock = Stopwatch()
             with clock("collect"):
@@ -190,6 +139,8 @@ class Trainer:
             with clock("evaluate"):
                 metrics |= self._evaluate_if_due()
             self._report(batch, metrics, clock)
+            if self._respond_to_alarms():
+                continue
             told_to_stop = self._told_to_stop()
             self._checkpoint_if_due(metrics, now=told_to_stop)
             if told_to_stop and (self.step < self.config.train.max_steps or self.config.train.eval_at_end):
@@ -202,15 +153,12 @@ class Trainer:
 
     def _start(self) -> None:
         path = self._checkpoint
-        state = None if path is None else self.checkpoints.load(path)
-        if path is not None and state is not None:
-            self.step, self.policy_version = state.step, state.policy_version
-            self.learner.restore_options(updates_ratio(path, self.config))
+        state = None if path is None else self._load(path)
         if self.outside:
             (Path(self.config.output_dir) / STOPPED).unlink(missing_ok=True)
-            self.outside.reporter.start(self.step)
-            self.outside.trace.start(self.step)
-            self.outside.evaluator.start(self.step)
+            if state is None:
+                forget_rollbacks(Path(self.config.output_dir))
+            self._start_outside()
             if state is not None:
                 self.outside.reporter.note(f"Resumed from {path}, step {self.step}.")
             if kept := self.outside.collector.resume(self.step, state.collector if state else None):
@@ -220,6 +168,47 @@ class Trainer:
         if state is not None:
             self._publish_version(self.policy_version)
             self._evaluate_if_due()  # no-op unless a request to stop has interrupted it
+
+    def _load(self, path: Path) -> TrainerState:
+        state = self.checkpoints.load(path)
+        made = read_rollbacks(Path(self.config.output_dir)) if self.outside else None
+        rollbacks = from_rank_zero(self.accelerator, made, what="the run's rollbacks")
+        self.learner.restore_options(updates_ratio(path, self.config), rate_scale(rollbacks))
+        self.step = state.step
+        self.policy_version = max(state.policy_version, *(made.policy_version for made in rollbacks), 0)
+        return state
+
+    def _start_outside(self) -> None:
+        """Drops what files and trackers hold of steps after ``self.step``."""
+        if self.outside and self._watch:
+            self.outside.reporter.start(self.step)
+            self.outside.trace.start(self.step)
+            self.outside.evaluator.start(self.step)
+            self._watch.start()
+
+    def _respond_to_alarms(self) -> bool:
+        """Stops the run or rolls it back if ``train.on_alarm`` says so; returns True after a rollback.
+
+        Raises:
+            UnhealthyRun: If the run must stop, on every rank.
+        """
+        if self.config.train.on_alarm == "warn":
+            return False
+        response = from_rank_zero(
+            self.accelerator,
+            self._watch.respond(self.step, self.policy_version) if self._watch else None,
+            what="the response to alarms",
+        )
+        if response.stop:
+            self._finish()
+            raise UnhealthyRun(response.stop)
+        if response.checkpoint is None:
+            return False
+        self._load(response.checkpoint)
+        self._start_outside()
+        # The older weights, as a version that no sample of the steps given up has.
+        self._publish_version(self.policy_version)
+        return True
 
     def _collect(self) -> Batch:
         batch = collected = None
@@ -279,11 +268,12 @@ class Trainer:
             return None
 
     def _report(self, batch: Batch, metrics: dict[str, float], clock: Stopwatch) -> None:
-        if self.outside:
+        if self.outside and self._watch:
             written = batch.metrics.get("collect/tokens", 0.0)
             seconds = {"tokens_per_second": written / clock.total, **clock.result()}
             version = {"policy_version": float(self.policy_version)}
-            self.outside.reporter.log(self.step, batch.metrics | metrics | seconds | version)
+            logged = self._watch.observe(self.step, batch.metrics | metrics | seconds | version)
+            self.outside.reporter.log(self.step, logged)
 
     def _told_to_stop(self) -> bool:
         """True if any rank received a signal to stop. Every rank must call it, as it is a collective."""

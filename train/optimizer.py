@@ -64,19 +64,20 @@ class TrainedModel:
         """Learning rate of the next step; that of the first parameter group if they differ."""
         return float(self._scheduler.get_last_lr()[0])
 
-    def restore_options(self, updates_ratio: float = 1.0) -> None:
+    def restore_options(self, updates_ratio: float = 1.0, scale: float = 1.0) -> None:
         """Restores the options of this run's config after a checkpoint was loaded, which replaced them.
 
         The schedule, too, is that of this config, at the number of updates that were applied until then. If
-        the config is that of the checkpoint, nothing changes.
+        the config is that of the checkpoint and ``scale`` is 1, nothing changes.
 
         Args:
             updates_ratio: Factor of the number of applied updates, if batches now get more or fewer updates.
+            scale: Factor of every learning rate (rollbacks).
         """
         schedule = cast(LambdaLR, self._scheduler.scheduler)
         # Loading may create new groups (DeepSpeed's CPU Adam), which the schedule would no longer reach.
         schedule.optimizer.param_groups = self._optimizer.param_groups
-        schedule.base_lrs = [options["initial_lr"] for options in self._options]
+        schedule.base_lrs = [scale * options["initial_lr"] for options in self._options]
         schedule.last_epoch = round(schedule.last_epoch * updates_ratio)
         rates = [
             peak * factor(schedule.last_epoch)

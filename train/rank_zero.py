@@ -1,7 +1,7 @@
 """Rank 0's side of a run: data, verifier and workers, and the collaborators that use them.
 
 ``assemble`` builds all of it from a config and the run's data, and starts the workers first because they take
-longest. The trainer sees only ``train.loop.Collaborators``.
+longest. The trainer sees only ``train.collaborators.Collaborators``.
 """
 
 import hashlib
@@ -33,10 +33,10 @@ from rollout.collection.replay import Replay
 from rollout.engine import RolloutEngine
 from rollout.output_lock import locked
 from rollout.records import Call, Verdict
+from train.collaborators import Collaborators
 from train.engine_links import EngineCollector, EnginePublisher
 from train.evaluation import HeldOutEvaluator
 from train.first_tries import try_first
-from train.loop import Collaborators
 from train.origin import Origin, RunData
 from train.report import Reporter
 from train.trace import GroupTrace

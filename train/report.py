@@ -29,7 +29,8 @@ class Reporter:
         self._wandb: Any = None
 
     def start(self, step: int) -> None:
-        """Starts after ``step`` finished steps; drops metrics that an earlier run logged for later steps."""
+        """Starts after ``step`` finished steps, again after a rollback; drops metrics of later steps."""
+        self.close()
         truncate_metrics(self._directory / METRICS_FILE, step)
         if "wandb" in self._config.train.report_to:
             self._wandb = _start_wandb(self._config)
@@ -75,6 +76,7 @@ class Reporter:
             self._bar.close()
         if self._wandb is not None:
             self._wandb.finish()
+        self._bar = self._wandb = None
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
@@ -161,7 +163,10 @@ def _brief(metrics: Mapping[str, float]) -> dict[str, str]:
         "operator": metrics.get("accuracy/operator"),
         "tok/s": metrics.get("tokens_per_second"),
     }
-    return {name: f"{value:.3g}" for name, value in shown.items() if value is not None}
+    brief = {name: f"{value:.3g}" for name, value in shown.items() if value is not None}
+    if alarms := [name.removeprefix("alarm/") for name in metrics if name.startswith("alarm/")]:
+        brief["ALARM"] = ",".join(alarms)
+    return brief
 
 
 def _readable(rollout: Rollout, number: int, credits: Mapping[str, CreditRecord]) -> str:

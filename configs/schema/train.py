@@ -12,6 +12,22 @@ HEAD_CHUNK_BYTES = 512 * 2**20
 """Bytes of fp32 logits that go through the LM head at once. Used by the trainer and by ``launch.plan``."""
 
 
+ALARMS = (
+    "length_halved",
+    "length_doubled",
+    "entropy_rose",
+    "entropy_vanished",
+    "far_from_initial",
+    "no_signal",
+    "truncated",
+    "unparsable",
+    "accuracy_fell",
+    "sampler_mismatch",
+    "gradient_grew",
+)
+"""Names of the alarms on a run's metrics; ``train.health`` defines them, docs/metrics.md describes them."""
+
+
 @dataclass(kw_only=True)
 class TrainConfig:
     """The loop: length, evaluation, checkpoints, packing and logging."""
@@ -53,6 +69,17 @@ class TrainConfig:
     trace_limit_mib: int = 2048
     """Limit of the size of groups/, MiB; beyond it, the oldest steps are removed."""
 
+    on_alarm: str = "warn"
+    """Response to an alarm (docs/metrics.md). warn: print it. stop: end the run with status 1. rollback:
+    return to the last checkpoint that a later step has shown to be healthy, and halve the learning rates;
+    costs one more checkpoint on disk, and one before the first step."""
+
+    max_rollbacks: int = 2
+    """Number of rollbacks of a run, resumes included; the next alarm after them stops it."""
+
+    ignored_alarms: list[str] = field(default_factory=list)
+    """Alarms that do not apply, e.g. [length_doubled] where answers are meant to grow."""
+
     report_to: list[str] = field(default_factory=list)
     """Trackers: [] or [wandb]. Without an API key wandb runs offline; it never prompts."""
 
@@ -72,6 +99,10 @@ class TrainConfig:
         at_least("train.trace_steps", self.trace_steps, 0)
         at_least("train.trace_limit_mib", self.trace_limit_mib, 1)
         choice("train.packing", self.packing, ("shared", "padded"))
+        choice("train.on_alarm", self.on_alarm, ("warn", "stop", "rollback"))
+        at_least("train.max_rollbacks", self.max_rollbacks, 1)
+        for alarm in self.ignored_alarms:
+            choice("train.ignored_alarms", alarm, ALARMS)
         for tracker in self.report_to:
             choice("train.report_to", tracker, ("wandb",))
 

@@ -50,6 +50,16 @@ class Producer:
             self._stream.load_state_dict(state)
         return self._replay.start(after_step) if self._replay else []
 
+    async def rewind(self, state: Mapping[str, Any]) -> None:
+        """Continues at an earlier ``state``: cancels the batches in progress and removes all stored rollouts.
+
+        They were sampled by policies that the trainer has given up.
+        """
+        await self._cancel()
+        self._stream.load_state_dict(state)
+        if self._replay:
+            self._replay.clear()
+
     def forget(self, until_step: int) -> None:
         """Removes the stored rollouts of the steps up to ``until_step``, which a checkpoint covers."""
         if self._replay:
@@ -74,13 +84,16 @@ class Producer:
 
     async def close(self) -> None:
         """Cancels the batches in progress and closes the replay."""
+        await self._cancel()
+        if self._replay:
+            self._replay.close()
+
+    async def _cancel(self) -> None:
         for work in self._ahead.values():
             work.cancel()
         await asyncio.gather(*self._ahead.values(), return_exceptions=True)
         self._ahead.clear()
         self._positions.clear()
-        if self._replay:
-            self._replay.close()
 
     async def _collect(self, step: int) -> CollectedBatch:
         # Tasks start in the order of their creation, and a batch draws its problems when it starts.

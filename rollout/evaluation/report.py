@@ -38,6 +38,8 @@ class Report:
     run: Run
     reasons: Mapping[str, int]
     """Number of failed rollouts by reason, for the ten most frequent reasons."""
+    alarms: Sequence[str] = ()
+    """Alarms of the training run that made the policies, one line each."""
 
 
 async def compare(
@@ -134,12 +136,16 @@ def write_report(output_dir: Path, report: Report) -> str:
     """Writes ``report.json`` and ``report.md``; returns the text of the latter."""
     output_dir.mkdir(parents=True, exist_ok=True)
     text = markdown(report.rows, report.differences, failed=report.run.failed, reasons=report.reasons)
+    if report.alarms:
+        text += "\n\nAlarms of the training (docs/metrics.md):\n\n"
+        text += "\n".join(f"* {line}" for line in report.alarms)
     content = {
         "warnings": alarms(report.rows),
         "rows": [row_to_json(row) for row in report.rows],
         "differences": [asdict(item) for item in report.differences],
         "run": asdict(report.run),
         "failures": dict(report.reasons),
+        "alarms": list(report.alarms),
     }
     for name, body in (("report.json", json.dumps(content, indent=1)), ("report.md", text)):
         # Renamed when complete: a reader never sees half a file.
