@@ -243,3 +243,30 @@ def test_batches_collected_ahead_are_there_after_a_kill(tmp_path: Path):
     assert steps == [1, 2, 3, 4, 5]
     assert heir.requests == []
     assert all(_same(one, other) for one, other in zip(before, after, strict=False))
+
+
+@pytest.mark.parametrize("staleness", [0, 2])
+def test_after_a_rewind_the_same_problems_are_sampled_anew(staleness: int, tmp_path: Path):
+    def drawn(batch: CollectedBatch) -> list[str]:
+        return [rollout.problem.id for rollout in batch.rollouts]
+
+    async def run() -> None:
+        policy = ScriptedPolicy()
+        producer = Producer(_collector(policy, _replay(tmp_path)), max_staleness=staleness, last_step=6)
+        states, seen = {}, {}
+        for step in range(1, 5):
+            states[step - 1] = producer.state_dict()
+            seen[step] = drawn(await producer.next(step, step - 1))
+        assert list(tmp_path.glob("*.msgpack"))
+        await producer.rewind(states[2])
+        assert not list(tmp_path.glob("*.msgpack"))
+        assert producer.state_dict() == states[2]
+        asked = len(policy.requests)
+        assert [drawn(await producer.next(step, step + 2)) for step in (3, 4)] == [seen[3], seen[4]]
+        # No rollout of the steps given up is used again, be it stored or in progress.
+        calls = {(r.prompt, r.sampling.seed) for r in policy.requests[asked:]}
+        assert {(r.prompt, r.sampling.seed) for r in policy.requests[:asked]} & calls
+        assert {path.stem for path in tmp_path.glob("*.msgpack")} >= {"step_000003", "step_000004"}
+        await producer.close()
+
+    asyncio.run(run())

@@ -13,10 +13,12 @@ from accumulation_rank import COPIES
 from training_fakes import first_moments, make_config, make_trainer, read_metric
 from transformers import AutoModelForCausalLM, set_seed
 
+from configs.schema.train import ALARMS
 from rollout.workers.process_guard import end_tree
 from train.checkpoint import finished_checkpoints
 from train.distributed import make_accelerator
 from train.export import export
+from train.health.rollbacks import read_rollbacks
 
 pytestmark = pytest.mark.integration
 
@@ -177,6 +179,24 @@ def test_an_export_of_a_sharded_checkpoint_has_the_logits_of_the_policy(stage, r
         # The weights of the one process differ by rounding, which AdamW amplifies where a gradient is tiny.
         reference = policy(finished_checkpoints(alone / "checkpoints")[-1])(ids).logits
     assert (logits - reference).norm() < 1e-2 * reference.norm()
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_ranks_roll_back_together_and_make_the_steps_of_one_process(stage, tiny_policy, tmp_path):
+    ignored = [name for name in ALARMS if name != "length_halved"]
+    train = {"max_steps": 5, "on_alarm": "rollback", "ignored_alarms": ignored}
+    changes = {**EVERYTHING, "train": train}
+    run = {"output_dir": str(tmp_path / "two"), "model": str(tiny_policy), "changes": changes}
+    done = launch(stage, run | {"collector": {"short_at": [3]}})
+    assert done.returncode == 0, done.stdout[-4000:]
+    config = make_config(tmp_path / "one", tiny_policy, **changes)
+    make_trainer(config, make_accelerator(config), short_at=[3]).run()
+    assert read_rollbacks(tmp_path / "two")[0].to_step == read_rollbacks(tmp_path / "one")[0].to_step == 2
+    for name in ("loss", "learning_rate", "policy_version", "value_loss/trace"):
+        found, expected = (read_metric(tmp_path / ranks, name) for ranks in ("two", "one"))
+        assert list(found) == [1, 2, 3, 4, 5]
+        for step, value in expected.items():
+            assert found[step] == pytest.approx(value, rel=1e-3, abs=1e-5), (name, step)
 
 
 def test_a_checkpoint_of_two_ranks_is_refused_by_one(runs, tiny_policy, tmp_path):

@@ -149,16 +149,17 @@ class Checkpoints:
         if self._config.train.keep_best and measured:
             kept.add(max(measured)[1])
         if self._config.train.on_alarm == "rollback":
-            kept.add(self._last_measured(whole))
+            kept |= self._for_rollback(whole)
         for path in whole:
             if path not in kept:
                 remove(path)
 
-    def _last_measured(self, whole: list[Path]) -> Path:
-        """Returns the newest checkpoint whose policy was measured by now, to which a rollback returns."""
-        steps = {path: read_state(path).step for path in whole}
-        now, staleness = steps[whole[-1]], self._config.collect.max_staleness
-        return [path for path in whole if measured_at(steps[path], staleness) <= now or path == whole[0]][-1]
+    def _for_rollback(self, whole: list[Path]) -> set[Path]:
+        """Returns the newest checkpoint whose policy was measured by now, and the next one that will be."""
+        now, staleness = read_state(whole[-1]).step, self._config.collect.max_staleness
+        seen = [path for path in whole if measured_at(read_state(path).step, staleness) <= now]
+        # If none was seen, the oldest is the one that is seen next.
+        return {*seen[-1:], *whole[len(seen) : len(seen) + 1]}
 
     def load(self, path: Path) -> TrainerState:
         """Restores weights, moments, scheduler and RNGs of every rank, and returns the stored state.

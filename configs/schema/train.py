@@ -72,7 +72,7 @@ class TrainConfig:
     on_alarm: str = "warn"
     """Response to an alarm (docs/metrics.md). warn: print it. stop: end the run with status 1. rollback:
     return to the last checkpoint that a later step has shown to be healthy, and halve the learning rates;
-    costs one more checkpoint on disk, and one before the first step."""
+    costs one more checkpoint on disk (two if save_steps <= collect.max_staleness)."""
 
     max_rollbacks: int = 2
     """Number of rollbacks of a run, resumes included; the next alarm after them stops it."""
