@@ -102,7 +102,7 @@ def test_a_control_call_fails_in_one_way_whatever_comes_back(kind: str):
     _with_client(lambda request: STRANGE[kind], test)
 
 
-@pytest.mark.parametrize("kind", set(STRANGE) - {"html", "half a character", "nested without end"})
+@pytest.mark.parametrize("kind", sorted(STRANGE.keys() - {"html", "half a character", "nested without end"}))
 def test_a_sampling_call_that_is_answered_strangely_may_be_tried_elsewhere(kind: str):
     async def test(client: Client, url: str) -> None:
         with pytest.raises(Unavailable, match=url):
