@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 from stub_server import StubOptions, stub_process
 from tiny import byte_tokenizer
 
@@ -169,3 +171,75 @@ def test_an_evaluation_of_a_broken_policy_ends_in_an_error_and_without_a_report(
     ):
         _run(*needed, f"rollout.urls=[{broken}]")
     assert not (tmp_path / "out" / "report.json").exists()
+
+
+def _edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "message"),
+    [
+        ("policy/tokenizer.json", "<think>", "<thonk>", r"tokenizer of model\.path was '\w+' and is '\w+'"),
+        ("problems.jsonl", '"2 + 5 ="', '"5 + 2 ="', r"question of problem 'p2' was '2 \+ 5 =' and is"),
+        (
+            "problems.jsonl",
+            '"answer": "7"',
+            '"answer": "7.0"',
+            r"answer of problem 'p0' was '7' and is '7\.0'",
+        ),
+        (
+            "mine/operator/own.yaml",
+            "[3, 1]",
+            "[2, 1]",
+            r"operators\.own\.schedule was \[3, 1\] and is \[2, 1\]",
+        ),
+    ],
+)
+def test_a_folder_is_refused_after_what_made_it_changed_under_the_same_names(
+    url: str, needed: list[str], tmp_path: Path, file: str, old: str, new: str, message: str
+):
+    (tmp_path / "mine" / "operator").mkdir(parents=True)
+    own = "defaults: [prompts: default, thinking: think, _self_]\nname: own\nkind: pdr\nschedule: [3, 1]\n"
+    (tmp_path / "mine" / "operator" / "own.yaml").write_text(own)
+    command = [*needed, f"hydra.searchpath=[file://{tmp_path / 'mine'}]", "operator=own"]
+    _run(*command, f"rollout.urls=[{url}]")
+    report = (tmp_path / "out" / "report.json").read_bytes()
+    _edit(tmp_path / file, old, new)
+    # No endpoint is there: it is refused before any is asked for.
+    with pytest.raises(SystemExit, match=rf"{message}.*Set output_dir to a new folder, or delete"):
+        _run(*command, "rollout.urls=[http://127.0.0.1:9]")
+    assert (tmp_path / "out" / "report.json").read_bytes() == report
+    _edit(tmp_path / file, new, old)
+    _run(*command, "rollout.urls=[http://127.0.0.1:9]")
+
+
+def test_other_weights_under_the_same_path_are_refused(url: str, needed: list[str], tmp_path: Path):
+    weights = tmp_path / "policy" / "model.safetensors"
+    save_file({"a": torch.zeros(8)}, weights)
+    _run(*needed, "operator=trace", f"rollout.urls=[{url}]")
+    save_file({"a": torch.ones(8)}, weights)
+    with pytest.raises(SystemExit, match=r"weights of model\.path was '\w+' and is '\w+'\."):
+        _run(*needed, "operator=trace", f"rollout.urls=[{url}]")
+
+
+def test_more_samples_problems_and_operators_are_added_and_fewer_are_reported_alone(
+    url: str, needed: list[str], tmp_path: Path
+):
+    def final(*overrides: str) -> dict[str, tuple[int, int]]:
+        _run(*needed, *overrides)
+        rows = [row for row in _report(tmp_path)["rows"] if row["final"]]
+        return {
+            row["operator"]: (row["problems"], row["samples"]) for row in rows if "@" not in row["operator"]
+        }
+
+    first = [f"rollout.urls=[{url}]", "samples=1", "data.limit=2"]
+    assert final(*first, "operators=[trace]") == {"trace": (2, 1)}
+    made = (tmp_path / "out" / "rollouts.jsonl").read_text()
+    grown = final(f"rollout.urls=[{url}]", "samples=2", "operators=[trace,pdr,sr]")
+    assert grown == {"trace": (4, 2), "pdr": (4, 2), "sr": (4, 2)}
+    assert (tmp_path / "out" / "rollouts.jsonl").read_text().startswith(made)
+    offline = ["rollout.urls=[http://127.0.0.1:9]", "samples=1", "operators=[pdr,trace]"]
+    assert final(*offline) == {"pdr": (4, 1), "trace": (4, 1)}

@@ -27,6 +27,25 @@ def test_metrics_are_on_disk_when_log_returns_and_a_restart_forgets_later_steps(
     assert read_metrics(tmp_path / METRICS_FILE) == [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 7.0}]
 
 
+def test_a_line_of_metrics_survives_a_power_failure_once_it_was_logged(tmp_path, monkeypatch):
+    """What was synchronised, and not only written, when ``log`` and ``start`` return."""
+    synced: dict[str, str] = {}
+
+    def fsync(descriptor: int) -> None:
+        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        synced[path.name] = path.read_text()
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    reporter = Reporter(make_config(tmp_path, Path("model")))
+    reporter.start(0)
+    reporter.log(1, {"loss": 0.5})
+    assert json.loads(synced[METRICS_FILE]) == {"step": 1, "loss": 0.5}
+    reporter.log(2, {"loss": 0.25})
+    reporter.start(1)
+    reporter.close()
+    assert json.loads(synced["metrics.tmp"]) == {"step": 1, "loss": 0.5}
+
+
 @pytest.mark.component
 def test_curves_are_drawn_from_lines_with_different_metrics(tmp_path):
     lines = [{"step": 1, "reward/trace": 0.5}, {"step": 2, "reward/trace": 0.7, "eval/trace": 0.1}]

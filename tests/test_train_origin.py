@@ -1,0 +1,232 @@
+"""A run's folder is not resumed with another model or other problems."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+from evaluation_fakes import outcome
+from fakes import ScriptedPolicy, operator, roll
+from safetensors.torch import save_file
+from tiny import byte_tokenizer
+
+from configs.compose import load
+from configs.schema import TrainingConfig
+from rollout.evaluation.journal import Journal
+from rollout.records import Problem
+from train.checkpoint import STATE_FILE, TrainerState
+from train.evaluation import AFTER, BEFORE, phase_path
+from train.manifest import seal
+from train.origin import RunData, load_run_data
+from train.rank_zero import _replay
+
+Edit = Callable[[Path], object]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Four problems to train on, two held out, and a model."""
+    for file, names in (("train", "abcd"), ("held_out", "xy")):
+        lines = [{"id": name, "question": f"{name} + 1 =", "answer": "7"} for name in names]
+        (tmp_path / f"{file}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    byte_tokenizer().save_pretrained(tmp_path / "model")
+    save_file({"a": torch.zeros(8)}, tmp_path / "model" / "model.safetensors")
+    return tmp_path
+
+
+def _config(folder: Path, *overrides: str) -> TrainingConfig:
+    return load(
+        "training",
+        [
+            f"model.path={folder / 'model'}",
+            f"data.path={folder / 'train.jsonl'}",
+            f"data.eval_path={folder / 'held_out.jsonl'}",
+            f"output_dir={folder / 'run'}",
+            "train.max_steps=8",
+            *overrides,
+        ],
+    )
+
+
+def _save(folder: Path, data: RunData, step: int = 4, run: str = "run") -> Path:
+    """A sealed checkpoint, as far as its origin needs it."""
+    path = folder / run / "checkpoints" / f"step_{step:06d}"
+    path.mkdir(parents=True)
+    state = TrainerState(
+        step=step,
+        policy_version=step,
+        world_size=1,
+        zero_stage=0,
+        config_fingerprint="x",
+        origin=asdict(data.origin),
+    )
+    (path / STATE_FILE).write_text(json.dumps(asdict(state)))
+    seal(path)
+    return path
+
+
+def _evaluate(config: TrainingConfig, data: RunData, phase: str, names: str = "xy") -> None:
+    rollout = roll(ScriptedPolicy(), operator((1,), name="trace"))
+    problems = {problem.id: problem for problem in data.held_out}
+    with Journal(phase_path(config, phase), data.of_phase(phase), data.held_out) as journal:
+        for name in names:
+            journal.add(outcome(name, ["2"]), replace(rollout, problem=problems[name]))
+
+
+def _replace(file: str, old: str, new: str) -> Edit:
+    def edit(folder: Path) -> None:
+        text = (folder / file).read_text()
+        assert old in text
+        (folder / file).write_text(text.replace(old, new))
+
+    return edit
+
+
+def _other_weights(folder: Path) -> None:
+    save_file({"a": torch.ones(8)}, folder / "model" / "model.safetensors")
+
+
+def _another_line(folder: Path) -> None:
+    with (folder / "train.jsonl").open("a") as file:
+        file.write(json.dumps({"id": "e", "question": "e + 1 =", "answer": "7"}) + "\n")
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (
+            _replace("train.jsonl", "c + 1", "c + 2"),
+            "1 of 4 training problems changed or moved, the first where 'c' is",
+        ),
+        (
+            _replace("train.jsonl", '"7"', '"8"'),
+            "4 of 4 training problems changed or moved, the first where 'a'",
+        ),
+        (_another_line, "the number of training problems was 4 and is 5"),
+        (_other_weights, r"weights of model\.path was '\w+' and is '\w+'"),
+    ],
+)
+@pytest.mark.parametrize("resume", ["auto", "path"])
+def test_a_checkpoint_is_not_resumed_with_other_problems_or_from_another_model(
+    folder: Path, edit: Edit, message: str, resume: str
+):
+    path = _save(folder, load_run_data(_config(folder)))
+    config = _config(folder, f"resume={path if resume == 'path' else 'auto'}")
+    load_run_data(config)
+    edit(folder)
+    with pytest.raises(ValueError, match=rf"step_000004 belongs to .*{message}.* model\.path=.*policy"):
+        load_run_data(config)
+
+
+def test_a_data_file_in_another_order_is_refused_since_a_position_would_name_other_problems(folder: Path):
+    _save(folder, load_run_data(_config(folder)))
+    lines = (folder / "train.jsonl").read_text().splitlines(keepends=True)
+    (folder / "train.jsonl").write_text("".join(reversed(lines)))
+    with pytest.raises(
+        ValueError, match="4 of 4 training problems changed or moved, the first where 'd' is now"
+    ):
+        load_run_data(_config(folder, "resume=auto"))
+
+
+def test_other_options_other_held_out_problems_and_a_copy_of_the_model_resume(folder: Path):
+    _save(folder, load_run_data(_config(folder)))
+    _replace("held_out.jsonl", "x + 1", "x + 2")(folder)
+    (folder / "model").rename(folder / "copy")
+    changes = (f"model.path={folder / 'copy'}", "algo.learning_rate=1e-5", "rollout.temperature=0.9")
+    load_run_data(_config(folder, "resume=auto", *changes))
+
+
+def test_a_checkpoint_that_does_not_tell_its_origin_is_refused(folder: Path):
+    data = load_run_data(_config(folder))
+    path = _save(folder, data)
+    state = json.loads((path / STATE_FILE).read_text())
+    del state["origin"]
+    (path / STATE_FILE).write_text(json.dumps(state))
+    with pytest.raises(ValueError, match=r"does not tell which model and problems .* an earlier version"):
+        load_run_data(_config(folder, "resume=auto"))
+
+
+@pytest.mark.parametrize(
+    ("edit", "override", "message"),
+    [
+        (_other_weights, "", r"weights of model\.path was '\w+' and is '\w+'"),
+        (_replace("held_out.jsonl", "y + 1", "y + 2"), "", r"question of problem 'y' was 'y \+ 1 =' and is"),
+        (None, "operator.prompts.solve='{question} Think.'", r"operator\.prompts\.solve was '.*Think\.'"),
+        (None, "rollout.temperature=0.5", r"rollout\.temperature was 1\.0 and is 0\.5"),
+        (None, "data.num_eval=1", "problem 'y' is not in the data any more"),
+    ],
+)
+def test_an_evaluation_before_of_another_model_data_set_or_operator_is_refused(
+    folder: Path, edit: Edit | None, override: str, message: str
+):
+    """Without a checkpoint, too: the run was stopped before its first."""
+    config = _config(folder)
+    _evaluate(config, load_run_data(config), BEFORE)
+    load_run_data(config)
+    if edit is not None:
+        edit(folder)
+    with pytest.raises(ValueError, match=rf"before.rollouts\.jsonl holds .*{message}.*, or delete .*before"):
+        load_run_data(_config(folder, *filter(None, [override])))
+
+
+def test_a_model_of_another_path_is_refused_where_before_was_measured(folder: Path):
+    config = _config(folder)
+    _evaluate(config, load_run_data(config), BEFORE)
+    byte_tokenizer().save_pretrained(folder / "other")
+    save_file({"a": torch.ones(8)}, folder / "other" / "model.safetensors")
+    with pytest.raises(ValueError, match=r"weights of model\.path"):
+        load_run_data(_config(folder, f"model.path={folder / 'other'}"))
+
+
+def test_more_held_out_problems_operators_and_samples_may_be_evaluated(folder: Path):
+    config = _config(folder, "data.num_eval=1", "train.eval_operators=[trace]")
+    _evaluate(config, load_run_data(config), BEFORE, "x")
+    load_run_data(_config(folder, "train.eval_operators=[trace,pdr,sr]", "train.eval_samples=3"))
+
+
+def test_evaluations_of_policies_that_are_made_again_are_not_checked(folder: Path):
+    """They are removed when the run starts (``HeldOutEvaluator.start``)."""
+    config = _config(folder)
+    data = load_run_data(config)
+    for phase in (BEFORE, "step_000002", "step_000006", AFTER):
+        _evaluate(config, data, phase)
+    other = Problem(id="x", question="another", answer="7")
+    for phase in ("step_000006", AFTER):
+        phase_path(config, phase).unlink()
+        _evaluate(config, replace(data, held_out=[other]), phase, "x")
+    _save(folder, data, step=4)
+    load_run_data(_config(folder, "resume=auto"))
+    _save(folder, data, step=8)
+    with pytest.raises(ValueError, match=r"after.rollouts\.jsonl holds .* question of problem 'x'"):
+        load_run_data(_config(folder, "resume=auto"))
+
+
+def test_evaluations_after_a_resume_from_another_run_are_not_those_of_the_run_before(folder: Path):
+    first = load_run_data(_config(folder))
+    _save(folder, first, step=2)
+    _evaluate(_config(folder), first, "step_000002")
+    load_run_data(_config(folder, "resume=auto"))
+    other = _save(folder, load_run_data(_config(folder, f"output_dir={folder / 'other'}")), run="other")
+    resumed = _config(folder, f"resume={other}")
+    with pytest.raises(ValueError, match=r"step_000002.* checkpoints resumed from was \[\] and is \["):
+        load_run_data(resumed)
+    phase_path(resumed, "step_000002").unlink()
+    data = load_run_data(resumed)
+    assert len(data.origin.checkpoints) == 1
+    # Its own checkpoints carry that on.
+    _save(folder, data, step=6)
+    assert load_run_data(_config(folder, "resume=auto")).origin == data.origin
+
+
+@pytest.mark.parametrize("edit", [_replace("train.jsonl", "c + 1", "c + 2"), _other_weights])
+def test_stored_rollouts_of_other_problems_or_another_model_are_not_replayed(folder: Path, edit: Edit):
+    """The run was stopped before its first checkpoint, so that there is nothing to refuse."""
+    config = _config(folder, "resume=auto")
+    replay = _replay(config, load_run_data(config).origin)
+    replay.add(1, "0/0/c", [])
+    replay.close()
+    assert _replay(config, load_run_data(config).origin).find(1, "0/0/c") == []
+    edit(folder)
+    assert _replay(config, load_run_data(config).origin).find(1, "0/0/c") is None
