@@ -16,6 +16,7 @@ from configs.compose import load
 from configs.schema import TrainingConfig
 from rollout.evaluation.journal import Journal
 from rollout.records import Problem
+from train.__main__ import main
 from train.checkpoint import STATE_FILE, TrainerState
 from train.evaluation import AFTER, BEFORE, phase_path
 from train.manifest import seal
@@ -169,6 +170,23 @@ def test_an_evaluation_before_of_another_model_data_set_or_operator_is_refused(
         edit(folder)
     with pytest.raises(ValueError, match=rf"before.rollouts\.jsonl holds .*{message}.*, or delete .*before"):
         load_run_data(_config(folder, *filter(None, [override])))
+
+
+@pytest.mark.parametrize("is_done", [True, False])
+def test_the_command_refuses_before_it_reports_or_starts_a_worker(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], is_done: bool
+):
+    def started(*_: object) -> None:
+        raise AssertionError("workers were started")
+
+    monkeypatch.setattr("train.__main__.assemble", started)
+    monkeypatch.setattr("train.__main__._is_done", lambda config: is_done)
+    config = _config(folder)
+    _evaluate(config, load_run_data(config), BEFORE)
+    _other_weights(folder)
+    with pytest.raises(SystemExit, match=r"^train: .*before.rollouts\.jsonl holds .*weights of model\.path"):
+        main(config, [])
+    assert capsys.readouterr().out == ""
 
 
 def test_a_model_of_another_path_is_refused_where_before_was_measured(folder: Path):

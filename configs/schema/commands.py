@@ -115,7 +115,8 @@ class EvaluationConfig:
     """``python -m rollout``"""
 
     output_dir: str = "outputs/evaluation"
-    """Folder of rollouts and report. If it holds part of the same evaluation, that is resumed."""
+    """Folder of rollouts and report. If it holds part of the same evaluation, that is resumed; one with
+    another model, operator, verifier or other problems of the same ids is refused."""
 
     seed: int = 0
     """Base seed that the seed of each rollout derives from."""
