@@ -42,7 +42,7 @@ class StopRequest:
         """Name of the first signal received; empty if none was."""
         self._first = 0
         self._end_by: Callable[[], int] | None = None
-        self._receive: Callable[[int], None] | None = None
+        self._pass_to: Callable[[int], None] | None = None
         self._raises = False
 
     def listen(self) -> Self:
@@ -53,7 +53,7 @@ class StopRequest:
         signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
         threading.Thread(target=self._watch, args=(reading,), daemon=True, name="stop").start()
         for number in SIGNALS:
-            signal.signal(number, self._handle)
+            signal.signal(number, self.receive)
         os.register_at_fork(after_in_child=_forget)
         return self
 
@@ -93,18 +93,19 @@ class StopRequest:
 
         A signal that came before is passed on at entry.
         """
-        before, self._receive = self._receive, receive
+        before, self._pass_to = self._pass_to, receive
         try:
             if self._first:
                 receive(self._first)
             yield
         finally:
-            self._receive = before
+            self._pass_to = before
 
-    def _handle(self, number: int, _frame: FrameType | None) -> None:
+    def receive(self, number: int, _frame: FrameType | None = None) -> None:
+        """Signal handler of the main thread, which ``listen`` installs."""
         self._remember(number)
-        if self._receive is not None:
-            self._receive(number)
+        if self._pass_to is not None:
+            self._pass_to(number)
         elif self._raises:
             self._raises = False  # once: the cleanup that follows must not be cut off
             raise Stopped
@@ -121,7 +122,7 @@ class StopRequest:
                 if number not in SIGNALS:
                     continue
                 self._remember(number)
-                if self._receive is not None:
+                if self._pass_to is not None:
                     continue
                 if first and signal.SIGINT in (first, number):
                     leave(INTERRUPTED)

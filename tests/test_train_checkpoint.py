@@ -1,3 +1,4 @@
+import itertools
 import json
 import logging
 import os
@@ -17,7 +18,7 @@ from torch import nn
 from training_fakes import make_config, make_trainer
 
 from configs.run_folder import MANIFEST
-from configs.stopping import StopRequest
+from configs.stopping import RESUME_VARIABLE, StopRequest
 from train.checkpoint import (
     STATE_FILE,
     TrainerState,
@@ -29,7 +30,9 @@ from train.checkpoint import (
 )
 from train.distributed import make_accelerator
 from train.export import export
+from train.loop import Trainer
 from train.manifest import damage, is_sealed, remove, seal
+from train.preemption import status
 from train.report import read_metrics, truncate_metrics
 from train.sharding import Unsharded
 
@@ -255,34 +258,26 @@ def test_a_full_disk_ends_the_run_with_the_checkpoint_before_it_untouched(tmp_pa
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_run_that_is_told_to_stop_saves_after_its_step_and_goes_on_later(tmp_path, tiny_policy, number):
     config = make_config(tmp_path, tiny_policy, train={"max_steps": 4, "save_steps": 4})
-    before = signal.getsignal(number)
     stop = StopRequest()
     trainer = make_trainer(config, make_accelerator(config), stop=stop)
     collect = trainer.outside.collector.next
 
     def told(step, version):
         if step == 2:
-            stop.listen()
-            os.kill(os.getpid(), number)
+            stop.receive(number)
         return collect(step, version)
 
     trainer.outside.collector.next = told
-    try:
-        assert trainer.run() is False
-    finally:
-        signal.signal(number, before)
+    assert trainer.run() is False
     assert stop.name == number.name
     (saved,) = finished_checkpoints(tmp_path / "checkpoints")
     assert saved.name == "step_000002"
-    assert (tmp_path / "stopped").exists()
+    line = (tmp_path / "stopped").read_text()
+    assert f"stopped by {number.name} after step 2, which is saved; folder {tmp_path}; resume with: " in line
+    assert line.endswith(" resume=auto\n")
     resumed = make_config(tmp_path, tiny_policy, train={"max_steps": 4, "save_steps": 4}, resume="auto")
-    # Told in its last step, it comes to its end like any other.
-    told_late = StopRequest()
-    told_late.name = number.name
-    last = make_config(tmp_path, tiny_policy, train={"max_steps": 3, "save_steps": 4}, resume="auto")
-    assert make_trainer(last, make_accelerator(last), stop=told_late).run() is True
-    assert not (tmp_path / "stopped").exists()
     assert make_trainer(resumed, make_accelerator(resumed)).run() is True
+    assert not (tmp_path / "stopped").exists()
 
 
 def _trainer_of_accelerate() -> Accelerator:
@@ -315,3 +310,65 @@ def test_a_checkpoint_without_deepspeed_runs_no_code(tmp_path: Path, name: str):
     assert not (tmp_path / "owned").exists()
     torch.load(folder / name, weights_only=False)  # it would have run
     assert (tmp_path / "owned").exists()
+
+
+def _interrupted_in(evaluation: int, trainer: Trainer, stop: StopRequest) -> None:
+    """Makes the trainer's evaluation of that number end by a request to stop."""
+    evaluator = trainer.outside.evaluator
+    real, calls = evaluator.evaluate, itertools.count(1)
+
+    def evaluate(step: int):
+        if next(calls) == evaluation:
+            stop.receive(signal.SIGINT)
+            raise AssertionError("the request did not interrupt the evaluation")
+        return real(step)
+
+    evaluator.evaluate = evaluate
+
+
+@pytest.mark.component
+@pytest.mark.parametrize(
+    ("evaluation", "saved", "said"),
+    [
+        (1, [], "before step 1"),
+        (2, ["step_000002"], "after step 2, which is saved"),
+        (3, ["step_000004"], "after step 4, which is saved"),
+    ],
+)
+def test_an_evaluation_ends_on_request_and_the_resumed_run_makes_it_again(
+    tmp_path: Path, tiny_policy: Path, evaluation: int, saved: list[str], said: str
+):
+    """The evaluations before the first step, after the second of four, and after the last."""
+    train = {"max_steps": 4, "save_steps": 4, "eval_steps": 2, "eval_at_start": True, "eval_at_end": True}
+    config = make_config(tmp_path, tiny_policy, train=train, resume="auto")
+    stop = StopRequest()
+    trainer = make_trainer(config, make_accelerator(config), stop=stop)
+    _interrupted_in(evaluation, trainer, stop)
+    assert trainer.run() is False
+    assert [path.name for path in finished_checkpoints(tmp_path / "checkpoints")] == saved
+    assert f"stopped by SIGINT {said}; " in (tmp_path / "stopped").read_text()
+    again = make_trainer(config, make_accelerator(config))
+    steps: list[int] = []
+    real = again.outside.evaluator.evaluate
+    again.outside.evaluator.evaluate = lambda step: steps.append(step) or real(step)
+    assert again.run() is True
+    assert steps == [0, 2, 4][evaluation - 1 :]
+
+
+@pytest.mark.component
+def test_a_run_that_is_told_to_stop_before_its_first_step_makes_none(tmp_path: Path, tiny_policy: Path):
+    config = make_config(tmp_path, tiny_policy, train={"max_steps": 2})
+    stop = StopRequest()
+    stop.receive(signal.SIGTERM)
+    trainer = make_trainer(config, make_accelerator(config), stop=stop)
+    assert trainer.run() is False
+    assert trainer.step == 0 and not (tmp_path / "checkpoints").exists()
+    assert "stopped by SIGTERM before step 1; " in (tmp_path / "stopped").read_text()
+
+
+def test_a_stopped_rank_ends_well_for_a_starter_that_reads_the_marker(monkeypatch: pytest.MonkeyPatch):
+    """``accelerate launch`` would report a failure, and srun would end the other ranks."""
+    monkeypatch.delenv(RESUME_VARIABLE, raising=False)
+    assert status() == 75
+    monkeypatch.setenv(RESUME_VARIABLE, "sbatch job.sbatch")
+    assert status() == 0
