@@ -53,8 +53,8 @@ judged = Distiller(
 )
 """
 """``own.py`` of a user."""
-RECORDED_FLOPS = 7.268383200211108e17
-RECORDED_SECONDS = [583.6076861541666, 512.8808639724065, 847.5038940008442]
+RECORDED_FLOPS = 9.085479000263885e17
+RECORDED_SECONDS = [649.225763579155, 545.6899026849006, 869.3765864758403]
 
 
 def _plan(*overrides: str) -> Plan:
@@ -82,7 +82,7 @@ def test_a_critic_and_a_reference_take_memory_and_time(four_nodes: Plan):
     assert ppo.splits[0].trainer_memory.critic == plain.weights + plain.gradients + plain.optimizer
     assert penalised.splits[0].trainer_memory.reference == plain.weights
     assert ppo.flops == 2 * four_nodes.flops
-    assert penalised.flops == pytest.approx(1.25 * four_nodes.flops)  # of four passes it takes one
+    assert penalised.flops == pytest.approx(1.2 * four_nodes.flops)  # a sixth forward pass beside five
     assert "critic" in plan_text(ppo)
     assert "critic" not in plan_text(four_nodes)
     on_trunk = _plan("nodes=4", "gpus=8", "algo.loss_type=ppo", "algo.sft_coef=0", "algo.critic=policy_trunk")
@@ -275,8 +275,8 @@ def test_the_plan_of_an_8b_run_is_what_was_recorded(four_nodes: Plan):
 
 def test_what_is_drawn_for_each_problem_is_named_as_not_modelled(four_nodes: Plan):
     drawn = _plan("gpus=8", "operator.distillers=[all,random_k]", "operator.drafts=[2,6]")
-    line = "  not modelled: operator.drafts and operator.distillers, drawn for each problem"
-    assert line in plan_text(drawn).splitlines()
+    for option in ("operator.drafts", "operator.distillers"):
+        assert f"  {option}: drawn for each problem" in plan_text(drawn).splitlines()
     assert "not modelled" not in plan_text(four_nodes)
 
 

@@ -9,7 +9,8 @@ from transformers import AutoModelForCausalLM, Qwen3Config
 
 from configs.schema import JobConfig
 from launch.plan.architecture import parse_architecture
-from launch.plan.workload import Workload, largest_micro_batches, longest_row, training_flops, workload_of
+from launch.plan.flops import training_flops
+from launch.plan.workload import Workload, largest_micro_batches, longest_row, workload_of
 from rollout.build import training_calls
 from rollout.stages import Stage
 

@@ -242,6 +242,11 @@ class AlgoConfig:
         return self.loss_type == "ppo"
 
     @property
+    def critic_is_head(self) -> bool:
+        """True if the critic is a head on the policy's trunk."""
+        return self.has_critic and self.critic == "policy_trunk"
+
+    @property
     def updates_per_batch(self) -> int:
         """Optimizer steps per collected batch."""
         return self.num_iterations * self.num_updates

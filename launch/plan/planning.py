@@ -9,6 +9,7 @@ from itertools import combinations
 from configs.schema import JobConfig
 from launch.accelerate_file import AccelerateFile, accelerate_file
 from launch.plan.architecture import Architecture, architecture_of
+from launch.plan.flops import step_flops
 from launch.plan.memory import (
     ShardLayout,
     TrainerMemory,
@@ -18,6 +19,7 @@ from launch.plan.memory import (
     worker_memory,
 )
 from launch.plan.timing import StepSeconds, step_seconds
+from launch.plan.whole_run import BYTES, WholeRun, whole_run
 from launch.plan.workload import (
     CallsOf,
     Workload,
@@ -25,14 +27,12 @@ from launch.plan.workload import (
     companions_of,
     largest_micro_batches,
     longest_row,
-    step_flops,
     workload_of,
 )
 
 GIB = 2**30
 LESS_FOR_WORKERS = (0.6, 0.4)
 """Values of rollout.gpu_memory_utilization that are tried if workers share GPUs with the trainer."""
-BYTES = {"float32": 4, "bfloat16": 2}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +98,13 @@ class Plan:
         if fitting:
             return min(fitting, key=lambda split: split.seconds.total if split.seconds else math.inf)
         return min(self.splits, key=lambda split: split.trainer_memory.peak)
+
+    @property
+    def run(self) -> WholeRun:
+        """What the whole run takes on the best split; its time is not known if that does not fit."""
+        best = self.best
+        seconds = best.seconds.total if best.fits and best.seconds is not None else None
+        return whole_run(self.config, self.model, seconds)
 
 
 def make_plan(config: JobConfig, calls_of: CallsOf) -> Plan:

@@ -3,7 +3,9 @@
 import math
 from dataclasses import asdict
 
+from launch.plan.not_modelled import not_modelled
 from launch.plan.planning import GIB, GpuSplit, Plan
+from launch.plan.timing import StepSeconds
 from launch.plan.workload import adapters_of, longest_row
 
 UNITS = {
@@ -37,13 +39,12 @@ PARTS = {
 
 COMPANIONS = ("critic", "reference")
 """Parts that are left out if they are 0, since most runs do not have them."""
-RANGES = ("drafts", "top_k_range", "distillers")
-"""Options that are drawn for each problem; a plan uses the fixed values that they replace."""
 
 
 def plan_text(plan: Plan) -> str:
     """Returns the plan as text, its blocks separated by blank lines."""
-    blocks = [_head(plan), _memory(plan), _work(plan), _time(plan), _verdict(plan), _assumptions(plan)]
+    blocks = [_head(plan), _memory(plan), _work(plan), _time(plan), _whole(plan), _verdict(plan)]
+    blocks += [_not_modelled(plan), _assumptions(plan)]
     return "\n\n".join("\n".join(block) for block in blocks if block)
 
 
@@ -114,9 +115,6 @@ def _work(plan: Plan) -> list[str]:
         lines.append(
             f"  {calls.role:22}{calls.number:8}   {calls.prompt}+{calls.completion}{trained}{shared}"
         )
-    if drawn := [name for name in RANGES if getattr(plan.config.operator, name)]:
-        names = " and ".join(f"operator.{name}" for name in drawn)
-        lines.append(f"  not modelled: {names}, drawn for each problem")
     work = plan.work
     lines.append(f"  read by workers       {work.prefilled / 1e6:8.2f} M tokens")
     lines.append(f"  written by workers    {work.decoded / 1e6:8.2f} M tokens")
@@ -135,10 +133,37 @@ def _time(plan: Plan) -> list[str]:
     best = plan.best.seconds
     if best is not None:
         lines.append(
-            f"  decode is bound by the {best.bound}; {best.concurrency} sequences at once on a worker. "
-            "Stages follow one another."
+            f"  decode is bound by the {best.bound}; {best.concurrency} sequences at once on a worker."
         )
+        lines.append(f"  {_order(best)}")
     return lines
+
+
+def _order(seconds: StepSeconds) -> str:
+    if not seconds.max_staleness:
+        return "Stages follow one another."
+    ahead = f"collect.max_staleness={seconds.max_staleness}"
+    return f"Collection runs ahead ({ahead}): a step waits for {seconds.limit}, then for publishing."
+
+
+def _whole(plan: Plan) -> list[str]:
+    run, config = plan.run, plan.config
+    lines = [f"the whole run (train.max_steps={config.train.max_steps})"]
+    if run.hours is not None and run.gpu_hours is not None:
+        lines.append(f"  {'wall time':38}{run.hours:10,.1f} h")
+        lines.append(f"  {'on all GPUs':38}{run.gpu_hours:10,.1f} GPU-hours")
+    lines.append(
+        f"  {'disk of checkpoints':38}{run.disk / GIB:10,.1f} GiB ({run.checkpoints} at once of "
+        f"{run.checkpoint / GIB:,.1f} GiB, one of them being written)"
+    )
+    return lines
+
+
+def _not_modelled(plan: Plan) -> list[str]:
+    options = not_modelled(plan.config)
+    if not options:
+        return []
+    return ["not modelled", *(f"  {option}: {effect}" for option, effect in options.items())]
 
 
 def _time_line(split: GpuSplit) -> str:

@@ -2,22 +2,27 @@
 
 Decoding one token for each of B sequences reads all weights and B contexts once. It is bound by memory
 (``plan.decode_bandwidth_share`` of the bandwidth), and for large B by matrix products. Collection, update and
-publishing run one after another, as in ``train/loop.py``.
+publishing run one after another, as in ``train/loop.py``; with ``collect.max_staleness`` collection overlaps.
 """
 
 from dataclasses import dataclass
 
 from configs.schema import JobConfig
 from launch.plan.architecture import Architecture
+from launch.plan.flops import step_flops
 from launch.plan.memory import WorkerMemory
-from launch.plan.workload import Workload, step_flops
+from launch.plan.workload import Workload
 
 TERA, GIGA = 1e12, 1e9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepSeconds:
-    """Seconds of the stages of a step, and the bound of decoding."""
+    """Seconds of the stages of a step, and the bound of decoding.
+
+    With ``max_staleness`` 0 the stages follow one another. Above 0 batches are collected while the trainer
+    updates; workers pause while weights are published.
+    """
 
     prefill: float
     decode: float
@@ -27,11 +32,32 @@ class StepSeconds:
     """Sequences that one worker decodes at once."""
     bound: str
     """``throughput`` of all workers, or ``longest path``: the time of dependent calls of full length."""
+    throughput: float
+    """Seconds in which the workers decode one batch if they are never idle."""
+    max_staleness: int = 0
+    """Number of steps that collection runs ahead."""
 
     @property
     def total(self) -> float:
-        """Seconds of one step."""
-        return self.prefill + self.decode + self.update + self.publish
+        """Seconds of one step, once collection runs ahead."""
+        return self.publish + max(self._limits.values())
+
+    @property
+    def limit(self) -> str:
+        """What a step waits for: ``the stages, one after another``, ``the workers`` or ``the trainer``."""
+        return max(self._limits, key=self._limits.__getitem__)
+
+    @property
+    def _limits(self) -> dict[str, float]:
+        """Lower bounds of a step's seconds without publishing; the largest holds."""
+        # A batch is begun ``max_staleness`` steps before its use: its collection and update span that many
+        # steps and its own. Without staleness this is their sum, which exceeds the other two.
+        chain = (self.prefill + self.decode + self.update) / (self.max_staleness + 1)
+        return {
+            "the stages, one after another": chain,
+            "the workers": self.prefill + self.throughput,
+            "the trainer": self.update,
+        }
 
 
 def step_seconds(
@@ -55,6 +81,8 @@ def step_seconds(
         publish=worker.weights / (plan.publish_gbps * GIGA),
         concurrency=concurrency,
         bound="throughput" if throughput >= path else "longest path",
+        throughput=throughput,
+        max_staleness=config.collect.max_staleness,
     )
 
 
@@ -71,8 +99,11 @@ def token_seconds(
 
 
 def _concurrency(config: JobConfig, work: Workload, worker: WorkerMemory, workers: int) -> int:
-    """Returns the sequences a worker decodes at once: limited by the options, its KV cache, and the calls."""
+    """Returns the sequences a worker decodes at once: limited by the options, its KV cache, and the calls.
+
+    Batches that are collected ahead decode side by side.
+    """
     rollout = config.rollout
     held = int(worker.tokens / work.mean_context)
-    offered = -(-work.number // workers)
+    offered = -(-work.number * (config.collect.max_staleness + 1) // workers)
     return max(1, min(rollout.max_num_seqs, rollout.max_concurrency // workers, held, offered))

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from configs.schema import SHARE_FROM, JobConfig
 from launch.plan.architecture import Architecture
-from launch.plan.memory import ALONE, Companions, MicroBatchSize
+from launch.plan.memory import Companions, MicroBatchSize
 
 
 class Stage(Protocol):
@@ -229,51 +229,6 @@ def _solution_limit(config: JobConfig) -> int:
     """Returns the limit of the tokens of a solution."""
     rollout = config.rollout
     return rollout.answer_tokens if rollout.thinking_tokens else rollout.max_completion_length
-
-
-def step_flops(config: JobConfig, model: Architecture, work: Workload) -> float:
-    """Returns ``training_flops`` of one step with the models and adapters that the config names."""
-    return training_flops(
-        model,
-        work,
-        recomputes=config.model.gradient_checkpointing,
-        companions=companions_of(config),
-        adapters=adapters_of(config, model),
-    )
-
-
-def training_flops(
-    model: Architecture,
-    work: Workload,
-    *,
-    recomputes: bool,
-    companions: Companions = ALONE,
-    adapters: int = 0,
-) -> float:
-    """Returns the FLOPs of one step's forward and backward passes on all ranks.
-
-    The product of a token with a matrix of P parameters takes 2P FLOPs forward and 4P backward, and 2P more
-    if the forward pass is recomputed. Attending from a query to ``context`` keys takes 4 * width * context
-    FLOPs forward; the mean context of a completion is its prompt and half of itself. The LM head runs on
-    trained tokens only and is counted as recomputed, which holds except for the last chunk of each
-    micro-batch. A critic costs as much as a policy, a reference one forward pass. Weights that LoRA freezes
-    have no gradient, which saves 2P; ``adapters`` is the number of parameters that are trained instead.
-    """
-    # In units of the forward pass: forward 1, backward 2, recomputation 1.
-    passes = 4 if recomputes else 3
-    products = 2 * model.layers * model.layer_matrices * work.forwarded
-    attention = 0.0
-    for calls in work.trained:
-        in_completions = calls.decoded * (calls.prompt + calls.completion / 2)
-        in_prompts = (calls.forwarded - calls.decoded) * calls.prompt / 2
-        attention += 4 * passes * model.layers * model.query * (in_completions + in_prompts)
-    head = 2 * model.embedding * work.trained_tokens
-    whole = passes * products + attention + 4 * head
-    own = whole
-    if adapters:
-        # Adapters add their passes; the frozen matrices and head lose one unit each, their gradients.
-        own += 2 * passes * adapters * work.forwarded - products - head
-    return own + whole * (companions.critic + companions.reference / passes)
 
 
 def longest_row(work: Workload) -> int:
