@@ -1,5 +1,6 @@
 """Composing, checking, and saying what is wrong."""
 
+import json
 import os
 import shlex
 import subprocess
@@ -571,3 +572,46 @@ def test_a_home_folder_and_an_override_without_a_value_are_explained():
         load("evaluation", ["data.path=x", "model.path=~/x"])
     with pytest.raises(ConfigError, match=r"The override 'model' cannot be read; write it as key=value\."):
         load("evaluation", ["data.path=x", "model"])
+
+
+@pytest.mark.component
+def test_an_option_below_a_list_names_the_list():
+    with pytest.raises(ConfigError) as error:
+        load("evaluation", [*NEEDED, "operators.majority.schedule=[4]"])
+    assert str(error.value) == (
+        "'operators.majority.schedule' is not an option: 'operators' is a list. Set it as a whole, "
+        "operators=[...]."
+    )
+
+
+def test_a_value_of_the_wrong_type_is_one_line_without_names_of_classes():
+    with pytest.raises(ConfigError) as error:
+        _training("algo.learning_rate=fast")
+    said = "algo.learning_rate: Value 'fast' of type 'str' could not be converted to Float"
+    assert str(error.value) == said
+
+
+@pytest.mark.component
+@pytest.mark.parametrize("flags", [["--help"], ["--cfg", "job"], ["--info", "all"]])
+def test_output_may_be_cut_by_the_reader(tmp_path: Path, flags: list[str]):
+    """As by ``| head``: the pipe is closed before anything is written."""
+    reading, writing = os.pipe()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "rollout", *flags],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(CONFIGS.parent)},
+    )
+    os.close(writing)
+    os.close(reading)
+    assert process.communicate(timeout=60)[1] == ""
+
+
+@pytest.mark.component
+def test_a_refused_config_is_recorded_for_the_launcher_of_a_rank(tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "error.json"))
+    done = _rollout_command(tmp_path, "sed=1")
+    assert done.returncode == 2
+    assert json.loads((tmp_path / "error.json").read_text())["message"] == done.stderr.strip()

@@ -1,12 +1,19 @@
 """``python -m rollout`` from config to files, over HTTP to a stand-in for a worker."""
 
 import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from conftest import REPO
 from safetensors.torch import save_file
 from stub_server import StubOptions, stub_process
 from tiny import byte_tokenizer
@@ -243,3 +250,36 @@ def test_more_samples_problems_and_operators_are_added_and_fewer_are_reported_al
     assert (tmp_path / "out" / "rollouts.jsonl").read_text().startswith(made)
     offline = ["rollout.urls=[http://127.0.0.1:9]", "samples=1", "operators=[pdr,trace]"]
     assert final(*offline) == {"pdr": (4, 1), "trace": (4, 1)}
+
+
+def test_ctrl_c_ends_an_evaluation_with_what_is_finished_and_the_command_that_resumes(
+    needed: list[str], tmp_path: Path
+):
+    journal = tmp_path / "out" / "rollouts.jsonl"
+    tails = [[*byte_tokenizer()(" \\boxed{7}").input_ids, 1]]
+    slow = StubOptions(median_tokens=30, sigma=1.0, tails=tails, slots=1, seconds_per_token=0.02)
+    with stub_process(slow) as url:
+        given = [*needed, f"rollout.urls=[{url}]", "operators=[trace]"]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "rollout", *given],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(REPO)},
+        )
+        while not (journal.exists() and journal.read_text().count("\n") >= 2):
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 75
+        line = errors.strip().splitlines()[-1]
+        assert line == (
+            f"rollout: stopped by SIGINT; finished rollouts are in {journal}; resume with: "
+            f"python -m rollout {shlex.join(given)}"
+        )
+        assert "Traceback" not in errors
+        finished = journal.read_text()
+        assert 2 <= finished.count("\n") < 12 and finished.endswith("\n")
+        _run(*given)
+    assert journal.read_text().startswith(finished) and journal.read_text().count("\n") == 12

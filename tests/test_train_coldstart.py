@@ -1,10 +1,14 @@
 """The cold start's tokenizer, model and folder; SFT itself for two steps."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import REPO
 from test_train_worked_solutions import PROMPTS, examples, problems
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
@@ -168,3 +172,20 @@ def test_a_folder_that_no_cold_start_wrote_is_left_alone(tmp_path: Path) -> None
 def test_a_config_that_cannot_work_names_the_option(values: dict[str, float], named: str) -> None:
     with pytest.raises(ValueError, match=f"coldstart.{named}"):
         ColdStartConfig(**values)  # type: ignore[arg-type]
+
+
+@pytest.mark.component
+def test_the_command_refuses_such_a_folder_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    done = subprocess.run(
+        [sys.executable, "-m", "train.coldstart", "experiment=demo", f"model.path={tmp_path}"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(REPO)},
+    )
+    assert done.returncode == 1
+    said = f"train.coldstart: {tmp_path} holds files that no cold start wrote; choose another folder."
+    assert done.stderr.strip().splitlines()[-1] == said
+    assert "Traceback" not in done.stderr
