@@ -325,9 +325,8 @@ def test_workers_that_run_alone_have_a_key_that_their_user_can_pass_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], value: str | None
 ):
     served: list[str] = []
-    monkeypatch.setattr(workers, "load_tokenizer", lambda model: None)
-    monkeypatch.setattr(workers, "_serve", lambda fleet, config, stop: served.append(fleet.key))
-    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(workers, "load_codec", lambda model, rollout: None)
+    monkeypatch.setattr(workers, "_serve", lambda fleet, config: served.append(fleet.key))
     monkeypatch.delenv("VLLM_API_KEY", raising=False)
     if value is not None:
         monkeypatch.setenv("VLLM_API_KEY", value)

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 from training_fakes import make_config
 
+from rollout.evaluation.identity import Identity
 from train.first_tries import try_drawing, try_first, try_saving, try_writing
+from train.origin import Origin, RunData
 from train.rank_zero import assemble
 from train.report import try_login
 
@@ -39,8 +41,14 @@ def test_a_run_tries_before_it_starts_workers(tmp_path: Path, tiny_policy: Path,
         pytest.fail("workers were started")
 
     monkeypatch.setattr("train.rank_zero.RolloutEngine", started)
+    data = RunData(
+        problems=[],
+        held_out=[],
+        origin=Origin(model={}, problems=""),
+        identity=Identity(shared={}, operators={}),
+    )
     with ExitStack() as stack, pytest.raises(ValueError, match="generation_config"):
-        assemble(make_config(tmp_path / "out", model), [], stack)
+        assemble(make_config(tmp_path / "out", model), [], data, stack)
 
 
 def test_an_output_folder_that_cannot_be_written_to_is_named(tmp_path: Path, monkeypatch):

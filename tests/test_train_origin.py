@@ -22,6 +22,7 @@ from train.evaluation import AFTER, BEFORE, phase_path
 from train.manifest import seal
 from train.origin import RunData, load_run_data
 from train.rank_zero import _replay
+from train.start import Start
 
 Edit = Callable[[Path], object]
 
@@ -180,7 +181,7 @@ def test_the_command_refuses_before_it_reports_or_starts_a_worker(
         raise AssertionError("workers were started")
 
     monkeypatch.setattr("train.__main__.assemble", started)
-    monkeypatch.setattr("train.__main__._is_done", lambda config: is_done)
+    monkeypatch.setattr("train.__main__.decide_start", lambda *_, **__: Start(is_done=is_done))
     config = _config(folder)
     _evaluate(config, load_run_data(config), BEFORE)
     _other_weights(folder)
