@@ -95,3 +95,14 @@ def test_a_name_that_does_not_exist_is_found(name: str):
 )
 def test_modules_attributes_and_exports_are_found(name: str):
     assert _resolves(name)
+
+
+def test_the_tests_that_documents_name_exist():
+    named = re.compile(r"`(test_\w+)::(test_\w+)`")
+    missing = [
+        f"{document.name}: {file}::{test}"
+        for document in DOCUMENTS
+        for file, test in named.findall(document.read_text(encoding="utf-8"))
+        if f"def {test}(" not in (REPO / "tests" / f"{file}.py").read_text(encoding="utf-8")
+    ]
+    assert missing == []

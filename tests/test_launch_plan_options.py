@@ -59,6 +59,7 @@ MODELLED = {
     "train.max_steps": "train.max_steps=10",
     "train.save_steps": "train.save_steps=400",
     "train.keep_last": "train.keep_last=9",
+    "train.on_alarm": "train.on_alarm=rollback",
     "train.keep_best": "train.keep_best=eval/pdr train.eval_steps=20",
     "train.tokens_per_micro_batch": "train.tokens_per_micro_batch=60000",
     "train.packing": "train.packing=padded",
@@ -113,7 +114,13 @@ FREE = {
     *(f"rollout.{name}_timeout_seconds" for name in ("request", "start", "publish")),
     *("rollout.max_retries", "rollout.num_threads"),
     *(f"train.{name}" for name in ("eval_operators", "eval_samples", "trace_steps", "trace_limit_mib")),
-    *("train.report_to", "train.collective_timeout_seconds", "train.num_threads"),
+    *(
+        "train.ignored_alarms",
+        "train.max_rollbacks",
+        "train.report_to",
+        "train.collective_timeout_seconds",
+        "train.num_threads",
+    ),
 }
 """Options of how, not of how much (and ``num_threads``, as no seconds are estimated on a CPU)."""
 

@@ -32,13 +32,15 @@ def whole_run(config: JobConfig, model: Architecture, step_seconds: float | None
     """Returns what the run takes if each step takes ``step_seconds`` (None: not known)."""
     train = config.train
     hours = None if step_seconds is None else train.max_steps * step_seconds / HOUR
+    rolls_back = train.on_alarm == "rollback"
     saved = -(-train.max_steps // train.save_steps)  # the last step is always saved
     return WholeRun(
         hours=hours,
         gpu_hours=None if hours is None else hours * config.nodes * config.gpus,
         checkpoint=checkpoint_bytes(config, model),
-        # An old checkpoint is removed only after the new one is whole.
-        checkpoints=min(saved, train.keep_last + 1 + bool(train.keep_best)),
+        # An old checkpoint is removed only after the new one is whole. To roll back, a run also keeps the
+        # initial one and the last that was seen to be healthy.
+        checkpoints=min(saved + rolls_back, train.keep_last + 1 + bool(train.keep_best) + 2 * rolls_back),
     )
 
 
