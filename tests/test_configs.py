@@ -610,8 +610,11 @@ def test_output_may_be_cut_by_the_reader(tmp_path: Path, flags: list[str]):
 
 
 @pytest.mark.component
-def test_a_refused_config_is_recorded_for_the_launcher_of_a_rank(tmp_path: Path, monkeypatch):
-    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "error.json"))
-    done = _rollout_command(tmp_path, "sed=1")
+def test_a_refused_config_is_recorded_for_the_launcher_of_a_rank(tmp_path: Path):
+    code = (
+        f"import os; os.environ['TORCHELASTIC_ERROR_FILE'] = {str(tmp_path / 'error.json')!r}\n"
+        "from configs.compose import run; run('evaluation', lambda config, overrides: None)"
+    )
+    done = _command(tmp_path, code, "sed=1")
     assert done.returncode == 2
     assert json.loads((tmp_path / "error.json").read_text())["message"] == done.stderr.strip()

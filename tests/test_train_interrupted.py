@@ -8,7 +8,6 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -52,12 +51,13 @@ def _in_terminal(module: list[str], presses: Callable[[str], int]) -> tuple[int,
             if pressed < presses(shown):
                 os.write(terminal, b"\x03")
                 pressed += 1
-        _, status = os.waitpid(pid, 0)
-        return os.waitstatus_to_exitcode(status), shown.replace("\r\n", "\n")
+    except BaseException:
+        os.kill(pid, signal.SIGTERM)
+        raise
     finally:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGTERM)
         os.close(terminal)
+    _, status = os.waitpid(pid, 0)
+    return os.waitstatus_to_exitcode(status), shown.replace("\r\n", "\n")
 
 
 def _launcher() -> list[str]:
