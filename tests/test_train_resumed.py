@@ -92,8 +92,8 @@ def test_betas_weight_decay_and_clipping_are_those_of_the_new_config(tmp_path, t
     assert trained._engine.max_grad_norm == 0.25
 
 
-def test_deepspeed_clips_as_the_config_says_and_not_as_the_checkpoint_did(tmp_path):
-    make_accelerator(make_config(tmp_path, Path("model")))  # accelerate's optimizer asks for its state
+def test_deepspeed_clips_as_the_config_says_and_not_as_the_checkpoint_did(tmp_path, tiny_policy):
+    make_accelerator(make_config(tmp_path, tiny_policy))  # AcceleratedOptimizer needs its state
 
     class Zero(torch.optim.SGD):
         clip_grad = 7.0  # as ZeRO-2 has it after loading
