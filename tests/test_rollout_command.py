@@ -282,4 +282,6 @@ def test_ctrl_c_ends_an_evaluation_with_what_is_finished_and_the_command_that_re
         finished = journal.read_text()
         assert 2 <= finished.count("\n") < 12 and finished.endswith("\n")
         _run(*given)
-    assert journal.read_text().startswith(finished) and journal.read_text().count("\n") == 12
+    assert (
+        journal.read_text().startswith(finished) and journal.read_text().count("\n") == 1 + 12
+    )  # the identity, the rollouts
