@@ -85,7 +85,10 @@ def _start(
         _give_up(error, is_main=is_main)
     accelerator = make_accelerator(config)
     collaborators = outside.collaborators if outside else None
-    trainer = Trainer(config, accelerator, collaborators, STOP, start.checkpoint)
+    try:
+        trainer = Trainer(config, accelerator, collaborators, STOP, start.checkpoint)
+    except ValueError as error:  # a model that cannot be trained; other errors keep their traceback
+        _give_up(error, is_main=is_main)
     try:
         if outside and not opens_first:
             outside.open(stack)  # the workers have been starting while the model was loaded
