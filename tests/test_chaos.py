@@ -19,8 +19,9 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -72,6 +73,10 @@ class Met:
     """Early ends of the trainer, by reason."""
     workers_restarted: int = 0
     seconds: float = 0.0
+
+    def report(self) -> dict[str, Any]:
+        """Returns the fields; not by ``asdict``, which breaks counters."""
+        return {each.name: getattr(self, each.name) for each in fields(self)}
 
 
 class Pumped:
@@ -180,7 +185,7 @@ class Run:
 
     def ends(self) -> str:
         texts = [self.trainer.text(), self.fleet.text()]
-        return "\n".join(text[-3000:] for text in texts) + f"\n{asdict(self.met)}"
+        return "\n".join(text[-3000:] for text in texts) + f"\n{self.met}"
 
     def leftovers(self) -> list[str]:
         """Command lines of processes that this run started and that still run."""
@@ -328,7 +333,7 @@ def test_a_run_under_faults_ends_with_the_weights_of_a_run_without(policy: Path,
         for proxy in stormy.proxies:
             proxy.sampling_share, proxy.control_share = SAMPLING_SHARE, CONTROL_SHARE
         stormy.train(_events(stormy, SEED))
-    report = {"seed": SEED, "steps": STEPS, "calm_seconds": round(calm.met.seconds, 1), **asdict(stormy.met)}
+    report = {"seed": SEED, "steps": STEPS, "calm_seconds": round(calm.met.seconds, 1), **stormy.met.report()}
     text = json.dumps(report, indent=1)
     print(f"\n{text}")
     (tmp_path / "chaos.json").write_text(text)
