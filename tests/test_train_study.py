@@ -64,6 +64,33 @@ def test_what_is_done_is_not_done_again_and_a_failure_shows_the_log(tmp_path: Pa
     assert broken.log.read_text() == "all is lost\n"
 
 
+def test_what_was_made_with_other_options_is_not_taken_for_done(tmp_path: Path, monkeypatch, capsys):
+    ran: list[str] = []
+
+    def make(stage: study.Stage, _seconds: float) -> None:
+        ran.append(stage.name)
+        stage.log.parent.mkdir(parents=True, exist_ok=True)
+        if "export" in stage.name or "evaluation" in stage.name or stage.name == "cold start":
+            stage.made.parent.mkdir(parents=True, exist_ok=True)
+            stage.made.touch()
+
+    monkeypatch.setattr(study, "_run", make)
+    monkeypatch.setattr(study, "study_table", lambda *_: "table")
+    study.main(_study(tmp_path), [])
+    assert ran == [stage.name for stage in stages(_study(tmp_path))]
+    ran.clear()
+    study.main(_study(tmp_path), [])
+    assert ran == []
+    other = _study(tmp_path, evaluation=["data=reasoning_gym", "samples=2"])
+    with pytest.raises(SystemExit, match=r"'evaluation of the cold start' was made .* now it has samples=2"):
+        study.main(other, [])
+    for record in tmp_path.rglob("rollout.arguments"):
+        record.unlink()
+    with pytest.raises(SystemExit, match="by an earlier version, which does not tell how"):
+        study.main(_study(tmp_path), [])
+    assert ran == []
+
+
 def test_a_stage_that_hangs_is_ended_with_all_its_processes(tmp_path: Path):
     first, *_ = stages(_study(tmp_path))
     child = "import time; time.sleep(60)"

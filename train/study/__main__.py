@@ -29,6 +29,23 @@ class Stage:
     command: list[str]
     made: Path
     log: Path
+    record: Path
+    """Holds the arguments of the stage's last start."""
+    arguments: tuple[str, ...]
+
+    def refuse_other(self) -> None:
+        """Ends the program if the stage's output was made with other arguments than it would be now."""
+        was = self.record.read_text(encoding="utf-8").splitlines() if self.record.is_file() else None
+        if was == list(self.arguments):
+            return
+        how = "by an earlier version, which does not tell how"
+        if was is not None:
+            gone, new = (sorted(set(a) - set(b)) for a, b in ((was, self.arguments), (self.arguments, was)))
+            how = f"with {', '.join(gone) or 'nothing else'}; now it has {', '.join(new) or 'nothing else'}"
+        sys.exit(
+            f"study: '{self.name}' was made {how}. Restore the options, choose a new output_dir, or delete "
+            f"{self.made.parent} to make it again."
+        )
 
 
 def main(config: StudyConfig, overrides: list[str]) -> None:
@@ -36,9 +53,13 @@ def main(config: StudyConfig, overrides: list[str]) -> None:
     output_dir = Path(config.output_dir)
     for stage in stages(config):
         if stage.made.exists():
+            stage.refuse_other()
             print(f"== {stage.name}: done already")
             continue
         print(f"== {stage.name}", flush=True)
+        # First, so that whatever is made has its record.
+        stage.record.parent.mkdir(parents=True, exist_ok=True)
+        stage.record.write_text("\n".join(stage.arguments) + "\n", encoding="utf-8")
         _run(stage, config.stage_timeout_seconds)
     text = study_table(config, trained(config))
     (output_dir / "table.md").write_text(text)
@@ -103,11 +124,15 @@ def _evaluation(config: StudyConfig, name: str, folder: Path, seed: int) -> Stag
 
 
 def _stage(name: str, folder: Path, made: Path, module: Sequence[str]) -> Stage:
+    kind = module[0].rpartition(".")[2]
     return Stage(
         name=name,
         command=[sys.executable, "-m", *module],
         made=made,
         log=folder / "logs" / f"{made.stem}.log",
+        record=folder / "logs" / f"{kind}.arguments",
+        # The accelerate file is one of the installed project, wherever that is.
+        arguments=tuple(each for each in module if not each.endswith(".yaml")),
     )
 
 
