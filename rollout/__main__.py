@@ -136,3 +136,4 @@ def _write_config(config: EvaluationConfig, output_dir: Path) -> None:
 
 if __name__ == "__main__":
     run("evaluation", main)
+    leave(0)

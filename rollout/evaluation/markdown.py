@@ -33,9 +33,14 @@ def _alarms(rows: Sequence[ReportRow]) -> str:
     lines = [f"* {line}" for line in alarms(rows)]
     head = f"**Warning: the numbers below mean little**, for more than {100 * MAX_SHARE:.0f}% are affected:"
     note = (
-        "An attempt that is cut off or has no answer counts as wrong. Raise rollout.max_completion_length "
-        "(and rollout.max_model_len), or let the prompt ask for a form of answer that rewards.forms accepts."
+        "An attempt without an answer counts as wrong. Let the prompt ask for a form of answer that "
+        "rewards.forms accepts, and look at what the policy wrote (rollouts.jsonl)."
     )
+    if any((row.truncated or 0) > MAX_SHARE for row in rows):
+        note = (
+            "An attempt that is cut off counts as wrong: raise rollout.max_completion_length (and "
+            "rollout.max_model_len)."
+        )
     return "\n".join([head, "", *lines, "", note]) if lines else ""
 
 
