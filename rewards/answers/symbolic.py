@@ -1,6 +1,6 @@
-"""Algebra on expressions with latex2sympy, SymPy and math-verify. Runs only in worker processes.
+"""Algebra on expressions with SymPy. Runs only in worker processes.
 
-Any call may run forever or exhaust memory (``9^{9^{9}}``); only the limits of the worker end it.
+The grammar builds nothing large, so a call takes milliseconds; the limits of the worker end any other.
 """
 
 import logging
@@ -10,12 +10,12 @@ from functools import lru_cache
 from typing import Any
 
 import sympy
-from latex2sympy2_extended import latex2sympy
-from latex2sympy2_extended.latex2sympy2 import ConversionConfig
 from math_verify import verify
-from sympy.core.function import AppliedUndef
 
 from rewards.answers.algebra import squash
+from rewards.answers.fallback import read_with_latex2sympy
+from rewards.answers.grammar import read_expression
+from rewards.answers.guarded import NotInGrammarError
 from rewards.answers.shapes import Relation, UnreadableError
 
 DIGITS = 120
@@ -31,7 +31,6 @@ MAX_PROOF_DIGITS = 6000
 MAX_CHARS = 2000
 """Length limit of an expression, in characters."""
 
-_CONVERSION = ConversionConfig(lowercase_symbols=False)
 _BIG_OPERATOR = re.compile(r"\\(?:sum|prod|int|iint|lim)(?![a-zA-Z])")
 # Texts that latex2sympy would misread instead of rejecting them.
 _MISREAD = (
@@ -42,46 +41,39 @@ _MISREAD = (
     ),
     (re.compile(r"\\[lcdv]?dots|\.\."), "It has an ellipsis."),
 )
+_CROSS = re.compile(r"(?:[a-zA-Z]|\})\s*\\times\s*(?:[a-zA-Z]|\\[a-zA-Z])")
+"""A product sign between two letters: a cross product if the gold has it."""
+_DERIVATIVE = re.compile(r"\bd\s?([a-z])\s*/\s*d\s?([a-z])\b")
 _CURRENCY = re.compile(r"(?<![A-Za-z])usd (?=[+\-]?\s*[\d.])")  # how ``latex.normalise`` writes a dollar sign
 _ROUNDED = re.compile(r"rounded:(\d+):(.*)", re.S)
 
-for _name in ("latex2sympy2_extended", "math_verify"):
-    logging.getLogger(_name).setLevel(logging.CRITICAL)
+logging.getLogger("math_verify").setLevel(logging.CRITICAL)
 
 
 @lru_cache(maxsize=20_000)
-def parse_expression(text: str) -> Any:
+def parse_expression(text: str, *, crosses: bool = False) -> Any:
     """Parses a LaTeX expression to a SymPy object.
 
+    Args:
+        text: LaTeX as ``latex.normalise`` returns it.
+        crosses: True if ``a \\times b`` is a cross product, which does not commute.
+
     Raises:
-        UnreadableError: If it is too long, or latex2sympy cannot read it.
+        UnreadableError: If it is too long, or has no meaning.
     """
     if len(text) > MAX_CHARS:
         raise UnreadableError(f"It is longer than {MAX_CHARS} characters.")
     if reason := next((reason for pattern, reason in _MISREAD if pattern.search(text)), ""):
         raise UnreadableError(reason)
     text = _CURRENCY.sub("", text).replace("%", r" \cdot \frac{1}{100}")
+    text = _DERIVATIVE.sub(r"\\frac{d\1}{d\2}", text)
     parts = re.split(r"\\(?:bmod|mod)(?![a-zA-Z])", text)
     if len(parts) == 2:
-        return sympy.Mod(parse_expression(parts[0]).doit(), parse_expression(parts[1]))
+        return sympy.Mod(parse_expression(parts[0]), parse_expression(parts[1]))
     try:
-        result = latex2sympy(text, is_real=None, conversion_config=_CONVERSION)
-    # latex2sympy raises bare Exception, and passes on any error of SymPy.
-    except Exception as error:
-        if isinstance(error, MemoryError | RecursionError):
-            raise
-        first_line = str(error).split("\n")[0]
-        raise UnreadableError(f"It cannot be read as mathematics: {first_line}") from error
-    if not isinstance(result, sympy.Basic | sympy.MatrixBase):
-        raise UnreadableError("It is not one mathematical object.")
-    # Decimals become exact rationals, and ``i`` the imaginary unit.
-    exact: dict[sympy.Basic, sympy.Basic] = {
-        number: sympy.Rational(str(number)) for number in result.atoms(sympy.Float)
-    }
-    exact |= {symbol: sympy.I for symbol in result.free_symbols if str(symbol) == "i"}
-    if exact:
-        result = result.xreplace(exact)
-    return result
+        return read_expression(text, crosses=crosses)
+    except NotInGrammarError:
+        return read_with_latex2sympy(text)
 
 
 class SymPyAlgebra:
@@ -92,9 +84,10 @@ class SymPyAlgebra:
         if squash(gold) == squash(answer):
             return True
         rounded = _ROUNDED.fullmatch(gold)
-        gold_value = parse_expression(rounded[2] if rounded else gold)
+        crosses = bool(_CROSS.search(gold))
+        gold_value = parse_expression(rounded[2] if rounded else gold, crosses=crosses)
         answer = _ROUNDED.sub(r"\2", answer)
-        answer_value = parse_expression(answer)
+        answer_value = parse_expression(answer, crosses=crosses)
         if _BIG_OPERATOR.search(answer) and not gold_value.free_symbols:
             return False  # An unevaluated sum only restates the question.
         if not isinstance(gold_value, sympy.Expr) or not isinstance(answer_value, sympy.Expr):
@@ -132,12 +125,13 @@ class SymPyAlgebra:
         if not isinstance(value, sympy.Expr):
             return None
         for side in chain.sides:
-            if side == value_text:
+            # ``x = y = 2`` names its value twice.
+            if side == value_text or _BIG_OPERATOR.search(side) or re.fullmatch("[a-zA-Z]", side):
                 continue
             other = parse_expression(side)
             if other.free_symbols:
                 return None
-            if _BIG_OPERATOR.search(side) or not isinstance(other, sympy.Expr):
+            if not isinstance(other, sympy.Expr):
                 continue
             near = side not in exact and _is_near(value, other)
             if not near and not _same(value, other):
@@ -190,8 +184,6 @@ def _same(gold: sympy.Expr, answer: sympy.Expr) -> bool:
         return False
     if gold.has(sympy.oo, -sympy.oo) or answer.has(sympy.oo, -sympy.oo):
         return gold.doit() == answer.doit()
-    if gold.has(AppliedUndef) or answer.has(AppliedUndef):
-        return sympy.expand(gold.doit() - answer.doit()) == 0
     symbols = gold.free_symbols | answer.free_symbols
     return _same_at_points(gold, answer, symbols) if symbols else _same_constant(gold, answer)
 

@@ -31,6 +31,8 @@ _WARM_UP = (
     r"\sin(90-x)", r"2\sin b\cos a", r"f(x)", r"(x+1)^{30}", r"\binom{5}{2}", r"|3-5|", r"e^{i\pi}",
     r"11z^{7}(5+11z^{7})", r"\log_2 8", r"5!", r"\sqrt[3]{2}", r"3 \cdot 2", r"\ln 2", r"-\infty",
     r"\frac{x+2}{7}-3\pi", r"\sqrt{x^2+y^2}", "2x(x+1)", r"\sqrt{8}",
+    r"\frac{1}{1+\frac{1}{x}}", r"\sum_{k=1}^{n} k^2", r"|x|^{\sqrt{2}}", r"\tan(x!)-\pi",
+    r"\begin{pmatrix} 1 & 0 \\ 0 & 1 \end{pmatrix} \begin{pmatrix} 1 & x \\ 0 & 1 \end{pmatrix}",
 )  # fmt: skip
 
 
@@ -159,7 +161,8 @@ def run_fork_server(control: socket.socket) -> None:
         if not ready:
             if to_warm_up:
                 text = to_warm_up.pop()
-                algebra.same_expression(gold=text, answer=f"{text}+1")
+                with contextlib.suppress(UnreadableError):
+                    algebra.same_expression(gold=text, answer=f"{text}+1")
                 if not to_warm_up:
                     # Frozen objects are not touched by the collector, so workers keep sharing their pages.
                     gc.collect()
