@@ -9,6 +9,7 @@ from functools import lru_cache
 from rewards.answers.algebra import squash
 from rewards.answers.extract import boxed_answer
 from rewards.answers.latex import normalise
+from rewards.answers.notation import CLOCK
 from rewards.answers.shapes import (
     Compound,
     Expression,
@@ -21,7 +22,7 @@ from rewards.answers.shapes import (
     Text,
     UnreadableError,
 )
-from rewards.answers.structure import CLOCK, parse_shape
+from rewards.answers.structure import parse_shape
 from rewards.processes.pool import Pool
 
 MAX_GOLD_CHARS = 20_000

@@ -14,7 +14,7 @@ _CHARACTERS = {
     "\u2115": r"\mathbb{N}", "\u211a": r"\mathbb{Q}", "\u3001": ",", "\u3002": ".",
     "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u3000": " ", "\u00a0": " ", "\u2009": " ",
     "\u202f": " ", "\u2007": " ", "\u03b1": r"\alpha ", "\u03b2": r"\beta ", "\u03b8": r"\theta ",
-    "\u03bb": r"\lambda ", "\u03c6": r"\phi ",
+    "\u03bb": r"\lambda ", "\u03c6": r"\phi ", "\u2192": r"\to ", "\u21d2": r"\to ",
 }  # fmt: skip
 _SUPERSCRIPTS = dict(zip("\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079\u207b\u207f",
                          "0123456789-n", strict=True))  # fmt: skip
@@ -22,13 +22,13 @@ _SUBSCRIPTS = {chr(0x2080 + digit): str(digit) for digit in range(10)}
 
 _WORD_COMMANDS = re.compile(
     r"\\(?:displaystyle|textstyle|scriptstyle|limits|nolimits|left|right|[bB]igg?[lrm]?|rm|bf|it"
-    r"|centering|mathopen|mathclose|immediate)(?![a-zA-Z])"
+    r"|centering|immediate)(?![a-zA-Z])"
 )
 _SPACES = re.compile(r"\\q?quad|(?<!\\)\\[,;:!> ]|\\thinspace|\\enspace|~|\\hspace\*?\{[^{}]*\}|\s+")
 _THOUSANDS = re.compile(r"(?<=\d)(?:\{,\}|,\s*\\!|\\[,;: !]|,\s*\\,)\s*(?=\d{3}(?!\d))")
 _FONT = re.compile(
     r"\\(?:math(?:rm|bf|it|sf|tt|cal|normal)|boldsymbol|bm|pmb|text(?:rm|bf|it|sf|tt|normal|up)?"
-    r"|mbox|hbox|emph|underline|operatorname\*?|boxed|fbox|textcolor\{[^{}]*\}|color\{[^{}]*\})"
+    r"|mbox|hbox|emph|math(?:bin|rel|ord|op|punct|open|close)|underline|operatorname\*?|boxed|fbox|textcolor\{[^{}]*\}|color\{[^{}]*\})"
     r"\s*(?=\{)"
 )
 _COLOUR = re.compile(r"\\color\{[^{}]*\}|\\[hv]?phantom(?:\{[^{}]*\})?")
@@ -38,9 +38,20 @@ _SYNONYMS = [
     for pattern, replacement in (
         (r"\\[dtc]frac(?![a-z])", r"\\frac"),
         (r"\\[dt]binom(?![a-z])", r"\\binom"),
+        (r"\{([^{}\\]*)\\choose(?![a-z])([^{}\\]*)\}", r"\\binom{\1}{\2}"),
+        (r"(\w+)\s*\\choose(?![a-z])\s*(\w+)", r"\\binom{\1}{\2}"),
+        (r"(?:\{\}\s*)?[_^]\s*\{?(\d+)\}?\s*C\s*_\s*\{?(\d+)\}?", r"\\binom{\1}{\2}"),
+        (r"\\(?:euro|texteuro)(?![a-z])(?:\{\})?", "\u20ac"),
+        (r"\\(?:pounds|textsterling)(?![a-z])(?:\{\})?", "\u00a3"),
+        (r"\\(?:yen|textyen)(?![a-z])(?:\{\})?", "\u00a5"),
+        (r"\\(?:cents?|textcent)(?![a-z])(?:\{\})?", "\u00a2"),
+        (r"\\\{\s*\\\}", r"\\emptyset "),
+        (r"\s*\{\s*([:.,])\s*\}\s*", r"\1"),
+        (r"(?<![\w\\^}\]\s])\{(\d+)\}", r"\1"),
         (r"\\(?:leqslant|leqq|leq|le)(?![a-z])|<=|\u2264", r"\\le "),
         (r"\\(?:geqslant|geqq|geq|ge)(?![a-z])|>=", r"\\ge "),
         (r"\\(?:neq|ne)(?![a-z])|!=|\\not\s*=", r"\\ne "),
+        (r"\\(?:long)?(?:right|Right)arrow(?![a-z])|(?<![<-])-+>", r"\\to "),
         (r"\\lt(?![a-z])", "<"),
         (r"\\gt(?![a-z])", ">"),
         (r"\\(?:approx|simeq|thickapprox|doteq)(?![a-z])", r"\\approx "),
@@ -217,6 +228,9 @@ def strip_outer(text: str) -> str:
     return text
 
 
+_CYCLE = re.compile(r"(?!\d{1,3}(?: \d{3})+$)\d+(?: \d+)+")
+
+
 def _strip_pairs(text: str) -> str:
     if not text or text[0] not in "{(":
         return text
@@ -230,9 +244,9 @@ def _strip_pairs(text: str) -> str:
             first += 1
         while first < last and text[last] == " ":
             last -= 1
-    # Restore the innermost pair if it encloses a list.
+    # Restore the innermost pair if it encloses a list or a cycle, such as ``(1 2 3)``.
     inner = text[first : last + 1]
-    if first and len(split_top(inner, ",;")) > 1:
+    if first and (len(split_top(inner, ",;")) > 1 or (text[0] == "(" and _CYCLE.fullmatch(inner))):
         opening = max(index for index in range(first) if text[index] in "{(")
         return text[opening : partners[opening] + 1]
     return inner

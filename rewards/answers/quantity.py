@@ -8,10 +8,16 @@ import re
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
+from rewards.answers.numerals import number_of_words
 from rewards.answers.units import is_currency, split_currency, split_scale, unit_suffix
 
 MAX_DIGITS = 1000
 """Numbers with more digits or larger exponents are compared digit by digit, without arithmetic."""
+
+MIN_FLOAT_DIGITS = 15
+"""A decimal of at least this many digits may stand for a fraction that no decimal equals."""
+MAX_FLOAT_DIGITS = 16
+"""Digits after this many do not count: a float of 64 bits has no more."""
 
 MIN_ROUNDED_PLACES = 6
 """A gold decimal with at least this many places may be the rounded form of an exact answer."""
@@ -46,7 +52,7 @@ class Quantity:
     """An exact number with the unit, currency and notation it was written with.
 
     Example: ``7.5\\%`` is ``value=Fraction(15, 2), percent=True``; ``4210_7`` is ``value=Fraction(1477),
-    base=7, digits="4210"``.
+    base=7``.
     """
 
     value: Fraction | tuple[str, str, int]
@@ -58,7 +64,7 @@ class Quantity:
     currency: str = ""
     """Stored separately from the unit: ``\\$20 per hour`` has both."""
     base: int | None = None
-    digits: str = ""
+    """Base of the numeral if it has an index other than 10; a part of the answer."""
     places: int = 0
     """Number of digits after the decimal point; 0 without one."""
 
@@ -119,7 +125,7 @@ def _number(text: str) -> tuple[Quantity, int] | None:
         base = int(match[2] or match[3])
         value = _in_base(match["digits"], base)
         if value is not None:
-            return Quantity(value=value, base=base, digits=match["digits"].upper()), match.end()
+            return Quantity(value=value, base=None if base == 10 else base), match.end()
     if (match := _PATTERNS["fraction"].match(text)) and (ratio := _ratio(match)) is not None:
         return Quantity(value=ratio), match.end()
     if match := _PATTERNS["repeating"].match(text):
@@ -149,6 +155,8 @@ def parse_quantity(text: str, *, is_gold: bool = False) -> Quantity | None:
         text: An answer as ``latex.normalise`` returns it.
         is_gold: True for gold answers, where a letter directly after a number is a variable, not a unit.
     """
+    if text[:1].isalpha() and (spelled := number_of_words(text)) is not None:
+        return Quantity(value=Fraction(spelled))
     sign_length = len(text) - len(text.lstrip("+- "))
     currency, body = split_currency(text[sign_length:])
     sign = text[:sign_length]
@@ -192,18 +200,15 @@ def same_quantity(*, gold: Quantity, answer: Quantity) -> bool:
     """Returns True if two numbers are the same answer, by the rules in the table of docs/rewards.md."""
     if other_unit(gold.unit, answer.unit) or other_unit(gold.currency, answer.currency):
         return False
-    if gold.base is not None or answer.base is not None:
-        if gold.base is not None and answer.base is None:
-            # An answer may omit the base, like a unit: the question determines it.
-            return gold.digits.replace(".", "").isdecimal() and decimal_value(gold.digits) == answer.value
-        return gold.value == answer.value
+    if gold.base != answer.base:
+        return False
     if gold.value == answer.value:
         return True
     if gold.percent != answer.percent:
         # 50% equals both 50 and 0.5, but 50 is not 0.5. Equal numbers have returned above.
         percent, other = (gold, answer) if gold.percent else (answer, gold)
         return _hundredth(percent.value) == other.value
-    return is_rounding(gold=gold, answer=answer)
+    return is_rounding(gold=gold, answer=answer) or is_float_of(gold=gold, answer=answer)
 
 
 def is_rounding(*, gold: Quantity, answer: Quantity) -> bool:
@@ -213,3 +218,22 @@ def is_rounding(*, gold: Quantity, answer: Quantity) -> bool:
     if not isinstance(gold.value, Fraction) or not isinstance(answer.value, Fraction):
         return False
     return 2 * abs(gold.value - answer.value) <= Fraction(1, 10**gold.places)
+
+
+def is_float_of(*, gold: Quantity, answer: Quantity) -> bool:
+    """Returns True if a decimal of 15 digits or more agrees with a gold fraction that no decimal equals.
+
+    It agrees if it differs by less than one unit of its last digit (of its 16th, if it has more): it may be
+    rounded or cut off.
+    """
+    if not isinstance(gold.value, Fraction) or not isinstance(answer.value, Fraction) or gold.places:
+        return False
+    denominator = gold.value.denominator
+    for prime in (2, 5):
+        while denominator % prime == 0:
+            denominator //= prime
+    digits = len(str(abs(int(answer.value * 10**answer.places)))) if answer.places else 0
+    if denominator == 1 or digits < MIN_FLOAT_DIGITS:
+        return False
+    places = answer.places - max(0, digits - MAX_FLOAT_DIGITS)
+    return abs(gold.value - answer.value) < Fraction(1, 10) ** places

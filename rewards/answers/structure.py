@@ -6,7 +6,10 @@ of nesting, and nesting is limited.
 
 import re
 
+from rewards.answers.atoms import read_atom
+from rewards.answers.intervals import REAL_LINE, punctured_line
 from rewards.answers.latex import normalise, split_top, strip_outer, top_tokens
+from rewards.answers.notation import is_cycles
 from rewards.answers.quantity import parse_quantity
 from rewards.answers.shapes import (
     Compound,
@@ -20,7 +23,6 @@ from rewards.answers.shapes import (
     Text,
     UnreadableError,
 )
-from rewards.answers.units import split_unit
 
 MAX_RAW_CHARS = 60_000
 MAX_CHARS = 5_000
@@ -28,18 +30,6 @@ MAX_DEPTH = 12
 MAX_ITEMS = 64
 
 _SIGNS = {"=", "<", ">", r"\le", r"\ge", r"\ne", r"\approx", r"\in", r"\equiv", r"\sim"}
-_FUNCTIONS = (
-    r"(?<![a-zA-Z\\])(?:arc)?(?:sin|cos|tan|cot|sec|csc)h?(?![a-z])"
-    r"|(?<![a-zA-Z\\])(?:log|ln|exp|gcd|lcm|max|min|sqrt|frac|det|lim)(?![a-z])"
-)
-_BARE_FUNCTION = re.compile(_FUNCTIONS)
-_WORD = re.compile(
-    r"(?<![\\a-zA-Z])(?:[a-zA-Z]{4,}|(?i:yes|no|odd|not|none|all|any))(?![a-zA-Z])|[^\x00-\x7f]"
-)
-_FIGURE = re.compile(
-    r"(\\(?:angle|measuredangle|triangle|square|widehat|over(?:line|arc|rightarrow|leftrightarrow)))"
-    r"\s*\{?\s*([A-Z]{2,4})\s*\}?"
-)
 _NAME = re.compile(
     r"""(?x)
     (?:[a-zA-Z]|\\(?!frac|sqrt|sin|cos|tan|sec|csc|cot|log|ln)[a-zA-Z]+)(?:_\{?\w+\}?)?'*   # x, x_1, \theta
@@ -51,13 +41,14 @@ _NAME = re.compile(
     | [A-Za-z][A-Za-z ]{2,40}                                                    # the area
     """
 )
+_QUOTED = re.compile(r"""(['"])([^'"]+)\1""")
 _CONNECTIVES = re.compile(r"(?<![\\a-zA-Z])(?:or|and)(?![a-zA-Z])", re.I)
 _ENVIRONMENT = re.compile(
     r"\s*\\begin\{(\w*matrix\*?|array|cases|aligned)\}(?:\s*\{[lcr|: ]*\})?(.*)\\end\{\1\}\s*", re.S
 )
 _PREFIX = re.compile(
     r"^(?:(?:the|my|our|final|so|thus|therefore|correct)\s+)*(?:answer|result|option|choice|value)"
-    r"s?\s*(?:is|are|:|=)*\s*:?\s*(?=\S)",
+    r"s?(?:\s*(?:is\b|are\b|:|=)\s*:?\s*|\s+(?=[\d\\(\[+\-]|[A-J]\b))(?=\S)",
     re.I,
 )
 
@@ -96,14 +87,18 @@ def _parse(text: str, *, is_gold: bool, depth: int) -> Shape:
         raise UnreadableError(f"It is nested more than {MAX_DEPTH} levels deep.")
     if not text or not re.search(r"[^\W_]|\\[a-zA-Z]{2}", text):
         raise UnreadableError("It is empty.")
+    if quoted := _QUOTED.fullmatch(text):
+        quantity = parse_quantity(quoted[2].strip(), is_gold=is_gold)
+        inner = quoted[2].strip()
+        return Number(quantity=quantity, text=inner) if quantity else Text(text=inner)
     if quantity := parse_quantity(text, is_gold=is_gold):
         return Number(quantity=quantity, text=text)
     # From the weakest binding to the strongest: a list of relations, not a relation between lists.
-    for reader in (_read_list, _read_relation, _read_union, _read_brackets, _read_matrix):
+    for reader in (_read_list, _read_relation, _read_union, _read_brackets, _read_matrix, _read_plus_minus):
         shape = reader(text, is_gold, depth + 1)
         if shape is not None:
             return shape
-    return _read_atom(text, is_gold, depth + 1)
+    return read_atom(text, is_gold=is_gold)
 
 
 def _parse_all(parts: list[str], is_gold: bool, depth: int) -> tuple[Shape, ...]:
@@ -125,10 +120,16 @@ def _split_connectives(text: str) -> list[str]:
     spans, start = [], 0
     outside = {position for position, _ in top_tokens(text)}
     for match in _CONNECTIVES.finditer(text):
-        if match.start() in outside:
+        if match.start() in outside and not _is_item(text, match):
             spans.append(text[start : match.start()])
             start = match.end()
     return [*spans, text[start:]]
+
+
+def _is_item(text: str, match: re.Match[str]) -> bool:
+    """Returns True if ``and`` or ``or`` is itself a word of a list: ``may, or, free``."""
+    before, after = text[: match.start()].rstrip(), text[match.end() :].lstrip()
+    return before[-1:] in ("", ",") and after[:1] in ("", ",") and bool(before or after)
 
 
 def _read_list(text: str, is_gold: bool, depth: int) -> Shape | None:
@@ -138,9 +139,11 @@ def _read_list(text: str, is_gold: bool, depth: int) -> Shape | None:
         parts = [part for part in parts if part.strip()]
         if len(parts) < 2 or _is_prose(text):
             return None
+        if len(parts) > MAX_ITEMS:
+            return Text(text=text)  # compared in order, at a cost linear in its length
         return Compound(kind="list", items=_parse_all(parts, is_gold, depth))
     if len(groups) > MAX_ITEMS:
-        raise UnreadableError(f"It lists more than {MAX_ITEMS} answers.")
+        return Text(text=text)
     rows: list[Shape] = []
     for group in groups:
         if not group:
@@ -177,6 +180,8 @@ def _read_relation(text: str, is_gold: bool, depth: int) -> Shape | None:
         rest: Shape
         if len(signs) == 1:
             rest = _parse(sides[1], is_gold=is_gold, depth=depth)
+            if isinstance(rest, Text) and re.fullmatch(r"[\d.]*\s*[a-z]{1,4}", rest.text):
+                rest = Expression(text=rest.text)  # ``z = xy`` shows that its letters are variables
         else:
             rest = Relation(sides=tuple(sides[1:]), signs=tuple(signs[1:]))
         name = re.sub(r"[\s{}]", "", sides[0])
@@ -188,6 +193,10 @@ def _read_relation(text: str, is_gold: bool, depth: int) -> Shape | None:
 
 
 def _read_union(text: str, is_gold: bool, depth: int) -> Shape | None:
+    without = split_top(text, {r"\setminus", r"\backslash"})
+    if len(without) == 2:
+        left, right = (_parse(strip_outer(part), is_gold=is_gold, depth=depth) for part in without)
+        return punctured_line(right) if left == REAL_LINE else None
     parts = split_top(text, {r"\cup"})
     if len(parts) < 2:
         return None
@@ -221,6 +230,8 @@ def _read_brackets(text: str, is_gold: bool, depth: int) -> Shape | None:
         if "|" in inside or r"\mid" in inside or ":" in inside:
             return None
         return Compound(kind="set", items=_parse_all(_items(inside), is_gold, depth))
+    if opening == "(" and "," not in inside and is_cycles(text):
+        return Text(text=text)
     if "(" not in opening and "[" not in opening and "langle" not in opening:
         return None
     if _ENVIRONMENT.fullmatch(inside):
@@ -269,32 +280,12 @@ def _read_matrix(text: str, is_gold: bool, depth: int) -> Shape | None:
     return Matrix(rows=tuple(cells))
 
 
-_DIVISION_BY_ZERO = re.compile(r"\\frac\s*\{[^{}]*\}\s*\{\s*0+\s*\}|/\s*0+(?![\d.])")
-
-
-CLOCK = re.compile(r"(\d{1,2}) ?: ?(\d{2}(?: ?: ?\d{2})?)(?:\s*([ap])\.?\s?m\.?)?", re.I)
-
-
-def _read_atom(text: str, is_gold: bool, depth: int) -> Shape:
-    if (clock := CLOCK.fullmatch(text)) and clock[3]:
-        return Text(text=text)
-    if figure := _FIGURE.fullmatch(text):
-        # Text, as algebra would read its points as a product. All but rays may be named in either direction.
-        points = figure[2] if "rightarrow" in figure[1] else min(figure[2], figure[2][::-1])
-        return Text(text=f"{figure[1]} {points}")
-    if _DIVISION_BY_ZERO.search(text):
-        raise UnreadableError("It divides by zero.")
-    if r"\pm" in text or r"\mp" in text:
-        both = []
-        for upper, lower in (("+", "-"), ("-", "+")):
-            branch = text.replace(r"\pm", f" {upper} ").replace(r"\mp", f" {lower} ")
-            branch = re.sub(r"(^|[({,])\s*\+ ", r"\1", branch)
-            both.append(_parse(strip_outer(branch), is_gold=is_gold, depth=depth))
-        return Compound(kind="list", items=tuple(both))
-    if re.fullmatch(r"\(?\s*[A-Za-z]\s*\)?", text):
-        return Expression(text=text.strip("() "))
-    text, unit = split_unit(text)
-    bare = _BARE_FUNCTION.sub(" ", text)
-    if _WORD.search(re.sub(r"\\(?:begin|end)\{\w+\}|_\{[a-zA-Z]+\}", " ", bare)):
-        return Text(text=text)
-    return Expression(text=_BARE_FUNCTION.sub(lambda match: "\\" + match.group(), text), unit=unit)
+def _read_plus_minus(text: str, is_gold: bool, depth: int) -> Shape | None:
+    if r"\pm" not in text and r"\mp" not in text:
+        return None
+    both = []
+    for upper, lower in (("+", "-"), ("-", "+")):
+        branch = text.replace(r"\pm", f" {upper} ").replace(r"\mp", f" {lower} ")
+        branch = re.sub(r"(^|[({,])\s*\+ ", r"\1", branch)
+        both.append(_parse(strip_outer(branch), is_gold=is_gold, depth=depth))
+    return Compound(kind="list", items=tuple(both))

@@ -25,13 +25,40 @@ _ALIASES = {
 }  # fmt: skip
 _GENERIC = frozenset({"unit", "total", "of", "the"})
 _CURRENCIES = frozenset({"usd", "eur", "gbp", "jpy", "inr", "cent"})
-_SUFFIX_WORD = re.compile(r"[A-Za-z]+(?:\.[A-Za-z]+)*\.?|[\u20ac\u00a3\u00a5\u00b5\u3040-\u9fff]+")
+_SIGNS = (
+    "\u00a2-\u00a5\u058f\u060b\u09f2\u09f3\u09fb\u0af1\u0bf9\u0e3f\u17db\u20a0-\u20cf\ua838\ufdfc"
+    "\ufe69\uffe0\uffe1\uffe5\uffe6"
+)
+"""All currency signs of Unicode, as a character class, but the dollar, which becomes ``usd``."""
+_SUFFIX_WORD = re.compile(rf"[A-Za-z]+(?:\.[A-Za-z]+)*\.?|[{_SIGNS}]|[\u00b5\u3040-\u9fff]+")
+_PREFIXED = re.compile(
+    r"(?:da|[YZEPTGMkhdcmunpf]|[KMGTP]i)?"
+    r"(?:m|g|s|l|L|A|K|mol|Hz|N|J|W|Wh|V|Pa|F|C|T|H|B|b|bit|bps|cal|eV|bar|t|S|lm|lx)"
+)
+"""Symbols of units by the rule of the SI: a prefix and a unit."""
+_NAMES = {
+    "byte": "b", "watt": "w", "hertz": "hz", "volt": "v", "ampere": "a", "amp": "a", "joule": "j",
+    "newton": "n", "pascal": "pa", "meter": "m", "metre": "m", "gram": "g", "liter": "l", "litre": "l",
+    "second": "s", "calorie": "cal", "watthour": "wh", "bit": "bit",
+}  # fmt: skip
+_NAME_PREFIXES = {
+    "kilo": "k", "mega": "m", "giga": "g", "tera": "t", "milli": "m", "micro": "u", "nano": "n", "centi": "c",
+}  # fmt: skip
+_PREFIXED_NAME = re.compile(rf"({'|'.join(_NAME_PREFIXES)})({'|'.join(_NAMES)})")
 
 _SKELETON = re.compile(r"[/*]?(?:[\s(),']*u[\s(),']*[/*\-]?)*(?<![/*\-])")
 """Matches words (``u``) with at most one sign between two of them: ``u/u``, ``u-u``, not ``-- u``."""
 
-_PREFIXES = {"rs": "inr", "usd": "usd", "\u20ac": "eur", "\u00a3": "gbp", "\u00a5": "jpy"}
-_PREFIX = re.compile(r"(?:(rs|usd)\.?|([\u20ac\u00a3\u00a5]))\s*(?=[+\-\d.])", re.I)
+_PREFIXES = {
+    "rs": "inr",
+    "usd": "usd",
+    "\u20ac": "eur",
+    "\u00a3": "gbp",
+    "\u00a5": "jpy",
+    "\u20b9": "inr",
+    "\u00a2": "cent",
+}
+_PREFIX = re.compile(rf"(?:(rs|usd)\.?|([{_SIGNS}]))\s*(?=[+\-\d.])", re.I)
 _SCALES = {
     "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12,
 }  # fmt: skip
@@ -41,7 +68,10 @@ _SCALE = re.compile(rf"\s*\b({'|'.join(_SCALES)})s?\b", re.I)
 def split_currency(text: str) -> tuple[str, str]:
     """Returns the currency of a leading sign, or an empty string, and the text without it."""
     match = _PREFIX.match(text)
-    return ("", text) if match is None else (_PREFIXES[(match[1] or match[2]).lower()], text[match.end() :])
+    if match is None:
+        return "", text
+    sign = (match[1] or match[2]).lower()
+    return _PREFIXES.get(sign, sign), text[match.end() :]
 
 
 def split_scale(text: str) -> tuple[int, str]:
@@ -52,12 +82,15 @@ def split_scale(text: str) -> tuple[int, str]:
 
 def is_currency(unit: str) -> bool:
     """Returns True if a canonical unit is a currency."""
-    return unit in _CURRENCIES
+    return unit in _CURRENCIES or bool(re.fullmatch(rf"[{_SIGNS}]", unit))
 
 
 def _singular(name: str) -> str:
     name = name.replace(".", "")
+    name = _PREFIXES.get(name, name)
     singular = name[:-1] if len(name) > 2 and name.endswith("s") else name
+    if match := _PREFIXED_NAME.fullmatch(singular):
+        return _NAME_PREFIXES[match[1]] + _NAMES[match[2]]
     return _ALIASES.get(singular, _ALIASES.get(name, singular))
 
 
@@ -67,6 +100,7 @@ def canonical_unit(text: str) -> str | None:
     ``square centimeters``, ``cm^2`` and ``cm^{2}`` are the same unit, as are ``apples`` and ``apple``.
     """
     text = re.sub(r"\^?\{?\(?([23])\)?\}?", r"\1", re.sub(r"\s*\^\s*", "^", text))
+    text = re.split(r"(?<=[a-z])\s+of\s", text)[0]  # ``cups of feed`` are cups
     text = re.sub(r"(?<=[a-z])\s+per\s+", "/", text.lower()).replace("\\", "")
     power, names = "", []
     for token in re.split(r"(\s+|/|\*|cdot)", text):
@@ -95,12 +129,18 @@ def canonical_unit(text: str) -> str | None:
 def _is_unit_word(word: str, *, is_spaced: bool, is_gold: bool) -> bool:
     """Returns True if a word after a number is a unit or a counted noun, not a product of variables."""
     word = word.rstrip(".")
+    if is_currency(word):
+        return True
     if len(word) == 1:
         # ``10m`` is ten metres in an answer; ``10 N`` is newtons, ``10N`` is not.
         return word in _LETTERS and (is_spaced or not (is_gold or word.isupper()))
     lowered = word.lower()
     if not word.isascii() or lowered in _SYMBOLS or _singular(lowered) in _SYMBOLS:
         return True
+    if lowered in _GENERIC or lowered == "per":
+        return is_spaced
+    if not word.islower() and _PREFIXED.fullmatch(word):
+        return is_spaced or not is_gold  # ``160 GB``
     # ``12 apples`` has a unit; ``2ab`` and ``2 xy`` are products.
     return len(word) >= 3 and (is_spaced or len(word) >= 5) and bool(re.search("[aeiouy]", lowered))
 

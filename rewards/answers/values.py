@@ -5,9 +5,12 @@ import re
 from fractions import Fraction
 
 from rewards.answers.algebra import Algebra, squash
+from rewards.answers.notation import same_notation
 from rewards.answers.quantity import Quantity, other_unit, same_quantity
 from rewards.answers.shapes import Expression, Number, Text
-from rewards.answers.structure import CLOCK, parse_shape
+from rewards.answers.structure import parse_shape
+from rewards.answers.units import unit_suffix
+from rewards.answers.wording import is_algebra, same_text
 
 
 def same_value(
@@ -18,18 +21,17 @@ def same_value(
         return same_quantity(gold=gold.quantity, answer=answer.quantity)
     if other_unit(_unit_of(gold), _unit_of(answer)):
         return False
-    if squash(gold.text).casefold() == squash(answer.text).casefold() and (
-        isinstance(gold, Text) or squash(gold.text) == squash(answer.text)
-    ):
+    if squash(gold.text) == squash(answer.text):
         return True
-    clocks = _clock(gold.text), _clock(answer.text)
-    if clocks[0] and clocks[1]:
-        if _same_clock(clocks[0], clocks[1]):
-            return True
-        if clocks[0][2] or clocks[1][2]:
-            return False  # ``3:10`` may still be a ratio, but not with a.m. or p.m.
-    if isinstance(gold, Text) or isinstance(answer, Text):
+    by_notation = same_notation(gold=gold.text, answer=answer.text)
+    if by_notation is not None:
+        return by_notation
+    if isinstance(gold, Text):
+        return same_text(gold=gold.text, answer=answer.text)
+    if isinstance(answer, Text) or (isinstance(gold, Number) and not is_algebra(answer.text)):
         return False
+    if isinstance(answer, Expression):
+        answer = _comparable(gold, answer)
     if ":" in gold.text:
         return _same_ratio(gold=gold.text, answer=answer.text, algebra=algebra)
     if isinstance(gold, Number):
@@ -49,6 +51,29 @@ def _unit_of(leaf: Number | Expression | Text) -> str:
             return leaf.unit
         case Text():
             return ""
+
+
+_LETTER_UNIT = re.compile(
+    r"(.*[\d})])(\s*[mgslhLNJWVKA](?:\s*\^\s*\{?\s*[23]\s*\}?)?(?:\s*/\s*[a-z]+)?)", re.S
+)
+_CONSTANT = re.compile(r"(.+)\+\s*([CcKk])", re.S)
+
+
+def _comparable(gold: Number | Expression, answer: Expression) -> Expression:
+    """Returns the answer without what the gold shows to be no variable of it.
+
+    A letter behind a formula is a unit if it denotes one and the gold has no letters (``10\\sqrt{3} m``). The
+    constant of integration may have another letter.
+    """
+    if not re.search("[a-zA-Z]", re.sub(r"\\[a-zA-Z]+", "", gold.text)):
+        match = _LETTER_UNIT.fullmatch(answer.text)
+        unit = unit_suffix(match[2], is_gold=False) if match else None
+        if match and unit and not other_unit(_unit_of(gold), unit):
+            return Expression(text=match[1], unit=unit)
+    gold_constant, constant = _CONSTANT.fullmatch(gold.text), _CONSTANT.fullmatch(answer.text)
+    if gold_constant and constant and constant[2] not in constant[1] and gold_constant[2] not in constant[1]:
+        return Expression(text=f"{constant[1]}+ {gold_constant[2]}", unit=answer.unit)
+    return answer
 
 
 def _expression_of(quantity: Quantity) -> str | None:
@@ -74,23 +99,6 @@ _DEGREES = re.compile(r"(?<![\d.])(\d++(?:\.\d++)?)\s*+\^\\circ")
 
 def _degrees(text: str) -> str:
     return _DEGREES.sub(r"{(\\frac{\1 \\pi}{180})}", text).replace(r"^\circ", r" \cdot \frac{\pi}{180}")
-
-
-def _clock(text: str) -> tuple[int, str, str] | None:
-    match = CLOCK.fullmatch(text)
-    return (int(match[1]), match[2].replace(" ", ""), (match[3] or "").lower()) if match else None
-
-
-def _same_clock(gold: tuple[int, str, str], answer: tuple[int, str, str]) -> bool:
-    """Compares times of day; a missing a.m. or p.m. matches both, and 20:34 is 8:34 p.m."""
-    if gold[1] != answer[1]:
-        return False
-    if gold[2] and answer[2]:
-        return (gold[0] % 12, gold[2]) == (answer[0] % 12, answer[2])
-    for marked, plain in ((gold, answer), (answer, gold)):
-        if marked[2] and plain[0] > 12:
-            return marked[2] == "p" and marked[0] % 12 == plain[0] - 12
-    return gold[0] % 12 == answer[0] % 12 if gold[2] or answer[2] else gold[0] == answer[0]
 
 
 def _same_ratio(*, gold: str, answer: str, algebra: Algebra) -> bool:

@@ -1,0 +1,40 @@
+"""Builds intervals and the real line, whole or without some points."""
+
+import itertools
+from fractions import Fraction
+
+from rewards.answers.shapes import Compound, Expression, Interval, Number, Shape
+
+MINUS_INFINITY, INFINITY = Expression(text=r"-\infty"), Expression(text=r"\infty")
+REAL_LINE = Compound(kind="tuple", items=(MINUS_INFINITY, INFINITY))
+"""All real numbers, as the open interval that they are."""
+
+
+def interval(low: Shape, high: Shape, *, low_closed: bool, high_closed: bool) -> Interval | Compound:
+    """Returns an interval; an open one is written ``(a, b)``, like a pair, so both have the same shape."""
+    if not low_closed and not high_closed:
+        return Compound(kind="tuple", items=(low, high))
+    return Interval(low=low, high=high, low_closed=low_closed, high_closed=high_closed)
+
+
+def punctured_line(left_out: Shape) -> Compound | None:
+    """Returns the real numbers except one, or except a set of plain numbers; None for other shapes."""
+    items: tuple[Shape, ...] = (left_out,)
+    if isinstance(left_out, Compound):
+        if left_out.kind not in ("set", "list"):
+            return None
+        items = left_out.items
+    values = [_value(item) for item in items]
+    if len(items) > 1:
+        if None in values:
+            return None
+        order = sorted(range(len(items)), key=lambda index: values[index] or Fraction(0))
+        items = tuple(items[index] for index in order)
+    pairs = itertools.pairwise((MINUS_INFINITY, *items, INFINITY))
+    return Compound(kind="union", items=tuple(Compound(kind="tuple", items=pair) for pair in pairs))
+
+
+def _value(shape: Shape) -> Fraction | None:
+    if isinstance(shape, Number) and isinstance(shape.quantity.value, Fraction):
+        return shape.quantity.value
+    return None
