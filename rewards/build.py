@@ -18,6 +18,7 @@ def build_scorer(
         limit_seconds=config.limit_seconds,
         memory_limit_mb=config.memory_limit_mb,
         forms=config.forms,
+        ordered_lists=config.ordered_lists,
         marks=_marks(thinking, prompt_opens_thinking),
         custom_path=config.path if config.kind == "custom" else None,
         max_failure_share=config.max_failure_share,

@@ -52,6 +52,12 @@ class ParsedGold:
         """True if it is one of the letters A to J, alone or before its text (``C Cecile``)."""
         return choice_letter(self.answer) is not None
 
+    @property
+    def num_parts(self) -> int:
+        """Number of elements of a list, set or tuple; 1 for any other gold."""
+        is_parted = isinstance(self.shape, Compound) and self.shape.kind in ("list", "set", "tuple")
+        return len(self.shape.items) if is_parted and isinstance(self.shape, Compound) else 1
+
 
 _CHOICE_LINE = re.compile(r"^\s*\(?([A-J])\)?[ .):]+[A-Za-z]{2}[^=]*$", re.M)
 

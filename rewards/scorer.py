@@ -12,6 +12,7 @@ from configs.thinking import ThinkingMarks
 from rewards.answers.algebra import NeedsAlgebraError, NoAlgebra
 from rewards.answers.equivalence import equivalent
 from rewards.answers.extract import FORMS, MAX_COMPLETION_CHARS, Extraction, Rules, extract
+from rewards.answers.ordering import ORDERED_LISTS
 from rewards.answers.shapes import UnreadableError
 from rewards.gold import read_gold
 from rewards.processes.fork_server import import_path
@@ -41,6 +42,7 @@ class Scorer:
         limit_seconds: float = 3.0,
         memory_limit_mb: int = 1024,
         forms: tuple[str, ...] | list[str] = FORMS,
+        ordered_lists: str = "auto",
         marks: ThinkingMarks | None = None,
         custom_path: str | None = None,
         max_pending: int = 1024,
@@ -54,6 +56,8 @@ class Scorer:
             limit_seconds: Wall-time limit per answer, after which its process is killed.
             memory_limit_mb: Address space per process, in MiB; at least 256.
             forms: Accepted forms of an answer outside a box (``extract.FORMS``); empty: box only.
+            ordered_lists: Whether the order of a list without brackets counts: ``auto`` (by the gold's form:
+                words yes, numbers no), ``true`` or ``false``.
             marks: Marks around the thinking; answers are searched for only in the solution after it. None:
                 ``<think>`` and ``</think>``.
             custom_path: ``package.module:function``, called as ``function(gold=..., completion=...)``
@@ -63,6 +67,9 @@ class Scorer:
             max_failure_share: Share of ``timeout`` and ``error`` above which an error is logged.
         """
         self._rules = Rules(forms=tuple(forms), marks=marks or ThinkingMarks())
+        if ordered_lists not in ORDERED_LISTS:
+            raise ValueError(f"`ordered_lists` is {ordered_lists!r}; choose from {', '.join(ORDERED_LISTS)}.")
+        self._ordered_lists = ordered_lists
         if max_pending < 1:
             raise ValueError(f"`max_pending` must be at least 1, got {max_pending}.")
         if custom_path is not None and not all(custom_path.partition(":")):
@@ -176,17 +183,39 @@ class Scorer:
             parsed = read_gold(gold)
         except ValueError as error:
             return Extraction(answer=None), Verdict(status="error", reason=str(error))
-        found = extract(completion, self._rules, gold_is_choice=parsed.is_choice)
+        found = extract(completion, self._rules, gold_is_choice=parsed.is_choice, gold_parts=parsed.num_parts)
         if found.answer is None:
             return found, Verdict(status="unparsable", reason=found.reason)
-        return found, _decide(parsed.answer, found)
+        return found, self._decide(parsed.answer, found)
 
     def _prepare_answer(self, gold: str, answer: str) -> tuple[Extraction, _Result | Verdict]:
         found = Extraction(answer=answer, found_by="given")
         try:
-            return found, _decide(read_gold(gold).answer, found)
+            return found, self._decide(read_gold(gold).answer, found)
         except ValueError as error:
             return found, Verdict(status="unparsable", answer=answer, found_by="given", reason=str(error))
+
+    def _decide(self, gold: str, found: Extraction) -> _Result | Verdict:
+        """Returns the verdict if exact tests on the text suffice, else the request for a worker."""
+        assert found.answer is not None
+        try:
+            right = equivalent(
+                gold=gold, answer=found.answer, algebra=NoAlgebra(), ordered_lists=self._ordered_lists
+            )
+        except NeedsAlgebraError:
+            return {
+                "task": "check",
+                "gold": gold,
+                "answer": found.answer,
+                "ordered_lists": self._ordered_lists,
+            }
+        except UnreadableError as error:
+            status, reason = "unparsable", str(error)
+        except RecursionError:
+            status, reason = "unparsable", "It is nested too deeply."
+        else:
+            status, reason = ("correct" if right else "wrong"), ""
+        return Verdict(status=status, answer=found.answer, found_by=found.found_by, reason=reason)
 
     # --- what needs one ----------------------------------------------------------------------
 
@@ -242,22 +271,6 @@ class Scorer:
     def _counted(self, verdict: Verdict, start: float) -> Verdict:
         self._tally.add(verdict)
         return _timed(verdict, start)
-
-
-def _decide(gold: str, found: Extraction) -> _Result | Verdict:
-    """Returns the verdict if exact tests on the text suffice, else the request for a worker."""
-    assert found.answer is not None
-    try:
-        right = equivalent(gold=gold, answer=found.answer, algebra=NoAlgebra())
-    except NeedsAlgebraError:
-        return {"task": "check", "gold": gold, "answer": found.answer}
-    except UnreadableError as error:
-        status, reason = "unparsable", str(error)
-    except RecursionError:
-        status, reason = "unparsable", "It is nested too deeply."
-    else:
-        status, reason = ("correct" if right else "wrong"), ""
-    return Verdict(status=status, answer=found.answer, found_by=found.found_by, reason=reason)
 
 
 def _key(request: _Result) -> _Key:

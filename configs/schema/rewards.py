@@ -53,6 +53,9 @@ class RewardsConfig:
     forms: list[str] = field(default_factory=list)
     """Accepted forms of an answer outside a box: tag, choice, marker, bare, math, number. []: box only."""
 
+    ordered_lists: str = "auto"
+    """Whether the order of a list without brackets counts: auto (words yes, numbers no), true or false."""
+
     max_failure_share: float = 0.02
     """Share of timeouts and errors above which an error is logged."""
 
@@ -72,6 +75,8 @@ class RewardsConfig:
                 "rewards.path must name package.module:function when rewards.kind is 'custom', "
                 f"got {self.path!r}."
             )
+        self.ordered_lists = self.ordered_lists.lower()  # YAML's true arrives as "True"
+        choice("rewards.ordered_lists", self.ordered_lists, ("auto", "true", "false"))
         for form in self.forms:
             choice("rewards.forms", form, ANSWER_FORMS)
         if self.wrong_reward >= 1:

@@ -4,7 +4,9 @@
    solution.
 2. The last ``\\boxed{}`` of the solution counts. Boxes with only connecting words, labels or one other word
    between them (``\\boxed{2} and \\boxed{3}``) are one answer, a list. A box after prose, or after a word
-   such as ``wait``, replaces the earlier ones.
+   such as ``wait``, replaces the earlier ones; but if the gold has as many parts as the solution has boxes,
+   they are its parts. Empty boxes before the last are ignored, and an answer that its sentence denies
+   (``\\boxed{7} is wrong``) is none.
 3. A solution without any box is searched for the enabled ``FORMS``.
 """
 
@@ -12,8 +14,9 @@ import re
 from dataclasses import dataclass, field
 
 from configs.thinking import MALFORMED, UNCLOSED, ThinkingMarks, divide
+from rewards.answers.denial import is_denied
 from rewards.answers.forms import READERS
-from rewards.answers.joining import Span, joined
+from rewards.answers.joining import Span, joined, parts
 from rewards.answers.latex import matching_braces, normalise
 
 FORMS = tuple(READERS)
@@ -57,13 +60,16 @@ class Rules:
             raise ValueError(f"`forms` has {', '.join(map(repr, unknown))}; choose from {', '.join(FORMS)}.")
 
 
-def extract(completion: str, rules: Rules, *, gold_is_choice: bool = False) -> Extraction:
+def extract(
+    completion: str, rules: Rules, *, gold_is_choice: bool = False, gold_parts: int = 1
+) -> Extraction:
     """Extracts the answer of a completion.
 
     Args:
         completion: The whole text, thinking included.
         rules: Rules for thinking and forms.
         gold_is_choice: True if the gold answer is a letter A to J; only then the form ``choice`` applies.
+        gold_parts: Number of elements of a gold list, set or tuple; 1 for any other gold.
     """
     if len(completion) > MAX_COMPLETION_CHARS:
         return Extraction(
@@ -75,7 +81,7 @@ def extract(completion: str, rules: Rules, *, gold_is_choice: bool = False) -> E
     if solution is None:
         return Extraction(answer=None, reason=_NO_SOLUTION[parts.problem])
     if re.search(r"\\(?:boxed|fbox)(?![a-zA-Z])", solution):
-        return boxed_answer(solution)
+        return boxed_answer(solution, num_parts=gold_parts, may_be_denied=True)
     tail = solution[-TAIL_CHARS:].strip()
     # End-of-text tokens and a stock phrase of some models would hide a bare answer.
     tail = re.sub(r"<\|?/?(?:im_start|im_end|eot_id|endoftext|end_of_text)\|?>(?:\w+\s*)?$", "", tail)
@@ -96,8 +102,14 @@ def extract(completion: str, rules: Rules, *, gold_is_choice: bool = False) -> E
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])\s*")
 
 
-def boxed_answer(text: str) -> Extraction:
-    """Extracts the last box, or a list of the last connected boxes."""
+def boxed_answer(text: str, *, num_parts: int = 1, may_be_denied: bool = False) -> Extraction:
+    """Extracts the last box, or a list of the last connected boxes.
+
+    Args:
+        text: A solution.
+        num_parts: If the text has this many boxes, and more than one, they are the parts of one answer.
+        may_be_denied: True if a box whose sentence denies it is no answer.
+    """
     partners = matching_braces(text)
     if matches := list(_BOX.finditer(text)):
         last = matches[-1].end()
@@ -116,9 +128,15 @@ def boxed_answer(text: str) -> Extraction:
         if opening in partners and (not spans or match.start() >= spans[-1][1]):
             end = partners[opening]
             spans.append((match.start(), end + 1, text[opening + 1 : end]))
-    answers = [answer.strip() for answer in joined(spans, text, are_boxes=True)]
-    if not answers[-1] or not normalise(answers[-1]):
+    if not normalise(spans[-1][2]):
         return Extraction(answer=None, reason="The last box is empty.")
+    if may_be_denied and is_denied(text, spans[-1][0], spans[-1][1]):
+        return Extraction(answer=None, reason="The sentence of the last box denies it or leaves it open.")
+    # A prompt's own ``\\boxed{}`` may be repeated.
+    spans = [span for span in spans if normalise(span[2])]
+    answers = [
+        answer.strip() for answer in parts(spans, text, num_parts) or joined(spans, text, are_boxes=True)
+    ]
     if len(answers) == 1:
         return Extraction(answer=answers[0], found_by="box")
     return Extraction(answer=" , ".join(answers), found_by="boxes")

@@ -2,12 +2,24 @@
 
 import re
 
+from rewards.answers.denial import is_denied
 from rewards.answers.joining import joined
 
+_LABELS_TEXT = """
+réponse reponse respuesta antwort resposta risposta antwoord svar vastaus odpowiedź odpověď odpoveď odgovor
+válasz răspuns cevap yanıt jawaban jawapan javob cavab vastus atbilde atsakymas përgjigje
+ответ відповідь адказ отговор одговор жауап απάντηση პასუხი պատասխան
+إجابة الإجابة الجواب جواب پاسخ תשובה
+उत्तर উত্তর பதில் సమాధానం ಉತ್ತರ ഉത്തരം જવાબ ਜਵਾਬ คำตอบ
+答案 答え 回答 解答 정답 답변 답 答
+"""  # noqa: RUF001
+_LABELS = "|".join([*_LABELS_TEXT.split(), "trả lời", "đáp (?:án|số)"])
+"""The word for ``answer`` in other languages; it needs a colon, as verbs differ."""
 _MARKER = re.compile(
-    r"(?im)(?:\b(?:answer|r.ponse|respuesta|antwort)\b(?:\s+to\s[^.\n:]{0,80}?)?\s*"
+    r"(?im)(?:\banswer\b(?:\s+to\s[^.\n:]{0,80}?)?\s*"
     r"(?:\*\*)?\s*(?:is|was|:|=(?!=)|\uff1a|(?=[$\\]))\s*(?:\*\*)?\s*:?"
-    r"|^\s*(?:####|A:)|\u7b54\u6848\s*(?:\u662f|\u4e3a)?\s*[:\uff1a]?)\s*"
+    r"|^\s*(?:####|A:)|\u7b54\u6848\s*(?:\u662f|\u4e3a)?\s*[:\uff1a]?"
+    rf"|(?<!\w)(?:{_LABELS})\s*(?:\*\*)?\s*(?:[:=\uff1a]|\bes\b|\best\b|\bist\b|\u662f|\u306f)\s*(?:\*\*)?)\s*"
 )
 _SENTENCE_END = re.compile(r"\n\s*\n|(?<=[^\s.])[.!?](?=\s+[A-Z\"(]|\s*$)|\u3002|\n(?!\s*[$\\&])")
 _NUMBER = (
@@ -110,7 +122,7 @@ def _last_math(text: str) -> str | None:
         for match in _MATH.finditer(text)
     ]
     spans = [span for span in spans if re.search(r"[\w\\]", span[2]) and not _is_prose(span[2], limit=1)]
-    if not spans or _LAST_NUMBER.search(text, spans[-1][1]):
+    if not spans or _LAST_NUMBER.search(text, spans[-1][1]) or is_denied(text, *spans[-1][:2]):
         return None
     percent = re.match(r"\s*(?:\\?%|percent|pct)", text[spans[-1][1] :])
     return " , ".join(joined(spans, text)) + (" \\%" if percent else "")
@@ -125,7 +137,7 @@ def _last_number(text: str) -> str | None:
         return None
     line = lines[-1]
     spans = [(match.start(), match.end(), match[1].strip()) for match in _LAST_NUMBER.finditer(line)]
-    if not spans:
+    if not spans or is_denied(line, *spans[-1][:2]):
         return None
     return " , ".join(joined(spans, line))
 

@@ -1,5 +1,6 @@
 """Decides if successive answers form one answer, a list, or if each replaces the one before."""
 
+import itertools
 import re
 
 Span = tuple[int, int, str]
@@ -23,6 +24,10 @@ _REVISION = re.compile(
     r"(?i)\b(?:wait|no|nope|hm+|correction|corrected|actually|sorry|oops|mistake|error|wrong|rather|instead"
     r"|revised?|recheck(?:ed)?|check(?:ed|ing)?|now|hence|thus|therefore|because|since)\b|[\u4e0d\u9519]"
 )
+_RETRACTION = re.compile(
+    r"(?i)\b(?:wait|no|nope|hm+|correction|corrected|actually|sorry|oops|mistake|error|wrong|rather|instead"
+    r"|revised?|recheck(?:ed)?)\b|[\u4e0d\u9519]"
+)
 _WORD = re.compile(r"[^\W\d_]+")
 
 
@@ -41,6 +46,18 @@ def joined(spans: list[Span], text: str, *, are_boxes: bool = False) -> list[str
             break
         group.append(spans[index][2])
     return list(dict.fromkeys(reversed(group)))
+
+
+def parts(spans: list[Span], text: str, count: int) -> list[str] | None:
+    """Returns all answers if there are ``count`` of them, each a single value, and none retracts another."""
+    if (
+        count < 2
+        or len(spans) != count
+        or any(re.search(r"[,;]|\\pm|\bor\b|\band\b", span[2]) for span in spans)
+    ):
+        return None
+    gaps = (text[before[1] : after[0]] for before, after in itertools.pairwise(spans))
+    return None if any(_RETRACTION.search(gap) for gap in gaps) else [span[2] for span in spans]
 
 
 def _joins(gap: str) -> bool:

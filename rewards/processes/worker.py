@@ -81,7 +81,12 @@ def answer_request(request: dict[str, Any]) -> dict[str, Any]:
 def _check(request: dict[str, Any]) -> dict[str, Any]:
     from rewards.answers.symbolic import SymPyAlgebra  # SymPy only in workers
 
-    right = equivalent(gold=request["gold"], answer=request["answer"], algebra=SymPyAlgebra())
+    right = equivalent(
+        gold=request["gold"],
+        answer=request["answer"],
+        algebra=SymPyAlgebra(),
+        ordered_lists=request["ordered_lists"],
+    )
     return {"status": "correct" if right else "wrong", "reason": ""}
 
 
