@@ -70,7 +70,7 @@ def test_an_empty_box_of_the_prompt_is_ignored_and_a_last_empty_box_is_no_answer
         ("(1, 2)", r"For part one we get \boxed{2}. For part two we find \boxed{1}.", False),
         ("1, 2", r"I think it is \boxed{1}. Wait, that is a mistake, it is \boxed{2}.", False),
         ("2", r"The width of it is \boxed{1}. Hence the length must be \boxed{2}.", True),
-        ("(1, 2)", r"First I thought of \boxed{(1,3)}. Then it became \boxed{(1,2)}.", True),
+        ("(1, 2)", r"At first I thought of \boxed{(1,3)}. After more work I now find \boxed{(1,2)}.", True),
         ("1, 2", r"We found that \boxed{1} and later on \boxed{2} and at the end of it \boxed{3}.", False),
     ],
 )

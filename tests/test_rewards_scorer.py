@@ -27,7 +27,7 @@ from rewards.verdict import STATUSES
 pytestmark = pytest.mark.component
 
 REPOSITORY = Path(__file__).parents[1]
-SLOW_ANSWER = r"\boxed{\sin(10^{10^{10}})}"
+HARD_ANSWER = r"\boxed{\prod_{k=1}^{50}\cos(\frac{x}{2^k})}"
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +58,10 @@ def test_a_check_that_hangs_is_killed_at_the_limit_and_the_next_is_served() -> N
     with Scorer(num_workers=1, limit_seconds=2.0, max_failure_share=1.0) as fresh:
         assert fresh.score_sync(gold=r"\sqrt{8}", completion=r"\boxed{2\sqrt{2}}").is_correct
         (hanging,) = fresh.worker_pids()
-        verdict = fresh.score_sync(gold="42", completion=SLOW_ANSWER)
-        assert verdict.status == "timeout" and "2 s" in verdict.reason
+        fresh._pool.limit_seconds = 1e-4  # no answer is known that takes longer than the usual limit
+        verdict = fresh.score_sync(gold="42", completion=HARD_ANSWER)
+        fresh._pool.limit_seconds = 2.0
+        assert verdict.status == "timeout" and "0.0001 s" in verdict.reason
         assert fresh.num_replaced_workers == 1 and not is_running(hanging)
         assert fresh.score_sync(gold=r"\sqrt{2}", completion=r"\boxed{\frac{2}{\sqrt{2}}}").is_correct
 
@@ -343,10 +345,13 @@ def test_no_worker_outlives_a_killed_parent_and_main_runs_once(tmp_path: Path) -
     assert not any(is_running(pid) for pid in [*pids, fork_server])
 
 
-def test_closing_ends_checks_under_way_with_an_error() -> None:
+def test_closing_ends_checks_under_way_with_an_error(tmp_path, monkeypatch) -> None:
+    (tmp_path / "slow_rewards.py").write_text("import time\ndef wait(*, gold, completion): time.sleep(60)\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+
     async def run() -> str:
-        fresh = Scorer(limit_seconds=30.0)
-        waiting = asyncio.create_task(fresh.score(gold="42", completion=SLOW_ANSWER))
+        fresh = Scorer(limit_seconds=30.0, custom_path="slow_rewards:wait")
+        waiting = asyncio.create_task(fresh.score(gold="42", completion="42"))
         while not fresh.worker_pids():
             await asyncio.sleep(0.01)
         await fresh.aclose()

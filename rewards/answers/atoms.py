@@ -42,7 +42,7 @@ def read_atom(text: str, *, is_gold: bool) -> Shape:
         return Text(text=f"{figure[1]} {points}")
     if _DIVISION_BY_ZERO.search(text):
         raise UnreadableError("It divides by zero.")
-    if re.fullmatch(r"\(?\s*[A-Za-z]\s*\)?", text):
+    if re.fullmatch(r"[A-Za-z]|\(?\s*[A-J]\s*\)", text):
         return Expression(text=text.strip("() "))
     if is_gold and not is_algebra(text):
         return Text(text=text)

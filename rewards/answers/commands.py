@@ -12,6 +12,7 @@ from rewards.answers.reader import Reader
 _GREEK_TEXT = """
 alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho varrho sigma
 tau upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega ell hbar
+triangle angle star square diamond heartsuit clubsuit spadesuit
 """
 _GREEK = frozenset(_GREEK_TEXT.split())
 _ACCENTS = frozenset(("vec", "overline", "bar", "hat", "tilde", "overrightarrow", "dot"))
@@ -64,7 +65,11 @@ def read_command(parser: Reader) -> sympy.Expr:
         case name if name in _FUNCTIONS:
             return _function(parser, name)
         case name if name in _OF_LISTS:
-            return _OF_LISTS[name](*parser.arguments())
+            arguments = parser.arguments()
+            # Of polynomials it would expand powers of any size.
+            if not all(isinstance(argument, sympy.Rational) for argument in arguments):
+                return parser.guard.opaque(name, *sorted(arguments, key=str))
+            return _OF_LISTS[name](*arguments)
         case name if name in _ACCENTS:
             inner = parser.raw_group() if parser.token == "{" else parser.take()
             name = "bar" if name == "overline" else name

@@ -8,7 +8,7 @@ import re
 
 from rewards.answers.algebra import Algebra, squash
 from rewards.answers.ordering import by_names, with_order
-from rewards.answers.ranges import range_of
+from rewards.answers.ranges import range_of, variable_of
 from rewards.answers.readings import other_readings, same_choice
 from rewards.answers.shapes import (
     Compound,
@@ -113,7 +113,7 @@ _NOT_A_SIDE = (Compound, Relation, Interval, Matrix, Text)
 def _same_named(*, gold: Named, answer: Named, algebra: Algebra) -> bool:
     # ``x = 3`` and ``y = 3`` differ; other names, such as ``the area``, are ignored.
     letters = re.fullmatch("[a-zA-Z]", gold.name) and re.fullmatch("[a-zA-Z]", answer.name)
-    is_constant = isinstance(gold.value, Number) and isinstance(answer.value, Number)
+    is_constant = _is_constant(gold.value) and _is_constant(answer.value)
     if letters and is_constant and gold.name != answer.name:
         return False
     renamed = _with_argument(gold, answer)
@@ -145,6 +145,12 @@ def _with_argument(gold: Named, answer: Named) -> Named | None:
     return renamed if isinstance(renamed, Named) else answer
 
 
+def _is_constant(value: Shape) -> bool:
+    if isinstance(value, Expression | Text):
+        return not re.search("[a-zA-Z]", re.sub(r"\\[a-zA-Z]+", "", value.text))
+    return isinstance(value, Number)
+
+
 def _as_relation(named: Named) -> Relation:
     left, _, right = named.text.partition("=")
     return Relation(sides=(left, right), signs=("=",))
@@ -156,6 +162,8 @@ def _is_equation(relation: Relation) -> bool:
 
 def _same_relations(*, gold: Relation, answer: Relation, algebra: Algebra) -> bool:
     gold_range, answer_range = range_of(gold), range_of(answer)
+    if variable_of(gold) != variable_of(answer):
+        gold_range = None  # ``x < 3`` is not ``y < 3``
     if gold_range is not None and answer_range is not None:
         return _same(gold=gold_range, answer=answer_range, algebra=algebra)
     if len(gold.signs) > 1 and gold.signs == answer.signs:

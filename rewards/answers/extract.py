@@ -128,12 +128,12 @@ def boxed_answer(text: str, *, num_parts: int = 1, may_be_denied: bool = False) 
         if opening in partners and (not spans or match.start() >= spans[-1][1]):
             end = partners[opening]
             spans.append((match.start(), end + 1, text[opening + 1 : end]))
-    if not normalise(spans[-1][2]):
+    if len(spans[-1][2]) < 200 and not normalise(spans[-1][2]):
         return Extraction(answer=None, reason="The last box is empty.")
     if may_be_denied and is_denied(text, spans[-1][0], spans[-1][1]):
         return Extraction(answer=None, reason="The sentence of the last box denies it or leaves it open.")
     # A prompt's own ``\\boxed{}`` may be repeated.
-    spans = [span for span in spans if normalise(span[2])]
+    spans = [span for span in spans if span[2].strip("{} ~$\n\t")]
     answers = [
         answer.strip() for answer in parts(spans, text, num_parts) or joined(spans, text, are_boxes=True)
     ]

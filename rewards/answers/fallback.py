@@ -16,16 +16,23 @@ logging.getLogger("latex2sympy2_extended").setLevel(logging.CRITICAL)
 MAX_CHARS = 300
 """Length limit of a text that latex2sympy reads, whose time is exponential in the nesting."""
 MAX_DEPTH = 3
+_NEEDED = re.compile(r"\\begin|\\frac\s*\{\s*d\s*\}")
 # Texts that latex2sympy would evaluate at once, whatever their size.
 _LARGE = re.compile(r"!|\\binom|\d{7}|\^[^&\\]*\^|\^\s*\{?\s*\d{3}")
 
 
-def read_with_latex2sympy(text: str) -> Any:
+def read_with_latex2sympy(text: str, reason: str) -> Any:
     """Parses a text with latex2sympy.
+
+    Args:
+        text: LaTeX as ``latex.normalise`` returns it.
+        reason: Why the grammar does not know it.
 
     Raises:
         UnreadableError: If its cost is not known to be small, or it has no meaning.
     """
+    if not _NEEDED.search(text) or "'" in text:
+        raise UnreadableError(f"It cannot be read as mathematics: {reason}.")
     if len(text) > MAX_CHARS or _depth(text) > MAX_DEPTH or _LARGE.search(text):
         raise UnreadableError("It cannot be read as mathematics of bounded cost.")
     try:

@@ -5,11 +5,12 @@ Unlike latex2sympy it multiplies ``3(4)``, distinguishes ``f'`` from ``f``, and 
 """
 
 import sympy
+from sympy.core.evalf import PrecisionExhausted
 
 from rewards.answers.commands import is_command, read_command
 from rewards.answers.guarded import NotInGrammarError
 from rewards.answers.names import read_name
-from rewards.answers.reader import MAX_DEPTH, Reader
+from rewards.answers.reader import MAX_DEPTH, Reader, is_numeral
 from rewards.answers.shapes import UnreadableError
 
 _PAIRS = {"(": ")", "[": "]", "{": "}", r"\lfloor": r"\rfloor", r"\lceil": r"\rceil"}
@@ -94,7 +95,7 @@ class Parser(Reader):
             UnreadableError: If it is a number: ``x2`` is no product.
         """
         token = self.token
-        if token[:1].isdigit() or token[:1] == ".":
+        if is_numeral(token):
             if self.tokens[self.position - 1] == ")":
                 return True
             raise UnreadableError("It has a number directly after a factor.")
@@ -110,6 +111,9 @@ class Parser(Reader):
                 if self.token == "!":
                     raise UnreadableError("It has a double factorial.")
                 value = self.guard.factorial(value)
+            elif self.token == r"\circ":
+                self.take()
+                value = value * sympy.pi / 180
             else:
                 value = self.guard.power(value, self.exponent())
         return value
@@ -139,7 +143,7 @@ class Parser(Reader):
 
     def _base(self, *, is_exponent: bool = False) -> sympy.Expr:
         token = self.token
-        if token[:1].isdigit() or token[:1] == ".":
+        if is_numeral(token):
             return self._number()
         if token in _PAIRS:
             value = self.group(token)
@@ -194,4 +198,9 @@ def read_expression(text: str, *, crosses: bool = False) -> sympy.Expr:
         UnreadableError: If it has no value or no meaning, or is too long.
         NotInGrammarError: If it has a construct that this grammar does not know.
     """
-    return Parser(text, crosses=crosses).read()
+    try:
+        return Parser(text, crosses=crosses).read()
+    except UnreadableError:
+        raise
+    except (ArithmeticError, TypeError, ValueError, NotImplementedError, PrecisionExhausted) as error:
+        raise UnreadableError(f"It has no value: {str(error)[:100]}") from error

@@ -108,9 +108,20 @@ class Guard:
             raise UnreadableError("It is a binomial coefficient of a number that is not an integer.")
         numbers = [abs(int(part)) for part in (top, bottom) if isinstance(part, sympy.Integer)]
         # With a variable above, SymPy expands it to a polynomial of that degree.
-        if not self._affords(sum(numbers) if len(numbers) == 2 else 100 * sum(numbers)):
+        if not self._affords(sum(numbers) if len(numbers) == 2 else 1000 * sum(numbers)):
             return self.opaque("binomial", top, bottom)
         return sympy.binomial(top, bottom)
+
+    def remainder(self, value: sympy.Expr, modulus: sympy.Expr) -> sympy.Expr:
+        """Returns the remainder of a division of integers.
+
+        Raises:
+            UnreadableError: If the modulus is zero.
+        """
+        if modulus == 0:
+            raise UnreadableError("It divides by zero.")
+        are_integers = isinstance(value, sympy.Integer) and isinstance(modulus, sympy.Integer)
+        return value % modulus if are_integers else self.opaque("mod", value, modulus)
 
     def apply(self, name: str, arguments: list[sympy.Expr]) -> sympy.Expr:
         """Returns an unknown function of its arguments."""

@@ -28,6 +28,8 @@ _RETRACTION = re.compile(
     r"(?i)\b(?:wait|no|nope|hm+|correction|corrected|actually|sorry|oops|mistake|error|wrong|rather|instead"
     r"|revised?|recheck(?:ed)?)\b|[\u4e0d\u9519]"
 )
+MAX_JOINED = 100
+"""Number of joined answers beyond which no more are looked for: a gold has fewer."""
 _WORD = re.compile(r"[^\W\d_]+")
 
 
@@ -45,6 +47,8 @@ def joined(spans: list[Span], text: str, *, are_boxes: bool = False) -> list[str
         if not (_joins_boxes(gap) if are_boxes else _joins(gap)):
             break
         group.append(spans[index][2])
+        if len(group) > MAX_JOINED:
+            break
     return list(dict.fromkeys(reversed(group)))
 
 

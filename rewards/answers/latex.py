@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from functools import lru_cache
 
 _CHARACTERS = {
     "\u2212": "-", "\u2010": "-", "\u2011": "-", "\u2012": "-", "\u2013": "-", "\u2014": "-",
@@ -39,19 +40,19 @@ _SYNONYMS = [
         (r"\\[dtc]frac(?![a-z])", r"\\frac"),
         (r"\\[dt]binom(?![a-z])", r"\\binom"),
         (r"\{([^{}\\]*)\\choose(?![a-z])([^{}\\]*)\}", r"\\binom{\1}{\2}"),
-        (r"(\w+)\s*\\choose(?![a-z])\s*(\w+)", r"\\binom{\1}{\2}"),
+        (r"(?<!\w)(\w{1,9})\s*\\choose(?![a-z])\s*(\w{1,9})(?!\w)", r"\\binom{\1}{\2}"),
         (r"(?:\{\}\s*)?[_^]\s*\{?(\d+)\}?\s*C\s*_\s*\{?(\d+)\}?", r"\\binom{\1}{\2}"),
         (r"\\(?:euro|texteuro)(?![a-z])(?:\{\})?", "\u20ac"),
         (r"\\(?:pounds|textsterling)(?![a-z])(?:\{\})?", "\u00a3"),
         (r"\\(?:yen|textyen)(?![a-z])(?:\{\})?", "\u00a5"),
         (r"\\(?:cents?|textcent)(?![a-z])(?:\{\})?", "\u00a2"),
         (r"\\\{\s*\\\}", r"\\emptyset "),
-        (r"\s*\{\s*([:.,])\s*\}\s*", r"\1"),
+        (r" ?\{ ?([:.,]) ?\} ?", r"\1"),
         (r"(?<![\w\\^}\]\s])\{(\d+)\}", r"\1"),
         (r"\\(?:leqslant|leqq|leq|le)(?![a-z])|<=|\u2264", r"\\le "),
         (r"\\(?:geqslant|geqq|geq|ge)(?![a-z])|>=", r"\\ge "),
         (r"\\(?:neq|ne)(?![a-z])|!=|\\not\s*=", r"\\ne "),
-        (r"\\(?:long)?(?:right|Right)arrow(?![a-z])|(?<![<-])-+>", r"\\to "),
+        (r"\\(?:long)?(?:right|Right)arrow(?![a-z])|(?<![<-])-{1,3}>", r"\\to "),
         (r"\\lt(?![a-z])", "<"),
         (r"\\gt(?![a-z])", ">"),
         (r"\\(?:approx|simeq|thickapprox|doteq)(?![a-z])", r"\\approx "),
@@ -166,6 +167,11 @@ def normalise(text: str) -> str:
 
     Values do not change: ``0.50`` stays ``0.50`` (see ``rewards.answers.quantity``).
     """
+    # Short texts are cached: a gold is compared with a group of answers, and an answer is normalised twice.
+    return _cached(text) if len(text) <= 500 else _normalise(text)
+
+
+def _normalise(text: str) -> str:
     text = ascii_spelling(text)
     if "\\begin" not in text:
         # Escaped twice, as in JSON; inside an environment a double backslash separates rows.
@@ -178,6 +184,9 @@ def normalise(text: str) -> str:
     for pattern, replacement in _SYNONYMS:
         text = pattern.sub(replacement, text)
     return strip_outer(re.sub(r" +", " ", brace_arguments(text)).strip())
+
+
+_cached = lru_cache(maxsize=8192)(_normalise)
 
 
 _OPERATOR = re.compile(r"\\(frac|binom|sqrt)(?![a-zA-Z])\s*(?:\[[^\[\]]*\]\s*)?")

@@ -5,7 +5,7 @@ import contextlib
 import sympy
 
 from rewards.answers.guarded import NotInGrammarError
-from rewards.answers.reader import Reader
+from rewards.answers.reader import Reader, is_numeral
 from rewards.answers.shapes import UnreadableError
 
 _NAMED_FUNCTIONS = frozenset("fgFGP")
@@ -19,7 +19,7 @@ def read_name(parser: Reader, *, is_exponent: bool) -> sympy.Expr:
         UnreadableError: If a digit follows directly: ``x2`` is no product.
     """
     name = parser.take()
-    if parser.token[:1].isdigit() and not is_exponent:
+    if is_numeral(parser.token) and not is_exponent:
         raise UnreadableError("It has a digit directly after a letter.")
     name = decorated(parser, name)
     if name in parser.env:

@@ -37,4 +37,6 @@ def by_names(gold: tuple[Shape, ...], answer: tuple[Shape, ...]) -> tuple[Shape,
     answers = {shape.name: shape for shape in answer if isinstance(shape, Named)}
     if not answers:
         return answer
+    if len(answers) < len(answer):
+        return ()  # some have a name and some do not: no answer
     return tuple(answers[name] for name in names) if sorted(answers) == sorted(names) else None

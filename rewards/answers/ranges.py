@@ -10,6 +10,12 @@ _VARIABLE = re.compile(r"[a-zA-Z](?:_\{?\w\}?)?|\\(?:alpha|beta|theta|lambda|phi
 _FLIPPED = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le"}
 
 
+def variable_of(relation: Relation) -> str | None:
+    """Returns the variable that the relation confines; None if no side is a variable."""
+    sides = relation.sides if len(relation.sides) == 2 else relation.sides[1:-1]
+    return next((side for side in sides if _VARIABLE.fullmatch(side)), None)
+
+
 def range_of(relation: Relation) -> Interval | Compound | None:
     """Returns the interval described by ``a < x \\le b``, ``x \\ge a`` or ``a > x``; None for others."""
     sides = relation.sides

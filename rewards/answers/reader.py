@@ -11,14 +11,19 @@ from rewards.answers.guarded import Guard, NotInGrammarError
 from rewards.answers.shapes import UnreadableError
 
 MAX_TOKENS = 600
-MAX_DEPTH = 14
+MAX_DEPTH = 10
 MAX_WORK = 1_000
 """Number of tokens read in all; the body of a sum is read once for each of its terms."""
 
 Env = dict[str, sympy.Expr]
 """Values of the bound variables."""
 
-_TOKEN = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+|\\[a-zA-Z]+|\\.|\S)")
+_TOKEN = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+|\\[a-zA-Z]+|\\.|\S)")
+
+
+def is_numeral(token: str) -> bool:
+    """Returns True for a token that is an unsigned number."""
+    return bool(re.match(r"\.?[0-9]", token))
 
 
 class Reader(ABC):

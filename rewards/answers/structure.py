@@ -5,6 +5,7 @@ of nesting, and nesting is limited.
 """
 
 import re
+from functools import lru_cache
 
 from rewards.answers.atoms import read_atom
 from rewards.answers.intervals import REAL_LINE, punctured_line
@@ -32,7 +33,8 @@ MAX_ITEMS = 64
 _SIGNS = {"=", "<", ">", r"\le", r"\ge", r"\ne", r"\approx", r"\in", r"\equiv", r"\sim"}
 _NAME = re.compile(
     r"""(?x)
-    (?:[a-zA-Z]|\\(?!frac|sqrt|sin|cos|tan|sec|csc|cot|log|ln)[a-zA-Z]+)(?:_\{?\w+\}?)?'*   # x, x_1, \theta
+    (?:[a-zA-Z]|\\(?!frac|sqrt|sin|cos|tan|sec|csc|cot|log|ln|cdot|times|cup|cap|pm|mp|pi|infty)[a-zA-Z]+)
+    (?:_\{?\w+\}?)?'*                                                           # x, x_1, \theta
     (?:\s*\(\s*[a-zA-Z](?:\s*,\s*[a-zA-Z])*\s*\))?                            # f(x), P(A)
     | \|\s*[A-Z]{1,2}\s*\|                                                       # |AB|
     | (?:\\(?:overline|angle|triangle|measuredangle|widehat)\s*)?\{?[A-Z]{2,4}\}? # AB, \angle ABC
@@ -41,6 +43,7 @@ _NAME = re.compile(
     | [A-Za-z][A-Za-z ]{2,40}                                                    # the area
     """
 )
+_OPERATORS = re.compile(r"\\(?:cdot|times|cup|cap|pm|mp|to)(?![a-zA-Z])")
 _QUOTED = re.compile(r"""(['"])([^'"]+)\1""")
 _CONNECTIVES = re.compile(r"(?<![\\a-zA-Z])(?:or|and)(?![a-zA-Z])", re.I)
 _ENVIRONMENT = re.compile(
@@ -76,6 +79,7 @@ def canonical_spelling(text: str) -> str:
     return text
 
 
+@lru_cache(maxsize=8192)
 def parse_spelling(text: str, *, is_gold: bool = False) -> Shape:
     """Same as ``parse_shape``, for a text returned by ``canonical_spelling``."""
     text = _PREFIX.sub("", text)
@@ -85,7 +89,7 @@ def parse_spelling(text: str, *, is_gold: bool = False) -> Shape:
 def _parse(text: str, *, is_gold: bool, depth: int) -> Shape:
     if depth > MAX_DEPTH:
         raise UnreadableError(f"It is nested more than {MAX_DEPTH} levels deep.")
-    if not text or not re.search(r"[^\W_]|\\[a-zA-Z]{2}", text):
+    if not text or not re.search(r"[^\W_]|\\[a-zA-Z]{2}", _OPERATORS.sub("", text)):
         raise UnreadableError("It is empty.")
     if quoted := _QUOTED.fullmatch(text):
         quantity = parse_quantity(quoted[2].strip(), is_gold=is_gold)
@@ -154,8 +158,10 @@ def _read_list(text: str, is_gold: bool, depth: int) -> Shape | None:
 
 
 def _is_prose(text: str) -> bool:
-    words = re.findall(r"(?<![\\a-zA-Z])[a-zA-Z]{2,}(?![a-zA-Z])", text)
-    return len(words) >= 6 and not re.search(r"\d", text)
+    words = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]{2,}(?![a-zA-Z])")
+    if len(words.findall(text)) >= 6 and not re.search(r"\d", text):
+        return True
+    return any(len(words.findall(part)) >= 5 for part in text.split(","))
 
 
 def _read_relation(text: str, is_gold: bool, depth: int) -> Shape | None:
@@ -200,6 +206,8 @@ def _read_union(text: str, is_gold: bool, depth: int) -> Shape | None:
     parts = split_top(text, {r"\cup"})
     if len(parts) < 2:
         return None
+    if not all(parts):
+        raise UnreadableError("A part of a union is empty.")
     return Compound(kind="union", items=_parse_all(parts, is_gold, depth))
 
 

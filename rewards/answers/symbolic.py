@@ -11,11 +11,12 @@ from typing import Any
 
 import sympy
 from math_verify import verify
+from sympy.core.evalf import PrecisionExhausted
 
 from rewards.answers.algebra import squash
 from rewards.answers.fallback import read_with_latex2sympy
 from rewards.answers.grammar import read_expression
-from rewards.answers.guarded import NotInGrammarError
+from rewards.answers.guarded import Guard, NotInGrammarError
 from rewards.answers.shapes import Relation, UnreadableError
 
 DIGITS = 120
@@ -69,11 +70,11 @@ def parse_expression(text: str, *, crosses: bool = False) -> Any:
     text = _DERIVATIVE.sub(r"\\frac{d\1}{d\2}", text)
     parts = re.split(r"\\(?:bmod|mod)(?![a-zA-Z])", text)
     if len(parts) == 2:
-        return sympy.Mod(parse_expression(parts[0]), parse_expression(parts[1]))
+        return Guard().remainder(parse_expression(parts[0]), parse_expression(parts[1]))
     try:
         return read_expression(text, crosses=crosses)
-    except NotInGrammarError:
-        return read_with_latex2sympy(text)
+    except NotInGrammarError as error:
+        return read_with_latex2sympy(text, str(error))
 
 
 class SymPyAlgebra:
@@ -164,10 +165,13 @@ _REAL = (sympy.Float, sympy.Rational)
 
 
 def _number_at(expression: sympy.Expr, point: dict[Any, Any]) -> sympy.Expr | None:
-    value = expression.evalf(DIGITS, subs=point) if point else expression.evalf(DIGITS)
-    if point and not value.is_number:
-        value = expression.subs(point).doit().evalf(DIGITS)
-    parts = value.as_real_imag() if value.is_number else ()
+    try:
+        value = expression.evalf(DIGITS, subs=point) if point else expression.evalf(DIGITS)
+        if point and not value.is_number:
+            value = expression.subs(point).doit().evalf(DIGITS)
+        parts = value.as_real_imag() if value.is_number else ()
+    except (ArithmeticError, TypeError, ValueError, PrecisionExhausted):
+        return None  # SymPy found no digits of it
     # Other values, e.g. an integral that diverges, cannot be compared.
     return value if parts and all(isinstance(part, _REAL) and part.is_finite for part in parts) else None
 

@@ -7,18 +7,24 @@ A gold is algebra only if something shows it: an operator, a power, a command, b
 import re
 
 _INDEX = re.compile(r"_\s*(?:\{\s*(\w+)\s*\}|(\w))")
-_CODE = r"(?:\d+|[A-Z][A-Z\d]*|[A-Za-z]{2,}|[a-z]\d+)"
-_SEQUENCE = re.compile(rf"{_CODE}(?:-{_CODE}){{2,}}|{_CODE}(?:/{_CODE}){{2,}}|\d+(?:\.\d+){{2,}}|\d+-\d+")
+_CODE = r"(?>\d++|[A-Z][A-Z\d]*+(?![a-z])|[A-Za-z]{2,}+|[a-z]\d++)"
+_SEQUENCE = re.compile(
+    rf"{_CODE}(?:-{_CODE}){{2,}}+|{_CODE}(?:/{_CODE}){{2,}}+|\d++(?:\.\d++){{2,}}+|\d++-\d++"
+)
 """``A-B-C``, ``1-2-3``, ``3/4/2020``, ``1.2.3``, ``555-1234``; not ``a-b-c`` and ``6-3i``."""
 _OPERATOR = re.compile(r"[+*/^=<>|!()\[\]{}\\:]|-")
 _CODE_WORDS = re.compile(r"[A-Za-z\d.'\s_]+")
-_COEFFICIENT = re.compile(r"-?\s*\d*\.?\d*\s*[a-zA-Z]'*")
+_COEFFICIENT = re.compile(r"-?\s*+\d*+\.?\d*+\s*+[a-zA-Z]'*+")
 _FUNCTION = re.compile(r"(?:arc)?(?:sin|cos|tan|cot|sec|csc)h?|log|ln|exp|gcd|lcm|max|min|sqrt|det|lim")
 _WORD = re.compile(
-    r"(?<![\\a-zA-Z])(?:[a-zA-Z]{4,}|[A-Z][a-z]{2,}|(?i:yes|no|odd|not|none|all|any))(?![a-zA-Z])|[^\x00-\x7f]"
+    r"(?<![\\a-zA-Z])(?:[a-zA-Z]{4,}|[A-Z][a-z]{2,}|(?i:yes|no|odd|not|none|all|any|and|or))(?![a-zA-Z])|[^\x00-\x7f]"
 )
-_TOKEN = re.compile(r"\\[a-zA-Z]+|[^\W\d_]+|\d+(?:\.\d+)*|[^\w\s]")
-_SEPARATORS = frozenset((",", ";", r"\to", r"\cdot", "*", r"\times"))
+_TOKEN = re.compile(r"\\[a-zA-Z]+|\\.|[^\W\d_]+|\d+(?:\.\d+)*|[^\w\s]|_")
+_QUOTE = re.compile(r"\"|^'|'$|(?<=\s)'|'(?=[\s,\]])")
+_BRACE = re.compile(r"(?<!\\)[{}]")
+_BETWEEN = re.compile(r"(?<=[\w'#])\s*(?:\\(?:to|cdot|times)(?![a-z])|\*)\s*(?=[\w\\#])")
+"""Arrows and product signs between two elements; they do not count."""
+_PRODUCT = re.compile(r"\\cdot|\\times|\*")
 _HEX = re.compile(r"(?:0x)?[\da-f]+", re.I)
 
 
@@ -46,18 +52,19 @@ def same_text(*, gold: str, answer: str) -> bool:
     Case counts only where it carries meaning (``case_matters``). Spacing, quotes, underscores and the kind
     of separator do not count.
     """
+    is_upper = gold.isupper()
     if not case_matters(gold):
         gold, answer = gold.casefold(), answer.casefold()
     elif _has_other_case(gold, answer):
         return False
+    if ("_" in gold) != ("_" in answer):  # ``H_2O`` and ``H2O``
+        gold, answer = gold.replace("_", ""), answer.replace("_", "")
     left, right = _tokens(gold), _tokens(answer)
     if left == right:
         return True
-    if all(len(token) == 1 for token in left if token.isalpha()) or all(
-        len(token) == 1 for token in right if token.isalpha()
-    ):
-        return _joined(left) == _joined(right)  # ``A B C`` and ``ABC``
-    return False
+    # ``A B C`` and ``ABC`` are the same code, and a product sign joins letters.
+    is_code = is_upper or all(len(token) == 1 for token in left if token.isalpha())
+    return (is_code or _PRODUCT.search(answer) is not None) and _joined(left) == _joined(right)
 
 
 def case_matters(gold: str) -> bool:
@@ -78,11 +85,8 @@ def _has_other_case(gold: str, answer: str) -> bool:
 
 
 def _tokens(text: str) -> list[str]:
-    text = re.sub(r"[{}_\"]|^'|'$|(?<=\s)'|'(?=[\s,\]])", lambda match: " " if match[0] in "{}" else "", text)
-    text = re.sub(r"\s*\\ ", " ", text)
-    tokens = _TOKEN.findall(re.sub(r"[.!?]+\s*$", "", text))
-    kept = [token for token in tokens if token not in _SEPARATORS]
-    return kept or tokens
+    text = _BETWEEN.sub(" ", _BRACE.sub("", _QUOTE.sub("", text)))
+    return _TOKEN.findall(re.sub(r"[.!?]+\s*$", "", text))
 
 
 def _joined(tokens: list[str]) -> list[str]:

@@ -1,6 +1,6 @@
 """Bench of the verifier against plain math-verify in the same run: agreement, abuse, speed.
 
-    python tests/bench/verifier.py [--json] [--data DIR] [--only labelled natural hostile speed]
+    python tests/bench/verifier.py [--json] [--data DIR] [--only labelled natural hostile mix tasks speed]
 
 `--json` prints one object per line: {"bench", "case", "ours", "theirs", "ratio", "unit"}; a ratio above 1
 means that ours is better. Plain math-verify runs with its defaults, in the main thread of this process.
@@ -18,8 +18,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from tasks import FAMILIES, cases_of
+
 from rewards.scorer import Scorer
 
+COSTLY = ("giant", "long", "nesting", "simplify")
+"""Categories of hostile cases that are built to cost time."""
 DATA = Path(__file__).parents[3] / "shared" / "data"
 Row = dict[str, Any]
 
@@ -139,7 +143,7 @@ def hostile(data: Path, scorer: Scorer) -> Iterator[Row]:
         with _PeakWatch(scorer) as watch:
             mine = agreement(f"ours {severity}", chosen, ours)
         # Without a hard limit some cases never end: only the tame kinds are put to the peer.
-        tame = [row for row in chosen if row["category"] not in ("giant", "long", "nesting", "simplify")]
+        tame = [row for row in chosen if row["category"] not in COSTLY]
         other = agreement("", tame, plain_math_verify)
         yield result("hostile", f"{severity} met (theirs: tame kinds)", 100 * mine["agree"] / mine["rows"],
                      100 * other["agree"] / other["rows"], "%", more_is_better=True)  # fmt: skip
@@ -176,6 +180,41 @@ def _address_space_mb(pid: int) -> int:
         return 0
     match = re.search(r"VmPeak:\s*(\d+) kB", status)
     return int(match[1]) // 1024 if match else 0
+
+
+def mix(data: Path, scorer: Scorer, count: int = 2000) -> Iterator[Row]:
+    """Latency of single calls where 5% of the answers are hostile, with an empty cache."""
+    generator = random.Random(3)
+    pairs = plausible_answers(data, count)
+    worst = [row for row in rows_of(data / "adversarial.jsonl") if row["category"] in COSTLY]
+    for place in generator.sample(range(count), count // 20):
+        row = generator.choice(worst)
+        pairs[place] = (row["gold"], row["pred"])
+    scorer.score_sync(gold=r"\sqrt{2}", completion=r"\boxed{\sqrt{2}+1}")
+    times: list[float] = []
+    for gold, text in pairs:
+        start = time.perf_counter()
+        scorer.score_sync(gold=gold, completion=text)
+        times.append(1000 * (time.perf_counter() - start))
+    for case, share in (("p50", 0.5), ("p99", 0.99), ("slowest", 1.0)):
+        value = sorted(times)[min(int(share * count), count - 1)]
+        yield result("mix", f"{case} with 5% hostile", value, None, "ms", more_is_better=False)
+
+
+def tasks(scorer: Scorer) -> Iterator[Row]:
+    """Whole reasoning-gym families: wrong permutations and near misses rewarded, right answers accepted."""
+    for family in FAMILIES:
+        counts = {"right": 0, "accepted": 0, "wrong": 0, "rewarded": 0}
+        for case in cases_of(family):
+            got = scorer.equivalent_sync(gold=case.gold, answer=case.answer).is_correct
+            counts["right" if case.is_right else "wrong"] += 1
+            counts["accepted" if case.is_right else "rewarded"] += got
+            if got != case.is_right:
+                print(f"  {family} {_short(case.gold)} | {_short(case.answer)}", file=sys.stderr)
+        accepted = 100 * counts["accepted"] / counts["right"]
+        label = f"{family} ({counts['right']}, {counts['wrong']})"
+        yield result("accepted", label, accepted, None, "%", more_is_better=True)
+        yield result("rewarded", label, counts["rewarded"], None, "answers", more_is_better=False)
 
 
 def plausible_answers(data: Path, count: int) -> list[tuple[str, str]]:
@@ -230,7 +269,7 @@ def speed(data: Path, scorer: Scorer, count: int = 2000) -> Iterator[Row]:
 
 def main() -> int:
     """Runs the chosen benches and prints their results."""
-    benches = ("labelled", "natural", "hostile", "speed")
+    benches = ("labelled", "natural", "hostile", "mix", "tasks", "speed")
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--data", type=Path, default=DATA)
@@ -243,6 +282,8 @@ def main() -> int:
         "labelled": lambda scorer: labelled(options.data, scorer, "labelled"),
         "natural": lambda scorer: labelled(options.data, scorer, "natural"),
         "hostile": lambda scorer: hostile(options.data, scorer),
+        "mix": lambda scorer: mix(options.data, scorer),
+        "tasks": tasks,
         "speed": lambda scorer: speed(options.data, scorer),
     }
     for bench in options.only:
