@@ -81,3 +81,11 @@ def test_the_custom_reward_of_the_page_runs_in_a_worker(
         assert (verdict.status, verdict.value) == ("correct", 1.0)
         assert scorer.score_sync(gold="", completion="so 15").status == "wrong"
         assert len(scorer.worker_pids()) >= 1
+
+
+def test_the_order_of_lists_is_set_by_the_config_in_yaml_spelling() -> None:
+    scorer = build_scorer(RewardsConfig(ordered_lists="True"), ThinkingConfig())
+    assert not scorer.equivalent_sync(gold="1, 2", answer="2, 1").is_correct
+    scorer.close()
+    with pytest.raises(ValueError, match=r"rewards\.ordered_lists"):
+        RewardsConfig(ordered_lists="sometimes")

@@ -79,7 +79,7 @@ def canonical_spelling(text: str) -> str:
     return text
 
 
-@lru_cache(maxsize=8192)
+@lru_cache(maxsize=2048)
 def parse_spelling(text: str, *, is_gold: bool = False) -> Shape:
     """Same as ``parse_shape``, for a text returned by ``canonical_spelling``."""
     text = _PREFIX.sub("", text)
