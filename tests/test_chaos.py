@@ -10,7 +10,6 @@ import os
 import random
 import resource
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -27,6 +26,8 @@ import psutil
 import pytest
 from conftest import REPO
 from fault_proxy import FaultProxy, proxies
+
+from rollout.workers.loopback import free_ports
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
@@ -125,7 +126,7 @@ class Run:
     @contextmanager
     def workers(self) -> Iterator[None]:
         """Two workers behind proxies, until the context ends."""
-        port = _free_ports(2)
+        port = free_ports(2)
         own = [f"model.path={self.policy}", f"rollout.port={port}", f"output_dir={self.folder / 'workers'}"]
         command = [sys.executable, "-m", "launch.workers", *WORKERS, *own]
         self.fleet = Pumped(command, self.folder, self.folder / "workers.txt", self.environment)
@@ -274,21 +275,6 @@ def _events(run: Run, seed: int) -> dict[int, Callable[[Run], None]]:
         return happen
 
     return {step: event(fault) for step, fault in enumerate(order, start=1)}
-
-
-def _free_ports(number: int) -> int:
-    """The first of ``number`` adjacent free ports."""
-    while True:
-        with socket.socket() as first:
-            first.bind(("127.0.0.1", 0))
-            port = first.getsockname()[1]
-            try:
-                for other in range(port + 1, port + number):
-                    with socket.socket() as one:
-                        one.bind(("127.0.0.1", other))
-            except OSError:
-                continue
-            return port
 
 
 def _reason(said: str) -> str:
