@@ -17,7 +17,7 @@ from configs.schema import TrainingConfig
 from rollout.evaluation.journal import Journal
 from rollout.records import Problem
 from train.__main__ import main
-from train.checkpoint import STATE_FILE, TrainerState
+from train.checkpoint import STATE_FILE, TrainerState, find_checkpoint
 from train.evaluation import AFTER, BEFORE, phase_path
 from train.manifest import seal
 from train.origin import RunData, load_run_data
@@ -50,6 +50,12 @@ def _config(folder: Path, *overrides: str) -> TrainingConfig:
             *overrides,
         ],
     )
+
+
+def _load(config: TrainingConfig) -> RunData:
+    """As the command loads them, from the checkpoint that ``resume`` names."""
+    found = find_checkpoint(config)
+    return load_run_data(config, None if found is None else str(found))
 
 
 def _save(folder: Path, data: RunData, step: int = 4, run: str = "run") -> Path:
@@ -114,40 +120,41 @@ def _another_line(folder: Path) -> None:
 def test_a_checkpoint_is_not_resumed_with_other_problems_or_from_another_model(
     folder: Path, edit: Edit, message: str, resume: str
 ):
-    path = _save(folder, load_run_data(_config(folder)))
+    path = _save(folder, _load(_config(folder)))
     config = _config(folder, f"resume={path if resume == 'path' else 'auto'}")
-    load_run_data(config)
+    _load(config)
     edit(folder)
     with pytest.raises(ValueError, match=rf"step_000004 belongs to .*{message}.* model\.path=.*policy"):
-        load_run_data(config)
+        _load(config)
 
 
 def test_a_data_file_in_another_order_is_refused_since_a_position_would_name_other_problems(folder: Path):
-    _save(folder, load_run_data(_config(folder)))
+    _save(folder, _load(_config(folder)))
     lines = (folder / "train.jsonl").read_text().splitlines(keepends=True)
     (folder / "train.jsonl").write_text("".join(reversed(lines)))
     with pytest.raises(
         ValueError, match="4 of 4 training problems changed or moved, the first where 'd' is now"
     ):
-        load_run_data(_config(folder, "resume=auto"))
+        _load(_config(folder, "resume=auto"))
 
 
 def test_other_options_other_held_out_problems_and_a_copy_of_the_model_resume(folder: Path):
-    _save(folder, load_run_data(_config(folder)))
+    _save(folder, _load(_config(folder)))
     _replace("held_out.jsonl", "x + 1", "x + 2")(folder)
     (folder / "model").rename(folder / "copy")
     changes = (f"model.path={folder / 'copy'}", "algo.learning_rate=1e-5", "rollout.temperature=0.9")
-    load_run_data(_config(folder, "resume=auto", *changes))
+    _load(_config(folder, "resume=auto", *changes))
 
 
 def test_a_checkpoint_that_does_not_tell_its_origin_is_refused(folder: Path):
-    data = load_run_data(_config(folder))
+    data = _load(_config(folder))
     path = _save(folder, data)
     state = json.loads((path / STATE_FILE).read_text())
     del state["origin"]
     (path / STATE_FILE).write_text(json.dumps(state))
+    seal(path)
     with pytest.raises(ValueError, match=r"does not tell which model and problems .* an earlier version"):
-        load_run_data(_config(folder, "resume=auto"))
+        _load(_config(folder, "resume=auto"))
 
 
 @pytest.mark.parametrize(
@@ -165,12 +172,12 @@ def test_an_evaluation_before_of_another_model_data_set_or_operator_is_refused(
 ):
     """Without a checkpoint, too: the run was stopped before its first."""
     config = _config(folder)
-    _evaluate(config, load_run_data(config), BEFORE)
-    load_run_data(config)
+    _evaluate(config, _load(config), BEFORE)
+    _load(config)
     if edit is not None:
         edit(folder)
     with pytest.raises(ValueError, match=rf"before.rollouts\.jsonl holds .*{message}.*, or delete .*before"):
-        load_run_data(_config(folder, *filter(None, [override])))
+        _load(_config(folder, *filter(None, [override])))
 
 
 @pytest.mark.parametrize("is_done", [True, False])
@@ -183,7 +190,7 @@ def test_the_command_refuses_before_it_reports_or_starts_a_worker(
     monkeypatch.setattr("train.__main__.assemble", started)
     monkeypatch.setattr("train.__main__.decide_start", lambda *_, **__: Start(is_done=is_done))
     config = _config(folder)
-    _evaluate(config, load_run_data(config), BEFORE)
+    _evaluate(config, _load(config), BEFORE)
     _other_weights(folder)
     with pytest.raises(SystemExit, match=r"^train: .*before.rollouts\.jsonl holds .*weights of model\.path"):
         main(config, [])
@@ -192,23 +199,23 @@ def test_the_command_refuses_before_it_reports_or_starts_a_worker(
 
 def test_a_model_of_another_path_is_refused_where_before_was_measured(folder: Path):
     config = _config(folder)
-    _evaluate(config, load_run_data(config), BEFORE)
+    _evaluate(config, _load(config), BEFORE)
     byte_tokenizer().save_pretrained(folder / "other")
     save_file({"a": torch.ones(8)}, folder / "other" / "model.safetensors")
     with pytest.raises(ValueError, match=r"weights of model\.path"):
-        load_run_data(_config(folder, f"model.path={folder / 'other'}"))
+        _load(_config(folder, f"model.path={folder / 'other'}"))
 
 
 def test_more_held_out_problems_operators_and_samples_may_be_evaluated(folder: Path):
     config = _config(folder, "data.num_eval=1", "train.eval_operators=[trace]")
-    _evaluate(config, load_run_data(config), BEFORE, "x")
-    load_run_data(_config(folder, "train.eval_operators=[trace,pdr,sr]", "train.eval_samples=3"))
+    _evaluate(config, _load(config), BEFORE, "x")
+    _load(_config(folder, "train.eval_operators=[trace,pdr,sr]", "train.eval_samples=3"))
 
 
 def test_evaluations_of_policies_that_are_made_again_are_not_checked(folder: Path):
     """They are removed when the run starts (``HeldOutEvaluator.start``)."""
     config = _config(folder)
-    data = load_run_data(config)
+    data = _load(config)
     for phase in (BEFORE, "step_000002", "step_000006", AFTER):
         _evaluate(config, data, phase)
     other = Problem(id="x", question="another", answer="7")
@@ -216,36 +223,36 @@ def test_evaluations_of_policies_that_are_made_again_are_not_checked(folder: Pat
         phase_path(config, phase).unlink()
         _evaluate(config, replace(data, held_out=[other]), phase, "x")
     _save(folder, data, step=4)
-    load_run_data(_config(folder, "resume=auto"))
+    _load(_config(folder, "resume=auto"))
     _save(folder, data, step=8)
     with pytest.raises(ValueError, match=r"after.rollouts\.jsonl holds .* question of problem 'x'"):
-        load_run_data(_config(folder, "resume=auto"))
+        _load(_config(folder, "resume=auto"))
 
 
 def test_evaluations_after_a_resume_from_another_run_are_not_those_of_the_run_before(folder: Path):
-    first = load_run_data(_config(folder))
+    first = _load(_config(folder))
     _save(folder, first, step=2)
     _evaluate(_config(folder), first, "step_000002")
-    load_run_data(_config(folder, "resume=auto"))
-    other = _save(folder, load_run_data(_config(folder, f"output_dir={folder / 'other'}")), run="other")
+    _load(_config(folder, "resume=auto"))
+    other = _save(folder, _load(_config(folder, f"output_dir={folder / 'other'}")), run="other")
     resumed = _config(folder, f"resume={other}")
     with pytest.raises(ValueError, match=r"step_000002.* checkpoints resumed from was \[\] and is \["):
-        load_run_data(resumed)
+        _load(resumed)
     phase_path(resumed, "step_000002").unlink()
-    data = load_run_data(resumed)
+    data = _load(resumed)
     assert len(data.origin.checkpoints) == 1
     # Its own checkpoints carry that on.
     _save(folder, data, step=6)
-    assert load_run_data(_config(folder, "resume=auto")).origin == data.origin
+    assert _load(_config(folder, "resume=auto")).origin == data.origin
 
 
 @pytest.mark.parametrize("edit", [_replace("train.jsonl", "c + 1", "c + 2"), _other_weights])
 def test_stored_rollouts_of_other_problems_or_another_model_are_not_replayed(folder: Path, edit: Edit):
     """The run was stopped before its first checkpoint, so that there is nothing to refuse."""
     config = _config(folder, "resume=auto")
-    replay = _replay(config, load_run_data(config).origin)
+    replay = _replay(config, _load(config).origin)
     replay.add(1, "0/0/c", [])
     replay.close()
-    assert _replay(config, load_run_data(config).origin).find(1, "0/0/c") == []
+    assert _replay(config, _load(config).origin).find(1, "0/0/c") == []
     edit(folder)
-    assert _replay(config, load_run_data(config).origin).find(1, "0/0/c") is None
+    assert _replay(config, _load(config).origin).find(1, "0/0/c") is None

@@ -23,5 +23,5 @@ def test_unusable_data_ends_a_training_before_any_worker_starts(
     overrides = [f"{name}={path}" for name, path in paths.items()]
     config = load("training", ["model.path=x", f"output_dir={tmp_path / 'run'}", *overrides])
     with ExitStack() as stack, pytest.raises(ValueError, match=r"bad\.jsonl line 1: Its field 'question'"):
-        assemble(config, [], load_run_data(config), stack)
+        assemble(config, [], load_run_data(config, None), stack)
     assert not started

@@ -62,7 +62,7 @@ def _start(
         load_codec(config.model, config.rollout)
         start = decide_start(config, is_main=is_main)
         # Before any worker starts, and before anything on disk is reported as this run's.
-        data = load_run_data(config) if is_main else None
+        data = load_run_data(config, start.checkpoint) if is_main else None
         if start.is_done:
             if is_main:
                 print(f"{config.output_dir} is finished: step {config.train.max_steps} was reached.")

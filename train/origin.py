@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.compose import load_operator
-from configs.run_folder import CHECKPOINTS, MANIFEST, is_whole
+from configs.run_folder import CHECKPOINTS, MANIFEST
 from configs.schema import TrainingConfig
 from rewards.gold import check_gold
 from rollout.evaluation.identity import Identity, evaluation_identity
@@ -59,7 +59,7 @@ class RunData:
         )
 
 
-def load_run_data(config: TrainingConfig) -> RunData:
+def load_run_data(config: TrainingConfig, checkpoint: str | None) -> RunData:
     """Loads the problems, and refuses a folder or a checkpoint of another model, of other data or operators.
 
     Raises:
@@ -70,10 +70,12 @@ def load_run_data(config: TrainingConfig) -> RunData:
     problems = load_train(config.data, check_gold)
     held_out = load_eval(config.data, check_gold)
     model = served_model(config.model, config.rollout)
-    found = _resumed(config)
     origin = Origin(model=model, problems=digest_of(problems))
-    if found is not None:
-        path, state = found
+    step = 0
+    if checkpoint is not None:
+        path = Path(checkpoint)
+        state = read_state(path)
+        step = state.step
         origin = replace(origin, checkpoints=_checkpoints(config, path, state))
         refuse_other_origin(path, state.origin, origin, problems)
     identity = evaluation_identity(
@@ -85,7 +87,7 @@ def load_run_data(config: TrainingConfig) -> RunData:
         rewards=config.rewards,
     )
     data = RunData(problems=problems, held_out=held_out, origin=origin, identity=identity)
-    for phase in journals_until(config, found[1].step if found else 0):
+    for phase in journals_until(config, step):
         check_journal(phase_path(config, phase), data.of_phase(phase), held_out)
     return data
 
@@ -151,23 +153,6 @@ def _changed(before: str, now: str, problems: Sequence[Problem]) -> list[str]:
     ]
     where = f"the first where {changed[0]!r} is now"
     return [f"{len(changed)} of {number} training problems changed or moved, {where}"]
-
-
-def _resumed(config: TrainingConfig) -> tuple[Path, TrainerState] | None:
-    """Returns the checkpoint that ``resume`` names and its state; None if there is none to resume.
-
-    Its files are not checked: that is done when it is loaded. All checkpoints of a run have one origin.
-    """
-    if config.resume == "none":
-        return None
-    folder = Path(config.output_dir) / CHECKPOINTS
-    paths = sorted(folder.glob("step_*"), reverse=True) if config.resume == "auto" else [Path(config.resume)]
-    for path in filter(is_whole, paths):
-        try:
-            return path, read_state(path)
-        except (OSError, ValueError):  # damaged: loading it says so
-            continue
-    return None
 
 
 def _checkpoints(config: TrainingConfig, path: Path, state: TrainerState) -> tuple[str, ...]:
