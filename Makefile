@@ -11,6 +11,8 @@ TORCH := torch==2.13.0+cpu
 # One thread per process: the tests' models are tiny, and the processes share the cores.
 PARALLEL := OMP_NUM_THREADS=1 $(PY) -m pytest -q -n auto --dist worksteal
 BENCHES := barrier client evaluation growth overlap plan_memory publishing sampling steps update verifier worker_settings
+# Device of make gpu.
+DEVICE ?= cuda
 UNIT := $(PARALLEL) -m "not component and not integration and not slow"
 
 $(STAMP): pyproject.toml
@@ -25,7 +27,7 @@ $(STAMP): pyproject.toml
 	$(PY) -m pip uninstall -q -y torchvision torchaudio torchcodec
 	touch $@
 
-.PHONY: help setup demo test unit lint format bench chaos wheel
+.PHONY: help setup demo test unit lint format bench gpu chaos wheel
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -55,6 +57,9 @@ bench: $(STAMP)  ## Measure ratios within one run; one JSON object per line, com
 	@mkdir -p outputs
 	@for bench in $(BENCHES); do $(PY) tests/bench/$$bench.py --json; done | tee outputs/bench.jsonl
 	@$(PY) tests/bench/results.py compare outputs/bench.jsonl
+
+gpu: $(STAMP)  ## Check and measure all that needs a GPU (DEVICE=cpu: tiny shapes; GPU_MODEL=FOLDER: train it)
+	$(PY) tests/gpu --device $(DEVICE) --size $(if $(filter cpu,$(DEVICE)),tiny,full)
 
 chaos: $(STAMP)  ## Train under a seeded stream of faults (CHAOS_SEED) and compare the weights; 15 minutes
 	$(PY) -m pytest -s -m slow tests/test_chaos.py
