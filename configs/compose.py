@@ -30,6 +30,7 @@ from configs.schema import (
     EvaluationConfig,
     JobConfig,
     OperatorConfig,
+    ProblemsConfig,
     RolloutConfig,
     StudyConfig,
     TrainingConfig,
@@ -38,7 +39,9 @@ from configs.schema import (
 )
 from configs.schema.checks import has_user
 
-Config = TypeVar("Config", TrainingConfig, EvaluationConfig, JobConfig, StudyConfig, WorkersConfig)
+Config = TypeVar(
+    "Config", TrainingConfig, EvaluationConfig, JobConfig, StudyConfig, WorkersConfig, ProblemsConfig
+)
 Part = TypeVar("Part", OperatorConfig, RolloutConfig)
 
 

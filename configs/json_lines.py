@@ -1,18 +1,20 @@
-"""Reads JSON lines, by one rule for the problems of a run (``rollout``) and files of answers (``rewards``).
+"""Reads JSON lines, gzipped or not: the problems of a run (``rollout``), files of answers (``rewards``).
 
 It is defined here because both may import ``configs`` and neither may import the other.
 """
 
+import gzip
 import json
 import math
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from numbers import Rational, Real
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
+GZIP = b"\x1f\x8b"
+"""First bytes of a gzipped file, which is read as what it holds."""
 FORMATS = {
-    b"\x1f\x8b": "gzip; decompress it first (gunzip)",
     b"BZh": "bzip2; decompress it first (bunzip2)",
     b"\xfd7zXZ": "xz; decompress it first (unxz)",
     b"\x28\xb5\x2f\xfd": "zstandard; decompress it first (unzstd)",
@@ -37,16 +39,24 @@ class BrokenRowError(ValueError):
     """A row or a field that cannot be used. The message is a sentence that does not name the place."""
 
 
+def open_plain(path: Path) -> IO[bytes]:
+    """Opens a file for reading; a gzipped one is decompressed while it is read."""
+    with path.open("rb") as file:
+        is_gzipped = file.read(len(GZIP)) == GZIP
+    return cast("IO[bytes]", gzip.open(path)) if is_gzipped else path.open("rb")
+
+
 def check_format(path: Path) -> None:
     """Recognises, from its first bytes, a file that holds something else than JSON lines.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is compressed, Parquet, UTF-16 or one JSON array, with the remedy.
+        ValueError: If the file is compressed by another program than gzip, Parquet, UTF-16 or one JSON
+            array, with the remedy.
     """
     if not path.is_file():
         raise FileNotFoundError(f"The data file {path} does not exist.")
-    with path.open("rb") as file:
+    with open_plain(path) as file:
         head = file.read(HEAD_BYTES)
     found = next((name for magic, name in FORMATS.items() if head.startswith(magic)), None)
     if found is None and b"\0" in head:
@@ -64,7 +74,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
         FileNotFoundError, ValueError: Like ``check_format``, before the first line.
     """
     check_format(path)
-    with path.open("rb") as file:
+    with open_plain(path) as file:
         for number, line in enumerate(file, start=1):
             content = line.removeprefix(BYTE_ORDER_MARK)
             if content.strip():

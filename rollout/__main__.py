@@ -28,7 +28,7 @@ from rollout.evaluation.model_files import served_model
 from rollout.evaluation.pareto import draw_pareto
 from rollout.evaluation.report import Report, compare, require_outcomes, write_report
 from rollout.output_lock import locked
-from rollout.problems import load_evaluated
+from rollout.problems.loading import load_evaluated
 from rollout.prompts import Codec
 
 

@@ -22,7 +22,7 @@ from rollout.build import load_codec, policy_settings
 from rollout.engine import RolloutEngine
 from rollout.opened import COMPOSING, OpenPolicy, OperatorSpec
 from rollout.operators import Operator
-from rollout.problems import load_rows, load_train
+from rollout.problems.loading import load_rows, load_train
 from rollout.records import Problem
 from rollout.result import Evaluation, Result
 

@@ -186,7 +186,7 @@ def test_a_missing_mandatory_value_is_named(command: str):
     ("override", "available"),
     [
         ("operator=pdrr", "best_of_n majority pdr sr sr_error_analysis trace"),
-        ("data=csv", "hf jsonl reasoning_gym"),
+        ("data=csv", "aime24 aime25 dapo17k deepscaler gsm8k hf jsonl math500 polaris reasoning_gym"),
         ("experiment=x", "experiment"),
     ],
 )

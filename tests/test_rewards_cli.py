@@ -10,7 +10,7 @@ import pytest
 from configs.schema import DataConfig
 from rewards.__main__ import main
 from rewards.gold import check_gold
-from rollout.problems import load_train
+from rollout.problems.loading import load_train
 
 
 def write(path: Path, *lines: object) -> Path:
@@ -93,9 +93,8 @@ def test_audit_reads_a_file_as_the_loader_does(tmp_path: Path, capsys) -> None:
     numbers = write(tmp_path / "numbers.jsonl", *({"question": f"{n}?", "answer": n / 2} for n in range(3)))
     assert main(["audit", str(numbers)]) == 0
     assert len(load_train(DataConfig(path=str(numbers)), check_gold)) == 3
-    chat = [{"role": "user", "content": "1+1?"}]
     refused = [
-        {"question": chat, "answer": "2"},
+        {"question": ["1+1?"], "answer": "2"},
         {"question": "1?", "answer": {"ground_truth": "2"}},
         {"question": "2?", "answer": None},
         {"question": "3?", "answer": "half \ud83d"},

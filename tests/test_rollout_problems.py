@@ -1,7 +1,6 @@
 """Loading problems, and refusing what cannot be used."""
 
 import bz2
-import gzip
 import hashlib
 import json
 import logging
@@ -16,7 +15,7 @@ from datasets import Dataset, DatasetDict
 
 from configs.compose import load
 from configs.schema import DataConfig
-from rollout.problems import load_eval, load_evaluated, load_rows, load_train
+from rollout.problems.loading import load_eval, load_evaluated, load_rows, load_train
 from rollout.records import Problem
 
 DEMO = {"min_terms": 4, "max_terms": 4, "min_digits": 2, "max_digits": 2}
@@ -172,16 +171,13 @@ def test_renamed_fields_are_read(tmp_path: Path):
         ('{"question": ', r"a\.jsonl line 2: It is not JSON"),
         ("[1, 2]", r"a\.jsonl line 2: It must be a JSON object, got list"),
         ("[" * 100_000, r"a\.jsonl line 2: It is not usable JSON: it is nested too deeply"),
-        ({"question": "q"}, r"a\.jsonl line 2 has no field 'answer'.*data\.answer_field"),
-        ({"answer": "1"}, r"a\.jsonl line 2 has no field 'question'.*data\.question_field"),
+        ({"question": "q"}, r"a\.jsonl line 2: It has no field 'answer', as the first row has"),
+        ({"answer": "1"}, r"a\.jsonl line 2: It has no field 'question', as the first row has"),
         (_row(2, question="\ud83d"), r"line 2: Its field 'question' holds half a surrogate pair \(.ud83d at"),
         (_row(2, answer="1\udc00"), r"line 2: Its field 'answer' holds half .* \(.udc00 at character 2\)"),
         (_row(2, id="\ud83d"), r"line 2: Its field 'id' holds half a surrogate pair"),
         (_row(2, question=5), r"line 2: Its field 'question' must be text, got int: 5\."),
-        (
-            _row(2, question=[{"role": "user", "content": "q"}]),
-            r"'question' must be text, got list: \[\{'role'",
-        ),
+        (_row(2, question=["q"]), r"line 2: Its field 'question' is a list, but not a chat"),
         (
             _row(2, answer={"ground_truth": "2"}),
             r"'answer' must be text or a number, got dict: \{'ground_truth'",
@@ -208,7 +204,7 @@ def test_a_missing_value_of_any_kind_is_no_question_and_no_gold(tmp_path: Path, 
         return None
 
     config = _write(tmp_path / "q.jsonl", _row(1), _row(2, question=value))
-    with pytest.raises(ValueError, match=r"line 2: the field 'question' is a missing value"):
+    with pytest.raises(ValueError, match=r"line 2: Its field 'question' is a missing value"):
         load_train(config, anything)
     config = _write(tmp_path / "a.jsonl", _row(1), _row(2, answer=value))
     with pytest.raises(ValueError, match=r"line 2: the gold answer .*\(it is a missing value"):
@@ -230,11 +226,15 @@ def test_missing_values_of_pandas_and_numpy_are_missing_and_their_numbers_are_nu
 
 
 def test_missing_values_and_structures_of_parquet_are_refused_by_row_and_field(tmp_path: Path):
-    chat = [{"role": "user", "content": "1 + 0 ="}]
+    chat = [{"role": "user", "content": "1 + 0 ="}] * 2
     for name, row, message in (
         ("nan", _row(1, answer=float("nan")), r"row 0: the gold answer nan .*missing value"),
         ("none", _row(1, answer=None), r"row 0: the gold answer None .*missing value"),
-        ("chat", _row(1, question=chat), r"row 0: Its field 'question' must be text, got list"),
+        (
+            "chat",
+            _row(1, question=chat),
+            r"row 0: Its field 'question' must be a chat of one turn of the user",
+        ),
         (
             "dict",
             _row(1, answer={"ground_truth": "1"}),
@@ -272,16 +272,12 @@ def test_a_byte_order_mark_and_windows_line_ends_are_no_part_of_the_data(tmp_pat
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (gzip.compress(b"{}"), r"is gzip; decompress it first \(gunzip\)"),
         (lzma.compress(b"{}"), r"is xz; decompress"),
         (bz2.compress(b"{}"), r"is bzip2; decompress"),
-        (b"PAR1....", r"is Parquet; write it as JSON lines"),
         (json.dumps(_row(1)).encode("utf-16"), r"is UTF-16; convert it to UTF-8"),
         (json.dumps(_row(1)).encode("utf-16-le"), r"is UTF-16 or binary, since it holds zero bytes"),
-        (json.dumps([_row(1), _row(2)]).encode(), r"is one JSON array; write one object a line.*jq"),
-        (json.dumps([_row(1)], indent=1).encode("utf-8-sig"), r"is one JSON array"),
     ],
-    ids=["gzip", "xz", "bzip2", "parquet", "utf-16", "utf-16-le", "array", "indented array"],
+    ids=["xz", "bzip2", "utf-16", "utf-16-le"],
 )
 def test_a_file_of_another_format_is_refused_in_one_sentence(tmp_path: Path, content: bytes, message: str):
     path = tmp_path / "a.jsonl"
@@ -347,7 +343,7 @@ def test_rows_in_memory_are_read_as_those_of_a_file(tmp_path: Path):
     rows = [_row(1, source="s"), {"question": " 2 + 0 = ", "answer": 2}]
     config = _write(tmp_path / "problems.jsonl", *rows)
     assert load_rows(rows, config, _numbers_only) == load_train(config, _numbers_only)
-    with pytest.raises(ValueError, match="problem 1 has no field 'question'"):
+    with pytest.raises(ValueError, match="problem 1: It has no field 'question'"):
         load_rows([rows[0], {"answer": "7"}], config, _numbers_only)
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from configs.schema import DataConfig
 from configs.thinking import ThinkingMarks
-from rollout.problems import load_train
+from rollout.problems.loading import load_train
 from rollout.prompts import PromptTexts
 from rollout.records import Problem
 from rollout.thinking import OK, split

@@ -6,6 +6,7 @@ A run that is resumed with other options of the trainer (a learning rate, say) k
 """
 
 import hashlib
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,10 +19,13 @@ from rewards.gold import check_gold
 from rollout.evaluation.identity import Identity, evaluation_identity
 from rollout.evaluation.journal import check_journal
 from rollout.evaluation.model_files import served_model
-from rollout.problems import load_eval, load_train
+from rollout.problems.duplicates import held_out_in_training
+from rollout.problems.loading import load_eval, load_train
 from rollout.records import Problem
 from train.checkpoint import POLICY_DIR, TrainerState, read_state
 from train.evaluation import BEFORE, journals_until, phase_path
+
+logger = logging.getLogger(__name__)
 
 DIGEST_LENGTH = 8
 """Hexadecimal digits of the digest of one problem."""
@@ -69,6 +73,11 @@ def load_run_data(config: TrainingConfig, checkpoint: str | None) -> RunData:
     """
     problems = load_train(config.data, check_gold)
     held_out = load_eval(config.data, check_gold)
+    if both := held_out_in_training(problems, held_out):
+        logger.warning(
+            "%d of %d held-out problems are also training problems (the first: %s), so their accuracy tells "
+            "nothing about unseen ones.", len(both), len(held_out), both[0].id,
+        )  # fmt: skip
     model = served_model(config.model, config.rollout)
     origin = Origin(model=model, problems=digest_of(problems))
     step = 0

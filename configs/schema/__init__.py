@@ -7,7 +7,14 @@ values; they read no files and open no sockets.
 from configs.schema.algo import AlgoConfig
 from configs.schema.coldstart import ColdStartConfig
 from configs.schema.collect import CollectConfig
-from configs.schema.commands import EvaluationConfig, JobConfig, TrainingConfig, WorkersConfig, register
+from configs.schema.commands import (
+    EvaluationConfig,
+    JobConfig,
+    ProblemsConfig,
+    TrainingConfig,
+    WorkersConfig,
+    register,
+)
 from configs.schema.data import DataConfig
 from configs.schema.launch import HardwareConfig, LaunchConfig, PlanConfig
 from configs.schema.model import ModelConfig
@@ -33,6 +40,7 @@ __all__ = [
     "ModelConfig",
     "OperatorConfig",
     "PlanConfig",
+    "ProblemsConfig",
     "PromptsConfig",
     "RewardsConfig",
     "RolloutConfig",

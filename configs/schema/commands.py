@@ -184,6 +184,17 @@ class JobConfig(TrainingConfig):
         at_least("gpus", self.gpus, 0)
 
 
+@dataclass(kw_only=True)
+class ProblemsConfig:
+    """``python -m rollout.problems``"""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """With an empty path the first problem is shown as plain text."""
+
+    data: DataConfig = MISSING
+    operator: OperatorConfig = field(default_factory=OperatorConfig)
+
+
 def register() -> None:
     """Registers the schemas with Hydra; may be called more than once."""
     store = ConfigStore.instance()
@@ -191,4 +202,5 @@ def register() -> None:
     store.store(group="schema", name="evaluation", node=EvaluationConfig)
     store.store(group="schema", name="job", node=JobConfig)
     store.store(group="schema", name="workers", node=WorkersConfig)
+    store.store(group="schema", name="problems", node=ProblemsConfig)
     store.store(group="schema", name="study", node=StudyConfig)

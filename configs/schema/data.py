@@ -14,13 +14,17 @@ class DataConfig:
     """``jsonl`` (data.path), ``hf`` (data.name) or ``reasoning_gym`` (data.task)."""
 
     path: str | None = None
-    """JSONL file with the fields question, answer and, optionally, id and source."""
+    """File of problems: JSON lines, a JSON array, CSV or Parquet; the first three may be gzipped. Optional
+    columns are id and source."""
 
     eval_path: str | None = None
-    """JSONL file of held-out problems, for evaluation during training."""
+    """File of held-out problems, for evaluation during training."""
 
     name: str | None = None
     """Data set on the HF hub, or a local data set folder."""
+
+    subset: str | None = None
+    """Configuration of a data set on the hub that has several, e.g. main for openai/gsm8k."""
 
     split: str = "train"
     """Split of data.name that holds the training (or evaluated) problems."""
@@ -28,11 +32,14 @@ class DataConfig:
     eval_split: str | None = None
     """Split of data.name that holds the held-out problems."""
 
-    question_field: str = "question"
-    """Field (column) that holds the question."""
+    question_field: str | None = None
+    """Column that holds the question: text, or a chat with one turn of the user. A dot leads into a table.
+    null: the first of question, problem, prompt, query, instruction, messages, conversations, input."""
 
-    answer_field: str = "answer"
-    """Field (column) that holds the gold answer."""
+    answer_field: str | None = None
+    """Column that holds the gold answer, or a solution with a box or a line ####. null: the first of answer,
+    final_answer, expected_answer, ground_truth, gold, target, reward_model.ground_truth, extra_info.answer,
+    solution, output, response; else the last turn of messages."""
 
     task: str | None = None
     """Name of a reasoning-gym task with verifiable numeric answers."""

@@ -29,7 +29,7 @@ from trl.trainer.sft_trainer import SFTTrainer
 from configs.compose import run
 from configs.schema import ColdStartConfig, TrainingConfig
 from rewards.gold import check_gold
-from rollout.problems import load_train
+from rollout.problems.loading import load_train
 from rollout.prompts import Codec, PromptTexts, prompt_texts
 from rollout.records import Problem
 from train.coldstart.worked_solutions import Mix, WorkedExample, worked_examples

@@ -1,0 +1,1 @@
+"""Problems: read from files, data sets and generators, and checked before anything is sampled."""

@@ -1,0 +1,98 @@
+"""Reads the rows of a data file: JSON lines, a JSON array, CSV or Parquet; the first three also gzipped."""
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from configs.json_lines import BYTE_ORDER_MARK, BrokenRowError, open_plain, parse_row, read_lines
+
+Row = tuple[str, dict[str, Any]]
+"""Location of a row (for errors), and its fields."""
+
+PARQUET = b"PAR1"
+"""First bytes of a Parquet file."""
+
+
+def file_rows(path: Path) -> Iterator[Row]:
+    """Yields the rows of a file with their location.
+
+    The content tells the format, except that CSV is told by its name: ``*.csv`` or ``*.csv.gz``.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If a row is broken, or the file has none of the formats; names the file and the row.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"data file {path} does not exist; set data.path or data.eval_path.")
+    if path.name.removesuffix(".gz").endswith(".csv"):
+        return _csv_rows(path)
+    head = _head(path)
+    if head.startswith(PARQUET):
+        return _parquet_rows(path)
+    if head.removeprefix(BYTE_ORDER_MARK).lstrip().startswith(b"["):
+        return _array_rows(path)
+    return _line_rows(path)
+
+
+def _head(path: Path) -> bytes:
+    with open_plain(path) as file:
+        return file.read(64)
+
+
+def _line_rows(path: Path) -> Iterator[Row]:
+    for number, line in read_lines(path):
+        where = f"{path} line {number}"
+        try:
+            yield where, parse_row(line)
+        except BrokenRowError as error:
+            raise ValueError(f"{where}: {error}") from error
+
+
+def _array_rows(path: Path) -> Iterator[Row]:
+    with open_plain(path) as file:
+        content = file.read().removeprefix(BYTE_ORDER_MARK)
+    try:
+        rows = json.loads(content.decode("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} starts like a JSON array, but is no JSON in UTF-8: {error}.") from error
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, dict):
+            raise ValueError(f"{path} item {number} must be a JSON object, got {type(row).__name__}.")
+        yield f"{path} item {number}", row
+
+
+def _csv_rows(path: Path) -> Iterator[Row]:
+    """Yields the lines of a CSV file whose first line names the columns; every value is text."""
+    with open_plain(path) as raw, io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file, strict=True)
+        try:
+            names = list(reader.fieldnames or ())
+            if doubled := [name for name in names if names.count(name) > 1]:
+                raise ValueError(f"{path} has two columns '{doubled[0]}'; rename one.")
+            for row in reader:
+                where = f"{path} line {reader.line_num}"
+                if None in row or None in row.values():
+                    raise ValueError(
+                        f"{where} does not have {len(names)} values, one for each column of the first line. "
+                        'Put values that hold a comma or a line break in double quotes ("a, b").'
+                    )
+                yield where, dict(row)
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} line {reader.line_num} is no CSV in UTF-8: {error}.") from error
+
+
+def _parquet_rows(path: Path) -> Iterator[Row]:
+    import pyarrow  # here, since the import takes a second
+    import pyarrow.parquet
+
+    number = 0
+    try:
+        for batch in pyarrow.parquet.ParquetFile(path).iter_batches():
+            for row in batch.to_pylist():
+                number += 1
+                yield f"{path} row {number}", row
+    except pyarrow.ArrowException as error:
+        raise ValueError(f"{path} is a broken Parquet file after row {number}: {error}.") from error
