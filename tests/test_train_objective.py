@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from training_fakes import VOCAB, make_group
+from training_fakes import make_group
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from trl_oracle import MAX_COMPLETION_LENGTH, Oracle, load_sharpened, ragged_groups, sampled_nearly_by
 
@@ -14,7 +14,7 @@ from configs.schema import AlgoConfig
 from configs.schema.algo import IMPORTANCE_SAMPLING_MODES
 from rollout.records import REFINE, TRACE, Group
 from train.batch.collate import MicroBatch, collate
-from train.batch.packing import ModelSizes, make_plan, separate, share_prompts
+from train.batch.packing import make_plan, separate, share_prompts
 from train.batch.rows import Row
 from train.loss.credit import credit, weigh
 from train.loss.losses import LOSSES, imitation_nll
@@ -236,9 +236,7 @@ def test_shared_prompts_padding_order_and_cutting_leave_the_gradient_as_it_is(lo
     assert reference.norm() > 0
     shared = share_prompts(rows, tokens_per_row=200)
     assert max(len(row.branches) for row in shared) > 1
-    plan = make_plan(
-        shared, tokens_per_micro_batch=60, world_size=2, sizes=ModelSizes(hidden=64, vocab=VOCAB)
-    )
+    plan = make_plan(shared, tokens_per_micro_batch=60, world_size=2, hidden_size=64)
     others = {
         "padded together": [apart],
         "in another order": [apart[::-1]],

@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from training_fakes import VOCAB, make_group, make_groups
+from training_fakes import make_group, make_groups
 
-from configs.schema import HEAD_CHUNK_BYTES, AlgoConfig
+from configs.schema import AlgoConfig
 from rollout.records import REFINE, TRACE
 from train.batch.collate import collate
-from train.batch.packing import Bin, ModelSizes, cost, make_plan, separate, share_prompts
+from train.batch.packing import Bin, cost, make_plan, separate, share_prompts
 from train.batch.rows import Branch, Row, RowShape
 from train.loss.credit import credit, split_updates, weigh
 
-SIZES = ModelSizes(hidden=64, vocab=VOCAB)
+HIDDEN = 64
 ALGO = AlgoConfig(epsilon_high=5.0)
 ROLES = [REFINE, TRACE]
 LONGEST = 16
@@ -42,17 +42,16 @@ def test_every_completion_is_trained_exactly_once_and_ranks_have_equal_micro_ste
     if not rows:
         return
     packed = share_prompts(rows, tokens_per_row=budget) if share else separate(rows)
-    plan = make_plan(packed, tokens_per_micro_batch=budget, world_size=world, sizes=SIZES)
+    plan = make_plan(packed, tokens_per_micro_batch=budget, world_size=world, hidden_size=HIDDEN)
     assert all(len(step) == world for step in plan)
     assert completions(weighted_rows(plan)) == completions(rows)
-    assert all(len({part.head_chunks for part in step}) == 1 for step in plan)
 
 
 @settings(deadline=None, max_examples=40)
 @given(seed=st.integers(0, 10**6), budget=st.integers(20, 400))
 def test_a_micro_batch_exceeds_the_token_budget_only_for_a_single_row(seed, budget):
     rows = share_prompts(credit(make_groups(seed), ALGO), tokens_per_row=budget)
-    for step in make_plan(rows, tokens_per_micro_batch=budget, world_size=2, sizes=SIZES):
+    for step in make_plan(rows, tokens_per_micro_batch=budget, world_size=2, hidden_size=HIDDEN):
         for part in step:
             padded = len(part.rows) * max(row.num_tokens for row in part.rows)
             assert padded <= budget or len(part.rows) == 1
@@ -60,7 +59,7 @@ def test_a_micro_batch_exceeds_the_token_budget_only_for_a_single_row(seed, budg
 
 def test_filler_rows_have_no_weight():
     group = make_group(random.Random(0), role=TRACE, prompt=3, lengths=[5])
-    plan = make_plan(credit([group], ALGO), tokens_per_micro_batch=100, world_size=3, sizes=SIZES)
+    plan = make_plan(credit([group], ALGO), tokens_per_micro_batch=100, world_size=3, hidden_size=HIDDEN)
     assert [len(step) for step in plan] == [3]
     batches = [collate(part.rows, roles=[TRACE]) for part in plan[0]]
     assert sum(bool(batch.policy_weights.any()) for batch in batches) <= 1
@@ -70,7 +69,9 @@ def test_filler_rows_have_no_weight():
 def test_ranks_of_one_micro_step_get_about_the_same_work():
     rng = random.Random(1)
     groups = [make_group(rng, role=TRACE, prompt=5, lengths=[rng.randint(5, 60)] * 4) for _ in range(40)]
-    plan = make_plan(separate(credit(groups, ALGO)), tokens_per_micro_batch=300, world_size=2, sizes=SIZES)
+    plan = make_plan(
+        separate(credit(groups, ALGO)), tokens_per_micro_batch=300, world_size=2, hidden_size=HIDDEN
+    )
     loads = np.array([[sum(row.num_tokens for row in part.rows) for part in step] for step in plan])
     assert np.abs(loads[:, 0] - loads[:, 1]).sum() < 0.1 * loads.sum()
 
@@ -79,10 +80,10 @@ def test_work_is_balanced_by_attention_where_rows_of_one_length_differ_in_it():
     rng = random.Random(0)
     deep = [make_group(rng, role=TRACE, prompt=5, lengths=[rng.randint(900, 1000)]) for _ in range(6)]
     wide = [make_group(rng, role=REFINE, prompt=300, lengths=[rng.randint(80, 90)] * 8) for _ in range(6)]
-    sizes = ModelSizes(hidden=4, vocab=VOCAB)  # so narrow that attention is most of the work
+    width = 4  # so narrow that attention is most of the work
     rows = share_prompts(credit(deep + wide, ALGO), tokens_per_row=2000)
-    plan = make_plan(rows, tokens_per_micro_batch=1000, world_size=2, sizes=sizes)
-    loads = np.array([[cost(part.rows, sizes) for part in step] for step in plan])
+    plan = make_plan(rows, tokens_per_micro_batch=1000, world_size=2, hidden_size=width)
+    loads = np.array([[cost(part.rows, width) for part in step] for step in plan])
     assert np.abs(loads[:, 0] - loads[:, 1]).sum() < 0.05 * loads.sum()
     pairs = [part.rows[0].shape.pairs for step in plan for part in step]
     assert max(pairs) > 1.2 * min(pairs)
@@ -183,15 +184,3 @@ def test_truncated_samples_leave_the_loss_but_stay_in_the_baseline():
     assert [b.num_trained for b in row.branches[1:]] == [4, 4, 4]
     for masked, whole in zip(row.branches, plain.branches, strict=True):
         np.testing.assert_array_equal(masked.advantages, whole.advantages)
-
-
-def test_long_batches_go_through_the_head_in_chunks():
-    chunk = 1024
-    vocab = HEAD_CHUNK_BYTES // (4 * chunk)
-    group = make_group(random.Random(0), role=TRACE, prompt=3, lengths=[chunk, chunk])
-    rows = separate(credit([group], ALGO))
-    for size, chunks in ((vocab, 2), (2 * vocab, 4), (vocab // 4, 1)):
-        plan = make_plan(
-            rows, tokens_per_micro_batch=4 * chunk, world_size=1, sizes=ModelSizes(hidden=64, vocab=size)
-        )
-        assert plan[0][0].head_chunks == chunks

@@ -4,11 +4,9 @@ from collections.abc import Sequence
 
 from accelerate import Accelerator
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from configs.schema import TrainingConfig
 from train.batch.collate import MicroBatch
-from train.batch.packing import ModelSizes
 from train.batch.rows import Row
 from train.call_terms import CallTerms
 from train.loss.objective import objective, value_objective
@@ -48,7 +46,7 @@ class Learner:
             reference=self._make_reference(),
             critic=self.critic,
             shares_prompts=config.train.packing == "shared" and has_full_attention(self.model.config),
-            sizes=_sizes(self.model),
+            hidden_size=self.model.config.get_text_config().hidden_size,
         )
 
     def learn(self, rows: Sequence[Row], step: int, calls: CallTerms | None = None) -> dict[str, float]:
@@ -99,6 +97,7 @@ class Learner:
             temperature=self._config.rollout.temperature,
             entropy_has_gradient=algo.entropy_coef != 0,
             has_value_head=has_head,
+            fp32_head=self._config.model.cast_lm_head_to_fp32,
         )
         rates = {"value_head": algo.critic_learning_rate} if has_head else {}
         return self._trained_model(module, rates | {"": algo.learning_rate})
@@ -170,8 +169,3 @@ class Learner:
         loss, terms = value_objective(batch, values, self._config.algo)
         tokens.add(batch, terms)
         return loss
-
-
-def _sizes(model: PreTrainedModel) -> ModelSizes:
-    config = model.config.get_text_config()
-    return ModelSizes(hidden=config.hidden_size, vocab=config.vocab_size)

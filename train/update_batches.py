@@ -13,7 +13,7 @@ from torch import Tensor
 
 from configs.schema import TrainingConfig
 from train.batch.collate import MicroBatch, collate
-from train.batch.packing import Bin, ModelSizes, make_plan, separate, share_prompts
+from train.batch.packing import Bin, make_plan, separate, share_prompts
 from train.batch.rows import Row
 from train.distributed import sum_over_ranks
 from train.loss.credit import split_updates, weigh
@@ -58,7 +58,7 @@ class Annotator:
         reference: Reference | None,
         critic: TrainedModel | None,
         shares_prompts: bool,
-        sizes: ModelSizes,
+        hidden_size: int,
     ) -> None:
         """``critic`` is one with its own backbone, or None; a critic on the trunk is part of ``policy``."""
         self._config = config
@@ -67,7 +67,7 @@ class Annotator:
         self._reference = reference
         self._critic = critic
         self._shares_prompts = shares_prompts
-        self._sizes = sizes
+        self._hidden_size = hidden_size
 
     def parts(self, rows: Sequence[Row], roles: Sequence[str]) -> tuple[list[UpdateBatch], dict[str, float]]:
         """Returns one part per optimizer step of a pass, and metrics of the critic's advantages, if any.
@@ -94,7 +94,7 @@ class Annotator:
             packed,
             tokens_per_micro_batch=budget,
             world_size=self._accelerator.num_processes,
-            sizes=self._sizes,
+            hidden_size=self._hidden_size,
         )
         # Every rank computes the same plan from the same rows, so no communication is needed.
         bins = [step[self._accelerator.process_index] for step in plan]
@@ -147,7 +147,7 @@ class Annotator:
         return whitened, metrics
 
     def _collate(self, bin: Bin, notes: Annotations, roles: Sequence[str]) -> MicroBatch:
-        batch = collate(bin.rows, roles=roles, head_chunks=bin.head_chunks).to(self._accelerator.device)
+        batch = collate(bin.rows, roles=roles).to(self._accelerator.device)
         batch = replace(batch, old_logprobs=notes.old_logprobs, ref_logprobs=notes.ref_logprobs)
         if notes.credit is None:
             return batch

@@ -37,7 +37,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from rollout.records import GroupKey
 from train.batch.collate import collate
-from train.batch.packing import ModelSizes, make_plan, share_prompts
+from train.batch.packing import make_plan, share_prompts
 from train.batch.rows import Branch, Row
 from train.model.attention import SHARED_PROMPT
 from train.model.policy import PolicyModel
@@ -114,12 +114,16 @@ def our_pass(model: LlamaForCausalLM, groups: Sequence[Row]) -> Callable[[], Non
     policy = PolicyModel(model, temperature=1.0)
     roles = sorted({branch.role for row in groups for branch in row.branches})
     rows = share_prompts(groups, tokens_per_row=TOKENS_PER_MICRO_BATCH)
-    sizes = ModelSizes(hidden=model.config.hidden_size, vocab=VOCABULARY)
-    plan = make_plan(rows, tokens_per_micro_batch=TOKENS_PER_MICRO_BATCH, world_size=1, sizes=sizes)
+    plan = make_plan(
+        rows,
+        tokens_per_micro_batch=TOKENS_PER_MICRO_BATCH,
+        world_size=1,
+        hidden_size=model.config.hidden_size,
+    )
 
     def run() -> None:
         for (bin_,) in plan:
-            batch = collate(bin_.rows, roles=roles, head_chunks=bin_.head_chunks)
+            batch = collate(bin_.rows, roles=roles)
             logprobs, _, _ = policy(batch)
             (logprobs * batch.advantages).sum().backward()
 

@@ -51,8 +51,6 @@ class MicroBatch:
     """Number of completions, including those without a trained token."""
     call_ids: tuple[str, ...]
     """Call ids of the completions, ``num_sequences`` in total."""
-    head_chunks: int
-    """See ``train.batch.packing.Bin``."""
     old_logprobs: Tensor | None = None
     """Log-probs of the policy before its first update on this batch; None during that first update."""
     ref_logprobs: Tensor | None = None
@@ -72,13 +70,12 @@ class MicroBatch:
         return replace(self, **tensors)
 
 
-def collate(rows: Sequence[Row], *, roles: Sequence[str], head_chunks: int = 1) -> MicroBatch:
+def collate(rows: Sequence[Row], *, roles: Sequence[str]) -> MicroBatch:
     """Returns one micro-batch of ``rows``, padded on the right to the longest row.
 
     Args:
         rows: At least one row.
         roles: All roles of the step; ``MicroBatch.roles`` indexes this list.
-        head_chunks: See ``train.batch.packing.Bin``.
     """
     length = max(row.num_tokens for row in rows)
     ids = np.zeros((len(rows), length), dtype=np.int64)
@@ -118,7 +115,6 @@ def collate(rows: Sequence[Row], *, roles: Sequence[str], head_chunks: int = 1) 
         rewards=torch.tensor([branch.reward for row in rows for branch in row.branches]),
         num_sequences=len(flat),
         call_ids=tuple(branch.call_id for row in rows for branch in row.branches),
-        head_chunks=head_chunks,
     )
 
 

@@ -8,16 +8,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from configs.schema import HEAD_CHUNK_BYTES, SHARE_FROM
+from configs.schema import SHARE_FROM
 from train.batch.rows import Branch, Row
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelSizes:
-    """Sizes of the model that determine the cost of a micro-batch."""
-
-    hidden: int
-    vocab: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -25,8 +17,6 @@ class Bin:
     """The rows of one micro-batch, before they become tensors."""
 
     rows: tuple[Row, ...]
-    head_chunks: int
-    """Number of LM head calls. Equal on all ranks of a micro-step: under ZeRO-3 each call is a collective."""
 
 
 def share_prompts(rows: Sequence[Row], *, tokens_per_row: int) -> list[Row]:
@@ -68,7 +58,7 @@ def _split(row: Row, tokens_per_row: int) -> list[Row]:
 
 
 def make_plan(
-    rows: Sequence[Row], *, tokens_per_micro_batch: int, world_size: int, sizes: ModelSizes
+    rows: Sequence[Row], *, tokens_per_micro_batch: int, world_size: int, hidden_size: int
 ) -> list[list[Bin]]:
     """Packs rows into micro-steps, each with one bin per rank.
 
@@ -82,7 +72,7 @@ def make_plan(
         tokens_per_micro_batch: Limit on the padded tokens of one micro-batch. A longer row gets a
             micro-batch of its own.
         world_size: Number of ranks.
-        sizes: Sizes of the model.
+        hidden_size: Width of the model, which determines the cost of attention.
 
     Returns:
         ``plan[micro_step][rank]``.
@@ -91,23 +81,16 @@ def make_plan(
     bins = _fill(rows, tokens_per_micro_batch)
     while len(bins) % world_size:
         # Bins with several rows come first: only those can be halved.
-        largest = max(range(len(bins)), key=lambda i: (len(bins[i]) > 1, cost(bins[i], sizes)))
+        largest = max(range(len(bins)), key=lambda i: (len(bins[i]) > 1, cost(bins[i], hidden_size)))
         if len(bins[largest]) > 1:
             # Every second row, so that both halves get rows of similar lengths.
             bins.append(bins[largest][1::2])
             bins[largest] = bins[largest][::2]
         else:
             bins.append([_dummy(min(rows, key=lambda row: row.num_tokens))])
-    bins.sort(key=lambda rows: cost(rows, sizes), reverse=True)
+    bins.sort(key=lambda rows: cost(rows, hidden_size), reverse=True)
     steps = [bins[start : start + world_size] for start in range(0, len(bins), world_size)]
-    return [_micro_step(step, sizes) for step in steps]
-
-
-def _micro_step(bins: Sequence[Sequence[Row]], sizes: ModelSizes) -> list[Bin]:
-    # fp32 logits of the rank with the most trained tokens; all ranks must call the head equally often.
-    most = max(sum(row.num_trained for row in rows) for rows in bins)
-    chunks = max(1, math.ceil(4 * most * sizes.vocab / HEAD_CHUNK_BYTES))
-    return [Bin(rows=tuple(rows), head_chunks=chunks) for rows in bins]
+    return [[Bin(rows=tuple(rows)) for rows in step] for step in steps]
 
 
 def _fill(rows: Sequence[Row], budget: int) -> list[list[Row]]:
@@ -128,14 +111,14 @@ def _fill(rows: Sequence[Row], budget: int) -> list[list[Row]]:
     return bins
 
 
-def cost(rows: Sequence[Row], sizes: ModelSizes) -> float:
+def cost(rows: Sequence[Row], hidden_size: int) -> float:
     """Returns the cost of a micro-batch in tokens: its padded tokens plus the equivalent of its attention.
 
     A layer's matrices have about 12 hidden^2 parameters, which is 24 hidden^2 FLOPs per token; a pair of
     query and key takes 4 hidden FLOPs. One token therefore costs as much as 6 hidden pairs.
     """
     tokens = len(rows) * max(row.num_tokens for row in rows)
-    return tokens + sum(row.shape.pairs for row in rows) / (6 * sizes.hidden)
+    return tokens + sum(row.shape.pairs for row in rows) / (6 * hidden_size)
 
 
 def _dummy(row: Row) -> Row:

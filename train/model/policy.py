@@ -2,12 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from configs.schema import ModelConfig
@@ -16,7 +14,8 @@ from train.model.attention import SHARED_PROMPT
 from train.model.backbone import predictor_states
 from train.model.buffers import recompute_buffers
 from train.model.critic import ValueHead
-from train.model.logprobs import token_logprobs
+from train.model.head import TokenHead
+from train.model.logprobs import HeadOptions
 from train.model.lora import adapter_config, adapter_parameters, merged_weights
 from train.sharding import Sharding
 
@@ -46,8 +45,6 @@ def load_model(config: ModelConfig) -> PreTrainedModel:
         ) from error
     recompute_buffers(model)
     model.config.use_cache = False
-    if config.cast_lm_head_to_fp32:
-        model.set_output_embeddings(Float32Head(cast(nn.Linear, model.get_output_embeddings())))
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return model
@@ -70,20 +67,6 @@ def require_finite(model: PreTrainedModel, sharding: Sharding, path: str) -> Non
                 )
 
 
-class Float32Head(nn.Linear):
-    """An LM head that multiplies in fp32 and shares the weights of ``head``, tied or not."""
-
-    def __init__(self, head: nn.Linear) -> None:
-        nn.Module.__init__(self)
-        self.in_features, self.out_features = head.in_features, head.out_features
-        self.weight, self.bias = head.weight, head.bias
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Maps hidden states of any dtype to fp32 logits."""
-        bias = None if self.bias is None else self.bias.float()
-        return nn.functional.linear(input.float(), self.weight.float(), bias)
-
-
 def has_full_attention(config: PreTrainedConfig) -> bool:
     """True if every layer of a model attends to its whole context by content and rotary position alone.
 
@@ -103,8 +86,7 @@ class PolicyModel(nn.Module):
     """Computes log-probs, entropies and, with a value head, values of a micro-batch's trained tokens.
 
     It is a module, so that DeepSpeed sees a single forward pass: the backbone, then the LM head on the
-    trained positions only. The head runs in chunks whose logits are recomputed in the backward pass instead
-    of stored, except those of the last chunk, with which the backward pass begins.
+    trained positions only.
     """
 
     def __init__(
@@ -114,19 +96,25 @@ class PolicyModel(nn.Module):
         temperature: float,
         entropy_has_gradient: bool = False,
         has_value_head: bool = False,
+        fp32_head: bool = False,
     ) -> None:
         """Wraps ``model``.
 
         Args:
-            model: The policy.
+            model: The policy, with its adapters if it has any.
             temperature: Temperature of the sampler: log-probs describe the distribution it sampled from.
             entropy_has_gradient: True makes the entropies differentiable, for an entropy bonus.
             has_value_head: True adds the head of a critic to the policy's trunk.
+            fp32_head: True does not round the logits to the dtype of the weights.
         """
         super().__init__()
         self.model = model
-        self.temperature = temperature
-        self._entropy_has_gradient = entropy_has_gradient
+        self.head = TokenHead(
+            model,
+            HeadOptions(
+                temperature=temperature, in_fp32=fp32_head, entropy_has_gradient=entropy_has_gradient
+            ),
+        )
         self.value_head = ValueHead(model) if has_value_head else None
 
     def forward(
@@ -137,22 +125,11 @@ class PolicyModel(nn.Module):
         With ``only_values_learn`` the gradient of the values stops at the value head.
         """
         hidden = predictor_states(self.model.base_model, batch)
-        parts, targets = (x.tensor_split(batch.head_chunks) for x in (hidden, batch.targets))
-        # ``head_chunks`` chunks on every rank, even if some are empty: see ``train.batch.packing.Bin``.
-        *before, last = zip(parts, targets, strict=True)
-        results = [checkpoint(self._head, *chunk, use_reentrant=False) for chunk in before]
-        results.append(self._head(*last))
-        logprobs, entropies = zip(*results, strict=True)
+        logprobs, entropies = self.head(hidden, batch.targets)
         values = None
         if self.value_head is not None:
             values = self.value_head(hidden.detach() if only_values_learn else hidden)
-        return torch.cat(logprobs), torch.cat(entropies), values
-
-    def _head(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        logits = cast(nn.Module, self.model.get_output_embeddings())(hidden).float()
-        if self.temperature != 1:
-            logits = logits / self.temperature
-        return token_logprobs(logits, targets, entropy_has_gradient=self._entropy_has_gradient)
+        return logprobs, entropies, values
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

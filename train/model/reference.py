@@ -26,7 +26,11 @@ class FrozenReference:
 
     def __init__(self, config: TrainingConfig, accelerator: Accelerator) -> None:
         """Loads the model: sharded over the ranks under ZeRO-3, otherwise whole on each rank."""
-        model = PolicyModel(load_model(config.model), temperature=config.rollout.temperature)
+        model = PolicyModel(
+            load_model(config.model),
+            temperature=config.rollout.temperature,
+            fp32_head=config.model.cast_lm_head_to_fp32,
+        )
         self._model = sharding_of(accelerator).freeze(model, accelerator.device)
 
     @torch.no_grad()
