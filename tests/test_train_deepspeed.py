@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from accumulation_rank import COPIES
+from gather_rank import gradient_norms, make_run
 from training_fakes import first_moments, make_config, make_trainer, read_metric
 from transformers import AutoModelForCausalLM, set_seed
 
@@ -285,3 +286,20 @@ def test_adapters_in_bfloat16_with_recomputed_activations_follow_those_of_one_pr
     moved, expected = ours[name] - start[name], theirs[name] - start[name]
     assert ours.keys() == start.keys()
     assert (moved - expected).norm() < 0.3 * expected.norm()
+
+
+@pytest.mark.parametrize("changes", [{}, {"lora_r": 4, "lora_target_modules": ["lm_head", "q_proj"]}])
+def test_zero_3_gathers_as_often_whatever_the_length_of_a_micro_batch(changes, tiny_policy, tmp_path):
+    """The head runs in 1 to 16 chunks: a module call for each would invalidate DeepSpeed's trace."""
+    run = {"output_dir": str(tmp_path / "two"), "model": str(tiny_policy), "changes": changes}
+    (tmp_path / "two").mkdir()
+    (tmp_path / "two" / "run.json").write_text(json.dumps(run))
+    done = launch_script(3, "gather_rank.py", tmp_path / "two" / "run.json", tmp_path / "two")
+    assert done.returncode == 0, done.stdout[-4000:]
+    found = json.loads((tmp_path / "two" / "gathers.json").read_text())
+    # DeepSpeed records its trace in the first pass and fetches ahead from the second one on.
+    steady = found["gathers"][2:]
+    assert len(steady) > 4 and len(set(steady)) == 1 and steady[0] > 0, found["gathers"]
+    config = make_run(tmp_path / "one", str(tiny_policy), changes)
+    expected = gradient_norms(config, make_accelerator(config), lambda: None)
+    assert found["norms"] == pytest.approx(expected, rel=1e-4)

@@ -69,6 +69,27 @@ def test_without_its_adapters_the_policy_is_what_it_started_from(tiny_policy):
     assert all(parameter.requires_grad == ("lora_" in name) for name, parameter in model.named_parameters())
 
 
+def test_an_adapter_of_the_head_is_part_of_the_log_probs_and_is_trained(tiny_policy):
+    model = adapted(tiny_policy, lora_target_modules=["lm_head"])
+    policy = PolicyModel(model, temperature=1.0)
+    group = make_group(random.Random(0), role=REFINE, prompt=30, lengths=[9])
+    batch = collate(credit([group], AlgoConfig()), roles=[REFINE])
+    own = {name: p for name, p in policy.named_parameters() if p.requires_grad}
+    assert len(own) == 2 and all("lm_head.lora_" in name for name in own)
+    logprobs, _, _ = policy(batch)
+    ids = torch.tensor([[*group.prompt_ids, *group.samples[0].call.completion_ids]])
+    plain = model(ids).logits[0, 29:-1].log_softmax(-1).gather(1, ids[0, 30:, None]).squeeze(1)
+    torch.testing.assert_close(logprobs, plain, atol=1e-5, rtol=1e-5)
+    gradients = torch.autograd.grad(logprobs.square().sum(), list(own.values()))
+    expected = torch.autograd.grad(plain.square().sum(), list(own.values()))
+    for mine, theirs in zip(gradients, expected, strict=True):
+        assert theirs.any()
+        torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-4)
+    with adapters_off(model), torch.no_grad():
+        bare = PolicyModel(load_model(ModelConfig(path=str(tiny_policy), dtype="float32")), temperature=1.0)
+        torch.testing.assert_close(policy(batch)[0], bare(batch)[0], atol=1e-5, rtol=1e-5)
+
+
 def test_adapters_are_on_again_after_an_error(tiny_policy):
     model = adapted(tiny_policy)
     before = logits(model)

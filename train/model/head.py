@@ -25,7 +25,9 @@ class TokenHead(nn.Module):
         super().__init__()
         self.options = options
         head = cast(Any, model.get_output_embeddings())
-        self._adapter: tuple[LoraLayer, ...] = tuple(lora_layers(head).values())
+        self._adapter: tuple[LoraLayer, ...] = tuple(
+            layer for layer in lora_layers(model).values() if layer is head
+        )
         """The adapted layer, not registered as a module: it belongs to the model."""
         base = head.base_layer if self._adapter else head
         self.weight: nn.Parameter = base.weight
