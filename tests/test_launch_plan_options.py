@@ -97,7 +97,7 @@ NAMED = {
     "train.eval_at_end": "train.eval_at_end=true",
 }
 FREE = {
-    *("model.lora_alpha", "model.trust_remote_code"),
+    *("model.lora_alpha", "model.trust_remote_code", "model.attention", "model.use_liger_kernel"),
     *("operator.name", "operator.oracle", "operator.thinking", "operator.prompts"),
     *(f"algo.{name}" for name in ("learning_rate", "distil_coef", "draft_coef", "draft_credit", "sft_coef")),
     *(

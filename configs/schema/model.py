@@ -20,8 +20,18 @@ class ModelConfig:
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
 
+    attention: str = "auto"
+    """Attention of prompts that completions share. shared_prompt: one call a completion, the reference.
+    varlen: two FlashAttention calls a layer (bfloat16 on a GPU). flex: one FlexAttention call a layer (GPU).
+    auto: shared_prompt on a CPU; varlen on a GPU in bfloat16, if it agrees with the reference there."""
+
+    use_liger_kernel: str = "auto"
+    """Fused RMSNorm, rotary positions and SwiGLU of liger-kernel. true, false, or auto: on a GPU, if the
+    package is installed (extra gpu) and knows the model."""
+
     cast_lm_head_to_fp32: bool = False
-    """Compute logits in float32 from the trainer's (bfloat16) weights; ScaleRL reports that this matters."""
+    """Keep the logits of (bfloat16) weights in float32, in the trainer and in local workers; ScaleRL reports
+    that this matters."""
 
     lora_r: int = 0
     """Rank of LoRA adapters. If above 0, only they are trained; 0: train all weights."""
@@ -37,5 +47,9 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         choice("model.dtype", self.dtype, ("float32", "bfloat16"))
+        choice("model.attention", self.attention, ("auto", "shared_prompt", "flex", "varlen"))
+        # Hydra reads true and false as booleans.
+        self.use_liger_kernel = self.use_liger_kernel.lower()
+        choice("model.use_liger_kernel", self.use_liger_kernel, ("auto", "true", "false"))
         at_least("model.lora_r", self.lora_r, 0)
         at_least("model.lora_alpha", self.lora_alpha, 1)

@@ -1,11 +1,11 @@
-"""Attention over rows whose completions share a prompt, without a mask over whole rows.
+"""Attention over rows whose completions share a prompt, without a mask over whole rows: the reference.
 
 In a row ``[prompt, c1, .., cn]`` the prompt attends to itself, and each completion to the prompt and to
 itself, both causally. Only these pairs are computed: P^2 / 2 + sum of L_i (P + L_i) out of
 (P + sum of L_i)^2.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import torch
@@ -55,11 +55,7 @@ def attend(
     Raises:
         ValueError: If the model's attention needs a feature that this one lacks.
     """
-    if foreign := [name for name in FOREIGN if others.get(name) is not None]:
-        raise ValueError(
-            f"{type(module).__name__} needs {foreign[0]}, which attention over shared prompts does not "
-            "support: train.model.policy.has_full_attention should return False for this model."
-        )
+    refuse_foreign(module, others)
     sdpa = partial(_sdpa, scaling=scaling, dropout=dropout)
     if rows is None or all(
         len(row.completions) == 1 for row in rows
@@ -69,6 +65,19 @@ def attend(
         parts = zip(query.split(1), key.split(1), value.split(1), rows, strict=True)
         out = torch.cat([_attend_in_row(*part, sdpa) for part in parts])
     return out.transpose(1, 2), None
+
+
+def refuse_foreign(module: nn.Module, others: Mapping[str, object]) -> None:
+    """Checks that a layer passes no argument of another kind of attention.
+
+    Raises:
+        ValueError: If one is not None.
+    """
+    if foreign := [name for name in FOREIGN if others.get(name) is not None]:
+        raise ValueError(
+            f"{type(module).__name__} needs {foreign[0]}, which attention over shared prompts does not "
+            "support: train.model.policy.has_full_attention should return False for this model."
+        )
 
 
 def _attend_in_row(

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from train.batch.collate import MicroBatch
 from train.model.attention import SHARED_PROMPT
+from train.model.attention_choice import SHARING, make_layout
 
 
 def predictor_states(backbone: nn.Module, batch: MicroBatch) -> Tensor:
@@ -16,7 +17,7 @@ def predictor_states(backbone: nn.Module, batch: MicroBatch) -> Tensor:
             another.
     """
     attention = cast(Any, backbone).config._attn_implementation
-    if attention != SHARED_PROMPT and any(len(row.completions) > 1 for row in batch.rows):
+    if attention not in SHARING and any(len(row.completions) > 1 for row in batch.rows):
         raise ValueError(
             f"The rows of this micro-batch share prompts, but the model's attention is {attention!r}; load "
             f"it with attn_implementation={SHARED_PROMPT!r}, or give each completion a row of its own "
@@ -27,6 +28,7 @@ def predictor_states(backbone: nn.Module, batch: MicroBatch) -> Tensor:
         position_ids=batch.position_ids,
         attention_mask=batch.attention_mask,
         rows=batch.rows,
+        layout=make_layout(attention, batch.rows, batch.input_ids),
         use_cache=False,
     )
     # (B, T, hidden_size) -> (B * T, hidden_size), which ``predictors`` index.

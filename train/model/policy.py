@@ -10,10 +10,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Pre
 
 from configs.schema import ModelConfig
 from train.batch.collate import MicroBatch
-from train.model.attention import SHARED_PROMPT
+from train.model.attention_choice import choose_attention
 from train.model.backbone import predictor_states
 from train.model.buffers import recompute_buffers
 from train.model.critic import ValueHead
+from train.model.fused_kernels import apply_fused_kernels
 from train.model.head import TokenHead
 from train.model.logprobs import HeadOptions
 from train.model.lora import adapter_config, adapter_parameters, merged_weights
@@ -26,28 +27,46 @@ def load_model(config: ModelConfig) -> PreTrainedModel:
     Under ZeRO-3, create the ``Accelerator`` first: the weights are then sharded while they load.
 
     Raises:
-        ValueError: If the folder or name cannot be loaded as a causal LM.
+        ValueError: If the folder or name cannot be loaded as a causal LM, or ``model.attention`` or
+            ``model.use_liger_kernel`` cannot be had on this device.
     """
     options = {"trust_remote_code": config.trust_remote_code}
+    on_gpu = torch.cuda.is_available()
     try:
         settings = AutoConfig.from_pretrained(config.path, **options)
+    except (OSError, ValueError) as error:
+        raise _does_not_load(config.path, error) from error
+    attention = _attention(config, settings, on_gpu=on_gpu)
+    apply_fused_kernels(config, settings.model_type, on_gpu=on_gpu)
+    try:
         model = AutoModelForCausalLM.from_pretrained(
             config.path,
             config=settings,
             dtype=getattr(torch, config.dtype),
-            attn_implementation=SHARED_PROMPT if has_full_attention(settings) else "sdpa",
+            attn_implementation=attention,
             **options,
         )
     except (OSError, ValueError) as error:
-        raise ValueError(
-            f"model.path is {config.path!r}, which does not load as a causal language model: {error} "
-            "It must be an HF folder (config.json, *.safetensors) or the name of a model on the hub."
-        ) from error
+        raise _does_not_load(config.path, error) from error
     recompute_buffers(model)
     model.config.use_cache = False
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return model
+
+
+def _does_not_load(path: str, error: Exception) -> ValueError:
+    return ValueError(
+        f"model.path is {path!r}, which does not load as a causal language model: {error} "
+        "It must be an HF folder (config.json, *.safetensors) or the name of a model on the hub."
+    )
+
+
+def _attention(config: ModelConfig, settings: PreTrainedConfig, *, on_gpu: bool) -> str:
+    """Returns the ``attn_implementation``: attention over shared prompts if the model supports it."""
+    if has_full_attention(settings):
+        return choose_attention(config, settings, on_gpu=on_gpu)
+    return "sdpa"
 
 
 def require_finite(model: PreTrainedModel, sharding: Sharding, path: str) -> None:
