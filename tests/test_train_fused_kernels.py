@@ -54,7 +54,7 @@ def test_layers_are_replaced_and_the_loss_never_is(option, applied):
     losses = {"cross_entropy": False, "fused_linear_cross_entropy": False}
     assert applied == [("qwen3", layers | losses)]
     assert apply_fused_kernels(config, "glm4", on_gpu=True)  # a family with fewer switches
-    assert applied[1:] == [("glm4", {"rope": True, "swiglu": True})]
+    assert applied[1:] == [("glm4", {"rope": False, "swiglu": True})]
 
 
 def test_nothing_is_replaced_on_a_cpu_or_where_it_is_not_wanted(applied):

@@ -40,19 +40,24 @@ class TokenMetrics:
     def add(self, batch: MicroBatch, terms: TokenTerms) -> None:
         """Adds one micro-batch. Tokens without weight, which belong to filler rows, are skipped."""
         counts = (batch.policy_weights != 0) | (batch.imitation_weights != 0)
-        roles = batch.roles[counts]
+
+        def counted(values: Tensor) -> Tensor:
+            # 0 instead of left out: the host would wait for the number of tokens that are left.
+            return torch.where(counts, values.double(), 0.0)
+
         for name, values in terms.losses.items():
-            self._add(self._losses, name, roles, (batch.policy_weights * values)[counts])
+            self._add(self._losses, name, batch.roles, counted(batch.policy_weights * values))
         for name, values in terms.means.items():
-            self._add(self._sums, name, roles, values[counts])
-            self._add(self._counts, name, roles, torch.ones_like(roles))
+            self._add(self._sums, name, batch.roles, counted(values))
+            self._add(self._counts, name, batch.roles, counts.double())
         for name, values in terms.maxima.items():
+            # Totals start at 0, so a 0 changes no maximum.
             largest = self._maxima.get(name, self._zeros)
-            self._maxima[name] = largest.scatter_reduce(0, roles, values[counts].double(), "amax")
+            self._maxima[name] = largest.scatter_reduce(0, batch.roles, counted(values), "amax")
 
     def _add(self, totals: dict[str, Tensor], name: str, roles: Tensor, values: Tensor) -> None:
         """Adds ``values``, shape ``(N,)``, to the total of their roles, shape ``(num_roles,)``."""
-        totals[name] = totals.get(name, self._zeros).index_add(0, roles, values.double())
+        totals[name] = totals.get(name, self._zeros).index_add(0, roles, values)
 
     def result(self, accelerator: Accelerator, *, num_updates: int) -> dict[str, float]:
         """Returns metrics over all ranks; losses are means over updates. Every rank must call it."""

@@ -45,6 +45,8 @@ class TrainedModel:
             _parameter_groups(model, learning_rates),
             betas=(algo.adam_beta1, algo.adam_beta2),
             weight_decay=algo.weight_decay,
+            # One kernel for all weights. Where ZeRO offloads the optimizer, DeepSpeed's CPU Adam replaces it.
+            fused=accelerator.device.type == "cuda",
         )
         scheduler = get_scheduler(
             algo.lr_scheduler_type,
@@ -96,9 +98,9 @@ class TrainedModel:
         Returns:
             The outcome of the step, or None before the last part.
         """
-        if not torch.isfinite(loss.detach()):
-            # The gradient of a non-finite loss may be finite; NaN makes every rank refuse the step.
-            loss = loss * math.nan
+        # The gradient of a non-finite loss may be finite; NaN makes every rank refuse the step. A factor
+        # instead of a branch: the host does not wait for the loss.
+        loss = loss * torch.where(torch.isfinite(loss.detach()), 1.0, math.nan)
         outcome = self._engine.backward(loss, is_last=is_last)
         # A refused step must not advance the schedule: it counts applied updates.
         if outcome is not None and outcome.applied:

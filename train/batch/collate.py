@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from train.batch.pinned import to_device
 from train.batch.rows import Branch, Row, RowShape
 
 
@@ -61,9 +62,9 @@ class MicroBatch:
     """Regression targets of the values; None without a critic."""
 
     def to(self, device: torch.device) -> Self:
-        """Returns a copy on ``device``."""
+        """Returns a copy on ``device``. The host does not wait for a copy to a GPU."""
         tensors: dict[str, Any] = {
-            field.name: getattr(self, field.name).to(device)
+            field.name: to_device(getattr(self, field.name), device)
             for field in fields(self)
             if isinstance(getattr(self, field.name), Tensor)
         }

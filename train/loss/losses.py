@@ -125,9 +125,9 @@ def sequence_mean(values: Tensor, sequences: Tensor, num_sequences: int) -> Tens
     References:
         Zheng et al., Group Sequence Policy Optimization, https://arxiv.org/abs/2507.18071.
     """
-    # clamp: a sequence without tokens would divide by 0.
-    counts = torch.bincount(sequences, minlength=num_sequences).clamp(min=1)
-    return (sequence_sum(values, sequences, num_sequences) / counts[sequences]).to(values.dtype)
+    # Every sequence that is looked up has a token, so no count is 0.
+    counts = sequence_sum(torch.ones_like(values), sequences, num_sequences)
+    return sequence_sum(values, sequences, num_sequences) / counts
 
 
 def sequence_sum(values: Tensor, sequences: Tensor, num_sequences: int) -> Tensor:

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from transformers import AttentionInterface
 
+from train.batch.pinned import to_device
 from train.batch.rows import RowShape
 from train.model.attention import attend, refuse_foreign
-from train.model.pinned import to_device
 
 FLEX = "shared_prompt_flex"
 """Name of this attention as an ``attn_implementation``."""

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from transformers import AttentionInterface
 
+from train.batch.pinned import to_device
 from train.batch.rows import RowShape
 from train.model.attention import attend, refuse_foreign
-from train.model.pinned import to_device
 
 VARLEN = "shared_prompt_varlen"
 """Name of this attention as an ``attn_implementation``."""
