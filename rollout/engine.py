@@ -56,6 +56,12 @@ class RolloutEngine:
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True, name="rollout")
         is_local = not (config.urls or config.chats)
         self._fleet = Fleet(config, model_path, log_dir) if is_local else None
+        if config.urls and config.cast_lm_head_to_fp32:
+            logger.warning(
+                "model.cast_lm_head_to_fp32 is true: start the workers at rollout.urls with it, too (vLLM: "
+                '--hf-overrides \'{"head_dtype": "float32"}\'). Otherwise they round logits that the trainer '
+                "does not."
+            )
         key = self._fleet.key if self._fleet else None
         self.sampler = ChatEndpoint(config) if config.chats else WorkerPool(self._endpoints(), config, key)
         """Samples the calls: the worker pool or the chat endpoint."""

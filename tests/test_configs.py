@@ -618,3 +618,11 @@ def test_a_refused_config_is_recorded_for_the_launcher_of_a_rank(tmp_path: Path)
     done = _command(tmp_path, code, "sed=1")
     assert done.returncode == 2
     assert json.loads((tmp_path / "error.json").read_text())["message"] == done.stderr.strip()
+
+
+@pytest.mark.parametrize("command", ["training", "evaluation", "workers"])
+def test_workers_round_logits_as_the_trainer_does(command: str):
+    needed = [*NEEDED, "rollout.port=1234"] if command != "workers" else ["model.path=x", "rollout.port=1234"]
+    for in_fp32 in (False, True):
+        config = load(command, [*needed, f"model.cast_lm_head_to_fp32={str(in_fp32).lower()}"])
+        assert config.rollout.cast_lm_head_to_fp32 == in_fp32

@@ -98,6 +98,7 @@ NAMED = {
 }
 FREE = {
     *("model.lora_alpha", "model.trust_remote_code", "model.attention", "model.use_liger_kernel"),
+    "rollout.cast_lm_head_to_fp32",
     *("operator.name", "operator.oracle", "operator.thinking", "operator.prompts"),
     *(f"algo.{name}" for name in ("learning_rate", "distil_coef", "draft_coef", "draft_credit", "sft_coef")),
     *(

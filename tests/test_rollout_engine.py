@@ -186,3 +186,10 @@ def test_an_endpoint_that_chats_and_is_not_there_is_named_by_its_option(tmp_path
     config = RolloutConfig(chat_url=f"http://127.0.0.1:{free_port()}/v1", chat_model="gpt")
     with pytest.raises(RuntimeError, match=r"rollout\.chat_url does not answer: http://127"):
         _sampled(config, tmp_path)
+
+
+def test_remote_workers_that_may_round_logits_otherwise_than_the_trainer_are_warned_of(tmp_path, caplog):
+    for in_fp32 in (False, True):
+        config = RolloutConfig(urls=["http://127.0.0.1:9"], cast_lm_head_to_fp32=in_fp32)
+        RolloutEngine(config, "m", tmp_path)
+        assert ("head_dtype" in caplog.text) == in_fp32

@@ -1,5 +1,6 @@
 """How a local worker starts, and how it says why it did not."""
 
+import json
 import socket
 import sys
 import time
@@ -8,6 +9,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
+from transformers import PreTrainedConfig
 
 from configs.schema import RolloutConfig
 from rollout.workers.local_worker import LocalWorker, WorkerPlace
@@ -214,3 +217,16 @@ def test_a_worker_that_others_may_reach_needs_a_key(
         worker.start()
     monkeypatch.setenv("VLLM_API_KEY", "a-key")
     worker.check_address()
+
+
+@pytest.mark.parametrize("in_fp32", [False, True])
+def test_vllm_computes_logits_in_float32_if_the_trainer_does(tmp_path: Path, in_fp32: bool):
+    """vLLM reads the option from the model's config, which the command line overrides."""
+    worker = _worker("", tmp_path / "log", cast_lm_head_to_fp32=in_fp32)
+    command = LocalWorker._command(worker)
+    given = [json.loads(command[i + 1]) for i, part in enumerate(command) if part == "--hf-overrides"]
+    assert given == [{"head_dtype": "float32"}] * in_fp32
+    from vllm.config.model import _get_head_dtype
+
+    dtype = _get_head_dtype(PreTrainedConfig(**(given[0] if given else {})), torch.bfloat16, "generate")
+    assert dtype == (torch.float32 if in_fp32 else torch.bfloat16)

@@ -43,6 +43,7 @@ class TrainingConfig:
     coldstart: ColdStartConfig = field(default_factory=ColdStartConfig)
 
     def __post_init__(self) -> None:
+        self.rollout.cast_lm_head_to_fp32 |= self.model.cast_lm_head_to_fp32
         self.data.check_training()
         if self.operator.kind in EVALUATION_ONLY:
             raise ValueError(
@@ -135,6 +136,7 @@ class EvaluationConfig:
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
 
     def __post_init__(self) -> None:
+        self.rollout.cast_lm_head_to_fp32 |= self.model.cast_lm_head_to_fp32
         at_least("samples", self.samples, 1)
         self.data.check_evaluation()
         if self.rollout.chats and self.operator.quorum < 1:
@@ -157,6 +159,7 @@ class WorkersConfig:
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
 
     def __post_init__(self) -> None:
+        self.rollout.cast_lm_head_to_fp32 |= self.model.cast_lm_head_to_fp32
         if self.rollout.urls or self.rollout.chats:
             raise ValueError(
                 "rollout.urls and rollout.chat_url are for clients of workers, not for workers: unset both."

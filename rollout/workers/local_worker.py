@@ -175,6 +175,8 @@ class LocalWorker:
             *("--middleware", "rollout.endpoints.access.RequireKey"),
             *("--worker-extension-cls", "rollout.weights.vllm_extension.PublishExtension"),
         ]
+        if config.cast_lm_head_to_fp32:
+            command += ["--hf-overrides", '{"head_dtype": "float32"}']
         if config.enforce_eager:
             command.append("--enforce-eager")
         if torch.cuda.is_available():
