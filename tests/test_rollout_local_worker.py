@@ -219,6 +219,7 @@ def test_a_worker_that_others_may_reach_needs_a_key(
     worker.check_address()
 
 
+@pytest.mark.component
 @pytest.mark.parametrize("in_fp32", [False, True])
 def test_vllm_computes_logits_in_float32_if_the_trainer_does(tmp_path: Path, in_fp32: bool):
     """vLLM reads the option from the model's config, which the command line overrides."""

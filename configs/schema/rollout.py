@@ -91,8 +91,8 @@ class RolloutConfig:
     """Precision of local workers: auto (the model's), float32 or bfloat16."""
 
     cast_lm_head_to_fp32: bool = False
-    """Keep the logits of local workers in float32. Turned on by model.cast_lm_head_to_fp32, so that worker and
-    trainer round alike; a worker at rollout.urls needs it where it is started."""
+    """Keep the logits of local workers in float32. Turned on by model.cast_lm_head_to_fp32, so that worker
+    and trainer round alike; a worker at rollout.urls needs it where it is started."""
 
     max_model_len: int = 4096
     """Limit of prompt plus completion tokens in a local worker."""

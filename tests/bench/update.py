@@ -33,7 +33,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from rollout.records import GroupKey
 from train.batch.collate import collate
@@ -52,6 +52,7 @@ TOKENS_PER_MICRO_BATCH = 4096
 LARGEST_DIFFERENCE = 1e-4
 LIMIT_SECONDS = 3600
 MIB = 2**20
+CPU = torch.device("cpu")
 
 
 def make_model(size: str, dtype: torch.dtype, attention: str) -> LlamaForCausalLM:
@@ -109,39 +110,58 @@ def _branch(rng: random.Random, kind: str, length: int) -> Branch:
     )
 
 
-def our_pass(model: LlamaForCausalLM, groups: Sequence[Row]) -> Callable[[], None]:
+def our_pass(
+    model: PreTrainedModel,
+    groups: Sequence[Row],
+    *,
+    tokens_per_micro_batch: int = TOKENS_PER_MICRO_BATCH,
+    device: torch.device = CPU,
+) -> Callable[[], None]:
     """A pass as the learner makes it; the loss is the sum of advantage x log-prob."""
     policy = PolicyModel(model, temperature=1.0)
     roles = sorted({branch.role for row in groups for branch in row.branches})
-    rows = share_prompts(groups, tokens_per_row=TOKENS_PER_MICRO_BATCH)
+    rows = share_prompts(groups, tokens_per_row=tokens_per_micro_batch)
     plan = make_plan(
         rows,
-        tokens_per_micro_batch=TOKENS_PER_MICRO_BATCH,
+        tokens_per_micro_batch=tokens_per_micro_batch,
         world_size=1,
         hidden_size=model.config.hidden_size,
     )
 
     def run() -> None:
         for (bin_,) in plan:
-            batch = collate(bin_.rows, roles=roles)
+            batch = collate(bin_.rows, roles=roles).to(device)
             logprobs, _, _ = policy(batch)
             (logprobs * batch.advantages).sum().backward()
 
     return run
 
 
-def their_pass(model: LlamaForCausalLM, kinds: Sequence[str], *, together: bool) -> Callable[[], None]:
-    """A pass of TRL's on all rows at once, or kind by kind."""
+def their_pass(
+    model: PreTrainedModel,
+    batches: Sequence[Sequence[Row]],
+    *,
+    rows_at_once: int | None = None,
+    device: torch.device = CPU,
+) -> Callable[[], None]:
+    """A pass of TRL's, each batch padded to its longest prompt and completion.
+
+    With ``rows_at_once`` a batch is split into micro-batches of as many completions.
+    """
     from accelerate import Accelerator
     from trl import GRPOTrainer
     from trl.trainer.utils import add_fused_lm_head
 
     add_fused_lm_head(model, temperature=1.0, outputs=("log_probs", "entropy"))
-    trainer: Any = SimpleNamespace(accelerator=Accelerator(cpu=True))
-    batches = [_padded(make_rows(part)) for part in ([kinds] if together else [[kind] for kind in kinds])]
+    trainer: Any = SimpleNamespace(accelerator=Accelerator(cpu=device.type == "cpu"))
+    parts = []
+    for rows in batches:
+        *tensors, keep = _padded(rows)
+        columns = (x.to(device).split(rows_at_once or len(x)) for x in tensors)
+        parts += [(*part, keep) for part in zip(*columns, strict=True)]
 
     def run() -> None:
-        for ids, mask, keep, advantages in batches:
+        for ids, mask, advantages, keep in parts:
             logprobs, _, _ = GRPOTrainer._get_per_token_logps_and_entropies(
                 trainer, model, ids, mask, keep, compute_entropy=True
             )
@@ -150,8 +170,8 @@ def their_pass(model: LlamaForCausalLM, kinds: Sequence[str], *, together: bool)
     return run
 
 
-def _padded(rows: Sequence[Row]) -> tuple[Tensor, Tensor, int, Tensor]:
-    """Ids, attention mask, columns of completions, advantages with 0 at padding; as TRL collates."""
+def _padded(rows: Sequence[Row]) -> tuple[Tensor, Tensor, Tensor, int]:
+    """Ids, attention mask, advantages with 0 at padding, columns of completions; as TRL collates."""
     pairs = [(row.prompt_ids, branch) for row in rows for branch in row.branches]
     before = max(len(prompt) for prompt, _ in pairs)
     after = max(len(branch.completion_ids) for _, branch in pairs)
@@ -163,20 +183,21 @@ def _padded(rows: Sequence[Row]) -> tuple[Tensor, Tensor, int, Tensor]:
         ids[index, before:end] = torch.from_numpy(branch.completion_ids)
         mask[index, start:end] = 1
         advantages[index, : end - before] = torch.from_numpy(branch.advantages).float()
-    return ids, mask, after, advantages
+    return ids, mask, advantages, after
 
 
-def useful_flops(size: str, kinds: Sequence[str]) -> float:
+def useful_flops(config: PreTrainedConfig, rows: Sequence[Row]) -> float:
     """Of one forward and backward pass with each prompt once, without anything recomputed."""
-    layers, width, mlp, heads, keys = SIZES[size]
-    matrices = width * width * (2 + 2 * keys / heads) + 3 * width * mlp
+    layers, width, mlp = config.num_hidden_layers, config.hidden_size, config.intermediate_size
+    queries = config.num_attention_heads * config.head_dim
+    matrices = 2 * width * (queries + config.num_key_value_heads * config.head_dim) + 3 * width * mlp
     total = 0.0
-    for row in make_rows(kinds):
+    for row in rows:
         prompt = len(row.prompt_ids)
         pairs = prompt**2 / 2  # of queries and keys
         pairs += sum(n * prompt + n**2 / 2 for n in (len(b.completion_ids) for b in row.branches))
-        total += 6 * layers * (matrices * row.num_tokens + 2 * width * pairs)
-        total += 6 * width * VOCABULARY * row.num_trained
+        total += 6 * layers * (matrices * row.num_tokens + 2 * queries * pairs)
+        total += 6 * width * config.vocab_size * row.num_trained
     return total
 
 
@@ -213,10 +234,11 @@ def measure(side: str, case: str, size: str, dtype: torch.dtype, repeat: int, gr
     model = make_model(size, dtype, SHARED_PROMPT if side == "ours" else "sdpa")
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
+    rows = make_rows(CASES[case])
     if side == "ours":
-        run = our_pass(model, make_rows(CASES[case]))
+        run = our_pass(model, rows)
     else:
-        run = their_pass(model, CASES[case], together=side == "theirs")
+        run = their_pass(model, [rows] if side == "theirs" else [[row] for row in rows])
     floor = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     seconds = _timed(run)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -224,7 +246,8 @@ def measure(side: str, case: str, size: str, dtype: torch.dtype, repeat: int, gr
         {name: p.grad.float() for name, p in model.named_parameters() if p.grad is not None}, gradients
     )
     seconds = min([seconds, *(_timed(run) for _ in range(repeat - 1))])
-    print(json.dumps({"seconds": seconds, "peak": (peak - floor) * 1024}))
+    useful = useful_flops(model.config, rows)
+    print(json.dumps({"seconds": seconds, "peak": (peak - floor) * 1024, "flops": useful}))
 
 
 def in_a_process(arguments: argparse.Namespace, side: str, case: str, gradients: Path) -> dict[str, float]:
@@ -271,7 +294,7 @@ def compare(arguments: argparse.Namespace, case: str, folder: Path) -> None:
     row("mix-per-kind", ours["seconds"], per_kind, per_kind / ours["seconds"], "s")
     peaks = ours["peak"] / MIB, theirs["peak"] / MIB
     row("mix memory", *peaks, peaks[1] / peaks[0], "MiB")
-    reached = useful_flops(arguments.model, CASES[case]) / ours["seconds"] / 1e9
+    reached = ours["flops"] / ours["seconds"] / 1e9
     row("mix of products", reached, limit, reached / limit, "GFLOP/s")
 
 

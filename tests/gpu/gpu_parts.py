@@ -35,6 +35,8 @@ class Part:
 
 PARTS = (
     Part("machine", 60),
+    Part("attention", 90),
+    Part("update", 280),
     Part("training", 150, takes_model=True),
 )
 """In their order: what others are measured against first, what takes longest last."""
