@@ -4,8 +4,8 @@
 
 Random weights of Qwen3's shapes, gradient checkpointing, bfloat16 on a GPU. Useful FLOPs count each prompt
 once and nothing that is recomputed. First the LM head's log-probs and gradients are compared with plain fp32
-products. Then each side runs in a process of its own with a limit: TRL on the mixed batch as it collates it may
-not end.
+products. Then each side runs in a process of its own with a limit: TRL on the mixed batch as it collates it
+may not end.
 """
 
 import argparse
