@@ -1,27 +1,22 @@
 """Scores completions: completions in, verdicts out, from any thread and any event loop."""
 
 import asyncio
-import collections
-import threading
 import time
-from concurrent.futures import Future
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any, Self
 
 from configs.thinking import ThinkingMarks
-from rewards.answers.algebra import NeedsAlgebraError, NoAlgebra
-from rewards.answers.equivalence import equivalent
-from rewards.answers.extract import FORMS, MAX_COMPLETION_CHARS, Extraction, Rules, extract
-from rewards.answers.ordering import ORDERED_LISTS
-from rewards.answers.shapes import UnreadableError
+from rewards.answers.extract import FORMS, Extraction, Rules, extract
+from rewards.facts import NO_FACTS, Facts
 from rewards.gold import read_gold
-from rewards.processes.fork_server import import_path
-from rewards.processes.pool import Gate, Pool
+from rewards.judge import Judge, compared
+from rewards.processes.pool import Pool
+from rewards.solving import Request, Result, Solver
 from rewards.tally import Tally
+from rewards.tasks.choosing import Tasks
+from rewards.tasks.task import Limits
 from rewards.verdict import Verdict
-
-_Result = dict[str, Any]
-_Key = tuple[str, str]
 
 
 class Scorer:
@@ -44,7 +39,12 @@ class Scorer:
         forms: tuple[str, ...] | list[str] = FORMS,
         ordered_lists: str = "auto",
         marks: ThinkingMarks | None = None,
+        kind: str | None = None,
+        kind_column: str | None = None,
+        relative_tolerance: float = 1e-6,
+        absolute_tolerance: float = 0.0,
         custom_path: str | None = None,
+        judge: Judge | None = None,
         max_pending: int = 1024,
         max_cached: int = 100_000,
         max_failure_share: float = 0.02,
@@ -60,47 +60,116 @@ class Scorer:
                 words yes, numbers no), ``true`` or ``false``.
             marks: Marks around the thinking; answers are searched for only in the solution after it. None:
                 ``<think>`` and ``</think>``.
-            custom_path: ``package.module:function``, called as ``function(gold=..., completion=...)``
-                in the worker processes instead of the built-in check; returns a number.
+            kind: What is asked: one of ``tasks.choosing.KINDS``; None: ``custom`` with a ``custom_path``,
+                else ``math``.
+            kind_column: Column of the data that names the kind of each problem; ``kind`` where it is absent.
+            relative_tolerance: For ``numeric``: allowed difference as a share of the gold.
+            absolute_tolerance: For ``numeric``: allowed difference; the larger of the two counts.
+            custom_path: ``package.module:function``, called in the worker processes instead of a built-in
+                check, with the facts that its parameters name; returns a number.
+            judge: The language model that decides for the kind ``judge``; closed with the scorer.
             max_pending: Limit of the answers that wait for a process; further callers wait before submitting.
-            max_cached: Number of results kept, by (gold, answer).
+            max_cached: Number of results kept, by all that a result depends on.
             max_failure_share: Share of ``timeout`` and ``error`` above which an error is logged.
+
+        Raises:
+            ValueError: If an option is out of range, or the kind ``judge`` has no ``judge``.
+            RuntimeError: If the kind is ``code`` and programs cannot be confined on this machine.
         """
+        if kind is None:
+            kind = "math" if custom_path is None else "custom"
         self._rules = Rules(forms=tuple(forms), marks=marks or ThinkingMarks())
-        if ordered_lists not in ORDERED_LISTS:
-            raise ValueError(f"`ordered_lists` is {ordered_lists!r}; choose from {', '.join(ORDERED_LISTS)}.")
-        self._ordered_lists = ordered_lists
-        if max_pending < 1:
-            raise ValueError(f"`max_pending` must be at least 1, got {max_pending}.")
-        if custom_path is not None and not all(custom_path.partition(":")):
-            raise ValueError(f"`custom_path` is {custom_path!r}; write it as package.module:function.")
-        self._custom_path = custom_path
+        self._tally = Tally(max_failure_share)
+        self._judge = judge
         self._pool = Pool(
             num_workers=num_workers, limit_seconds=limit_seconds, memory_limit_mb=memory_limit_mb
         )
-        self._gate = Gate(max_pending)
-        self._tally = Tally(max_failure_share)
-        self._max_cached = max_cached
-        self._lock = threading.Lock()
-        self._cache: collections.OrderedDict[_Key, Future[_Result]] = collections.OrderedDict()
+        self._tasks = Tasks(
+            kind,
+            kind_column,
+            rules=self._rules,
+            limits=Limits(seconds=limit_seconds, memory_mb=memory_limit_mb),
+            ordered_lists=ordered_lists,
+            tolerances=(relative_tolerance, absolute_tolerance),
+            custom_path=custom_path,
+            pool=self._pool,
+            has_judge=judge is not None,
+        )
+        self._by_worker = Solver(self._pool, max_pending=max_pending, max_cached=max_cached)
+        self._by_judge = judge and Solver(judge, max_pending=max_pending, max_cached=max_cached)
+
+    def _solver(self, request: Request) -> Solver:
+        if not request.is_judged:
+            return self._by_worker
+        assert self._by_judge is not None, "the kind `judge` was accepted without one"
+        return self._by_judge
 
     # --- public ------------------------------------------------------------------------------
 
-    async def score(self, *, gold: str, completion: str) -> Verdict:
-        """Scores a whole completion, thinking included. Does not raise for any text."""
+    async def score(self, *, gold: str, completion: str, facts: Facts = NO_FACTS) -> Verdict:
+        """Scores a whole completion, thinking included. Does not raise for any text.
+
+        Args:
+            gold: The correct answer; for code its tests.
+            completion: The whole text.
+            facts: What else is known; some kinds and custom rewards need it.
+
+        Raises:
+            rewards.judge.JudgeUnavailableError: If the kind is ``judge``, and its model failed too often.
+        """
         start = time.perf_counter()
-        found, todo = self._prepare_completion(gold, completion)
-        if not isinstance(todo, Verdict):
-            todo = _verdict(found, *await self._solve(todo), start)
+        if (waits := self._tasks.awaited()) is not None:
+            await asyncio.shield(asyncio.wrap_future(waits))
+        found, todo = self._prepare(gold, completion, facts)
+        if isinstance(todo, Request):
+            result, is_new = await self._solver(todo).solve(todo)
+            verdict = self._decided(_verdict(found, result, is_new, start))
+            if todo.is_judged and is_new and not verdict.is_failure:
+                rules = self._by_rules(todo)
+                if isinstance(rules, Request):
+                    rules = _verdict(found, *await self._solver(rules).solve(rules), start)
+                verdict = compared(verdict, rules)
+            todo = verdict
         return self._counted(todo, start)
 
-    def score_sync(self, *, gold: str, completion: str) -> Verdict:
-        """Same as ``score``, for callers without an event loop."""
+    def score_sync(self, *, gold: str, completion: str, facts: Facts = NO_FACTS) -> Verdict:
+        """Same as ``score``, for callers without an event loop; inside one it blocks the loop."""
         start = time.perf_counter()
-        found, todo = self._prepare_completion(gold, completion)
-        if not isinstance(todo, Verdict):
-            todo = _verdict(found, *self._solve_sync(todo), start)
+        found, todo = self._prepare(gold, completion, facts)
+        if isinstance(todo, Request):
+            result, is_new = self._solver(todo).solve_sync(todo)
+            verdict = self._decided(_verdict(found, result, is_new, start))
+            if todo.is_judged and is_new and not verdict.is_failure:
+                rules = self._by_rules(todo)
+                if isinstance(rules, Request):
+                    rules = _verdict(found, *self._solver(rules).solve_sync(rules), start)
+                verdict = compared(verdict, rules)
+            todo = verdict
         return self._counted(todo, start)
+
+    def check_gold(self, gold: str, columns: Mapping[str, Any] | None = None) -> str | None:
+        """Checks that the scorer can use a gold answer, by the rules of its kind.
+
+        Args:
+            gold: The gold answer.
+            columns: The other fields of its row.
+
+        Returns:
+            A doubt about a gold that can be used; None if there is none.
+
+        Raises:
+            ValueError: If every answer would count as wrong, or as a failure.
+        """
+        columns = columns or {}
+        return self._tasks.of(columns).check_gold(gold, columns)
+
+    def check_columns(self, columns: Collection[str]) -> None:
+        """Checks that a custom reward takes only facts and these columns of the data; else a no-op.
+
+        Raises:
+            ValueError: If it cannot be imported or needs anything else; the message lists what exists.
+        """
+        self._tasks.check_columns(columns)
 
     def extract_answer(self, completion: str) -> str | None:
         """Returns the answer of a completion that ``score`` would judge; None if there is none.
@@ -117,16 +186,16 @@ class Scorer:
         """
         start = time.perf_counter()
         found, todo = self._prepare_answer(gold, answer)
-        if not isinstance(todo, Verdict):
-            return _verdict(found, *await self._solve(todo), start)
+        if isinstance(todo, Request):
+            return _verdict(found, *await self._solver(todo).solve(todo), start)
         return _timed(todo, start)
 
     def equivalent_sync(self, *, gold: str, answer: str) -> Verdict:
         """Same as ``equivalent``, for callers without an event loop."""
         start = time.perf_counter()
         found, todo = self._prepare_answer(gold, answer)
-        if not isinstance(todo, Verdict):
-            return _verdict(found, *self._solve_sync(todo), start)
+        if isinstance(todo, Request):
+            return _verdict(found, *self._solver(todo).solve_sync(todo), start)
         return _timed(todo, start)
 
     @property
@@ -152,6 +221,8 @@ class Scorer:
         """Kills the worker processes; running checks end with status ``error``."""
         self._tally.judge()
         self._pool.close()
+        if self._judge is not None:
+            self._judge.close()
 
     async def aclose(self) -> None:
         """Same as ``close``, without blocking the event loop."""
@@ -169,119 +240,38 @@ class Scorer:
     async def __aexit__(self, *exception: object) -> None:
         await self.aclose()
 
-    # --- what needs no process ---------------------------------------------------------------
+    # --- how one check goes -----------------------------------------------------------------
 
-    def _prepare_completion(self, gold: str, completion: str) -> tuple[Extraction, _Result | Verdict]:
-        """Returns the extracted answer and either the verdict or the request for a worker."""
-        if self._custom_path is not None:
-            found = extract(completion, self._rules)
-            if len(completion) > MAX_COMPLETION_CHARS:
-                return found, Verdict(status="unparsable", reason=found.reason)
-            request = {"task": "custom", "path": self._custom_path, "import_path": import_path()}
-            return found, {**request, "gold": gold, "completion": completion}
+    def _prepare(self, gold: str, completion: str, facts: Facts) -> tuple[Extraction, Request | Verdict]:
+        """Returns the extracted answer and either the verdict or the request that decides it."""
         try:
-            parsed = read_gold(gold)
+            return self._tasks.of(facts.columns).prepare(gold, completion, facts)
         except ValueError as error:
             return Extraction(answer=None), Verdict(status="error", reason=str(error))
-        found = extract(completion, self._rules, gold_is_choice=parsed.is_choice, gold_parts=parsed.num_parts)
-        if found.answer is None:
-            return found, Verdict(status="unparsable", reason=found.reason)
-        return found, self._decide(parsed.answer, found)
 
-    def _prepare_answer(self, gold: str, answer: str) -> tuple[Extraction, _Result | Verdict]:
+    def _prepare_answer(self, gold: str, answer: str) -> tuple[Extraction, Request | Verdict]:
         found = Extraction(answer=answer, found_by="given")
         try:
-            return found, self._decide(read_gold(gold).answer, found)
+            return found, self._tasks.math.decide(read_gold(gold).answer, found)
         except ValueError as error:
             return found, Verdict(status="unparsable", answer=answer, found_by="given", reason=str(error))
 
-    def _decide(self, gold: str, found: Extraction) -> _Result | Verdict:
-        """Returns the verdict if exact tests on the text suffice, else the request for a worker."""
-        assert found.answer is not None
-        try:
-            right = equivalent(
-                gold=gold, answer=found.answer, algebra=NoAlgebra(), ordered_lists=self._ordered_lists
-            )
-        except NeedsAlgebraError:
-            return {
-                "task": "check",
-                "gold": gold,
-                "answer": found.answer,
-                "ordered_lists": self._ordered_lists,
-            }
-        except UnreadableError as error:
-            status, reason = "unparsable", str(error)
-        except RecursionError:
-            status, reason = "unparsable", "It is nested too deeply."
-        else:
-            status, reason = ("correct" if right else "wrong"), ""
-        return Verdict(status=status, answer=found.answer, found_by=found.found_by, reason=reason)
+    def _decided(self, verdict: Verdict) -> Verdict:
+        """Returns the verdict. Raises JudgeUnavailableError if the judge keeps failing."""
+        if verdict.undecided and self._judge is not None:
+            self._judge.check_available()
+        return verdict
 
-    # --- what needs one ----------------------------------------------------------------------
-
-    def _cached(self, request: _Result) -> tuple[Future[_Result], bool]:
-        """Returns the future of this pair's result, and True if the caller must compute it."""
-        key = _key(request)
-        with self._lock:
-            if key in self._cache:
-                self._cache.move_to_end(key)
-                return self._cache[key], False
-            future = self._cache[key] = Future()
-            if len(self._cache) > self._max_cached:
-                self._cache.popitem(last=False)
-            return future, True
-
-    def _start(self, request: _Result, future: Future[_Result]) -> None:
-        """Submits the request to the pool; always resolves the future and leaves the gate."""
-
-        def resolve(result: _Result) -> None:
-            self._gate.leave()
-            if result["status"] == "error":  # not cached: the next try may succeed
-                with self._lock:
-                    self._cache.pop(_key(request), None)
-            future.set_result(result)
-
-        def finish(done: Future[_Result]) -> None:
-            failure = None if done.cancelled() else done.exception()
-            if done.cancelled() or failure is not None:
-                resolve(_error(str(failure) if failure else "The scorer was closed."))
-            else:
-                resolve(done.result())
-
-        try:
-            self._pool.submit(request).add_done_callback(finish)
-        except RuntimeError as error:  # closed
-            resolve(_error(str(error)))
-
-    async def _solve(self, request: _Result) -> tuple[_Result, bool]:
-        future, is_new = self._cached(request)
-        if is_new:
-            # A callback, not an await: if this caller is cancelled, others may still wait for the future.
-            self._gate.enter().add_done_callback(lambda _: self._start(request, future))
-        # Shielded: one caller's cancellation must not cancel the result that others share.
-        return await asyncio.shield(asyncio.wrap_future(future)), is_new
-
-    def _solve_sync(self, request: _Result) -> tuple[_Result, bool]:
-        future, is_new = self._cached(request)
-        if is_new:
-            self._gate.enter().result()
-            self._start(request, future)
-        return future.result(), is_new
+    def _by_rules(self, request: Request) -> Request | Verdict:
+        """Returns what the rules say of an answer that a language model has judged."""
+        return self._prepare_answer(request.body["gold"], request.body["answer"])[1]
 
     def _counted(self, verdict: Verdict, start: float) -> Verdict:
         self._tally.add(verdict)
         return _timed(verdict, start)
 
 
-def _key(request: _Result) -> _Key:
-    return request["gold"], request["answer"] if request["task"] == "check" else request["completion"]
-
-
-def _error(reason: str) -> _Result:
-    return {"status": "error", "reason": reason, "seconds": 0.0}
-
-
-def _verdict(found: Extraction, result: _Result, is_new: bool, start: float) -> Verdict:
+def _verdict(found: Extraction, result: Result, is_new: bool, start: float) -> Verdict:
     return Verdict(
         status=result["status"],
         answer=found.answer,
@@ -289,6 +279,8 @@ def _verdict(found: Extraction, result: _Result, is_new: bool, start: float) -> 
         seconds=result["seconds"] if is_new else time.perf_counter() - start,
         reason=result["reason"],
         value=result.get("value"),
+        undecided=result.get("undecided", False),
+        measures=result.get("measures", {}) if is_new else {},
     )
 
 

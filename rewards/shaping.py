@@ -7,6 +7,7 @@ Every term takes a group (the completions of one context) and returns one number
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import fmean
 
 from configs.thinking import divide
 from rewards.answers.extract import Rules, extract
@@ -29,6 +30,8 @@ class RewardInput:
     """Limit of the completion."""
     drafts: tuple[str, ...] = ()
     """Texts of the drafts in its prompt, as a workspace or to distil."""
+    draft_statuses: tuple[str, ...] = ()
+    """Statuses of the drafts' own verdicts, in the same order."""
     role: str = "trace"
 
 
@@ -74,6 +77,18 @@ def outcome(verdict: Verdict, *, wrong_reward: float) -> float:
     if verdict.value is not None:
         return verdict.value
     return 1.0 if verdict.is_correct else wrong_reward
+
+
+def outcomes(verdicts: Sequence[Verdict], *, wrong_reward: float) -> list[float]:
+    """Returns the outcome of each completion of a group.
+
+    An undecided one gets the mean of the others, so that it neither gains nor loses: nobody looked at it.
+    """
+    decided = [outcome(verdict, wrong_reward=wrong_reward) for verdict in verdicts if not verdict.undecided]
+    neutral = fmean(decided) if decided else 0.0
+    return [
+        neutral if verdict.undecided else outcome(verdict, wrong_reward=wrong_reward) for verdict in verdicts
+    ]
 
 
 def overlong_penalty(num_tokens: int, *, max_tokens: int, buffer: int) -> float:
@@ -146,6 +161,17 @@ def copy_penalty(item: RewardInput, *, options: ShapingOptions) -> float:
     return -1.0 if share >= options.copy_share else 0.0
 
 
+def gain_bonus(item: RewardInput) -> float:
+    """Returns by how much a refinement beats its drafts: 1 or 0, minus the share of right drafts.
+
+    Between -1 (it lost what all drafts had) and 1 (none had it). 0 without drafts or if its check failed.
+    """
+    if not item.draft_statuses or item.verdict.is_failure:
+        return 0.0
+    right = sum(status == "correct" for status in item.draft_statuses)
+    return float(item.verdict.is_correct) - right / len(item.draft_statuses)
+
+
 _STATED = ("tag", "marker")
 
 
@@ -162,9 +188,9 @@ def leak_penalty(item: RewardInput, *, options: ShapingOptions) -> float:
 
 GroupInputs = Sequence[RewardInput]
 TERMS: dict[str, Callable[[GroupInputs, ShapingOptions], list[float]]] = {
-    "outcome": lambda group, options: [
-        outcome(item.verdict, wrong_reward=options.wrong_reward) for item in group
-    ],
+    "outcome": lambda group, options: outcomes(
+        [item.verdict for item in group], wrong_reward=options.wrong_reward
+    ),
     "overlong": lambda group, options: [
         overlong_penalty(item.num_tokens, max_tokens=item.max_tokens, buffer=options.overlong_buffer)
         for item in group
@@ -177,6 +203,7 @@ TERMS: dict[str, Callable[[GroupInputs, ShapingOptions], list[float]]] = {
     ],
     "length": lambda group, options: length_bonus(group),
     "copy": lambda group, options: [copy_penalty(item, options=options) for item in group],
+    "gain": lambda group, options: [gain_bonus(item) for item in group],
     "leak": lambda group, options: [leak_penalty(item, options=options) for item in group],
 }
 """All terms, by their name in ``rewards.weights``."""

@@ -1,6 +1,7 @@
 """The result of a check: one of five statuses, never a bare number."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 STATUSES = ("correct", "wrong", "unparsable", "timeout", "error")
 
@@ -22,8 +23,8 @@ class Verdict:
     """The answer as written in the completion; None if there is none."""
 
     found_by: str = "nothing"
-    """How the answer was found: ``box``, ``boxes``, one of ``extract.FORMS``, ``given`` (passed in, not
-    extracted) or ``nothing``."""
+    """How the answer was found: ``box``, ``boxes``, one of ``extract.FORMS``, ``code`` (a block of code),
+    ``solution`` (all of it), ``given`` (passed in, not extracted) or ``nothing``."""
 
     seconds: float = 0.0
     """Time spent on this check, without the wait for a free worker."""
@@ -32,7 +33,13 @@ class Verdict:
     """Human-readable reason; empty if the status needs none."""
 
     value: float | None = None
-    """The number that a custom reward returned; None for the built-in check."""
+    """The number that a custom reward or a scorer of reasoning-gym returned; None for the built-in checks."""
+
+    undecided: bool = False
+    """True for an ``error`` of the language model that judges: nobody has looked at the answer."""
+
+    measures: Mapping[str, float] = field(default_factory=dict)
+    """Cost of this check beyond the machine's own, by name (``judge/prompt_tokens``)."""
 
     def __post_init__(self) -> None:
         assert self.status in STATUSES, self.status

@@ -16,8 +16,7 @@ import yaml
 from configs.compose import load_operator, run
 from configs.exit_status import PREEMPTED
 from configs.schema import EvaluationConfig, OperatorConfig
-from rewards.build import build_scorer
-from rewards.gold import check_gold
+from rewards.build import build_scorer, gold_checker
 from rewards.grader import Grader
 from rollout.build import build_operator, load_codec, policy_settings
 from rollout.engine import RolloutEngine
@@ -29,6 +28,7 @@ from rollout.evaluation.pareto import draw_pareto
 from rollout.evaluation.report import Report, compare, require_outcomes, write_report
 from rollout.output_lock import locked
 from rollout.problems.loading import load_evaluated
+from rollout.problems.reading import column_names
 from rollout.prompts import Codec
 
 
@@ -55,7 +55,7 @@ def _evaluate(config: EvaluationConfig) -> str:
     codec = load_codec(config.model, config.rollout)
     trace, operators = _operators(config)
     comparison = Comparison(
-        problems=load_evaluated(config.data, check_gold),
+        problems=load_evaluated(config.data, gold_checker(config.rewards)),
         operators=[build_operator(each) for each in operators],
         trace=build_operator(trace),
         samples=config.samples,
@@ -76,6 +76,7 @@ def _evaluate(config: EvaluationConfig) -> str:
         # Refuses a folder that holds another evaluation, before any worker starts.
         Journal(output_dir / "rollouts.jsonl", identity, comparison.problems) as journal,
     ):
+        scorer.check_columns(column_names(comparison.problems))
         _write_config(config, output_dir)
         grader = Grader(scorer)
         if not _is_complete(comparison, journal):

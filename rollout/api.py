@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from configs.compose import load, with_options
-from configs.schema import DataConfig
-from rewards.build import build_scorer
-from rewards.gold import check_gold
+from configs.schema import DataConfig, RewardsConfig
+from rewards.build import build_scorer, gold_checker
 from rewards.grader import Grader
 from rollout.build import load_codec, policy_settings
 from rollout.engine import RolloutEngine
@@ -189,6 +188,7 @@ def _problems(
     unknown = sorted(fields.keys() - set(ROW_FIELDS))
     if unknown:
         raise TypeError(f"evaluate has no option '{unknown[0]}'; rows are read by {', '.join(ROW_FIELDS)}.")
+    check_gold = gold_checker(RewardsConfig())
     if isinstance(source, str | Path):
         return load_train(DataConfig(path=str(source), **fields), check_gold)
     return load_rows(source, DataConfig(path="unused", **fields), check_gold)

@@ -16,7 +16,7 @@ from rollout.evaluation.evaluate import Comparison, InMemory, make_missing
 from rollout.evaluation.report import compare, require_outcomes
 from rollout.operators import Operator, run_on
 from rollout.policy import Policy, PolicySettings
-from rollout.records import Grader, Problem
+from rollout.records import Attempt, Grader, Problem
 from rollout.result import Evaluation, Result, readable
 
 OperatorSpec: TypeAlias = str | type[Operator] | Mapping[str, Any]
@@ -208,7 +208,7 @@ class _WithoutGold:
 
     grader: Grader
 
-    async def score(self, problem: Problem, completion: str) -> _Unjudged:
+    async def score(self, problem: Problem, completion: str, attempt: Attempt) -> _Unjudged:
         return _Unjudged(self.grader.answer(completion))
 
     def answer(self, completion: str) -> str | None:

@@ -20,13 +20,16 @@ from rollout.records import (
     DISTIL,
     DRAFT,
     VERIFY,
+    Attempt,
     Call,
     Grader,
+    JudgedDraft,
     Problem,
     Prompt,
     Sampling,
     Verdict,
     Workspace,
+    drafts_behind,
 )
 from rollout.sampler import Sampler
 from rollout.thinking import OK, Split, split
@@ -185,9 +188,25 @@ class Policy:
         """Returns the verifier's verdict on an attempt; each attempt is scored once."""
         # The task is stored before it ends, so concurrent callers share it.
         if call not in self._verdicts:
-            work = self._grader.score(self.problem, self._recorded(call).text)
-            self._verdicts[call] = asyncio.ensure_future(work)
+            self._verdicts[call] = asyncio.ensure_future(self._score(call))
         return await self._verdicts[call]
+
+    async def _score(self, call: int) -> Verdict:
+        recorded = self._recorded(call)
+        behind = drafts_behind(self._slots, call)
+        verdicts = await asyncio.gather(*(self.verdict(draft) for draft in behind))
+        attempt = Attempt(
+            role=recorded.role,
+            round=recorded.round,
+            finish=recorded.finish,
+            usage=recorded.usage,
+            workspace=self.workspaces.get(call),
+            drafts=tuple(
+                JudgedDraft(text=self._recorded(i).text, verdict=v)
+                for i, v in zip(behind, verdicts, strict=True)
+            ),
+        )
+        return await self._grader.score(self.problem, recorded.text, attempt)
 
     def _recorded(self, call: int) -> Call:
         recorded = self._slots[call]

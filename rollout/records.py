@@ -5,7 +5,7 @@ calls on one problem; a *group* is a set of samples drawn from one context and c
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -33,6 +33,8 @@ class Problem:
     question: str
     answer: str
     source: str = ""
+    columns: str = ""
+    """The other fields of its row as a JSON object, which rewards may read; empty if there are none."""
 
 
 class Verdict(Protocol):
@@ -46,10 +48,32 @@ class Verdict(Protocol):
     def is_correct(self) -> bool: ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgedDraft:
+    """A draft behind a workspace, with its own verdict."""
+
+    text: str
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """Place and cost of an attempt, for rewards that depend on more than its text."""
+
+    role: str
+    round: int
+    finish: str
+    usage: "Usage"
+    workspace: str | None = None
+    """Text of the workspace in its prompt; None without one."""
+    drafts: tuple[JudgedDraft, ...] = ()
+    """Drafts behind that workspace."""
+
+
 class Grader(Protocol):
     """Interface of a verifier. It is passed in: ``rollout`` does not import ``rewards``."""
 
-    async def score(self, problem: Problem, completion: str) -> Verdict:
+    async def score(self, problem: Problem, completion: str, attempt: Attempt) -> Verdict:
         """Returns the verdict on a whole completion, thinking included."""
         ...
 
@@ -211,14 +235,24 @@ class Rollout:
     """Number of events, by name: labels of solutions, cut workspaces, fallbacks."""
 
     def drafts_behind(self, place: int) -> list[int]:
-        """Returns the attempts that a call's workspace was made from, pasted or summarised."""
-        drafts: list[int] = []
-        for parent in self.calls[place].parents:
-            if self.calls[parent].role in ATTEMPTS:
-                drafts.append(parent)
-            elif self.calls[parent].role == DISTIL:
-                drafts += self.drafts_behind(parent)
-        return drafts
+        """Same as the function ``drafts_behind``, for a call of this rollout."""
+        return drafts_behind(self.calls, place)
+
+
+def drafts_behind(calls: Sequence[Call | None], place: int) -> list[int]:
+    """Returns the attempts that a call's workspace was made from, pasted or summarised.
+
+    ``calls`` are those of a rollout; None for one that has not returned.
+    """
+    drafts: list[int] = []
+    call = calls[place]
+    for parent in call.parents if call is not None else ():
+        source = calls[parent]
+        if source is not None and source.role in ATTEMPTS:
+            drafts.append(parent)
+        elif source is not None and source.role == DISTIL:
+            drafts += drafts_behind(calls, parent)
+    return drafts
 
 
 def context_key(prompt_ids: tuple[int, ...]) -> str:

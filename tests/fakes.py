@@ -13,7 +13,17 @@ from rollout.distiller import DistillerOptions
 from rollout.operators import OPERATORS, Operator, OperatorOptions, run_operator
 from rollout.policy import Policy, PolicySettings
 from rollout.prompts import Codec, PromptTexts
-from rollout.records import Completion, Problem, Prompt, Rollout, Sampling, Usage, VersionSpan, context_key
+from rollout.records import (
+    Attempt,
+    Completion,
+    Problem,
+    Prompt,
+    Rollout,
+    Sampling,
+    Usage,
+    VersionSpan,
+    context_key,
+)
 from rollout.sampler import Sampler
 
 CODEC = Codec(tokenizer=byte_tokenizer())
@@ -175,7 +185,7 @@ class Scored:
 class EvenIsCorrect:
     """A grader: the last boxed number is right if it is even; no boxed number is unparsable."""
 
-    async def score(self, problem: Problem, completion: str) -> Scored:
+    async def score(self, problem: Problem, completion: str, attempt: Attempt) -> Scored:
         answer = self.answer(completion)
         if answer is None:
             return Scored(status="unparsable", answer=None, is_correct=False)

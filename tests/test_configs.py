@@ -35,6 +35,7 @@ ALSO_NEEDED = {
     ("data", "hf"): ["data.name=owner/set"],
     ("data", "reasoning_gym"): [],
     ("rewards", "custom"): ["rewards.path=package.module:function"],
+    ("rewards", "judge"): ["rewards.judge.url=http://localhost:8000/v1", "rewards.judge.model=m"],
 }
 """What a group file leaves to the command line, besides the paths in NEEDED."""
 

@@ -73,6 +73,10 @@ FLOORS = {
         "verdict": set(),
         "answers": set(),
         "processes": {"answers"},
+        "facts": set(),
+        "solving": {"processes"},
+        "judge": {"solving", "verdict"},
+        "tasks": {"answers", "facts", "gold", "processes", "solving", "verdict"},
     },
     "train": {
         "sharding": set(),

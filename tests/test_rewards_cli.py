@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from configs.schema import DataConfig
+from configs.schema import DataConfig, RewardsConfig
 from rewards.__main__ import main
-from rewards.gold import check_gold
+from rewards.build import gold_checker
 from rollout.problems.loading import load_train
 
 
@@ -92,7 +92,7 @@ def test_audit_finds_bad_golds_duplicates_and_conflicts(tmp_path: Path, capsys) 
 def test_audit_reads_a_file_as_the_loader_does(tmp_path: Path, capsys) -> None:
     numbers = write(tmp_path / "numbers.jsonl", *({"question": f"{n}?", "answer": n / 2} for n in range(3)))
     assert main(["audit", str(numbers)]) == 0
-    assert len(load_train(DataConfig(path=str(numbers)), check_gold)) == 3
+    assert len(load_train(DataConfig(path=str(numbers)), gold_checker(RewardsConfig()))) == 3
     refused = [
         {"question": ["1+1?"], "answer": "2"},
         {"question": "1?", "answer": {"ground_truth": "2"}},
@@ -105,7 +105,7 @@ def test_audit_reads_a_file_as_the_loader_does(tmp_path: Path, capsys) -> None:
         assert main(["audit", str(source)]) == 1
         assert "line 1: " in capsys.readouterr().err
         with pytest.raises(ValueError, match="line 1: "):
-            load_train(DataConfig(path=str(source)), check_gold)
+            load_train(DataConfig(path=str(source)), gold_checker(RewardsConfig()))
 
 
 def test_a_file_of_another_format_exits_with_2(tmp_path: Path, capsys) -> None:

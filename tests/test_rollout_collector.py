@@ -20,7 +20,7 @@ from rollout.collection.collector import (
 from rollout.collection.groups import GroupFilter, group_rollout
 from rollout.collection.problem_stream import ProblemStream
 from rollout.operators import Operator
-from rollout.records import REFINE, TRACE, Call, Verdict
+from rollout.records import REFINE, TRACE, Call, JudgedDraft, Verdict
 from rollout.sampler import RequestRefused, Sampler
 
 
@@ -91,12 +91,14 @@ def test_a_sample_carries_the_verdict_and_reward_of_its_own_call():
 
 
 @pytest.mark.parametrize("distiller", ["global_summary", "shared_topk", "per_sample_topk", "random_k"])
-def test_a_reward_sees_the_drafts_behind_a_workspace_and_neither_verdicts_nor_summaries(distiller: str):
+def test_a_reward_sees_the_drafts_behind_a_workspace_and_neither_verify_calls_nor_summaries(distiller: str):
     rollout = roll(ScriptedPolicy(), operator((5, 1), distiller, top_k=2), num_answers=4)
     seen: list[list[str]] = []
 
-    def reward(calls: Sequence[Call], verdicts: Sequence[Verdict], drafts: Sequence[str]) -> list[Given]:
-        seen.append(list(drafts))
+    def reward(
+        calls: Sequence[Call], verdicts: Sequence[Verdict], drafts: Sequence[JudgedDraft]
+    ) -> list[Given]:
+        seen.append([draft.text for draft in drafts])
         return _reward(calls, verdicts, drafts)
 
     group_rollout(rollout, reward)

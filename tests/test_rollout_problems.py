@@ -22,7 +22,7 @@ DEMO = {"min_terms": 4, "max_terms": 4, "min_digits": 2, "max_digits": 2}
 SMALL = {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1}
 
 
-def _numbers_only(gold: str) -> None:
+def _numbers_only(gold: str, columns: object) -> None:
     if not gold.lstrip("-").isdigit():
         raise ValueError("not a number")
 
@@ -200,7 +200,7 @@ def test_a_row_that_cannot_be_used_is_refused_with_file_line_and_field(
 
 @pytest.mark.parametrize("value", [None, float("nan"), "", "  ", "nan", "NaN", "None", "NaT", "<NA>"])
 def test_a_missing_value_of_any_kind_is_no_question_and_no_gold(tmp_path: Path, value: Any):
-    def anything(gold: str) -> None:
+    def anything(gold: str, columns: object) -> None:
         return None
 
     config = _write(tmp_path / "q.jsonl", _row(1), _row(2, question=value))
@@ -249,15 +249,15 @@ def test_missing_values_and_structures_of_parquet_are_refused_by_row_and_field(t
 def test_a_gold_spelled_like_a_missing_value_can_be_kept(tmp_path: Path):
     config = _write(tmp_path / "a.jsonl", _row(1, answer="None"))
     with pytest.raises(ValueError, match=r"if it is the answer, write .text\{None\}"):
-        load_train(config, lambda gold: None)
+        load_train(config, lambda gold, columns: None)
     config = _write(tmp_path / "a.jsonl", _row(1, answer=r"\text{None}"))
-    assert load_train(config, lambda gold: None)[0].answer == r"\text{None}"
+    assert load_train(config, lambda gold, columns: None)[0].answer == r"\text{None}"
 
 
 def test_a_number_is_read_as_its_decimal_digits(tmp_path: Path):
     written = ["7", "-0.5", "1e-7", "12345678901234567890", "3.0"]
     rows = [f'{{"question": "q", "answer": {number}}}' for number in written]
-    problems = load_train(_write(tmp_path / "a.jsonl", *rows), lambda gold: None)
+    problems = load_train(_write(tmp_path / "a.jsonl", *rows), lambda gold, columns: None)
     assert [p.answer for p in problems] == ["7", "-0.5", "0.0000001", "12345678901234567890", "3.0"]
 
 
@@ -395,7 +395,7 @@ def test_empty_answers_in_a_public_set_are_noticed(caplog: pytest.LogCaptureFixt
         pytest.skip(f"{path} is not here")
     config = DataConfig(source="jsonl", path=str(path))
 
-    def anything(gold: str) -> None:
+    def anything(gold: str, columns: object) -> None:
         return None
 
     with pytest.raises(ValueError, match=r"math_train_12k\.jsonl line \d+: the gold answer ''"):

@@ -30,8 +30,8 @@ class Reward:
 class Grader(EvenIsCorrect):
     """With the verdicts of a real scorer, which is what is kept."""
 
-    async def score(self, problem: Any, completion: str) -> Any:
-        verdict = await super().score(problem, completion)
+    async def score(self, problem: Any, completion: str, attempt: Any) -> Any:
+        verdict = await super().score(problem, completion, attempt)
         return Verdict(status=verdict.status, answer=verdict.answer, found_by="box", seconds=0.25)
 
 

@@ -28,7 +28,7 @@ def problems(count: int = 50) -> list[Problem]:
     data = DataConfig(
         source="reasoning_gym", task="chain_sum", task_options=options, num_train=count, num_held_out=20
     )
-    return load_train(data, lambda gold: None)
+    return load_train(data, lambda gold, columns: None)
 
 
 def examples(count: int = 1500, seed: int = 0) -> list[ws.WorkedExample]:

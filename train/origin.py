@@ -15,7 +15,7 @@ from typing import Any
 from configs.compose import load_operator
 from configs.run_folder import CHECKPOINTS, MANIFEST
 from configs.schema import TrainingConfig
-from rewards.gold import check_gold
+from rewards.build import gold_checker
 from rollout.evaluation.identity import Identity, evaluation_identity
 from rollout.evaluation.journal import check_journal
 from rollout.evaluation.model_files import served_model
@@ -71,6 +71,7 @@ def load_run_data(config: TrainingConfig, checkpoint: str | None) -> RunData:
         ValueError: If a problem is invalid, the checkpoint to resume from was made from another model or
             other problems, or an evaluation in ``output_dir`` that the run would report is not one of it.
     """
+    check_gold = gold_checker(config.rewards)
     problems = load_train(config.data, check_gold)
     held_out = load_eval(config.data, check_gold)
     if both := held_out_in_training(problems, held_out):

@@ -32,7 +32,8 @@ from rollout.collection.producer import Producer
 from rollout.collection.replay import Replay
 from rollout.engine import RolloutEngine
 from rollout.output_lock import locked
-from rollout.records import Call, Verdict
+from rollout.problems.reading import column_names
+from rollout.records import Call, JudgedDraft, Verdict
 from train.collaborators import Collaborators
 from train.engine_links import EngineCollector, EnginePublisher
 from train.evaluation import HeldOutEvaluator
@@ -74,6 +75,7 @@ def assemble(config: TrainingConfig, overrides: list[str], data: RunData, stack:
     thinking = config.operator.thinking
     opened = codec.opens_thinking(thinking.open)
     scorer = stack.enter_context(build_scorer(config.rewards, thinking, prompt_opens_thinking=opened))
+    scorer.check_columns(column_names(data.problems))
     settings = policy_settings(config.operator, config.rollout, engine.pool, codec)
     grader = Grader(scorer)
     collector = BatchCollector(
@@ -165,7 +167,7 @@ def reward_group(shaper: Shaper, max_tokens: int) -> RewardGroup:
     """Adapts the shaper to the collector, which calls it once per group of calls on one context."""
 
     def reward(
-        calls: Sequence[Call], verdicts: Sequence[Verdict], drafts: Sequence[str]
+        calls: Sequence[Call], verdicts: Sequence[Verdict], drafts: Sequence[JudgedDraft]
     ) -> list[ShapedReward]:
         inputs = [
             RewardInput(
@@ -173,7 +175,8 @@ def reward_group(shaper: Shaper, max_tokens: int) -> RewardGroup:
                 completion=call.text,
                 num_tokens=len(call.completion_ids),
                 max_tokens=max_tokens,
-                drafts=tuple(drafts),
+                drafts=tuple(draft.text for draft in drafts),
+                draft_statuses=tuple(draft.verdict.status for draft in drafts),
                 role=call.role,
             )
             for call, verdict in zip(calls, verdicts, strict=True)

@@ -196,6 +196,7 @@ class ProblemsConfig:
 
     data: DataConfig = MISSING
     operator: OperatorConfig = field(default_factory=OperatorConfig)
+    rewards: RewardsConfig = field(default_factory=RewardsConfig)
 
 
 def register() -> None:

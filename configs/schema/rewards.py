@@ -2,9 +2,12 @@
 
 from dataclasses import dataclass, field
 
-from configs.schema.checks import at_least, choice, share
+from configs.schema.checks import above, at_least, choice, has_user, share
 
 ANSWER_FORMS = ("tag", "choice", "marker", "bare", "math", "number")
+REWARD_KINDS = (
+    "math", "choice", "exact", "ordered_text", "numeric", "code", "reasoning_gym", "judge", "custom",
+)  # fmt: skip
 
 
 @dataclass(kw_only=True)
@@ -23,6 +26,8 @@ class WeightsConfig:
     """From 0.5 (shortest) to -0.5 (longest) among the correct completions of a group."""
     copy: float = 0.0
     """-1 for a copy of one of the workspace's drafts."""
+    gain: float = 0.0
+    """Of a refinement: 1 or 0 (correct or not) minus the share of its right drafts."""
     leak: float = 0.0
     """-1 for a workspace summary that states an answer."""
 
@@ -32,14 +37,58 @@ class WeightsConfig:
 
 
 @dataclass(kw_only=True)
+class JudgeConfig:
+    """The language model that decides for rewards.kind 'judge'. Its key is read from JUDGE_API_KEY."""
+
+    url: str | None = None
+    """Base URL of an OpenAI-compatible endpoint, e.g. http://localhost:8000/v1. null: no judge."""
+    model: str | None = None
+    """Name of the model at the endpoint."""
+    max_concurrency: int = 16
+    """Requests in flight."""
+    timeout_seconds: float = 120.0
+    """Limit of one request."""
+    max_tokens: int = 1024
+    """Limit of one reply."""
+    max_attempts: int = 4
+    """Requests for one answer, unreadable replies included."""
+    max_failures_in_row: int = 20
+    """Answers in a row without a verdict after which the run ends with an error."""
+
+    def __post_init__(self) -> None:
+        if (self.url is None) != (self.model is None):
+            raise ValueError(
+                f"rewards.judge.url is {self.url!r} and rewards.judge.model is {self.model!r}; set both."
+            )
+        if self.url is not None and has_user(self.url):
+            raise ValueError("rewards.judge.url holds a user name or a password; set JUDGE_API_KEY instead.")
+        for name in ("max_concurrency", "max_tokens", "max_attempts", "max_failures_in_row"):
+            at_least(f"rewards.judge.{name}", getattr(self, name), 1)
+        above("rewards.judge.timeout_seconds", self.timeout_seconds, 0)
+
+
+@dataclass(kw_only=True)
 class RewardsConfig:
     """The verifier and the shaping of its verdicts."""
 
     kind: str = "math"
-    """``math`` (cheap exact tests, then math-verify) or ``custom`` (rewards.path)."""
+    """``math``, ``choice``, ``exact``, ``ordered_text``, ``numeric``, ``code`` (tests), ``reasoning_gym``
+    (its own scorers), ``judge`` (rewards.judge) or ``custom`` (rewards.path)."""
+
+    kind_column: str | None = None
+    """Column of the data that names the kind of each problem; rewards.kind where a row has no such column."""
+
+    relative_tolerance: float = 1e-6
+    """Kind ``numeric``: allowed difference, as a share of the gold."""
+
+    absolute_tolerance: float = 0.0
+    """Kind ``numeric``: allowed difference; the larger of the two counts."""
 
     path: str | None = None
     """Custom reward function, ``package.module:function``; runs in the same killable processes."""
+
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
+    """The language model of kind ``judge``."""
 
     num_workers: int = 2
     """Number of verifier processes."""
@@ -69,7 +118,11 @@ class RewardsConfig:
     """Tokens before max_completion_length over which the overlong penalty grows to 1."""
 
     def __post_init__(self) -> None:
-        choice("rewards.kind", self.kind, ("math", "custom"))
+        choice("rewards.kind", self.kind, REWARD_KINDS)
+        if self.kind == "judge" and self.judge.url is None:
+            raise ValueError("rewards.kind is 'judge': set rewards.judge.url and rewards.judge.model.")
+        at_least("rewards.relative_tolerance", self.relative_tolerance, 0)
+        at_least("rewards.absolute_tolerance", self.absolute_tolerance, 0)
         if self.kind == "custom" and not all((self.path or "").partition(":")):
             raise ValueError(
                 "rewards.path must name package.module:function when rewards.kind is 'custom', "

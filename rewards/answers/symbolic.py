@@ -269,3 +269,15 @@ def check_value(text: str) -> None:
         value = parse_expression(part)
         if value.has(sympy.nan, sympy.zoo) or value.doit() in (sympy.nan, sympy.zoo):
             raise UnreadableError("It is undefined.")
+
+
+def is_within(gold: str, answer: str, *, relative: float, absolute: float) -> bool:
+    """Returns True if two constants differ by at most ``max(absolute, relative * |gold|)``.
+
+    Raises:
+        UnreadableError: If one of them is not the expression of a number.
+    """
+    left, right = (_number_at(parse_expression(text), {}) for text in (gold, answer))
+    if left is None or right is None:
+        raise UnreadableError("It is not a number.")
+    return bool(abs(left - right) <= max(sympy.Float(absolute), sympy.Float(relative) * abs(left)))

@@ -10,7 +10,6 @@ import array
 import contextlib
 import ctypes
 import gc
-import importlib
 import json
 import os
 import resource
@@ -23,6 +22,8 @@ from typing import Any
 
 from rewards.answers.equivalence import equivalent
 from rewards.answers.shapes import UnreadableError
+from rewards.processes.functions import call_custom, call_reasoning_gym, import_module, inspect_function
+from rewards.processes.sandbox import run_tests
 
 HEADER = struct.Struct(">I")
 _PR_SET_PDEATHSIG = 1
@@ -98,21 +99,25 @@ def _parse(request: dict[str, Any]) -> dict[str, Any]:
     return {"status": "parsed", "reason": ""}
 
 
-def _custom(request: dict[str, Any]) -> dict[str, Any]:
-    module, _, name = request["path"].partition(":")
-    sys.path[:] = request["import_path"]
-    function = getattr(importlib.import_module(module), name)
-    with contextlib.redirect_stdout(sys.stderr):
-        value = function(gold=request["gold"], completion=request["completion"])
-    if isinstance(value, bool):
-        value = float(value)
-    if not isinstance(value, int | float) or value != value or abs(value) == float("inf"):
-        reason = f"{request['path']} returned {value!r}; it must return a finite number."
-        return {"status": "error", "reason": reason}
-    return {"status": "correct" if value > 0 else "wrong", "reason": "", "value": float(value)}
+def _numeric(request: dict[str, Any]) -> dict[str, Any]:
+    from rewards.answers.symbolic import is_within  # SymPy only in workers
+
+    right = is_within(
+        request["gold"], request["answer"], relative=request["relative"], absolute=request["absolute"]
+    )
+    return {"status": "correct" if right else "wrong", "reason": ""}
 
 
-_TASKS = {"check": _check, "parse": _parse, "custom": _custom}
+_TASKS = {
+    "check": _check,
+    "parse": _parse,
+    "numeric": _numeric,
+    "import": import_module,
+    "inspect": inspect_function,
+    "custom": call_custom,
+    "reasoning_gym": call_reasoning_gym,
+    "code": run_tests,
+}
 
 
 def serve(connection: socket.socket) -> None:

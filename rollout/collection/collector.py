@@ -291,10 +291,13 @@ def _metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
     """Returns metrics of what the loss does not read: drafts, workspaces, verdicts."""
     counts: Counter[str] = Counter()
     statuses: Counter[str] = Counter()
+    costs: Counter[str] = Counter()
     drafts: list[bool] = []
     for rollout in rollouts:
         counts.update(rollout.counts)
         statuses.update(verdict.status for verdict in rollout.verdicts.values())
+        for verdict in rollout.verdicts.values():
+            costs.update(getattr(verdict, "measures", {}))  # only some verifiers cost more than time
         drafts += [
             verdict.is_correct
             for place, verdict in rollout.verdicts.items()
@@ -302,6 +305,7 @@ def _metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
         ]
     metrics: dict[str, float] = {f"collect/{name}": count for name, count in counts.items()}
     metrics |= {f"verdict/{status}": count for status, count in statuses.items()}
+    metrics |= costs
     calls = [call for rollout in rollouts for call in rollout.calls]
     metrics["collect/tokens"] = sum(len(call.completion_ids) for call in calls if not call.is_given)
     metrics["collect/given_drafts"] = sum(call.is_given for call in calls)

@@ -19,6 +19,7 @@ from rollout.records import (
     Call,
     Group,
     GroupKey,
+    JudgedDraft,
     Rollout,
     Sample,
     Verdict,
@@ -36,10 +37,10 @@ class Reward(Protocol):
     def parts(self) -> Mapping[str, float]: ...
 
 
-RewardGroup = Callable[[Sequence[Call], Sequence[Verdict], Sequence[str]], Sequence[Reward]]
+RewardGroup = Callable[[Sequence[Call], Sequence[Verdict], Sequence[JudgedDraft]], Sequence[Reward]]
 """``reward(calls, verdicts, drafts)``: rewards of the calls of one context, in order.
 
-``drafts`` are the texts of the drafts that the context was made from.
+``drafts`` are the drafts that the context was made from.
 """
 
 
@@ -132,7 +133,10 @@ def _scored(rollout: Rollout, places: Iterable[int], reward: RewardGroup, number
     for of_context in _contexts(rollout, places):
         calls = [rollout.calls[place] for place in of_context]
         verdicts = [rollout.verdicts[place] for place in of_context]
-        drafts = [rollout.calls[draft].text for draft in rollout.drafts_behind(of_context[0])]
+        drafts = [
+            JudgedDraft(text=rollout.calls[draft].text, verdict=rollout.verdicts[draft])
+            for draft in rollout.drafts_behind(of_context[0])
+        ]
         for place, given in zip(of_context, reward(calls, verdicts, drafts), strict=True):
             samples[place] = Sample(
                 call_id=call_id(number, place),

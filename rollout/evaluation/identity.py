@@ -16,6 +16,8 @@ from rollout.records import Problem
 
 _DECIDE_VERDICTS = ("kind", "path", "forms", "limit_seconds", "memory_limit_mb")
 """Options of the verifier that can change a verdict; the others shape rewards or set its speed."""
+_DECIDE_IF_SET = ("kind_column", "relative_tolerance", "absolute_tolerance", "judge")
+"""More such options, recorded only where they differ from the defaults, which other journals have."""
 _NOT_EVALUATED = ("name", "drafts", "top_k_range", "distillers", "thinking", "prompts")
 """Fields of an operator that only training reads, or that are recorded elsewhere."""
 _READ_BY = {
@@ -80,6 +82,8 @@ def evaluation_identity(
     """
     sampling = {k: v for k, v in asdict(rollout).items() if k not in WITHOUT_EFFECT and k != "chat_url"}
     verifier = {name: getattr(rewards, name) for name in _DECIDE_VERDICTS}
+    said, usual = asdict(rewards), asdict(RewardsConfig())
+    verifier |= {name: said[name] for name in _DECIDE_IF_SET if said[name] != usual[name]}
     shared = {
         "seed": seed,
         **model,

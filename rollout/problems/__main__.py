@@ -2,7 +2,7 @@
 
     python -m rollout.problems data.path=problems.parquet data.eval_path=held_out.csv model.path=MODEL
 
-It takes the options ``data``, ``operator.prompts`` and ``model`` of a run. The exit status is 1 if a problem
+It takes the options ``data``, ``rewards``, ``operator.prompts`` and ``model`` of a run. The exit status is 1 if a problem
 would be refused, occurs twice, or is both a training and a held-out problem.
 """
 
@@ -11,8 +11,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from configs.compose import run
-from configs.schema import DataConfig, ProblemsConfig
-from rewards.gold import check_gold, parse_gold
+from configs.schema import ProblemsConfig
+from rewards.build import gold_checker
+from rewards.gold import parse_gold
 from rollout.build import load_tokenizer
 from rollout.problems.duplicates import held_out_in_training, repeated
 from rollout.problems.reading import Reading, read, short
@@ -28,7 +29,7 @@ SHOWN = 3
 def main(config: ProblemsConfig, _overrides: list[str]) -> None:
     """Prints the report."""
     try:
-        training, held_out = _readings(config.data)
+        training, held_out = _readings(config)
         codec = _codec(config)
     except (ValueError, OSError) as error:
         sys.exit(f"rollout.problems: {error}")
@@ -49,7 +50,8 @@ def main(config: ProblemsConfig, _overrides: list[str]) -> None:
     sys.exit(int(bool(both) or not is_clean))
 
 
-def _readings(data: DataConfig) -> tuple[Reading, Reading | None]:
+def _readings(config: ProblemsConfig) -> tuple[Reading, Reading | None]:
+    data, check_gold = config.data, gold_checker(config.rewards)
     # Problems that a run would refuse are dropped here, so that all of them are told at once.
     held_out = eval_source(data)
     return (
@@ -75,7 +77,7 @@ def _described(reading: Reading, texts: PromptTexts, codec: Codec | None) -> Ite
         yield f"columns not read: {', '.join(reading.other_columns)}"
     if reading.system:
         yield f"system prompt of the chats, not used: {short(reading.system)}"
-    kinds = Counter(type(parse_gold(problem.answer).shape).__name__.lower() for problem in problems)
+    kinds = Counter(_kind(problem.answer) for problem in problems)
     yield f"gold answers: {', '.join(f'{number} {kind}' for kind, number in kinds.most_common())}"
     if problems and codec:
         lengths = {p.id: len(codec.encode_prompt(texts.solve_text(p.question))) for p in problems}
@@ -85,6 +87,13 @@ def _described(reading: Reading, texts: PromptTexts, codec: Codec | None) -> Ite
     elif problems:
         longest_one = max(problems, key=lambda problem: len(problem.question))
         yield f"longest question: {len(longest_one.question)} characters ({longest_one.id})"
+
+
+def _kind(gold: str) -> str:
+    try:
+        return type(parse_gold(gold).shape).__name__.lower()
+    except ValueError:  # of a task beside math, whose golds need not parse as mathematics
+        return "other"
 
 
 def _findings(reading: Reading) -> Iterator[str]:

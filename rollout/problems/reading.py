@@ -4,7 +4,8 @@ A gold answer that does not parse would make every rollout of its problem wrong.
 it raises ``ValueError``) finds it here, before any process starts.
 """
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ from rollout.problems.columns import Columns, answer_of, find_columns, has, ques
 from rollout.problems.sources import GENERATED, Source
 from rollout.records import Problem
 
-CheckGold = Callable[[str], str | None]
-"""Raises ``ValueError`` for a gold that cannot be used; returns a doubt about one that can, None if none."""
+CheckGold = Callable[[str, Mapping[str, Any]], str | None]
+"""``check_gold(gold, other_columns_of_its_row)`` raises ``ValueError`` for a gold that cannot be used; returns a
+doubt about one that can, None if none."""
 
 
 @dataclass(slots=True)
@@ -67,7 +69,7 @@ def read(source: Source, config: DataConfig, check_gold: CheckGold, *, drops: bo
         reading.system = reading.system or system
         gold = value_at(row, columns.answer)
         try:
-            doubt = check_gold(_gold(gold, problem.answer))
+            doubt = check_gold(_gold(gold, problem.answer), json.loads(problem.columns or "{}"))
         except ValueError as error:
             place = f"{where}: the gold answer {short(gold)} (field '{columns.answer}')"
             if not drops:
@@ -117,7 +119,31 @@ def _problem(row: Mapping[str, Any], columns: Columns, *, default_id: str) -> Pr
         value = short(value_at(row, columns.question))
         raise BrokenRowError(f"Its field '{columns.question}' is a missing value ({value}).")
     own_id, source = (text_of(row, name, numbers=True) if name in row else None for name in ("id", "source"))
-    return Problem(id=own_id or default_id, question=question, answer=answer or "", source=source or "")
+    used = (columns.question, columns.answer, "id", "source")
+    return Problem(
+        id=own_id or default_id,
+        question=question,
+        answer=answer or "",
+        source=source or "",
+        columns=_as_json({name: value for name, value in row.items() if name not in used}),
+    )
+
+
+def column_names(problems: Iterable[Problem]) -> set[str]:
+    """Returns the names of the columns that every problem has, besides question and answer."""
+    found = [set(json.loads(problem.columns or "{}")) for problem in problems]
+    return {"id", "source"} | (set.intersection(*found) if found else set())
+
+
+def _as_json(row: Mapping[str, Any]) -> str:
+    """Returns columns as a JSON object, without those that are no JSON data (images, say); empty if none."""
+    kept: list[str] = []
+    for name, value in row.items():
+        try:
+            kept.append(f"{json.dumps(name)}:{json.dumps(value)}")
+        except (TypeError, ValueError):
+            continue
+    return "{" + ",".join(kept) + "}" if kept else ""
 
 
 def short(value: object) -> str:

@@ -129,6 +129,7 @@ def _generated(
             continue
         row = {"id": f"{config.task}-{part}-{config.task_seed}-{len(rows)}", "source": config.task}
         row |= {GENERATED.question: question, GENERATED.answer: str(entry["answer"])}
+        row["metadata"] = entry["metadata"]
         rows.setdefault(question, row)
         if len(rows) == size:
             break

@@ -28,7 +28,7 @@ from trl.trainer.sft_trainer import SFTTrainer
 
 from configs.compose import run
 from configs.schema import ColdStartConfig, TrainingConfig
-from rewards.gold import check_gold
+from rewards.build import gold_checker
 from rollout.problems.loading import load_train
 from rollout.prompts import Codec, PromptTexts, prompt_texts
 from rollout.records import Problem
@@ -257,7 +257,7 @@ def _tell_stopped() -> None:
 
 def _make(config: TrainingConfig) -> None:
     started = time.monotonic()
-    problems = load_train(config.data, check_gold)
+    problems = load_train(config.data, gold_checker(config.rewards))
     output_dir = Path(config.model.path)
     prompts = prompt_texts(config.operator.prompts)
     if is_done(config.coldstart, problems, prompts, output_dir):
