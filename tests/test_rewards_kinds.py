@@ -1,4 +1,4 @@
-"""Kinds of task beside math: letters, texts, numbers, reasoning-gym's scorers; chosen by kind or by column."""
+"""Kinds of task beside math: letters, texts, numbers, reasoning-gym's scorers; by option or by column."""
 
 import json
 import pickle
