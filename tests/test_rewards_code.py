@@ -46,7 +46,7 @@ def judged(scorer: Scorer, program: str, gold: str = "assert True"):
         ("import sys\nfor line in sys.stdin: print(int(line) * 2)", CASES, "correct"),
         ("import sys\nprint(int(input()) * 2)\nsys.exit(3)", CASES, "wrong"),
         ("import asyncio, threading, numpy\nasyncio.run(asyncio.sleep(0))\n"
-         "t = threading.Thread(target=print); t.start(); t.join()", "assert numpy.ones(2).sum() == 2", "correct"),
+         "t = threading.Thread(target=print); t.start(); t.join()", "assert numpy.ones(2)[1] == 1", "correct"),
     ],
 )  # fmt: skip
 def test_a_program_is_correct_if_it_passes_every_test(
@@ -83,8 +83,8 @@ ESCAPES = {
     "closed pipes and sleep": "import os, time\nos.closerange(0, 100)\ntime.sleep(10**9)",
     "an early end": "import os\nos._exit(0)",
     "a polite early end": "raise SystemExit(0)",
-    "a forged report": "import os\nfor fd in range(3, 100):\n  try: os.write(fd, b'x' * 32)\n  except OSError: pass\n"
-                       "os._exit(0)",
+    "a forged report": "import os\nfor fd in range(3, 100):\n  try: os.write(fd, b'x' * 32)\n"
+                       "  except OSError: pass\nos._exit(0)",
 }  # fmt: skip
 
 

@@ -22,9 +22,12 @@ MODULE = """
 SEEN = {}
 
 def plain(gold, completion): return 1.0 if gold in completion else 0.0
-def level(*, completion, level, hint="none"): return len(completion) + 10 * level + (0.5 if hint == "none" else 0)
+def level(*, completion, level, hint="none"):
+    return len(completion) + 10 * level + (0.5 if hint == "none" else 0)
 def everything(**facts): return float(len(facts))
-def names(*, columns, drafts, role, round, workspace, num_tokens, prompt_tokens, finish_reason, answer, question):
+def names(
+    *, columns, drafts, role, round, workspace, num_tokens, prompt_tokens, finish_reason, answer, question
+):
     assert question == "q" and columns == {"level": 3} and answer == "7", (question, columns, answer)
     assert (role, round, workspace, finish_reason) == ("refine", 1, "W", "stop")
     assert [d.is_correct for d in drafts] == [True, False]
@@ -117,7 +120,12 @@ def test_facts_beyond_the_limit_are_an_error_that_names_the_largest() -> None:
 def test_a_rollout_passes_drafts_workspace_and_tokens_of_each_attempt() -> None:
     with scorer("in_workspace") as made:
         work = run_operator(
-            problem(), operator((4, 1), "shared_topk", top_k=2), settings(ScriptedPolicy()), Grader(made), 0, 3
+            problem(),
+            operator((4, 1), "shared_topk", top_k=2),
+            settings(ScriptedPolicy()),
+            Grader(made),
+            0,
+            3,
         )
         rollout = asyncio.run(work)
     values = {
