@@ -77,7 +77,8 @@ def test_a_missing_gold_column_is_refused_by_name(scorer: Scorer) -> None:
 
 def test_columns_and_lengths_are_facts_for_a_custom_reward(tmp_path: Path, monkeypatch) -> None:
     (tmp_path / "trl_rewards.py").write_text(
-        "def level(*, question, num_tokens, level): return num_tokens + 10 * level + 100 * (question == 'q2')\n"
+        "def level(*, question, num_tokens, level):\n"
+        "    return num_tokens + 10 * level + 100 * (question == 'q2')\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     with Scorer(custom_path="trl_rewards:level") as made:

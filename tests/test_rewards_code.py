@@ -46,7 +46,7 @@ def judged(scorer: Scorer, program: str, gold: str = "assert True"):
         ("import sys\nfor line in sys.stdin: print(int(line) * 2)", CASES, "correct"),
         ("import sys\nprint(int(input()) * 2)\nsys.exit(3)", CASES, "wrong"),
         ("import asyncio, threading, numpy\nasyncio.run(asyncio.sleep(0))\n"
-         "t = threading.Thread(target=print); t.start(); t.join()", "assert numpy.ones(2)[1] == 1", "correct"),
+         "t = threading.Thread(target=print); t.start(); t.join()", "assert numpy.ones(1) == 1", "correct"),
     ],
 )  # fmt: skip
 def test_a_program_is_correct_if_it_passes_every_test(

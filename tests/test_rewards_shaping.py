@@ -138,3 +138,21 @@ def test_an_unknown_term_is_refused_with_the_choices() -> None:
 def test_a_constant_out_of_range_is_refused_by_name(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"`{name}`"):
         ShapingOptions(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("verdict", "drafts", "gain"),
+    [
+        (CORRECT, ("wrong", "wrong"), 1.0),
+        (CORRECT, ("correct", "wrong"), 0.5),
+        (CORRECT, ("correct", "correct"), 0.0),
+        (WRONG, ("correct", "timeout"), -0.5),
+        (WRONG, ("wrong",), 0.0),
+        (CORRECT, (), 0.0),
+        (Verdict(status="error"), ("correct",), 0.0),
+    ],
+)
+def test_the_gain_is_what_a_refinement_adds_to_the_share_of_right_drafts(
+    verdict: Verdict, drafts: tuple[str, ...], gain: float
+) -> None:
+    assert TERMS["gain"]([item(verdict, draft_statuses=drafts)], ShapingOptions()) == [gain]
