@@ -2,8 +2,8 @@
 
     python -m rollout.problems data.path=problems.parquet data.eval_path=held_out.csv model.path=MODEL
 
-It takes the options ``data``, ``rewards``, ``operator.prompts`` and ``model`` of a run. The exit status is 1 if a problem
-would be refused, occurs twice, or is both a training and a held-out problem.
+It takes the options ``data``, ``rewards``, ``operator.prompts`` and ``model`` of a run. The exit status is 1
+if a problem would be refused, occurs twice, or is both a training and a held-out problem.
 """
 
 import sys
