@@ -4,8 +4,8 @@ In the same event loop: ``async with StubServer(StubOptions()) as stub: stub.url
 ``with stub_process(StubOptions()) as url`` (or ``python tests/stub_server.py '{"slots": 32}'``, which prints
 its URL and ends when its standard input closes).
 
-What a sequence says depends on nothing but the request's seed and the sample's index: its length is
-log-normal, its tokens are ``filler`` followed by one of the ``tails``.
+What a sequence says depends on nothing but the request's seed plus the sample's index, as vLLM's does: its
+length is log-normal, its tokens are ``filler`` followed by one of the ``tails``.
 """
 
 import asyncio
@@ -14,6 +14,7 @@ import math
 import random
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -46,6 +47,8 @@ class StubOptions:
     model: str | None = None
     """Path that it claims to serve."""
     max_model_len: int | None = None
+    answer_seconds_per_token: float = 0.0
+    """For which the whole server is busy with building an answer, and answers nothing else."""
     key: str = ""
     """What a bearer must bring to the paths that vLLM guards."""
 
@@ -60,7 +63,7 @@ class Sampled:
 
 def planned(options: StubOptions, sampling_params: dict[str, Any], index: int) -> Sampled:
     """The whole sequence that sample ``index`` of a request gives when nobody aborts it."""
-    rng = random.Random(f"{sampling_params['seed']} {index}")
+    rng = random.Random(sampling_params["seed"] + index)
     tail = list(rng.choice(options.tails))
     length = round(rng.lognormvariate(math.log(options.median_tokens), options.sigma))
     ids = [options.filler] * max(length - len(tail), 0) + tail
@@ -146,6 +149,9 @@ class StubServer:
             sequences = await asyncio.gather(*parts) if len(parts) > 1 else [await parts[0]]
         finally:
             self._aborts.pop(name, None)
+        written = sum(len(sequence.token_ids) for sequence in sequences)
+        if self.options.answer_seconds_per_token:
+            time.sleep(self.options.answer_seconds_per_token * written)
         text = answer_text(sequences, len(body["token_ids"]), self.version, self.options.logprob)
         return web.Response(text=text, content_type="application/json")
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 from fakes import prompt_of
-from stub_server import StubOptions, StubServer
+from stub_server import StubOptions, StubServer, stub_process
 
 from configs.schema import RolloutConfig
 from rollout.endpoints import client, probing
@@ -130,6 +130,73 @@ def test_a_worker_that_answers_calls_is_not_silent_whatever_its_health_checks_sa
         assert len(made) == 8 and pool.counts.retries == 0
 
     _with_pool(test, busy)
+
+
+@pytest.mark.component
+@pytest.mark.parametrize("is_patient", [True, False])
+def test_a_worker_that_is_busy_with_building_answers_is_neither_failed_over_nor_restarted(
+    is_patient: bool, monkeypatch: pytest.MonkeyPatch
+):
+    """40 tokens of 50 ms each: 2 s in which it answers nothing; 0.6 s of silence are enough otherwise."""
+    monkeypatch.setattr(probing, "ANSWER_SECONDS_PER_TOKEN", 0.06 if is_patient else 0.0)
+
+    async def test(url: str) -> tuple[bool, int]:
+        async def restart() -> str:
+            return url
+
+        endpoint = Endpoint(url=url, restart=restart)
+        async with WorkerPool([endpoint], RolloutConfig(max_retries=0)) as pool:
+            call = pool.generate(prompt_of(1), SAMPLING, 8)
+            (made,) = await asyncio.gather(call, return_exceptions=True)
+            await pool.restarter.settled(endpoint)
+            return isinstance(made, CallFailed), pool.restarter.restarts
+
+    with stub_process(StubOptions(answer_seconds_per_token=0.05, **EVEN)) as url:
+        has_failed, restarts = asyncio.run(asyncio.wait_for(test(url), timeout=LIMIT_SECONDS))
+    assert (has_failed, restarts) == ((False, 0) if is_patient else (True, 1))
+
+
+@pytest.mark.component
+def test_a_call_that_fails_beside_long_answers_does_not_restart_their_worker(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """The check after a failed call is as patient as the health checks are."""
+    monkeypatch.setattr(probing, "ANSWER_SECONDS_PER_TOKEN", 0.06)
+
+    async def test(url: str) -> None:
+        async def restart() -> str:
+            raise AssertionError("restarted")
+
+        endpoint = Endpoint(url=url, restart=restart)
+        async with WorkerPool([endpoint], RolloutConfig()) as pool:
+            call = asyncio.create_task(pool.generate(prompt_of(1), SAMPLING, 8))
+            await asyncio.sleep(0.3)  # it builds the answer by now
+            pool.restarter.begin(endpoint)  # as any failed call does
+            await call
+            await pool.restarter.settled(endpoint)
+            assert (endpoint.lost, pool.restarter.restarts) == ("", 0)
+
+    with stub_process(StubOptions(answer_seconds_per_token=0.05, **EVEN)) as url:
+        asyncio.run(asyncio.wait_for(test(url), timeout=LIMIT_SECONDS))
+
+
+def test_patience_grows_with_the_tokens_that_can_be_answered_in_one_step():
+    async def test() -> None:
+        endpoint = Endpoint(url="http://a")
+
+        async def never(url: str, seconds: float) -> bool:
+            raise AssertionError("not asked")
+
+        prober = probing.Prober(never, max_num_seqs=10)
+        assert prober.patience(endpoint) == 0
+        async with prober.watching(endpoint, 8, 1000):
+            assert prober.patience(endpoint) == pytest.approx(8_000 * probing.ANSWER_SECONDS_PER_TOKEN)
+            async with prober.watching(endpoint, 8, 3000):  # of all, only ten end at once
+                assert prober.patience(endpoint) == pytest.approx(30_000 * probing.ANSWER_SECONDS_PER_TOKEN)
+        assert prober.patience(endpoint) == 0
+        await prober.close()
+
+    asyncio.run(test())
 
 
 def test_a_worker_is_not_probed_while_it_has_no_calls():

@@ -24,6 +24,8 @@ from rollout.collection.collector import BatchCollector, CollectOptions
 from rollout.collection.problem_stream import ProblemStream
 from rollout.collection.producer import Producer
 from rollout.endpoints.chat import ChatEndpoint
+from rollout.endpoints.pool import WorkerPool
+from rollout.endpoints.routing import Endpoint
 from rollout.engine import RolloutEngine
 from rollout.evaluation.evaluate import PlannedRollout, evaluate
 from rollout.operators import Operator, run_operator
@@ -86,6 +88,27 @@ def test_equal_seeds_give_equal_samples_and_samples_of_one_request_differ(engine
     again = engine.run(engine.pool.generate(PROMPT, SAMPLING, 4), 60, what="a call")
     assert [c.token_ids for c in first] == [c.token_ids for c in again]
     assert len({c.token_ids for c in first}) == 4
+
+
+@pytest.mark.parametrize("samples_per_request", [1, 4])
+def test_samples_of_a_group_are_the_same_however_it_is_split(
+    engine: RolloutEngine, rollout_config: RolloutConfig, samples_per_request: int
+):
+    assert engine._fleet is not None
+    config = replace(rollout_config, samples_per_request=samples_per_request)
+
+    async def split() -> list[Completion]:
+        endpoints = [Endpoint(url=endpoint.url, version=endpoint.version) for endpoint in pool.endpoints]
+        async with WorkerPool(endpoints, config, engine._fleet.key) as other:  # type: ignore[union-attr]
+            made = await other.generate(PROMPT, SAMPLING, 8)
+            assert other.counts.requests == 8 // samples_per_request
+            assert other.counts.prompt_tokens == len(PROMPT.ids) * other.counts.requests
+            return made
+
+    pool = engine.pool
+    whole = engine.run(pool.generate(PROMPT, SAMPLING, 8), 60, what="a call")
+    parts = engine.run(split(), 60, what="a call")
+    assert [c.token_ids for c in parts] == [c.token_ids for c in whole]
 
 
 def test_thinking_is_closed_by_force_and_only_what_was_sampled_is_trained(

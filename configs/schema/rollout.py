@@ -10,6 +10,7 @@ WITHOUT_EFFECT = (
     "host",
     "port",
     "max_concurrency",
+    "samples_per_request",
     "max_retries",
     "request_timeout_seconds",
     "start_timeout_seconds",
@@ -57,8 +58,13 @@ class RolloutConfig:
     answer_tokens: int = 2048
     """With thinking_tokens: limit of the tokens that a call may write after its thinking."""
 
-    max_concurrency: int = 256
-    """Requests in flight at once, over all workers."""
+    max_concurrency: int = 512
+    """Sequences in flight at once, over all workers: above max_num_seqs of all together, so that some wait at
+    each worker. With chat_url: requests in flight."""
+
+    samples_per_request: int = 8
+    """Samples of one context that one request to a worker may ask for. Their seeds do not depend on it. Fewer
+    samples spread a group over more workers, and less is lost with a request."""
 
     request_timeout_seconds: float = 600.0
     """Time limit of one request, and of the wait that an endpoint may ask for (Retry-After)."""
@@ -134,6 +140,7 @@ class RolloutConfig:
         at_least("rollout.thinking_tokens", self.thinking_tokens, 0)
         at_least("rollout.answer_tokens", self.answer_tokens, 1)
         at_least("rollout.max_concurrency", self.max_concurrency, 1)
+        at_least("rollout.samples_per_request", self.samples_per_request, 1)
         at_least("rollout.num_workers", self.num_workers, 1)
         at_least("rollout.max_retries", self.max_retries, 0)
         at_least("rollout.port", self.port, 0)

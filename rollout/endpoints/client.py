@@ -30,7 +30,7 @@ TCP_OPTIONS = (
 )
 """A connection to a machine that vanished breaks after 30 s, not after 15 minutes."""
 SLOW_HINT = (
-    "If it is only slow, lower rollout.max_concurrency, so that fewer requests wait in its queue, or raise "
+    "If it is only slow, lower rollout.max_concurrency, so that fewer sequences wait in its queue, or raise "
     "rollout.request_timeout_seconds."
 )
 SHOWN_CHARACTERS = 500
@@ -60,7 +60,7 @@ class RequestCounts:
     requests: int = 0
     retries: int = 0
     prompt_tokens: int = 0
-    """Tokens in; a prompt shared by n samples counts once."""
+    """Tokens in; a prompt counts once for each request that carries it, not for each sample."""
     completion_tokens: int = 0
     cached_tokens: int = 0
     """Prompt tokens found in the workers' prefix caches; 0 on a chat endpoint."""

@@ -7,8 +7,8 @@ lists what a second engine needs.
 
 What the trainer relies on, beyond the signatures below:
 
-* The ``n`` samples of a request are independent: with a seed they differ from one another, and the same seed
-  and body yield the same samples.
+* The ``n`` samples of a request are independent: sample i is that of a request for one sample with the seed
+  plus i, so that the pool may split a request; the same seed and body yield the same samples.
 * A sample that ended by itself keeps its stop token as its last id, and ``finish`` is then "stop"; "length"
   means that it ran into ``max_tokens``, "abort" that it was ended early.
 * A log-prob is that of the distribution the token was drawn from, after temperature (and top-p, top-k where

@@ -4,7 +4,8 @@ import asyncio
 import logging
 import random
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Awaitable, Collection, Sequence
+from dataclasses import replace
 
 from configs.schema import RolloutConfig
 from rollout.endpoints.client import (
@@ -20,6 +21,7 @@ from rollout.endpoints.open_requests import ABORT_SECONDS, OpenRequest, OpenRequ
 from rollout.endpoints.probing import HEALTH_SECONDS, Prober
 from rollout.endpoints.restarts import Restarter
 from rollout.endpoints.routing import Endpoint, Router
+from rollout.endpoints.slots import SequenceSlots
 from rollout.endpoints.vllm_api import VllmApi
 from rollout.records import Completion, Prompt, Sampling
 from rollout.sampler import CallFailed
@@ -49,9 +51,9 @@ class WorkerPool:
         self._client = Client(KEY_VARIABLE, config.request_timeout_seconds, key)
         self.api: EngineApi = VllmApi(self._client)
         """HTTP interface of the workers, for callers that need more than samples."""
-        self._prober = Prober(lambda url, seconds: self.api.is_healthy(url, seconds))
+        self._prober = Prober(lambda url, seconds: self.api.is_healthy(url, seconds), config.max_num_seqs)
         self._router = Router()
-        self._slots = asyncio.Semaphore(config.max_concurrency)
+        self._slots = SequenceSlots(config.max_concurrency)
         self._open_requests = OpenRequests(self._send_abort)
         self._rng = random.Random()  # only spreads retries in time
 
@@ -69,19 +71,33 @@ class WorkerPool:
     ) -> list[Completion]:
         """Returns ``n`` completions of one context (``Sampler.generate``).
 
+        They are split into requests of at most ``rollout.samples_per_request``, which may go to different
+        workers. Sample i is drawn with the seed ``sampling.seed + i``, however they are split.
+
         Raises:
             RequestRefused: If the worker refuses the request, e.g. because the prompt is too long.
             CallFailed: If no worker answered after ``max_retries`` further attempts, or the worker broke
                 after the request was aborted.
         """
-        if sampling.temperature > 0 or n == 1:
+        # vLLM refuses n > 1 with greedy sampling.
+        most = self._config.samples_per_request if sampling.temperature > 0 else 1
+        parts = _parts(n, min(most, self._config.max_concurrency))
+        if len(parts) == 1:
             return await self._request(prompt, sampling, n, request_id, request_id)
-        # vLLM refuses n > 1 with greedy sampling, so ``n`` requests share the name ``request_id``.
-        names = [None if request_id is None else f"{request_id}-{i}" for i in range(n)]
-        singles = await asyncio.gather(
-            *(self._request(prompt, sampling, 1, request_id, name) for name in names)
-        )
-        return [completion for (completion,) in singles]
+
+        def request(part: range) -> Awaitable[list[Completion]]:
+            # vLLM draws sample i of a request with the seed of the request plus i.
+            own = replace(sampling, seed=sampling.seed + part.start)
+            # All parts share the name ``request_id``, but ids at a worker must differ.
+            wire_id = None if request_id is None else f"{request_id}-{part.start}"
+            return self._request(prompt, own, len(part), request_id, wire_id)
+
+        tasks = [asyncio.ensure_future(request(part)) for part in parts]
+        try:
+            return [completion for made in await asyncio.gather(*tasks) for completion in made]
+        finally:
+            for task in tasks:  # if one failed, the others would go on for nobody
+                task.cancel()
 
     async def abort(self, request_ids: Collection[str]) -> None:
         """Ends requests early (``Sampler.abort``); returns when their answers have arrived.
@@ -130,15 +146,15 @@ class WorkerPool:
         ready_at: dict[Endpoint, float] = {}
         failures: Counter[Endpoint] = Counter()
         cause = ""
-        # The slot is held through all retries, so that retries do not add to the load.
-        async with self._slots:
+        # The slots are held through all retries, so that retries do not add to the load.
+        async with self._slots.of(n):
             for attempt in range(self._config.max_retries + 1):
                 endpoint = await self._turn(prompt.context, failures, ready_at)
                 self.counts.requests += 1
                 self.counts.retries += attempt > 0
                 try:
                     with request.at(endpoint, n):
-                        async with self._prober.watching(endpoint):
+                        async with self._prober.watching(endpoint, n, sampling.max_tokens):
                             answer = await self.api.generate(endpoint.url, body)
                     # A server that shuts down aborts its own requests; those are sent again.
                     if answer.is_aborted and not request.is_aborted:
@@ -234,12 +250,19 @@ class WorkerPool:
             await asyncio.sleep(LOOK_AGAIN_SECONDS)
 
     async def _is_sound(self, endpoint: Endpoint) -> bool:
-        if not await self.api.is_healthy(endpoint.url, HEALTH_SECONDS):
+        limit = HEALTH_SECONDS + self._prober.patience(endpoint)
+        if not await self.api.is_healthy(endpoint.url, limit):
             return False
         # A worker restarted by its owner is healthy but serves the model's original weights.
         said = endpoint.version
         try:
-            await self.api.check_key(endpoint.url, HEALTH_SECONDS)
-            return await self.served_version(endpoint, HEALTH_SECONDS) == said
+            await self.api.check_key(endpoint.url, limit)
+            return await self.served_version(endpoint, limit) == said
         except RuntimeError:
             return False
+
+
+def _parts(n: int, most: int) -> list[range]:
+    """Returns the samples 0 to n - 1 as consecutive parts of at most ``most``, as even as possible."""
+    number = -(-n // most)
+    return [range(i * n // number, (i + 1) * n // number) for i in range(number)]
