@@ -63,7 +63,7 @@ def _workers(config: JobConfig, environment: Mapping[str, str], port: int) -> Jo
         name="workers",
         command=[sys.executable, "-m", "launch.workers", *options],
         log=_log(config, "workers"),
-        environment=dict(environment) | _devices(config, first=0, count=rollout.num_workers),
+        environment=dict(environment) | _devices(config, first=0, count=_worker_gpus(rollout)),
         ready_urls=tuple(f"http://127.0.0.1:{port + i}{HEALTH}" for i in range(rollout.num_workers)),
         ready_seconds=rollout.start_timeout_seconds,
     )
@@ -76,7 +76,7 @@ def _trainer(
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(file.path)]
     # Remote workers use none of these GPUs, and workers that sleep release theirs during the update.
     has_all = config.rollout.urls or config.rollout.enable_sleep_mode
-    first = 0 if has_all else config.rollout.num_workers
+    first = 0 if has_all else _worker_gpus(config.rollout)
     if config.gpus:
         command += ["--num_processes", str(config.gpus - first)]
     own = [item for item in arguments if not is_of_the_job(item)]
@@ -107,6 +107,8 @@ def _literal(value: object) -> str:
         return _quoted(value)
     if isinstance(value, list):
         return f"[{','.join(map(_literal, value))}]"
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key}:{_literal(each)}" for key, each in value.items()) + "}"
     return json.dumps(value)
 
 
@@ -122,8 +124,10 @@ def worker_options(config: JobConfig) -> list[str]:
     differences = [
         f"rollout.{name}={_literal(value)}"
         for name, value in rollout.items()
-        if name not in ("urls", "host", "port", "num_workers") and value != default[name]
+        if name not in ("urls", "host", "port", "num_workers", "vllm_args") and value != default[name]
     ]
+    # Keys of an open table are added one by one.
+    differences += [f"++rollout.vllm_args.{name}={_literal(v)}" for name, v in rollout["vllm_args"].items()]
     return [
         assignment("model.path", config.model.path),
         f"model.trust_remote_code={json.dumps(config.model.trust_remote_code)}",
@@ -131,14 +135,20 @@ def worker_options(config: JobConfig) -> list[str]:
     ]
 
 
+def _worker_gpus(rollout: RolloutConfig) -> int:
+    return rollout.num_workers * rollout.tensor_parallel_size
+
+
 def _devices(config: JobConfig, *, first: int, count: int) -> dict[str, str]:
     """Returns the variable that selects a process's GPUs; workers use the first (not tested on a GPU)."""
     if not config.gpus:
         return {}
     if count < 1 or first + count > config.gpus:
+        each = config.rollout.tensor_parallel_size
+        several = f" of {each} GPUs each (rollout.tensor_parallel_size)" if each > 1 else ""
         raise ValueError(
-            f"gpus is {config.gpus} and rollout.num_workers {config.rollout.num_workers}: trainer and "
-            "workers need at least one GPU each, or rollout.enable_sleep_mode=true with no more workers "
+            f"gpus is {config.gpus} and rollout.num_workers {config.rollout.num_workers}{several}: trainer "
+            "and workers need at least one GPU each, or rollout.enable_sleep_mode=true with no more workers "
             "than GPUs."
         )
     return {"CUDA_VISIBLE_DEVICES": ",".join(str(first + i) for i in range(count))}

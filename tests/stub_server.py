@@ -126,6 +126,7 @@ class StubServer:
         app.router.add_get("/weight_info", self._weight_info)
         app.router.add_get("/health", self._health)
         app.router.add_get("/v1/models", self._models)
+        app.router.add_post("/reset_prefix_cache", self._reset_cache)
 
     async def __aexit__(self, *_: object) -> None:
         await self._runner.cleanup()
@@ -176,6 +177,9 @@ class StubServer:
 
     async def _weight_info(self, request: web.Request) -> web.Response:
         return web.json_response({"weight_version": self.version})
+
+    async def _reset_cache(self, request: web.Request) -> web.Response:
+        return web.json_response({"success": True})
 
     async def _models(self, request: web.Request) -> web.Response:
         card = {"id": "policy", "root": self.options.model, "max_model_len": self.options.max_model_len}

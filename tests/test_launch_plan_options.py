@@ -56,6 +56,7 @@ MODELLED = {
     "rollout.kv_cache_gib": "rollout.kv_cache_gib=9",
     "rollout.gpu_memory_utilization": "rollout.gpu_memory_utilization=0.8",
     "rollout.enable_sleep_mode": "rollout.enable_sleep_mode=true",
+    "rollout.tensor_parallel_size": "rollout.tensor_parallel_size=2",
     "train.max_steps": "train.max_steps=10",
     "train.save_steps": "train.save_steps=400",
     "train.keep_last": "train.keep_last=9",
@@ -91,6 +92,8 @@ NAMED = {
     "rollout.urls": "rollout.urls=[http://a:1]",
     "rollout.enforce_eager": "rollout.enforce_eager=true",
     "rollout.pause_mode": "rollout.pause_mode=wait",
+    "rollout.tensor_parallel_size": "rollout.tensor_parallel_size=2",
+    "rollout.vllm_args": "rollout.vllm_args.kv_cache_dtype=fp8",
     "rollout.weight_transfer": "rollout.weight_transfer=nccl",
     "train.eval_steps": "train.eval_steps=20",
     "train.eval_at_start": "train.eval_at_start=true",
@@ -113,7 +116,7 @@ FREE = {
     *("collect.draft_cache", "collect.max_refused_share", "collect.max_history_pass_rate"),
     *(f"rollout.{name}" for name in ("chat_url", "chat_model", "temperature", "top_p", "host", "port")),
     *(f"rollout.{name}_timeout_seconds" for name in ("request", "start", "publish")),
-    *("rollout.max_retries", "rollout.num_threads"),
+    *("rollout.max_retries", "rollout.num_threads", "rollout.samples_per_request"),
     *(f"train.{name}" for name in ("eval_operators", "eval_samples", "trace_steps", "trace_limit_mib")),
     *(
         "train.ignored_alarms",
@@ -145,6 +148,7 @@ def _options() -> Iterator[str]:
 
 def test_every_option_is_modelled_named_or_free():
     assert set(_options()) == MODELLED.keys() | NAMED.keys() | FREE
+    assert MODELLED.keys() & NAMED.keys() == {"rollout.tensor_parallel_size"}  # memory, but no exchange
     assert NAMED.keys() == NEUTRAL.keys()
     assert not MODELLED.keys() & FREE
 
@@ -168,6 +172,40 @@ def test_an_option_that_is_not_modelled_is_named_with_its_effect(option: str):
     assert option in not_modelled(config)
     assert f"  {option}: {NEUTRAL[option][1]}" in plan_text(make_plan(config, training_calls)).splitlines()
     assert option not in not_modelled(_config(""))
+
+
+def test_graphs_cost_nothing_that_a_plan_leaves_out():
+    assert "rollout.enforce_eager" not in not_modelled(_config("rollout.enforce_eager=false"))
+
+
+def test_a_worker_of_several_gpus_holds_a_part_of_weights_and_caches_on_each():
+    one, two = _plan(), _plan("rollout.tensor_parallel_size=2")
+    before, after = one.best.worker_memory, two.best.worker_memory
+    assert after.weights == before.weights / 2
+    assert after.cache_per_token == before.cache_per_token / 2
+    split = next(split for split in two.splits if split.workers == 8)
+    whole = next(split for split in one.splits if split.workers == 8)
+    assert split.seconds and whole.seconds
+    assert split.seconds.publish == whole.seconds.publish
+    assert split.seconds.prefill == whole.seconds.prefill
+    wide = _plan("rollout.tensor_parallel_size=8").best.worker_memory
+    assert wide.cache_per_token == before.cache_per_token / 8
+
+
+def test_workers_of_several_gpus_must_fill_their_machines():
+    with pytest.raises(ValueError, match=r"tensor_parallel_size is 3, which does not divide gpus=8\."):
+        _plan("rollout.tensor_parallel_size=3")
+    alone = config_with("job", REAL, ["gpus=2", "rollout.tensor_parallel_size=2"])
+    with pytest.raises(ValueError, match=r"gpus is 2: .* need one GPU and 2 .* at least 3"):
+        make_plan(alone, training_calls)
+    odd = config_with("job", REAL, ["gpus=8", "rollout.tensor_parallel_size=3"])
+    assert [(s.trainer, s.workers) for s in make_plan(odd, training_calls).splits] == [(2, 6), (5, 3)]
+
+
+def test_more_sequences_than_the_cache_has_room_for_are_named():
+    said = "fewer than rollout.max_num_seqs=128: of more, some are cut and read again"
+    assert said in plan_text(_plan("rollout.max_num_seqs=128"))
+    assert "of more, some are cut" not in plan_text(_plan("rollout.max_num_seqs=16"))
 
 
 def test_a_step_that_runs_ahead_takes_as_long_as_its_slowest_side():

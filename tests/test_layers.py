@@ -234,8 +234,8 @@ def test_each_exported_name_is_where_it_is_said_to_be():
             _ = package.pdrr
 
 
-def test_only_the_workers_extension_imports_vllm():
-    assert _importers("vllm") == {"rollout/weights/vllm_extension.py"}
+def test_only_the_workers_extension_and_the_check_of_options_import_vllm():
+    assert _importers("vllm") == {"rollout/weights/vllm_extension.py", "rollout/workers/vllm_options.py"}
 
 
 def _literals(path: Path) -> set[str]:

@@ -96,8 +96,8 @@ class MemoryEngine:
     async def is_healthy(self, url: str, timeout_seconds: float) -> bool:
         return True
 
-    async def pause(self, url: str, mode: str, timeout_seconds: float) -> None:
-        self.asked.append(("pause", mode))
+    async def pause(self, url: str, mode: str, timeout_seconds: float, *, clear_cache: bool) -> None:
+        self.asked.append(("pause", mode, clear_cache))
 
     async def resume(self, url: str, timeout_seconds: float) -> None:
         self.asked.append(("resume",))
@@ -126,8 +126,11 @@ class MemoryEngine:
     async def sleep(self, url: str, timeout_seconds: float) -> None:
         self.asked.append(("sleep", timeout_seconds))
 
-    async def wake(self, url: str, timeout_seconds: float) -> None:
-        self.asked.append(("wake", timeout_seconds))
+    async def wake_weights(self, url: str, timeout_seconds: float) -> None:
+        self.asked.append(("wake_weights", timeout_seconds))
+
+    async def wake_cache(self, url: str, timeout_seconds: float) -> None:
+        self.asked.append(("wake_cache", timeout_seconds))
 
 
 def _with_engine(
@@ -206,13 +209,43 @@ def test_a_publish_loads_between_a_pause_and_its_end(tmp_path: Path):
     _with_engine(engine, test)
     assert engine.asked == [
         ("sleep", 5.0),
-        ("wake", 5.0),
-        ("pause", "wait"),
+        ("wake_weights", 5.0),
+        ("pause", "wait", True),
         ("load", tmp_path, 5.0),
         ("reset_prefix_cache",),
         ("set_version", 3),
+        ("wake_cache", 5.0),
         ("resume",),
     ]
+
+
+def test_keys_and_values_of_the_old_weights_are_kept_only_if_asked_for(tmp_path: Path):
+    engine = MemoryEngine()
+
+    async def test(pool: WorkerPool) -> None:
+        await DirectoryPublisher(pool, 5.0, "keep_cache").publish(tmp_path, 3)
+
+    _with_engine(engine, test)
+    assert engine.asked == [
+        ("pause", "keep", False),
+        ("load", tmp_path, 5.0),
+        ("set_version", 3),
+        ("resume",),
+    ]
+
+
+def test_a_sleeping_worker_that_does_not_take_its_weights_stays_paused(tmp_path: Path):
+    """It lost those that it had."""
+    engine = MemoryEngine(refuses_weights=True)
+
+    async def test(pool: WorkerPool) -> None:
+        publisher = DirectoryPublisher(pool, 5.0, sleeps=True)
+        await publisher.sleep()
+        with pytest.raises(RuntimeError, match="no room"):
+            await publisher.publish(tmp_path, 3)
+
+    _with_engine(engine, test)
+    assert [order[0] for order in engine.asked] == ["sleep", "wake_weights", "pause", "load"]
 
 
 def test_a_worker_that_does_not_take_its_weights_is_not_left_paused(tmp_path: Path):
@@ -223,5 +256,5 @@ def test_a_worker_that_does_not_take_its_weights_is_not_left_paused(tmp_path: Pa
             await DirectoryPublisher(pool, 5.0).publish(tmp_path, 3)
 
     _with_engine(engine, test)
-    assert engine.asked == [("pause", "keep"), ("load", tmp_path, 5.0), ("resume",)]
+    assert engine.asked == [("pause", "keep", True), ("load", tmp_path, 5.0), ("resume",)]
     assert engine.version == 0

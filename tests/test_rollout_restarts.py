@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from aiohttp.typedefs import Handler
 from fakes import prompt_of
 from stub_server import StubOptions, StubServer
 
@@ -35,15 +36,23 @@ class Stub(StubServer):
         self.is_asleep = False
         self.health_text = ""
         self.loaded_asleep = False
+        self.asked: list[str] = []
+        """Path and query of each control request, in order."""
 
     def add_routes(self, app: web.Application) -> None:
         super().add_routes(app)
-        for path in ("/pause", "/resume", "/reset_prefix_cache"):
+        for path in ("/pause", "/resume"):
             app.router.add_post(path, self._health)
         for path in ("/sleep", "/wake_up"):
             app.router.add_post(path, self._lie_down_or_get_up)
         app.router.add_post("/collective_rpc", self._load)
         app.router.add_post("/update_weight_version", self._relabel)
+
+    @web.middleware
+    async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        if request.method == "POST" and not request.path.startswith("/inference"):
+            self.asked.append(request.path_qs)
+        return await super()._guard(request, handler)
 
     async def _health(self, request: web.Request) -> web.Response:
         return web.Response(text=self.health_text if request.path == "/health" else "")
@@ -270,6 +279,16 @@ def test_a_worker_that_sleeps_is_woken_before_it_is_published_to(tmp_path: Path)
         assert stub.is_asleep
         await publisher.publish(tmp_path, 3)
         assert (stub.version, stub.is_asleep, stub.loaded_asleep) == ("3", False, False)
+        assert stub.asked == [
+            "/sleep?level=2&mode=wait",
+            "/wake_up?tags=weights",
+            "/pause?mode=keep&clear_cache=true",
+            "/collective_rpc",
+            "/reset_prefix_cache?reset_running_requests=true",
+            "/update_weight_version",
+            "/wake_up?tags=kv_cache",
+            "/resume",
+        ]
         await publisher.publish(tmp_path, 4)  # awake already
         assert stub.version == "4"
 

@@ -165,7 +165,7 @@ class Stub(StubServer):
 
     def add_routes(self, app: web.Application) -> None:
         super().add_routes(app)
-        for path in ("/pause", "/resume", "/reset_prefix_cache"):
+        for path in ("/pause", "/resume"):
             app.router.add_post(path, self._health)
         app.router.add_post("/collective_rpc", self._receive)
         app.router.add_post("/update_weight_version", self._relabel)

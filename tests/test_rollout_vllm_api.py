@@ -1,6 +1,7 @@
 """What is said to vLLM: paths, bodies, limits; and what its answers mean."""
 
 import asyncio
+import inspect
 import json
 import re
 from collections.abc import Callable, Coroutine
@@ -44,12 +45,20 @@ def _asked(order: Callable[[VllmApi], Coroutine[Any, Any, Any]], answer: Any = N
 @pytest.mark.parametrize(
     ("order", "path", "body"),
     [
-        (lambda api: api.pause(URL, "keep", 9.0), "/pause?mode=keep", None),
-        (lambda api: api.pause(URL, "wait", 9.0), "/pause?mode=wait", None),
+        (
+            lambda api: api.pause(URL, "keep", 9.0, clear_cache=True),
+            "/pause?mode=keep&clear_cache=true",
+            None,
+        ),
+        (
+            lambda api: api.pause(URL, "wait", 9.0, clear_cache=False),
+            "/pause?mode=wait&clear_cache=false",
+            None,
+        ),
         (lambda api: api.resume(URL, 9.0), "/resume", None),
-        (lambda api: api.sleep(URL, 9.0), "/sleep?level=1&mode=wait", None),
-        (lambda api: api.wake(URL, 9.0), "/wake_up", None),
-        (lambda api: api.reset_prefix_cache(URL, 9.0), "/reset_prefix_cache", None),
+        (lambda api: api.sleep(URL, 9.0), "/sleep?level=2&mode=wait", None),
+        (lambda api: api.wake_weights(URL, 9.0), "/wake_up?tags=weights", None),
+        (lambda api: api.wake_cache(URL, 9.0), "/wake_up?tags=kv_cache", None),
         (lambda api: api.set_version(URL, 3, 9.0), "/update_weight_version", {"new_version": "3"}),
         (
             lambda api: api.load(URL, Path("/weights/3"), 9.0),
@@ -72,6 +81,36 @@ def test_an_order_is_one_post_within_its_limit(order: Any, path: str, body: Any)
     answer, client = _asked(order)
     assert answer is None
     assert client.sent == [("POST", path, body, 9.0)]
+
+
+def test_dropping_caches_includes_those_of_requests_in_flight():
+    _, client = _asked(lambda api: api.reset_prefix_cache(URL, 9.0), {"success": True})
+    path = "/reset_prefix_cache?reset_running_requests=true"
+    assert client.sent == [("POST", path, None, 9.0)]
+
+
+@pytest.mark.parametrize("answer", [None, {}, {"success": False}, {"success": "yes"}, []])
+def test_a_worker_that_does_not_confirm_that_its_caches_are_gone_is_refused(answer: Any):
+    """As an older vLLM, which ignores the parameter and answers 200 while blocks are in use."""
+    with pytest.raises(
+        RuntimeError, match=rf"http://worker/reset_prefix_cache answered {re.escape(repr(answer))}"
+    ):
+        _asked(lambda api: api.reset_prefix_cache(URL, 9.0), answer)
+
+
+def test_vllm_takes_what_is_sent_to_it():
+    """By its source, since the CPU build does not free memory when it sleeps."""
+    from vllm.entrypoints.rl.online.api_router import pause_generation
+    from vllm.entrypoints.serve.dev.cache.api_router import reset_prefix_cache
+    from vllm.v1.executor.abstract import SLEEP_TAGS
+    from vllm.v1.worker.gpu_worker import Worker
+
+    assert {"mode", "clear_cache"} <= inspect.signature(pause_generation).parameters.keys()
+    assert "reset_running_requests" in inspect.signature(reset_prefix_cache).parameters
+    assert {"weights", "kv_cache"} == SLEEP_TAGS
+    # Level 2 loses what is neither parameter nor buffer: buffers are kept in host memory.
+    assert "buffer.cpu().clone() for name, buffer in model.named_buffers()" in inspect.getsource(Worker.sleep)
+    assert "buffer.data.copy_(self._sleep_saved_buffers[name].data)" in inspect.getsource(Worker.wake_up)
 
 
 def test_a_request_holds_ids_and_how_to_sample_and_its_name_only_if_it_has_one():

@@ -50,7 +50,7 @@ from train.health.response import AlarmWatch, UnhealthyRun
 from train.health.rollbacks import forget_rollbacks, rate_scale, read_rollbacks
 from train.learner import Learner
 from train.loss.credit import credit
-from train.metrics import Stopwatch, group_metrics, staleness_metrics
+from train.metrics import Stopwatch, group_metrics, kept_cache_share, staleness_metrics
 from train.model.policy import gather_weights
 from train.nonfinite_steps import RefusalGuard
 from train.preemption import leave_marker
@@ -217,6 +217,8 @@ class Trainer:
             rows = credit(collected.groups, self.config.algo)
             metrics = dict(collected.metrics) | group_metrics(collected.groups, rows)
             metrics |= staleness_metrics(collected.rollouts, self.policy_version)
+            if self.config.rollout.pause_mode == "keep_cache":
+                metrics["staleness/kept_cache_share"] = kept_cache_share(collected.rollouts)
             batch = Batch(rows=rows, metrics=metrics)
             if (self.step + 1) % self.config.train.save_steps == 0 or self.step == 0:
                 shown = collected.rollouts[:ROLLOUTS_SHOWN]

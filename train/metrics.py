@@ -153,6 +153,18 @@ def staleness_metrics(rollouts: Sequence[Rollout], version: int) -> dict[str, fl
     return metrics
 
 
+def kept_cache_share(rollouts: Sequence[Rollout]) -> float:
+    """Returns the share of the written tokens that read keys and values of older weights in their own call.
+
+    Only with ``rollout.pause_mode=keep_cache``; otherwise these are computed again. Keys and values that
+    stayed in a worker's prefix cache are not counted: workers do not report their versions.
+    """
+    spans = [(call.versions[0].version, span) for r in rollouts for call in r.calls for span in call.versions]
+    written = sum(span.end - span.start for _, span in spans)
+    older = sum(span.end - span.start for first, span in spans if span.version != first)
+    return older / written if written else 0.0
+
+
 def update_metrics(
     outcomes: Mapping[str, Sequence[StepOutcome]], learning_rates: Mapping[str, float]
 ) -> dict[str, float]:

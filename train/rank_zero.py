@@ -6,6 +6,7 @@ longest. The trainer sees only ``train.collaborators.Collaborators``.
 
 import hashlib
 import json
+import logging
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -42,6 +43,8 @@ from train.origin import Origin, RunData
 from train.report import Reporter
 from train.trace import GroupTrace
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, slots=True)
 class RankZero:
@@ -65,6 +68,7 @@ def assemble(config: TrainingConfig, overrides: list[str], data: RunData, stack:
     """
     output_dir = Path(config.output_dir)
     try_first(config)
+    warn_if_quantized(config)
     stack.enter_context(locked(output_dir))
     engine = RolloutEngine(config.rollout, config.model.path, output_dir / "logs")
     stack.enter_context(engine.begun())
@@ -120,6 +124,21 @@ def assemble(config: TrainingConfig, overrides: list[str], data: RunData, stack:
             origin=asdict(data.origin),
         ),
     )
+
+
+def warn_if_quantized(config: TrainingConfig) -> None:
+    """Warns if workers sample with rounded weights or caches and nothing corrects for it."""
+    args = config.rollout.vllm_args
+    quantization, cache = args.get("quantization"), str(args.get("kv_cache_dtype", "auto"))
+    rounded = [f"quantization={quantization}"] if quantization else []
+    rounded += [f"kv_cache_dtype={cache}"] if cache not in ("auto", "bfloat16") else []
+    if rounded and not config.algo.vllm_importance_sampling_correction:
+        logger.warning(
+            "rollout.vllm_args has %s: samples are those of another policy than the one that is trained. Set "
+            "algo.vllm_importance_sampling_correction=true with "
+            "algo.vllm_importance_sampling_mode=token_truncate, as rollout=fp8 does.",
+            " and ".join(rounded),
+        )
 
 
 def _replay(config: TrainingConfig, origin: Origin) -> Replay:

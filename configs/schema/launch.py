@@ -29,11 +29,11 @@ class HardwareConfig:
 
 @dataclass(kw_only=True)
 class LaunchConfig:
-    """Launch of the trainer. On a machine with GPUs, each of ``rollout.num_workers`` uses one GPU, and the
-    trainer uses the others."""
+    """Launch of the trainer. On a machine with GPUs, each of ``rollout.num_workers`` uses
+    ``rollout.tensor_parallel_size`` GPUs, and the trainer uses the others."""
 
     worker_nodes: int = 1
-    """Number of nodes that run workers, one on each GPU (``python -m launch.slurm``)."""
+    """Number of nodes that run workers, on all their GPUs (``python -m launch.slurm``)."""
 
     trainer_port: int = 29500
     """Rendezvous port of the ranks on several nodes."""

@@ -1,8 +1,10 @@
 """Sampling, and the workers that sample."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from configs.schema.checks import above, at_least, choice, has_user, share
+from configs.schema.vllm_args import check_vllm_args
 
 WITHOUT_EFFECT = (
     "urls",
@@ -22,6 +24,7 @@ WITHOUT_EFFECT = (
     "gpu_memory_utilization",
     "enable_sleep_mode",
     "num_threads",
+    "tensor_parallel_size",
 )
 """Options that may change when a run is resumed: they affect where and how fast it samples, not what."""
 
@@ -35,7 +38,11 @@ class RolloutConfig:
     workers."""
 
     num_workers: int = 1
-    """Local workers to start if ``urls`` is empty. They share the cores on CPU; on GPUs each has its own."""
+    """Local workers to start if ``urls`` is empty. They share the cores on CPU; on GPUs each has
+    ``tensor_parallel_size`` of its own."""
+
+    tensor_parallel_size: int = 1
+    """GPUs of each local worker, over which its weights and KV cache are split."""
 
     chat_url: str = ""
     """URL of an OpenAI-compatible chat endpoint to evaluate, e.g. https://api.openai.com/v1, with the
@@ -84,8 +91,9 @@ class RolloutConfig:
     (through host memory). The last two need no shared disk, but workers must be able to reach the trainer."""
 
     pause_mode: str = "keep"
-    """Requests in flight during publishing: keep (they continue with the new weights) or wait (they are
-    finished first, with the old weights)."""
+    """Requests in flight during publishing: keep (they continue with the new weights, which compute their
+    keys and values again), keep_cache (they continue, and their keys and values and the prefix cache stay
+    those of the old weights) or wait (they are finished first, with the old weights)."""
 
     host: str = "127.0.0.1"
     """Address that local workers listen on. Requests from other machines need VLLM_API_KEY."""
@@ -119,8 +127,14 @@ class RolloutConfig:
     """Trainer and workers share GPUs: during an update workers move their weights to the host and drop their
     KV cache. Lower gpu_memory_utilization to leave room for the trainer's weights and optimizer."""
 
-    enforce_eager: bool = True
-    """Do not compile the model: a faster start, slightly slower decoding."""
+    enforce_eager: str = "auto"
+    """true: do not compile the model, and use no CUDA graphs: a faster start, slower decoding. auto: false on
+    a GPU, true on a CPU."""
+
+    vllm_args: dict[str, Any] = field(default_factory=dict)
+    """Further options of local workers, as vLLM's command line names them, e.g.
+    +rollout.vllm_args.kv_cache_dtype=fp8; not those that are set above. They can decide what is sampled: a
+    run with others is another run."""
 
     @property
     def call_tokens(self) -> int:
@@ -135,24 +149,15 @@ class RolloutConfig:
         return bool(self.chat_url)
 
     def __post_init__(self) -> None:
+        self.enforce_eager = str(self.enforce_eager).lower()  # YAML's true is a bool
         self._check_endpoints()
+        self._check_workers()
         at_least("rollout.max_completion_length", self.max_completion_length, 1)
         at_least("rollout.thinking_tokens", self.thinking_tokens, 0)
         at_least("rollout.answer_tokens", self.answer_tokens, 1)
         at_least("rollout.max_concurrency", self.max_concurrency, 1)
         at_least("rollout.samples_per_request", self.samples_per_request, 1)
-        at_least("rollout.num_workers", self.num_workers, 1)
         at_least("rollout.max_retries", self.max_retries, 0)
-        at_least("rollout.port", self.port, 0)
-        if self.port + self.num_workers > 2**16:
-            raise ValueError(
-                f"rollout.port is {self.port} with {self.num_workers} workers: ports end at {2**16 - 1}."
-            )
-        at_least("rollout.num_threads", self.num_threads, 0)
-        at_least("rollout.kv_cache_gib", self.kv_cache_gib, 1)
-        at_least("rollout.max_num_seqs", self.max_num_seqs, 1)
-        share("rollout.gpu_memory_utilization", self.gpu_memory_utilization)
-        above("rollout.gpu_memory_utilization", self.gpu_memory_utilization, 0)
         above("rollout.request_timeout_seconds", self.request_timeout_seconds, 0)
         above("rollout.start_timeout_seconds", self.start_timeout_seconds, 0)
         above("rollout.publish_timeout_seconds", self.publish_timeout_seconds, 0)
@@ -163,14 +168,31 @@ class RolloutConfig:
                 "rollout.enable_sleep_mode lets trainer and workers share GPUs, but NCCL refuses two ranks "
                 "on one GPU: set rollout.weight_transfer to directory or gloo."
             )
-        choice("rollout.pause_mode", self.pause_mode, ("keep", "wait"))
-        choice("rollout.dtype", self.dtype, ("auto", "float32", "bfloat16"))
+        choice("rollout.pause_mode", self.pause_mode, ("keep", "keep_cache", "wait"))
         if self.call_tokens >= self.max_model_len:
             names = "thinking_tokens + answer_tokens" if self.thinking_tokens else "max_completion_length"
             raise ValueError(
                 f"rollout.{names} is {self.call_tokens}, but rollout.max_model_len is {self.max_model_len}: "
                 "no token is left for the prompt."
             )
+
+    def _check_workers(self) -> None:
+        """Checks the options of local workers."""
+        at_least("rollout.num_workers", self.num_workers, 1)
+        at_least("rollout.tensor_parallel_size", self.tensor_parallel_size, 1)
+        at_least("rollout.port", self.port, 0)
+        if self.port + self.num_workers > 2**16:
+            raise ValueError(
+                f"rollout.port is {self.port} with {self.num_workers} workers: ports end at {2**16 - 1}."
+            )
+        at_least("rollout.num_threads", self.num_threads, 0)
+        at_least("rollout.kv_cache_gib", self.kv_cache_gib, 1)
+        at_least("rollout.max_num_seqs", self.max_num_seqs, 1)
+        share("rollout.gpu_memory_utilization", self.gpu_memory_utilization)
+        above("rollout.gpu_memory_utilization", self.gpu_memory_utilization, 0)
+        choice("rollout.dtype", self.dtype, ("auto", "float32", "bfloat16"))
+        choice("rollout.enforce_eager", self.enforce_eager, ("auto", "true", "false"))
+        check_vllm_args(self.vllm_args)
 
     def _check_endpoints(self) -> None:
         for name, variable, urls in (

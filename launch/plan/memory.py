@@ -227,15 +227,18 @@ class WorkerMemory:
 
 
 def worker_memory(
-    model: Architecture, *, available: float, activations: float, bytes_per_value: int
+    model: Architecture, *, available: float, activations: float, bytes_per_value: int, gpus: int = 1
 ) -> WorkerMemory:
-    """Returns the memory of one worker that may use ``available`` bytes."""
-    weights = model.parameters * bytes_per_value
+    """Returns the memory of one of a worker's ``gpus`` GPUs, of which it may use ``available`` bytes.
+
+    Tensor parallelism splits weights and keys and values evenly; a KV head that is not split is repeated.
+    """
+    weights = model.parameters * bytes_per_value / gpus
     return WorkerMemory(
         weights=weights,
         activations=activations,
         cache=available - weights - activations,
-        cache_per_token=model.kv_bytes(bytes_per_value),
+        cache_per_token=model.kv_bytes(bytes_per_value) // min(gpus, model.kv_heads),
     )
 
 

@@ -21,14 +21,17 @@ NEUTRAL: dict[str, tuple[Any, str]] = {
     "collect.max_refill": (0, "more is sampled"),
     "model.cast_lm_head_to_fp32": (False, "the head takes more memory and time"),
     "rollout.urls": ([], "their GPUs are not these"),
-    "rollout.enforce_eager": (False, "decoding is slower"),
-    "rollout.pause_mode": ("keep", "requests in flight end before weights are published"),
+    "rollout.enforce_eager": (("auto", "false"), "decoding is slower"),
+    "rollout.pause_mode": (("keep", "keep_cache"), "requests in flight end before weights are published"),
+    "rollout.tensor_parallel_size": (1, "a worker's GPUs exchange activations in every layer"),
+    "rollout.vllm_args": ({}, "they may change the memory and the speed of workers"),
     "rollout.weight_transfer": ("directory", "plan.publish_gbps holds for every kind"),
     "train.eval_steps": (0, "evaluations take time"),
     "train.eval_at_start": (False, "the evaluation takes time"),
     "train.eval_at_end": (False, "the evaluation takes time"),
 }
-"""The value at which an option costs nothing that is not modelled, and the effect of any other value."""
+"""The value, or a tuple of values, at which an option costs nothing that is not modelled, and the effect of
+any other value."""
 
 
 def not_modelled(config: JobConfig) -> dict[str, str]:
@@ -37,6 +40,6 @@ def not_modelled(config: JobConfig) -> dict[str, str]:
     effects: dict[str, str] = {}
     for option, (neutral, effect) in NEUTRAL.items():
         part, name = option.split(".")
-        if values[part][name] != neutral:
+        if values[part][name] not in (neutral if isinstance(neutral, tuple) else (neutral,)):
             effects[option] = effect
     return effects

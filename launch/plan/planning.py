@@ -141,19 +141,23 @@ def possible_splits(config: JobConfig, file: AccelerateFile) -> list[tuple[int, 
     accelerate file and ``rollout.num_workers``.
 
     Raises:
-        ValueError: If there is only one GPU and workers do not sleep.
+        ValueError: If there is only one GPU and workers do not sleep, or ``rollout.tensor_parallel_size``
+            does not divide the GPUs of a machine whose GPUs all sample.
     """
     if not config.gpus:
         return [(file.num_processes, config.rollout.num_workers)]
-    total = config.nodes * config.gpus
+    total, each = config.nodes * config.gpus, config.rollout.tensor_parallel_size
+    if config.gpus % each and (config.nodes > 1 or config.rollout.enable_sleep_mode):
+        raise ValueError(f"rollout.tensor_parallel_size is {each}, which does not divide gpus={config.gpus}.")
     if config.rollout.enable_sleep_mode:
         return [(total, total)]
-    step = 1 if config.nodes == 1 else config.gpus
-    splits = [(trainer, total - trainer) for trainer in range(step, total, step)]
+    step = each if config.nodes == 1 else config.gpus
+    splits = [(total - workers, workers) for workers in reversed(range(step, total, step))]
     if not splits:
+        needed = "a GPU each" if each == 1 else f"one GPU and {each} (rollout.tensor_parallel_size)"
         raise ValueError(
-            "gpus is 1: trainer and workers need a GPU each. Set gpus to at least 2, or nodes, or share it: "
-            "rollout.enable_sleep_mode=true."
+            f"gpus is {config.gpus}: trainer and workers need {needed}. Set gpus to at least {1 + each}, or "
+            "nodes, or share it: rollout.enable_sleep_mode=true."
         )
     return splits
 
@@ -212,7 +216,13 @@ def _worker(config: JobConfig, model: Architecture, limit: float) -> WorkerMemor
     else:
         activations = 0.0
         available = model.parameters * size + config.rollout.kv_cache_gib * GIB
-    return worker_memory(model, available=available, activations=activations, bytes_per_value=size)
+    return worker_memory(
+        model,
+        available=available,
+        activations=activations,
+        bytes_per_value=size,
+        gpus=config.rollout.tensor_parallel_size if config.gpus else 1,
+    )
 
 
 Change = Callable[[JobConfig], None]

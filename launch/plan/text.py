@@ -52,7 +52,7 @@ def _head(plan: Plan) -> list[str]:
     config, best = plan.config, plan.best
     if config.gpus:
         where = f"{config.nodes} x {config.gpus} {config.hardware.name}"
-        option = f"rollout.num_workers={best.workers}"
+        option = f"rollout.num_workers={best.workers // config.rollout.tensor_parallel_size}"
         if config.nodes > 1:
             option = f"launch.worker_nodes={best.workers // config.gpus}"
         split = f"{best.trainer} GPUs train, {best.workers} sample ({option})"
@@ -100,6 +100,12 @@ def _memory(plan: Plan) -> list[str]:
         f"    {worker.tokens} tokens of {worker.cache_per_token} bytes: "
         f"{held:.1f} sequences of the longest kind, rollout.max_model_len"
     )
+    mean = int(worker.tokens / plan.work.mean_context)
+    if plan.config.gpus and 0 < mean < plan.config.rollout.max_num_seqs:
+        lines.append(
+            f"    {mean} sequences of mean length, fewer than rollout.max_num_seqs="
+            f"{plan.config.rollout.max_num_seqs}: of more, some are cut and read again"
+        )
     return lines
 
 

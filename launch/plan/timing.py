@@ -61,10 +61,12 @@ class StepSeconds:
 
 
 def step_seconds(
-    config: JobConfig, model: Architecture, work: Workload, worker: WorkerMemory, trainer: int, workers: int
+    config: JobConfig, model: Architecture, work: Workload, worker: WorkerMemory, trainer: int, gpus: int
 ) -> StepSeconds:
-    """Returns the seconds of one step on ``trainer`` GPUs and ``workers`` workers of one GPU each."""
+    """Returns the seconds of one step on ``trainer`` GPUs and ``gpus`` GPUs of workers."""
     plan, hardware = config.plan, config.hardware
+    each = config.rollout.tensor_parallel_size if config.gpus else 1
+    workers = gpus // each
     peak = hardware.bf16_tflops * TERA
     concurrency = _concurrency(config, work, worker, workers)
     per_token = token_seconds(config, model, worker, concurrency, work.mean_context)
@@ -75,10 +77,10 @@ def step_seconds(
     flops = step_flops(config, model, work)
     # 2 FLOPs a parameter and token in prefill; the LM head sees only the last token of a prompt.
     return StepSeconds(
-        prefill=2 * matrices * work.prefilled / (workers * peak * plan.prefill_mfu),
+        prefill=2 * matrices * work.prefilled / (gpus * peak * plan.prefill_mfu),
         decode=max(throughput, path),
         update=flops / (trainer * peak * plan.train_mfu),
-        publish=worker.weights / (plan.publish_gbps * GIGA),
+        publish=worker.weights * each / (plan.publish_gbps * GIGA),
         concurrency=concurrency,
         bound="throughput" if throughput >= path else "longest path",
         throughput=throughput,
@@ -91,10 +93,11 @@ def token_seconds(
 ) -> float:
     """Returns the seconds in which a worker decodes one token for each of ``concurrency`` sequences."""
     hardware, plan = config.hardware, config.plan
+    gpus = config.rollout.tensor_parallel_size if config.gpus else 1  # ``worker`` is one of them
     read = worker.weights + concurrency * context * worker.cache_per_token
     by_memory = read / (hardware.bandwidth_gbps * GIGA * plan.decode_bandwidth_share)
     products = 2 * (model.layers * model.layer_matrices + model.embedding) * concurrency
-    by_products = products / (hardware.bf16_tflops * TERA * plan.prefill_mfu)
+    by_products = products / (gpus * hardware.bf16_tflops * TERA * plan.prefill_mfu)
     return max(by_memory, by_products)
 
 

@@ -60,7 +60,7 @@ def advice(config: JobConfig) -> list[str]:
 
 
 def script(config: JobConfig, overrides: Sequence[str], search: Sequence[str] = ()) -> str:
-    """Returns the batch script of a job: some nodes run one worker per GPU, the others the trainer.
+    """Returns the batch script of a job: some nodes run workers on all their GPUs, the others the trainer.
 
     Args:
         config: The config of the job.
@@ -68,8 +68,8 @@ def script(config: JobConfig, overrides: Sequence[str], search: Sequence[str] = 
         search: Arguments that add the user's own config groups (``configs.compose.search_arguments``).
 
     Raises:
-        ValueError: If there are not enough nodes for both, workers would share the GPUs of the trainer, or a
-            value holds a character that the script cannot hold.
+        ValueError: If there are not enough nodes for both, workers would share the GPUs of the trainer or not
+            use all of a node, or a value holds a character that the script cannot hold.
     """
     worker_nodes = config.launch.worker_nodes
     trainer_nodes = config.nodes - worker_nodes
@@ -82,12 +82,19 @@ def script(config: JobConfig, overrides: Sequence[str], search: Sequence[str] = 
         raise ValueError(
             "rollout.enable_sleep_mode is true, but here workers have nodes of their own: leave it false."
         )
+    each = config.rollout.tensor_parallel_size
+    if config.gpus % each:
+        raise ValueError(
+            f"rollout.tensor_parallel_size is {each}, but gpus is {config.gpus}: a node's GPUs must be "
+            "shared out evenly among its workers."
+        )
     output_dir = Path(config.output_dir).absolute()
     own = [item for item in overrides if not is_of_the_job(item) and not item.startswith("output_dir=")]
     values: dict[str, object] = {
         "NAME": re.sub(r"[^A-Za-z0-9_.+-]", "_", output_dir.name),
         "NODES": config.nodes,
         "GPUS": config.gpus,
+        "WORKERS": config.gpus // each,
         "TIME": _in_header("launch.slurm_time", config.launch.slurm_time),
         "GRACE": config.launch.slurm_grace_seconds,
         # Slurm replaces %j and the like, and %% by %.

@@ -119,11 +119,12 @@ class EngineApi(Protocol):
         """Returns True if the worker answers and its engine is alive; returns False instead of raising."""
         ...
 
-    async def pause(self, url: str, mode: str, timeout_seconds: float) -> None:
+    async def pause(self, url: str, mode: str, timeout_seconds: float, *, clear_cache: bool) -> None:
         """Stops decoding until ``resume``; requests that arrive meanwhile wait.
 
         Mode ``keep`` freezes requests in flight, which resume with the weights loaded by then; ``wait`` lets
-        them end first.
+        them end first. With ``clear_cache`` their keys and values are dropped, and computed again when they
+        resume; otherwise they stay those of the previous weights.
         """
         ...
 
@@ -156,7 +157,11 @@ class EngineApi(Protocol):
         ...
 
     async def reset_prefix_cache(self, url: str, timeout_seconds: float) -> None:
-        """Drops the cached prefixes, which were computed with the previous weights."""
+        """Drops all keys and values, also those of requests in flight, which compute them again.
+
+        Raises ``RuntimeError`` also if the worker does not confirm it: tokens sampled after a publish would
+        be those of no policy.
+        """
         ...
 
     async def set_version(self, url: str, version: int, timeout_seconds: float) -> None:
@@ -164,9 +169,13 @@ class EngineApi(Protocol):
         ...
 
     async def sleep(self, url: str, timeout_seconds: float) -> None:
-        """Frees the GPU's memory once requests in flight have ended; ``wake`` restores the weights."""
+        """Frees the GPU's memory once requests in flight have ended. The weights are lost, not copied."""
         ...
 
-    async def wake(self, url: str, timeout_seconds: float) -> None:
-        """Reallocates the memory, with the weights from before the sleep; no-op if already awake."""
+    async def wake_weights(self, url: str, timeout_seconds: float) -> None:
+        """Reallocates the memory of the weights, which must be loaded next; no-op if already awake."""
+        ...
+
+    async def wake_cache(self, url: str, timeout_seconds: float) -> None:
+        """Reallocates the KV cache of a worker whose weights are loaded; no-op if already awake."""
         ...

@@ -176,8 +176,9 @@ class VllmApi:
         except RuntimeError:
             return False
 
-    async def pause(self, url: str, mode: str, timeout_seconds: float) -> None:
-        await self._post(f"{url}/pause?mode={mode}", timeout_seconds)
+    async def pause(self, url: str, mode: str, timeout_seconds: float, *, clear_cache: bool) -> None:
+        cleared = "true" if clear_cache else "false"
+        await self._post(f"{url}/pause?mode={mode}&clear_cache={cleared}", timeout_seconds)
 
     async def resume(self, url: str, timeout_seconds: float) -> None:
         await self._post(f"{url}/resume", timeout_seconds)
@@ -195,25 +196,37 @@ class VllmApi:
         await self._call(url, timeout_seconds, "receive_published", meeting=meeting, entries=entries)
 
     async def reset_prefix_cache(self, url: str, timeout_seconds: float) -> None:
-        await self._post(f"{url}/reset_prefix_cache", timeout_seconds)
+        path = f"{url}/reset_prefix_cache?reset_running_requests=true"
+        answer = await self._post(path, timeout_seconds)
+        # An older vLLM does not know the parameter: it answers 200 without a body and keeps what is in use.
+        if not isinstance(answer, dict) or answer.get("success") is not True:
+            raise RuntimeError(
+                f"{url}/reset_prefix_cache answered {answer!r} and did not confirm that keys and values of "
+                "the previous weights are gone. Start the worker with vLLM 0.32, or set "
+                "rollout.pause_mode=keep_cache to sample with them."
+            )
 
     async def set_version(self, url: str, version: int, timeout_seconds: float) -> None:
         await self._post(f"{url}/update_weight_version", timeout_seconds, {"new_version": str(version)})
 
     async def sleep(self, url: str, timeout_seconds: float) -> None:
-        # Level 1 moves the weights to host memory and drops the KV cache.
-        await self._post(f"{url}/sleep?level=1&mode=wait", timeout_seconds)
+        # Level 2 drops weights and KV cache. vLLM keeps the model's buffers, such as rotary frequencies, in
+        # host memory and restores them with the weights (v1/worker/gpu_worker.py: ``sleep``, ``wake_up``).
+        await self._post(f"{url}/sleep?level=2&mode=wait", timeout_seconds)
 
-    async def wake(self, url: str, timeout_seconds: float) -> None:
-        await self._post(f"{url}/wake_up", timeout_seconds)
+    async def wake_weights(self, url: str, timeout_seconds: float) -> None:
+        await self._post(f"{url}/wake_up?tags=weights", timeout_seconds)
+
+    async def wake_cache(self, url: str, timeout_seconds: float) -> None:
+        await self._post(f"{url}/wake_up?tags=kv_cache", timeout_seconds)
 
     async def _call(self, url: str, timeout_seconds: float, method: str, **arguments: Any) -> None:
         """Makes a worker call a method of ``rollout.weights.vllm_extension``."""
         body = {"method": method, "kwargs": arguments}
         await self._post(f"{url}/collective_rpc", timeout_seconds, body)
 
-    async def _post(self, url: str, timeout_seconds: float, body: Any = None) -> None:
-        await self._client.control("POST", url, body, timeout_seconds)
+    async def _post(self, url: str, timeout_seconds: float, body: Any = None) -> Any:
+        return await self._client.control("POST", url, body, timeout_seconds)
 
 
 def parse_version(label: str) -> int:

@@ -1,7 +1,9 @@
 """Sends new weights to the workers: through a directory that all can read, or through a process group.
 
-Requests in flight are frozen and resume with the new weights; their tokens carry both versions. Pause mode
-``wait`` lets them end first instead. Workers that share GPUs with the trainer sleep between publishes.
+Requests in flight are frozen and resume with the new weights; their tokens carry both versions, and their
+keys and values are computed again. Pause mode ``keep_cache`` leaves these as the previous weights computed
+them, and ``wait`` lets the requests end first. Workers that share GPUs with the trainer sleep between
+publishes: they lose their weights, so that a publish must replace all of them.
 """
 
 import asyncio
@@ -32,7 +34,8 @@ class WeightPublisher(ABC, Generic[Source]):
     def __init__(
         self, pool: WorkerPool, timeout_seconds: float, pause_mode: str = "keep", *, sleeps: bool = False
     ) -> None:
-        """``pause_mode``: ``keep`` freezes requests in flight, ``wait`` lets them end first.
+        """``pause_mode``: ``keep`` freezes requests in flight, ``keep_cache`` keeps their keys and values as
+        well, ``wait`` lets them end first.
         ``sleeps``: True if ``sleep`` is used, so that workers must be woken before a publish."""
         self._pool = pool
         self._pause_mode = pause_mode
@@ -98,17 +101,24 @@ class WeightPublisher(ABC, Generic[Source]):
             await self._publish_to(endpoint, *self._current)
 
     async def _publish_to(self, endpoint: Endpoint, weights: Source, version: int) -> None:
-        api = self._pool.api
+        api, keeps_cache = self._pool.api, self._pause_mode == "keep_cache"
         if self._sleeps:
-            await api.wake(endpoint.url, self._timeout)
-        await api.pause(endpoint.url, self._pause_mode, self._timeout)
+            await api.wake_weights(endpoint.url, self._timeout)
+        mode = "wait" if self._pause_mode == "wait" else "keep"
+        await api.pause(endpoint.url, mode, self._timeout, clear_cache=not keeps_cache)
+        has_weights = not self._sleeps
         try:
-            # Prefixes that the old weights computed are dropped before tokens carry the new version.
             await self._load(endpoint, weights)
-            await api.reset_prefix_cache(endpoint.url, self._timeout)
+            # What the old weights computed is dropped before tokens carry the new version.
+            if not keeps_cache:
+                await api.reset_prefix_cache(endpoint.url, self._timeout)
             await api.set_version(endpoint.url, version, LABEL_SECONDS)
+            if self._sleeps:  # last: the memory of the reload is free again, and decoding starts here
+                await api.wake_cache(endpoint.url, self._timeout)
+                has_weights = True
         finally:
-            await api.resume(endpoint.url, LABEL_SECONDS)
+            if has_weights:  # a worker whose weights were lost in its sleep must not decode
+                await api.resume(endpoint.url, LABEL_SECONDS)
         served = await self._pool.served_version(endpoint)
         if served != version:
             raise RuntimeError(

@@ -14,6 +14,7 @@ import torch
 from configs.schema import RolloutConfig
 from rollout.endpoints.keys import KEY_VARIABLE, with_key
 from rollout.workers.local_worker import LocalWorker, WorkerPlace
+from rollout.workers.vllm_options import check_with_vllm
 
 logger = logging.getLogger(__name__)
 
@@ -38,12 +39,16 @@ def places(config: RolloutConfig, log_dir: Path) -> list[WorkerPlace]:
     """Returns where each local worker runs.
 
     Raises:
-        ValueError: If there are fewer GPUs than workers.
+        ValueError: If there are fewer GPUs than the workers need, or a worker of several GPUs and none.
     """
-    count = config.num_workers
+    count, each = config.num_workers, config.tensor_parallel_size
     devices: list[str] = [""] * count
-    if torch.cuda.is_available() and count > 1:
-        devices = _devices(count)
+    if torch.cuda.is_available() and count * each > 1:
+        devices = _devices(count, each)
+    elif each > 1 and not torch.cuda.is_available():
+        raise ValueError(
+            f"rollout.tensor_parallel_size is {each}, but no GPU is visible. Leave it at 1 on a CPU."
+        )
     threads = share_cores(_cores(), count, config.num_threads)
     return [
         WorkerPlace(
@@ -56,15 +61,16 @@ def places(config: RolloutConfig, log_dir: Path) -> list[WorkerPlace]:
     ]
 
 
-def _devices(count: int) -> list[str]:
-    """Returns one GPU for each worker (not tested on a GPU)."""
+def _devices(count: int, each: int) -> list[str]:
+    """Returns the ``each`` GPUs of each worker, as ``CUDA_VISIBLE_DEVICES`` (not tested on a GPU)."""
     listed = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     visible = listed.split(",") if listed else [str(i) for i in range(torch.cuda.device_count())]
-    if len(visible) < count:
+    if len(visible) < count * each:
+        several = f" of rollout.tensor_parallel_size = {each} GPUs each" if each > 1 else ""
         raise ValueError(
-            f"rollout.num_workers is {count}, but only {len(visible)} GPUs are visible. Lower it."
+            f"rollout.num_workers is {count}{several}, but only {len(visible)} GPUs are visible. Lower it."
         )
-    return visible[:count]
+    return [",".join(visible[i * each : (i + 1) * each]) for i in range(count)]
 
 
 def _model_config(model: Path) -> dict[str, Any]:
@@ -155,13 +161,16 @@ class Fleet:
             worker.check_address()
         what = f"{len(self.workers)} worker{'s' * (len(self.workers) > 1)}"
         print(f"Starting {what}, logs in {self._log_dir}", file=sys.stderr, flush=True)
-        self._starts = [self._threads.submit(worker.start) for worker in self.workers]
+        args = self._config.vllm_args
+        # First in the queue of the threads, so that no start waits for a check that has no thread.
+        check = self._threads.submit(check_with_vllm, args) if args else None
+        self._starts = [self._threads.submit(_start, worker, check) for worker in self.workers]
 
     def wait(self) -> None:
         """Waits until every worker that ``begin`` started answers; ends all of them on failure.
 
         Raises:
-            ValueError: If a port is taken.
+            ValueError: If a port is taken, or vLLM does not know an option of ``rollout.vllm_args``.
             RuntimeError: If a worker ends, or does not answer in time.
         """
         try:
@@ -195,3 +204,9 @@ class Fleet:
                 f"{each}{many}, but only {available:.1f} GiB of memory are free. Lower rollout.kv_cache_gib"
                 f"{' or rollout.num_workers' if many else ''}."
             )
+
+
+def _start(worker: LocalWorker, check: "Future[None] | None") -> None:
+    if check is not None:
+        check.result()
+    worker.start()

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from configs.schema import RolloutConfig
+from configs.schema.vllm_args import vllm_arguments
 from rollout.endpoints.keys import KEY_VARIABLE, read_key
 from rollout.endpoints.vllm_api import HEALTH
 from rollout.workers.log_excerpt import log_excerpt
@@ -43,7 +44,8 @@ class WorkerPlace:
     num_threads: int = 1
     """Threads of the model; used without a GPU."""
     devices: str = ""
-    """``CUDA_VISIBLE_DEVICES`` of the worker; empty keeps that of this process."""
+    """``CUDA_VISIBLE_DEVICES`` of the worker: ``tensor_parallel_size`` GPUs; empty keeps that of this
+    process."""
 
 
 def _on_cpu(num_threads: int) -> dict[str, str]:
@@ -172,15 +174,18 @@ class LocalWorker:
             "--enable-prompt-tokens-details",
             "--disable-log-stats",
             *("--logprobs-mode", "processed_logprobs"),  # after the temperature, like the trainer's
+            *("--generation-config", "vllm"),  # not the model's own sampling defaults, which are not trained
             *("--middleware", "rollout.endpoints.access.RequireKey"),
             *("--worker-extension-cls", "rollout.weights.vllm_extension.PublishExtension"),
         ]
         if config.cast_lm_head_to_fp32:
             command += ["--hf-overrides", '{"head_dtype": "float32"}']
-        if config.enforce_eager:
+        is_on_gpu = torch.cuda.is_available()
+        if config.enforce_eager == "true" or (config.enforce_eager == "auto" and not is_on_gpu):
             command.append("--enforce-eager")
-        if torch.cuda.is_available():
+        if is_on_gpu:
             command += ["--gpu-memory-utilization", str(config.gpu_memory_utilization)]
+            command += ["--tensor-parallel-size", str(config.tensor_parallel_size)]
             if config.enable_sleep_mode:
                 command.append("--enable-sleep-mode")
         else:
@@ -188,7 +193,8 @@ class LocalWorker:
             # Chunked prefill of a seeded request kills a CPU engine ("CPU Generator does not use offset").
             command += ["--no-enable-chunked-prefill"]
             command += ["--max-num-batched-tokens", str(max(8192, config.max_model_len))]
-        return command
+        # Last: of two values of an option vLLM takes the last.
+        return [*command, *vllm_arguments(config.vllm_args)]
 
     def _environment(self) -> dict[str, str]:
         environment = dict(os.environ)
