@@ -19,6 +19,7 @@ from configs.compose import ConfigError, load, load_operator, resolve, with_opti
 from configs.schema.algo import LOSS_TYPES
 from configs.schema.checks import has_user
 from configs.schema.operator import KINDS
+from configs.schema.vllm_args import vllm_arguments
 
 CONFIGS = REPO / "configs"
 NEEDED = ["model.path=x", "data.path=x"]
@@ -93,11 +94,13 @@ def test_the_papers_whole_protocol_fits_one_experiment(thinking: int, schedule: 
 def test_every_group_file_composes_and_its_values_arrive(group: str, name: str):
     command = "evaluation" if group == "operator" else "training"
     config = load(command, [*NEEDED, f"{group}={name}", *ALSO_NEEDED.get((group, name), [])])
-    written = yaml.safe_load((CONFIGS / group / f"{name}.yaml").read_text())
-    for key, value in written.items():
-        if key != "defaults":
-            composed = getattr(getattr(config, group), key)
-            assert (asdict(composed) if is_dataclass(composed) else composed) == value
+    text = (CONFIGS / group / f"{name}.yaml").read_text()
+    written = yaml.safe_load(text) or {}
+    for part, values in (written if "@package _global_" in text else {group: written}).items():
+        for key, value in values.items():
+            if key != "defaults":
+                composed = getattr(getattr(config, part), key)
+                assert (asdict(composed) if is_dataclass(composed) else composed) == value
 
 
 def test_groups_have_files():
@@ -151,6 +154,29 @@ def test_a_key_like_no_other_suggests_nothing_absurd():
         _training("qqqqqqqq=1")
 
 
+@pytest.mark.parametrize(("written", "read"), [("true", "true"), ("False", "false"), ("auto", "auto")])
+def test_graphs_are_chosen_by_true_false_or_auto(written: str, read: str):
+    assert _training(f"rollout.enforce_eager={written}").rollout.enforce_eager == read
+
+
+def test_fp8_rollouts_are_corrected_by_truncated_importance_sampling():
+    config = _training("rollout=fp8")
+    assert config.rollout.vllm_args == {"quantization": "fp8"}
+    algo = config.algo
+    assert (algo.vllm_importance_sampling_correction, algo.vllm_importance_sampling_mode) == (
+        True,
+        "token_truncate",
+    )
+
+
+def test_options_of_vllm_become_words_of_its_command_line():
+    args = {"kv_cache_dtype": "fp8", "x": 3, "on": True, "off": False, "many": [1, 2], "table": {"a": "b"}}
+    assert vllm_arguments(args) == [
+        *("--kv-cache-dtype", "fp8", "--x", "3", "--on", "--no-off", "--many", "1", "2"),
+        *("--table", '{"a": "b"}'),
+    ]
+
+
 def test_an_open_table_takes_new_keys():
     config = _training("+data.task_options.min_terms=3")
     assert config.data.task_options == {"min_terms": 3}
@@ -166,6 +192,7 @@ def test_an_open_table_takes_new_keys():
         ("rollout.urls=x", r"rollout\.urls"),
         ("seed=null", "seed"),
         ("rollout.enforce_eager=maybe", r"rollout\.enforce_eager"),
+        ("rollout.tensor_parallel_size=two", r"rollout\.tensor_parallel_size"),
     ],
 )
 def test_a_value_of_the_wrong_type_names_its_option(override: str, option: str):
@@ -342,12 +369,27 @@ def test_what_is_no_override_is_a_config_error(override: str):
             "rollout.weight_transfer=nccl rollout.enable_sleep_mode=true",
             r"NCCL refuses two ranks on one GPU: set rollout\.weight_transfer to directory or gloo\.",
         ),
-        ("rollout.pause_mode=abort", r"rollout\.pause_mode is 'abort'; choose one of keep, wait\."),
+        (
+            "rollout.pause_mode=abort",
+            r"rollout\.pause_mode is 'abort'; choose one of keep, keep_cache, wait\.",
+        ),
         ("model.lora_r=-1", r"model\.lora_r must be at least 0, got -1\."),
         ("model.lora_alpha=0", r"model\.lora_alpha must be at least 1, got 0\."),
         ("algo.num_generations=1", r"algo\.num_generations must be at least 2, got 1: .*advantage 0\."),
         ("algo.learning_rate=0", r"algo\.learning_rate must be above 0, got 0"),
         ("rollout.max_completion_length=0", r"rollout\.max_completion_length must be at least 1, got 0\."),
+        ("rollout.samples_per_request=0", r"rollout\.samples_per_request must be at least 1, got 0\."),
+        ("rollout.tensor_parallel_size=0", r"rollout\.tensor_parallel_size must be at least 1, got 0\."),
+        ("rollout.vllm_args.dtype=float16", r"rollout\.vllm_args holds dtype, which rollout\.dtype sets\."),
+        (
+            "rollout.vllm_args.max-model-len=9",
+            r"rollout\.vllm_args holds max-model-len, which rollout\.max_model_len sets\.",
+        ),
+        (
+            "rollout.vllm_args.no_enable_scale_out=true",
+            r"holds no_enable_scale_out, which this project sets itself\. Leave it out\.",
+        ),
+        ("rollout.vllm_args.data_parallel_size=2", r"which rollout\.num_workers sets\."),
         ("rollout.max_concurrency=0", r"rollout\.max_concurrency must be at least 1, got 0\."),
         ("rollout.max_retries=-1", r"rollout\.max_retries must be at least 0, got -1\."),
         ("rollout.num_workers=0", r"rollout\.num_workers must be at least 1, got 0\."),

@@ -90,6 +90,34 @@ def test_a_worker_option_survives_hydra_too():
     assert again.model.path == "a\\c'${x}"
 
 
+def test_options_of_vllm_reach_the_workers_as_they_were_given():
+    given = [
+        "+rollout.vllm_args.speculative_config={method:ngram,tokens:[1,2]}",
+        "+rollout.vllm_args.a='x y'",
+    ]
+    job = load("job", [*BASE, *given, "rollout.enforce_eager=false"])
+    again = load("workers", worker_options(job))
+    assert again.rollout.vllm_args == {
+        "speculative_config": {"method": "ngram", "tokens": [1, 2]},
+        "a": "x y",
+    }
+    assert again.rollout.enforce_eager == "false"
+
+
+def test_workers_of_several_gpus_get_the_first_and_the_trainer_the_rest():
+    made = _processes("gpus=8", "rollout.num_workers=2", "rollout.tensor_parallel_size=2")
+    assert made["workers"].environment["CUDA_VISIBLE_DEVICES"] == "0,1,2,3"
+    assert "rollout.tensor_parallel_size=2" in made["workers"].command
+    assert made["trainer"].environment["CUDA_VISIBLE_DEVICES"] == "4,5,6,7"
+    assert "--num_processes 4" in " ".join(made["trainer"].command)
+    said = r"num_workers 4 of 2 GPUs each \(rollout\.tensor_parallel_size\): trainer and workers need"
+    with pytest.raises(ValueError, match=said):
+        _processes("gpus=8", "rollout.num_workers=4", "rollout.tensor_parallel_size=2")
+    _processes(
+        "gpus=8", "rollout.num_workers=4", "rollout.tensor_parallel_size=2", "rollout.enable_sleep_mode=true"
+    )
+
+
 def test_the_trainer_is_not_told_what_concerns_the_job_alone():
     made = _processes("gpus=8", "plan.train_mfu=0.5", "hardware.memory_gib=40", "launch.accelerate=gpu_zero2")
     command = made["trainer"].command

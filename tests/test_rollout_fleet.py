@@ -3,6 +3,7 @@
 import socket
 import sys
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -32,7 +33,7 @@ class ScriptFleet(Fleet):
             worker._command = lambda w=worker, s=script: [sys.executable, "-c", s, str(w._port)]
 
 
-def _config(num_workers: int, **options: float) -> RolloutConfig:
+def _config(num_workers: int, **options: Any) -> RolloutConfig:
     return RolloutConfig(num_workers=num_workers, kv_cache_gib=1, **options)  # type: ignore[arg-type]
 
 
@@ -52,6 +53,39 @@ def test_each_worker_has_a_log_and_a_number_of_its_own(tmp_path: Path):
     where = places(_config(3), tmp_path)
     assert [place.log_path.name for place in where] == ["worker_0.log", "worker_1.log", "worker_2.log"]
     assert [place.number for place in where] == [0, 1, 2]
+
+
+def test_each_worker_gets_gpus_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 5)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+    def devices(number: int, each: int) -> list[str]:
+        return [place.devices for place in places(_config(number, tensor_parallel_size=each), tmp_path)]
+
+    assert devices(2, 2) == ["0,1", "2,3"]
+    assert devices(1, 4) == ["0,1,2,3"]
+    assert devices(1, 1) == [""]
+    with pytest.raises(ValueError, match=r"num_workers is 3 of .*size = 2 GPUs each, but only 5 GPUs"):
+        devices(3, 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7,3,5")
+    assert devices(3, 1) == ["7", "3", "5"]
+
+
+def test_a_cpu_worker_is_not_split(tmp_path: Path):
+    with pytest.raises(ValueError, match=r"tensor_parallel_size is 2, but no GPU is visible"):
+        places(_config(1, tensor_parallel_size=2), tmp_path)
+
+
+def test_no_worker_starts_with_an_option_that_vllm_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def refuse(args: dict[str, str]) -> None:
+        raise ValueError(f"vLLM refuses {args}")
+
+    monkeypatch.setattr("rollout.workers.fleet.check_with_vllm", refuse)
+    fleet = ScriptFleet(_config(2, vllm_args={"a": "b"}), tmp_path, SERVER, SERVER)
+    with pytest.raises(ValueError, match=r"vLLM refuses \{'a': 'b'\}"):
+        fleet.start()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_all_start_on_ports_of_their_own_and_all_end(tmp_path: Path):

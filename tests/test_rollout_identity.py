@@ -121,6 +121,7 @@ def _identity(*overrides: str, operators: tuple[str, ...] = ("trace", "pdr")) ->
     ("override", "message"),
     [
         ("seed=1", "seed was 0 and is 1"),
+        ("+rollout.vllm_args.quantization=fp8", "rollout.vllm_args was {} and is {'quantization': 'fp8'}"),
         ("rollout.temperature=0.5", "rollout.temperature was 1.0 and is 0.5"),
         ("rollout.max_completion_length=64", "rollout.max_completion_length was 2048 and is 64"),
         ("rewards.forms=[tag]", 'rewards.forms was [] and is ["tag"]'),
@@ -154,6 +155,8 @@ def test_a_changed_prompt_is_shown_where_it_changed():
         "data.path=another.jsonl",
         "rollout.num_workers=2",
         "rollout.max_concurrency=3",
+        "rollout.samples_per_request=2",
+        "rollout.tensor_parallel_size=2",
         "rollout.urls=[http://127.0.0.1:9]",
         "rollout.max_retries=0",
         "rewards.num_workers=1",

@@ -194,6 +194,28 @@ def test_a_server_has_its_key_in_its_environment_alone(tmp_path: Path, monkeypat
     assert "rollout.endpoints.access.RequireKey" in command and KEY not in command
 
 
+@pytest.mark.parametrize(
+    ("enforce_eager", "has_gpu", "is_eager"),
+    [("auto", True, False), ("auto", False, True), ("true", True, True), ("false", False, False)],
+)
+def test_graphs_are_used_on_a_gpu_unless_set_otherwise(
+    enforce_eager: str, has_gpu: bool, is_eager: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: has_gpu)
+    config = RolloutConfig(enforce_eager=enforce_eager, tensor_parallel_size=2)
+    command = LocalWorker(config, "model", WorkerPlace(log_path=tmp_path / "log"), KEY)._command()
+    assert ("--enforce-eager" in command) == is_eager
+    if has_gpu:
+        assert command[command.index("--tensor-parallel-size") + 1] == "2"
+
+
+def test_options_of_vllm_come_last_and_the_models_own_sampling_does_not_count(tmp_path: Path):
+    config = RolloutConfig(vllm_args={"max_num_batched_tokens": 4096, "enable_prefix_caching": False})
+    command = LocalWorker(config, "model", WorkerPlace(log_path=tmp_path / "log"), KEY)._command()
+    assert command[-3:] == ["--max-num-batched-tokens", "4096", "--no-enable-prefix-caching"]
+    assert command[command.index("--generation-config") + 1] == "vllm"
+
+
 @pytest.mark.integration
 def test_a_model_that_does_not_exist_ends_vllm_with_its_own_words_and_no_process(tmp_path: Path):
     before = _children()

@@ -1,6 +1,8 @@
 """The rollout side against a real vLLM worker."""
 
 import asyncio
+import json
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -374,6 +376,63 @@ def test_published_weights_are_served_and_every_token_knows_its_version(
     # Every weight counts, the tied head's too: log-probs are those of the published model.
     expected = _expected_logprobs(tmp_path, completion)
     torch.testing.assert_close(torch.tensor(completion.logprobs), expected, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("pause_mode", ["keep", "keep_cache"])
+def test_what_is_sampled_after_a_publish_reads_keys_and_values_of_the_new_weights_unless_they_are_kept(
+    engine: RolloutEngine, tmp_path: Path, pause_mode: str
+):
+    """The prompt is in the cache, and a request is half done, when the weights change."""
+    for seed in (8, 9):
+        tiny_model(seed=seed).save_pretrained(tmp_path / str(seed))
+    by_directory = engine.pool.restarter.after_restart
+    publisher = DirectoryPublisher(engine.pool, 60, pause_mode)
+    number = 60 if pause_mode == "keep" else 70
+    long = replace(GREEDY, max_tokens=600, stop_token_ids=())
+
+    async def publish_midway() -> tuple[Completion, Completion]:
+        await publisher.publish(tmp_path / "8", number)
+        for seed in range(100):  # until one does not end by itself
+            running = replace(LONG, seed=1000 + seed)
+            (whole,) = await engine.pool.generate(PROMPT, running)
+            if len(whole.token_ids) == LONG.max_tokens:
+                break
+        task = asyncio.create_task(engine.pool.generate(PROMPT, running))
+        await asyncio.sleep(0.3)
+        await publisher.publish(tmp_path / "9", number + 1)
+        (after,) = await engine.pool.generate(PROMPT, replace(long, max_tokens=16))
+        return (await task)[0], after
+
+    try:
+        midway, after = engine.run(publish_midway(), 240, what="a publish")
+    finally:
+        engine.pool.restarter.after_restart = by_directory
+    assert [span.version for span in midway.versions] == [number, number + 1]
+    new = tmp_path / "9"
+    start = midway.versions[1].start
+    assert 0 < start < len(midway.token_ids) - 8
+    for completion, first in ((midway, start), (after, 0)):
+        expected = _expected_logprobs(new, completion)[first:]
+        apart = (torch.tensor(completion.logprobs)[first:] - expected).abs().max()
+        assert (apart < 1e-3) == (pause_mode == "keep")
+    # Leaves no key of old weights behind.
+    engine.run(DirectoryPublisher(engine.pool, 60).publish(new, number + 2), 60, what="a publish")
+    engine.pool.restarter.after_restart = by_directory
+
+
+def test_the_models_own_generation_config_changes_nothing_that_is_sampled(
+    tiny_policy: Path, rollout_config: RolloutConfig, tmp_path: Path
+):
+    folder = tmp_path / "policy"
+    shutil.copytree(tiny_policy, folder)
+    own = json.loads((folder / "generation_config.json").read_text())
+    own |= {"repetition_penalty": 1.3, "top_k": 20, "temperature": 0.3, "do_sample": True}
+    (folder / "generation_config.json").write_text(json.dumps(own))
+    with RolloutEngine(rollout_config, str(folder), tmp_path / "logs") as engine:
+        made = engine.run(engine.pool.generate(PROMPT, SAMPLING, 8), 120, what="a call")
+    for completion in made:
+        expected = _expected_logprobs(tiny_policy, completion)
+        torch.testing.assert_close(torch.tensor(completion.logprobs), expected, atol=1e-3, rtol=1e-3)
 
 
 def test_weights_over_a_process_group_are_served_as_those_of_a_directory(
