@@ -41,6 +41,7 @@ from rollout.records import (
     VERIFY,
     Completion,
     Problem,
+    Prompt,
     Sampling,
 )
 from rollout.sampler import RequestRefused
@@ -72,11 +73,11 @@ def _operator(*overrides: str):
     return build_operator(config.operator)
 
 
-def _expected_logprobs(folder: Path, completion: Completion) -> torch.Tensor:
+def _expected_logprobs(folder: Path, completion: Completion, prompt: Prompt = PROMPT) -> torch.Tensor:
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    ids = torch.tensor([[*PROMPT.ids, *completion.token_ids]])
-    logits = model(ids).logits[0, len(PROMPT.ids) - 1 : -1].float()
-    return logits.log_softmax(-1).gather(1, ids[0, len(PROMPT.ids) :, None])[:, 0]
+    ids = torch.tensor([[*prompt.ids, *completion.token_ids]])
+    logits = model(ids).logits[0, len(prompt.ids) - 1 : -1].float()
+    return logits.log_softmax(-1).gather(1, ids[0, len(prompt.ids) :, None])[:, 0]
 
 
 def test_sampled_logprobs_are_the_policys_own(engine: RolloutEngine, tiny_policy: Path):
@@ -388,19 +389,19 @@ def test_what_is_sampled_after_a_publish_reads_keys_and_values_of_the_new_weight
     by_directory = engine.pool.restarter.after_restart
     publisher = DirectoryPublisher(engine.pool, 60, pause_mode)
     number = 60 if pause_mode == "keep" else 70
-    long = replace(GREEDY, max_tokens=600, stop_token_ids=())
+    prompt = prompt_of(*(40 + i % 31 for i in range(300)))  # two full blocks of the prefix cache
 
     async def publish_midway() -> tuple[Completion, Completion]:
         await publisher.publish(tmp_path / "8", number)
         for seed in range(100):  # until one does not end by itself
-            running = replace(LONG, seed=1000 + seed)
-            (whole,) = await engine.pool.generate(PROMPT, running)
-            if len(whole.token_ids) == LONG.max_tokens:
+            running = replace(SAMPLING, max_tokens=400, seed=1000 + seed)
+            (whole,) = await engine.pool.generate(prompt, running)
+            if len(whole.token_ids) == running.max_tokens:
                 break
-        task = asyncio.create_task(engine.pool.generate(PROMPT, running))
-        await asyncio.sleep(0.3)
+        task = asyncio.create_task(engine.pool.generate(prompt, running))
+        await asyncio.sleep(0.15)
         await publisher.publish(tmp_path / "9", number + 1)
-        (after,) = await engine.pool.generate(PROMPT, replace(long, max_tokens=16))
+        (after,) = await engine.pool.generate(prompt, GREEDY)
         return (await task)[0], after
 
     try:
@@ -412,12 +413,11 @@ def test_what_is_sampled_after_a_publish_reads_keys_and_values_of_the_new_weight
     start = midway.versions[1].start
     assert 0 < start < len(midway.token_ids) - 8
     for completion, first in ((midway, start), (after, 0)):
-        expected = _expected_logprobs(new, completion)[first:]
+        expected = _expected_logprobs(new, completion, prompt)[first:]
         apart = (torch.tensor(completion.logprobs)[first:] - expected).abs().max()
         assert (apart < 1e-3) == (pause_mode == "keep")
     # Leaves no key of old weights behind.
-    engine.run(DirectoryPublisher(engine.pool, 60).publish(new, number + 2), 60, what="a publish")
-    engine.pool.restarter.after_restart = by_directory
+    engine.run(engine.publisher.publish(new, number + 2), 60, what="a publish")
 
 
 def test_the_models_own_generation_config_changes_nothing_that_is_sampled(
