@@ -20,6 +20,7 @@ SET_BY = {
     "data_parallel_size": "rollout.num_workers",
     "generation_config": "rollout.temperature and rollout.top_p",
     "override_generation_config": "rollout.temperature and rollout.top_p",
+    "hf_overrides": "model.path (its config.json) and model.cast_lm_head_to_fp32",
 }
 """Options of vLLM that the project sets -> what sets them."""
 FIXED = (
