@@ -20,7 +20,9 @@ from rollout.endpoints.pool import WorkerPool
 from rollout.endpoints.restarts import RESTART_ATTEMPTS
 from rollout.endpoints.routing import Endpoint
 from rollout.endpoints.served_model import ServedModel, refuse_other_model
-from rollout.weights.publish import DirectoryPublisher, TransferPublisher, WeightPublisher
+from rollout.weights.broadcast import TransferPublisher
+from rollout.weights.ipc import IpcPublisher
+from rollout.weights.publish import AdapterPublisher, DirectoryPublisher, WeightPublisher
 from rollout.workers.fleet import Fleet
 from rollout.workers.local_worker import NEEDED_ELSEWHERE, LocalWorker
 from rollout.workers.loopback import LOOPBACK
@@ -82,11 +84,15 @@ class RolloutEngine:
 
     @functools.cached_property
     def publisher(self) -> WeightPublisher[Any]:
-        """Publisher of ``rollout.weight_transfer``: ``directory`` takes a ``Path``, others a mapping."""
+        """Publisher of ``rollout.weight_transfer``: ``directory`` takes a ``Path``, others a ``Feed``."""
         config = self._config
         options = (self.pool, config.publish_timeout_seconds, config.pause_mode)
+        if config.max_lora_rank:
+            return AdapterPublisher(*options, sleeps=config.enable_sleep_mode)
         if config.weight_transfer == "directory":
             return DirectoryPublisher(*options, sleeps=config.enable_sleep_mode)
+        if config.weight_transfer == "ipc":
+            return IpcPublisher(*options, sleeps=config.enable_sleep_mode)
         return TransferPublisher(*options, sleeps=config.enable_sleep_mode, backend=config.weight_transfer)
 
     @contextlib.contextmanager

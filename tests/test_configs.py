@@ -367,7 +367,25 @@ def test_what_is_no_override_is_a_config_error(override: str):
         ),
         (
             "rollout.weight_transfer=nccl rollout.enable_sleep_mode=true",
-            r"NCCL refuses two ranks on one GPU: set rollout\.weight_transfer to directory or gloo\.",
+            r"NCCL refuses two ranks on one GPU: set rollout\.weight_transfer to directory, gloo or ipc\.",
+        ),
+        (
+            "rollout.weight_transfer=ipc",
+            r"ipc needs one GPU that trainer and one local worker share: set rollout\.enable_sleep_mode=true",
+        ),
+        (
+            "rollout.weight_transfer=ipc rollout.enable_sleep_mode=true rollout.num_workers=2",
+            r"rollout\.num_workers at 1",
+        ),
+        (
+            "rollout.max_lora_rank=16",
+            r"model\.lora_r is 0: set it to 1 to 16, or rollout\.max_lora_rank to 0",
+        ),
+        ("rollout.max_lora_rank=8 model.lora_r=16", r"model\.lora_r is 16: set it to 1 to 8"),
+        ("rollout.max_lora_rank=12 model.lora_r=8", r"rollout\.max_lora_rank is 12; choose one of 0, 8, 16"),
+        (
+            "rollout.max_lora_rank=8 model.lora_r=8 rollout.weight_transfer=gloo",
+            r"adapters alone are published through a directory, not with rollout\.weight_transfer=gloo",
         ),
         (
             "rollout.pause_mode=abort",

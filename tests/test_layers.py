@@ -79,7 +79,8 @@ FLOORS = {
         "tasks": {"answers", "facts", "gold", "processes", "solving", "verdict"},
     },
     "train": {
-        "sharding": set(),
+        "zero3_shards": set(),
+        "sharding": {"zero3_shards"},
         "batch": set(),
         "loss": {"batch"},
         "model": {"batch", "sharding"},
@@ -270,8 +271,9 @@ def test_configs_rewards_and_launch_import_no_torch():
 @pytest.mark.component
 def test_only_train_knows_of_ranks(library: str):
     outside = {name for name in _importers(library) if not name.startswith("train/")}
-    # Weights go over groups of two, which are none of a run's ranks.
-    assert outside <= ({"rollout/weights/transfer.py"} if library == "torch.distributed" else set())
+    # Weights go over groups of their own, which are none of a run's ranks.
+    ours = {"rollout/weights/transfer.py", "rollout/weights/meeting.py"}
+    assert outside <= (ours if library == "torch.distributed" else set())
 
 
 def _loaded(code: str, libraries: set[str]) -> set[str]:

@@ -3,9 +3,11 @@
 import asyncio
 import json
 import shutil
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
@@ -45,8 +47,12 @@ from rollout.records import (
     Sampling,
 )
 from rollout.sampler import RequestRefused
-from rollout.weights.publish import DirectoryPublisher, TransferPublisher
-from train.model.policy import gather_weights
+from rollout.weights import broadcast
+from rollout.weights.broadcast import TransferPublisher
+from rollout.weights.buckets import BUCKET_BYTES
+from rollout.weights.feed import Feed
+from rollout.weights.publish import DirectoryPublisher
+from train.model.weights import PolicyWeights
 from train.sharding import Unsharded
 
 pytestmark = pytest.mark.integration
@@ -440,18 +446,72 @@ def test_weights_over_a_process_group_are_served_as_those_of_a_directory(
 ):
     model = tiny_model(seed=6)
     model.save_pretrained(tmp_path)
-    weights = gather_weights(model, Unsharded(), is_main=True)
-    assert weights is not None
     by_directory = engine.pool.restarter.after_restart
     try:
         publisher = TransferPublisher(engine.pool, 60, backend="gloo")
-        engine.run(publisher.publish(weights.state, 43), 60, what="a publish")
+        _send(engine, publisher, PolicyWeights(model, Unsharded(), BUCKET_BYTES["gloo"]), 43)
     finally:
         engine.pool.restarter.after_restart = by_directory
     (completion,) = engine.run(engine.pool.generate(PROMPT, SAMPLING), 60, what="a call")
     assert [span.version for span in completion.versions] == [43]
     expected = _expected_logprobs(tmp_path, completion)
     torch.testing.assert_close(torch.tensor(completion.logprobs), expected, atol=1e-3, rtol=1e-3)
+
+
+def test_a_worker_whose_transfer_broke_in_the_middle_serves_the_next_one_whole(
+    engine: RolloutEngine, tmp_path: Path
+):
+    """vLLM has taken a part of the weights when the transfer ends; the retry replaces all of them."""
+    model = tiny_model(seed=8)
+    model.save_pretrained(tmp_path)
+    by_directory = engine.pool.restarter.after_restart
+    restarts = engine.pool.restarter.restarts
+    try:
+        publisher = TransferPublisher(engine.pool, 60, backend="gloo")
+        weights = PolicyWeights(model, Unsharded(), bucket_bytes=2**14)
+        send, broken = broadcast.send, []
+
+        def break_once(feed: Feed, *arguments: Any) -> None:
+            if not broken:
+                broken.append(len(feed.buckets))
+                feed = _Breaking(feed)  # type: ignore[assignment]
+            send(feed, *arguments)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(broadcast, "send", break_once)
+            _send(engine, publisher, weights, 44)
+        assert broken and broken[0] > 4
+    finally:
+        engine.pool.restarter.after_restart = by_directory
+    assert engine.pool.restarter.restarts == restarts
+    (completion,) = engine.run(engine.pool.generate(PROMPT, SAMPLING), 60, what="a call")
+    assert [span.version for span in completion.versions] == [44]
+    expected = _expected_logprobs(tmp_path, completion)
+    torch.testing.assert_close(torch.tensor(completion.logprobs), expected, atol=1e-3, rtol=1e-3)
+
+
+class _Breaking:
+    """A feed that fails at its fourth bucket."""
+
+    def __init__(self, feed: Feed) -> None:
+        self._feed = feed
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._feed, name)
+
+    def bucket(self, index: int, seconds: float, given_up: threading.Event) -> torch.Tensor:
+        if index == 3:
+            raise RuntimeError("out of memory")
+        return self._feed.bucket(index, seconds, given_up)
+
+
+def _send(engine: RolloutEngine, publisher: TransferPublisher, weights: PolicyWeights, version: int) -> None:
+    """Publishes as ``EnginePublisher`` does."""
+    feed = engine.run(publisher.open(weights, version), 60, what="a publish")
+    sent = engine.submit(publisher.publish(feed, version))
+    for part in weights.parts():
+        feed.put(part)
+    sent.result(timeout=120)
 
 
 def test_workers_sleep_until_the_next_publish(engine: RolloutEngine, tmp_path: Path):

@@ -303,3 +303,27 @@ def test_zero_3_gathers_as_often_whatever_the_length_of_a_micro_batch(changes, t
     config = make_run(tmp_path / "one", str(tiny_policy), changes)
     expected = gradient_norms(config, make_accelerator(config), lambda: None)
     assert found["norms"] == pytest.approx(expected, rel=1e-4)
+@pytest.mark.parametrize(("model", "shards_all"), [({"dtype": "bfloat16"}, False), (LORA, True)])
+def test_weights_under_zero_3_are_gathered_in_buckets_and_equal_those_gathered_one_by_one(
+    model, shards_all, tiny_policy, tmp_path
+):
+    for bucket_bytes in (2**16, 2**30):
+        output = tmp_path / str(bucket_bytes)
+        output.mkdir()
+        run = {
+            "output_dir": str(output),
+            "model": str(tiny_policy),
+            "changes": model,
+            "shards_all": shards_all,
+        }
+        (output / "run.json").write_text(json.dumps(run | {"bucket_bytes": bucket_bytes}))
+        done = launch_script(3, "publishing_rank.py", output / "run.json", output)
+        assert done.returncode == 0, done.stdout[-4000:]
+        for rank in (0, 1):
+            found = json.loads((output / f"rank{rank}.json").read_text())
+            assert found["differing"] == []
+            assert (found["sharded"] > 0) == shards_all
+            # As many as the bytes ask for, whatever the number of weights: 24, of which half are small.
+            most = 1 if bucket_bytes == 2**30 else 2 * found["bytes"] / bucket_bytes + 1
+            assert 1 <= found["collectives"] <= most
+            assert bucket_bytes == 2**30 or found["largest"] < found["bytes"]

@@ -20,7 +20,7 @@ from rollout.records import REFINE, TRACE, Call, Group, GroupKey, Sample, Usage,
 from train.collaborators import Collaborators
 from train.engine_links import WeightsFolder
 from train.loop import Trainer
-from train.model.policy import HostWeights
+from train.model.weights import PolicyWeights
 from train.report import Reporter
 from train.start import decide_start
 from train.trace import GroupTrace
@@ -161,9 +161,8 @@ class RecordingPublisher:
     def sleep(self) -> None:
         self.events.append("sleep")
 
-    def publish(self, weights: HostWeights, version: int) -> None:
-        assert all(value.device.type == "cpu" for value in weights.state.values())
-        directory = self._folder.write(weights, version)
+    def publish(self, weights: PolicyWeights, version: int) -> None:
+        directory = self._folder.write(weights.to_host(), version)
         assert (directory / "config.json").is_file()
         assert list(directory.glob("*.safetensors"))
         self.versions.append(version)

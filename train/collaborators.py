@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from rollout.collection.collector import CollectedBatch
-from train.model.policy import HostWeights
+from train.model.weights import PolicyWeights
 from train.report import Reporter
 from train.trace import GroupTrace
 
@@ -37,8 +37,8 @@ class Collector(Protocol):
 class Publisher(Protocol):
     """Makes the workers serve new weights."""
 
-    def publish(self, weights: HostWeights, version: int) -> None:
-        """Returns once every worker serves ``version``."""
+    def publish(self, weights: PolicyWeights, version: int) -> None:
+        """Reads ``weights`` and returns once every worker serves them as ``version``."""
         ...
 
     def sleep(self) -> None:

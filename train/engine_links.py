@@ -1,24 +1,29 @@
 """Calls from the trainer's thread into the engine's event loop: receives batches, sends weights."""
 
+import asyncio
 import shutil
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
+from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
+from typing import Any, TypeVar
 
 from configs.schema import TrainingConfig
 from rollout.collection.collector import CollectedBatch
 from rollout.collection.producer import Producer
 from rollout.endpoints.client import RequestCounts
 from rollout.engine import RolloutEngine
-from train.model.policy import HostWeights
+from train.model.weights import HostWeights, PolicyWeights
 
 STATE_SECONDS = 60.0
 """Time limit for the engine's loop to return the producer's state."""
+BACKSTOP = 10.0
+"""Limit of a whole publish, in limits of its parts, which end earlier with an error that names the worker."""
 CLOSE_SECONDS = 30.0
 """Time limit for ending the collection."""
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -94,14 +99,14 @@ class EnginePublisher:
     engine: RolloutEngine
     config: TrainingConfig
 
-    def publish(self, weights: HostWeights, version: int) -> None:
+    def publish(self, weights: PolicyWeights, version: int) -> None:
         """Returns once every worker serves ``version``; raises as ``rollout.weights.publish`` does."""
         if self.config.rollout.weight_transfer != "directory":
-            self._send(weights.state, version)
+            self._stream(weights, version)
             return
         folder = WeightsFolder(Path(self.config.output_dir))
-        directory = folder.write(weights, version)
-        self._send(directory, version)
+        directory = folder.write(weights.to_host(), version)
+        self._wait(self.engine.publisher.publish(directory, version), version)
         folder.keep_only(directory)
 
     def sleep(self) -> None:
@@ -109,7 +114,25 @@ class EnginePublisher:
         limit = self.config.rollout.publish_timeout_seconds
         self.engine.run(self.engine.publisher.sleep(), limit, what="putting the workers to sleep")
 
-    def _send(self, weights: Path | Mapping[str, Tensor], version: int) -> None:
-        work = self.engine.publisher.publish(weights, version)
-        limit = self.config.rollout.publish_timeout_seconds
-        self.engine.run(work, limit, what=f"publishing version {version} to the workers")
+    def _stream(self, weights: PolicyWeights, version: int) -> None:
+        """Gathers each bucket in this thread while the engine's sends the one before."""
+        publisher = self.engine.publisher
+        feed = self._wait(publisher.open(weights, version), version)
+        sent = self.engine.submit(publisher.publish(feed, version))
+        try:
+            for part in weights.parts():
+                feed.put(part)
+        except BaseException as error:
+            feed.fail(repr(error))
+            with suppress(RuntimeError):  # the publish then fails for that reason
+                self._wait(_result(sent), version)
+            raise
+        self._wait(_result(sent), version)
+
+    def _wait(self, work: Coroutine[Any, Any, T], version: int) -> T:
+        limit = BACKSTOP * self.config.rollout.publish_timeout_seconds
+        return self.engine.run(work, limit, what=f"publishing version {version} to the workers")
+
+
+async def _result(future: "Future[T]") -> T:
+    return await asyncio.wrap_future(future)

@@ -11,7 +11,7 @@ the log-probs of their sampler. Only rank 0 communicates with the outside (``Col
     │     operators ─► pool ────┼──┐       learner.learn ◄─── gradients, metrics ─► learner.learn
     └───────────────────────────┘  │            │                                        │
                                    ▼            ▼                                        ▼
-      vLLM workers ◄──── weights ─ publisher.publish ◄──── shards (ZeRO-3) ──── gather_weights
+      vLLM workers ◄──── weights ─ publisher.publish ◄──── shards (ZeRO-3) ──── PolicyWeights
                                                 │                                        │
       groups/ ◄─ trace; evaluation/ ◄─ operators on held-out problems (train.eval_steps) │
       checkpoints/ ◄──────────────── state of rank 0 and shards ◄────────────────────────┘ (train.save_steps)
@@ -41,6 +41,7 @@ from configs.run_folder import STOPPED
 from configs.schema import TrainingConfig
 from configs.stopping import Stopped, StopRequest
 from rollout.collection.collector import CollectedBatch
+from rollout.weights.buckets import BUCKET_BYTES
 from train.batch.rows import Row
 from train.call_terms import CallTerms, UpdateRecord
 from train.checkpoint import Checkpoints, TrainerState, config_fingerprint
@@ -51,7 +52,7 @@ from train.health.rollbacks import forget_rollbacks, rate_scale, read_rollbacks
 from train.learner import Learner
 from train.loss.credit import credit
 from train.metrics import Stopwatch, group_metrics, kept_cache_share, staleness_metrics
-from train.model.policy import gather_weights
+from train.model.weights import HOST_BUCKET_BYTES, PolicyWeights
 from train.nonfinite_steps import RefusalGuard
 from train.preemption import leave_marker
 from train.resumed import updates_ratio
@@ -164,9 +165,11 @@ class Trainer:
             if kept := self.outside.collector.resume(self.step, state.collector if state else None):
                 steps = f"{kept[0]} to {kept[-1]}" if len(kept) > 1 else str(kept[0])
                 self.outside.reporter.note(f"Finished rollouts of step {steps} are not sampled again.")
-        # The workers have started with the weights of model.path, not with those of the checkpoint.
-        if state is not None:
+        # The workers have started with the weights of model.path: not with those of the checkpoint, and
+        # without an adapter, which their requests name from the first.
+        if state is not None or self.config.rollout.max_lora_rank:
             self._publish_version(self.policy_version)
+        if state is not None:
             self._evaluate_if_due()  # no-op unless a request to stop has interrupted it
 
     def _load(self, path: Path) -> TrainerState:
@@ -250,9 +253,15 @@ class Trainer:
     def _publish_version(self, version: int) -> None:
         if self.config.rollout.enable_sleep_mode:
             give_back_cached_memory(self.accelerator)
-        weights = gather_weights(self.model, self._sharding, is_main=self.outside is not None)
-        if self.outside and weights:
-            self.outside.publisher.publish(weights, version)
+        rollout, path = self.config.rollout, self.config.model.path
+        size = BUCKET_BYTES.get(rollout.weight_transfer, HOST_BUCKET_BYTES)
+        adapter_of = path if rollout.max_lora_rank else ""
+        weights = PolicyWeights(self.model, self._sharding, size, adapter_of=adapter_of)
+        try:
+            if self.outside:
+                self.outside.publisher.publish(weights, version)
+        finally:
+            weights.finish()  # ranks gather together, also if the publish failed in between
 
     def _evaluate_if_due(self) -> dict[str, float]:
         train = self.config.train

@@ -1,4 +1,4 @@
-"""Sharding of a model over ranks. This is the only file that depends on DeepSpeed.
+"""Sharding of a model over ranks. This is the only file, with ``zero3_shards``, that depends on DeepSpeed.
 
 ``Sharding`` is the complete interface that the trainer needs. ``Unsharded`` implements it for one process
 without DeepSpeed, ``DeepSpeedZero`` for every other run; an FSDP2 backend would be a third class.
@@ -8,7 +8,7 @@ import contextlib
 import math
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
@@ -18,6 +18,8 @@ from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import DeepSpeedEngineWrapper
 from torch import Tensor, nn
+
+from train.zero3_shards import whole_buckets
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,8 +71,19 @@ class Sharding(Protocol):
         """Makes ``parameters`` whole on every rank within the context. Every rank must enter it."""
         ...
 
+    def whole(self, buckets: Sequence[Sequence[nn.Parameter]]) -> Iterator[list[Tensor]]:
+        """Yields the whole, detached values of each bucket of parameters. Every rank must read them all.
+
+        If weights are sharded, a bucket costs one collective, and the next one's runs meanwhile.
+        """
+        ...
+
     def num_elements(self, parameter: nn.Parameter) -> int:
         """Returns the number of elements of the whole parameter, even if a rank holds only a shard."""
+        ...
+
+    def shape(self, parameter: nn.Parameter) -> torch.Size:
+        """Returns the shape of the whole parameter, even if a rank holds only a shard."""
         ...
 
 
@@ -93,9 +106,18 @@ class Unsharded:
         del parameters
         return contextlib.nullcontext()
 
+    def whole(self, buckets: Sequence[Sequence[nn.Parameter]]) -> Iterator[list[Tensor]]:
+        """See ``Sharding``."""
+        for bucket in buckets:
+            yield [parameter.detach() for parameter in bucket]
+
     def num_elements(self, parameter: nn.Parameter) -> int:
         """See ``Sharding``."""
         return parameter.numel()
+
+    def shape(self, parameter: nn.Parameter) -> torch.Size:
+        """See ``Sharding``."""
+        return parameter.shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,9 +178,22 @@ class DeepSpeedZero:
 
         return deepspeed.zero.GatheredParameters(list(parameters))
 
+    def whole(self, buckets: Sequence[Sequence[nn.Parameter]]) -> Iterator[list[Tensor]]:
+        """See ``Sharding``."""
+        if self.stage < 3:
+            return Unsharded().whole(buckets)
+        on_gpu = torch.cuda.is_available()
+        return whole_buckets(
+            buckets, torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
+        )
+
     def num_elements(self, parameter: nn.Parameter) -> int:
         """See ``Sharding``."""
         return getattr(parameter, "ds_numel", parameter.numel())  # under ZeRO-3 numel is that of the shard
+
+    def shape(self, parameter: nn.Parameter) -> torch.Size:
+        """See ``Sharding``."""
+        return getattr(parameter, "ds_shape", parameter.shape)
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,6 +56,7 @@ class TrainingConfig:
                 "it is for evaluation only."
             )
         self._check_credit()
+        self._check_adapter()
         if self.rollout.enable_sleep_mode and self.collect.max_staleness:
             raise ValueError(
                 f"rollout.enable_sleep_mode is true and collect.max_staleness {self.collect.max_staleness}: "
@@ -73,6 +74,14 @@ class TrainingConfig:
             raise ValueError(
                 f"rollout.top_p must be 1.0 in training, got {self.rollout.top_p}: a cut tail biases the "
                 "ratio between trainer and sampler."
+            )
+
+    def _check_adapter(self) -> None:
+        rank, served = self.model.lora_r, self.rollout.max_lora_rank
+        if served and not 0 < rank <= served:
+            raise ValueError(
+                f"rollout.max_lora_rank is {served}, so that workers serve a LoRA adapter, and model.lora_r is "
+                f"{rank}: set it to 1 to {served}, or rollout.max_lora_rank to 0."
             )
 
     def _check_credit(self) -> None:

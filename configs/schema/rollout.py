@@ -28,6 +28,9 @@ WITHOUT_EFFECT = (
 )
 """Options that may change when a run is resumed: they affect where and how fast it samples, not what."""
 
+LORA_RANKS = (0, 8, 16, 32, 64, 128, 256, 320, 512)
+"""0, and the ranks that vLLM has kernels for."""
+
 
 @dataclass(kw_only=True)
 class RolloutConfig:
@@ -87,8 +90,13 @@ class RolloutConfig:
     """Time limit for publishing weights to a worker."""
 
     weight_transfer: str = "directory"
-    """How weights reach the workers: directory (a folder that all can read), nccl (between GPUs) or gloo
-    (through host memory). The last two need no shared disk, but workers must be able to reach the trainer."""
+    """How weights reach the workers: directory (a folder that all can read), nccl (between GPUs), gloo
+    (through host memory) or ipc (on one GPU that trainer and one local worker share). nccl and gloo need no
+    shared disk, but workers must be able to reach the trainer. nccl and ipc were not run on a GPU."""
+
+    max_lora_rank: int = 0
+    """Largest rank of the LoRA adapter that workers serve beside the model: 8, 16, 32, 64, 128, 256, 320 or
+    512. If above 0, training with model.lora_r publishes the adapter alone; 0: merged into the weights."""
 
     pause_mode: str = "keep"
     """Requests in flight during publishing: keep (they continue with the new weights, which compute their
@@ -162,11 +170,25 @@ class RolloutConfig:
         above("rollout.start_timeout_seconds", self.start_timeout_seconds, 0)
         above("rollout.publish_timeout_seconds", self.publish_timeout_seconds, 0)
         at_least("rollout.temperature", self.temperature, 0)
-        choice("rollout.weight_transfer", self.weight_transfer, ("directory", "nccl", "gloo"))
+        choice("rollout.weight_transfer", self.weight_transfer, ("directory", "nccl", "gloo", "ipc"))
         if self.weight_transfer == "nccl" and self.enable_sleep_mode:
             raise ValueError(
                 "rollout.enable_sleep_mode lets trainer and workers share GPUs, but NCCL refuses two ranks "
-                "on one GPU: set rollout.weight_transfer to directory or gloo."
+                "on one GPU: set rollout.weight_transfer to directory, gloo or ipc."
+            )
+        if self.weight_transfer == "ipc" and (
+            not self.enable_sleep_mode or self.urls or self.num_workers > 1
+        ):
+            raise ValueError(
+                "rollout.weight_transfer=ipc needs one GPU that trainer and one local worker share: set "
+                "rollout.enable_sleep_mode=true, leave rollout.urls empty and rollout.num_workers at 1; or "
+                "use directory, nccl or gloo."
+            )
+        choice("rollout.max_lora_rank", self.max_lora_rank, LORA_RANKS)
+        if self.max_lora_rank and self.weight_transfer != "directory":
+            raise ValueError(
+                f"rollout.max_lora_rank is {self.max_lora_rank}: adapters alone are published through a "
+                f"directory, not with rollout.weight_transfer={self.weight_transfer}."
             )
         choice("rollout.pause_mode", self.pause_mode, ("keep", "keep_cache", "wait"))
         if self.call_tokens >= self.max_model_len:

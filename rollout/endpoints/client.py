@@ -110,8 +110,10 @@ class Client:
         message = f"{url} answered {status}: {self._shown(answer)}{self._hint(status)}"
         raise Unavailable(message, retry_after=retry_after, is_busy=status == 429)
 
-    async def control(self, method: str, url: str, body: Any, timeout_seconds: float) -> Any:
-        """Sends a control request and returns the decoded answer; None if the answer is empty.
+    async def control(
+        self, method: str, url: str, body: Any, timeout_seconds: float, *, is_json: bool = True
+    ) -> Any:
+        """Sends a control request and returns the decoded answer; None if it is empty or not ``is_json``.
 
         Raises:
             RuntimeError: If it fails or takes longer than ``timeout_seconds``. The message names the URL.
@@ -124,7 +126,7 @@ class Client:
         if status != 200:
             raise RuntimeError(f"{url} answered {status}: {self._shown(answer)}{self._hint(status)}")
         try:
-            return json.loads(answer) if answer else None
+            return json.loads(answer) if answer and is_json else None
         except (ValueError, RecursionError) as error:
             raise RuntimeError(f"{url} answered no JSON: {self._shown(answer)}") from error
 

@@ -139,6 +139,10 @@ class EngineApi(Protocol):
         """
         ...
 
+    async def receivers(self, url: str, timeout_seconds: float) -> int:
+        """Returns the number of the worker's processes that each receive weights in ``receive``."""
+        ...
+
     async def receive(
         self,
         url: str,
@@ -150,10 +154,26 @@ class EngineApi(Protocol):
 
         Args:
             url: URL of the worker.
-            meeting: A ``transfer.Meeting`` as a mapping.
-            entries: A ``transfer.WeightEntry`` for each weight, as mappings, in the order of sending.
+            meeting: A ``meeting.Meeting`` as a mapping.
+            entries: A ``buckets.WeightEntry`` for each weight, as mappings, in the order of sending.
             timeout_seconds: Limit of the whole transfer.
         """
+        ...
+
+    async def start_update(self, url: str, timeout_seconds: float) -> None:
+        """Prepares a paused worker on this process's GPU for ``update``."""
+        ...
+
+    async def update(self, url: str, body: Mapping[str, Any], timeout_seconds: float) -> None:
+        """Makes the worker copy some weights from this process's GPU memory: ``weights.ipc.update_body``."""
+        ...
+
+    async def finish_update(self, url: str, timeout_seconds: float) -> None:
+        """Is called after the last ``update``; returns once all weights are in use."""
+        ...
+
+    async def load_adapter(self, url: str, folder: Path, timeout_seconds: float) -> None:
+        """Makes a paused worker load the LoRA adapter in a folder that it can read, in place of the last."""
         ...
 
     async def reset_prefix_cache(self, url: str, timeout_seconds: float) -> None:

@@ -49,7 +49,7 @@ class WorkerPool:
         self.restarter = Restarter(self._is_sound)
         self._config = config
         self._client = Client(KEY_VARIABLE, config.request_timeout_seconds, key)
-        self.api: EngineApi = VllmApi(self._client)
+        self.api: EngineApi = VllmApi(self._client, has_adapter=bool(config.max_lora_rank))
         """HTTP interface of the workers, for callers that need more than samples."""
         self._prober = Prober(lambda url, seconds: self.api.is_healthy(url, seconds), config.max_num_seqs)
         self._router = Router()

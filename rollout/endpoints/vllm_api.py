@@ -21,6 +21,8 @@ HEALTH = "/health"
 """Path that answers 200 while the server's engine is alive, with or without a key."""
 START_VERSION = "default"
 """vLLM's label of the weights it started with; policy version 0."""
+ADAPTER = "adapter"
+"""Name of the LoRA adapter that workers serve with ``rollout.max_lora_rank``; requests ask for it."""
 
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
@@ -113,13 +115,16 @@ class VllmApi:
     ``generate`` and ``abort`` need ``--enable-scale-out``; the control paths need ``VLLM_SERVER_DEV_MODE=1``.
     """
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, *, has_adapter: bool = False) -> None:
+        """``has_adapter``: requests ask for the adapter of ``load_adapter``, which must be loaded first."""
         self._client = client
+        self._model = {"model": ADAPTER} if has_adapter else {}
 
     def request_body(self, prompt: Prompt, sampling: Sampling, n: int, request_id: str | None) -> bytes:
         # ``top_k`` 0 turns the filter off, ``logprobs`` 0 returns that of the sampled token alone. No text is
         # needed: what is trained on are the sampled ids.
-        body = {
+        body: dict[str, Any] = {
+            **self._model,
             "token_ids": prompt.ids,
             "sampling_params": {
                 "n": n,
@@ -186,6 +191,18 @@ class VllmApi:
     async def load(self, url: str, folder: Path, timeout_seconds: float) -> None:
         await self._call(url, timeout_seconds, "load_published", weights_path=str(folder))
 
+    async def receivers(self, url: str, timeout_seconds: float) -> int:
+        answer = await self._call(url, timeout_seconds, "publishing_place")
+        try:
+            places = sorted(result["place"] for result in answer["results"])
+        except (KeyError, TypeError) as error:
+            raise RuntimeError(
+                f"{url}/collective_rpc answered {answer!r}, which names no process."
+            ) from error
+        if places != list(range(len(places))) or not places:
+            raise RuntimeError(f"{url} has processes numbered {places}; expected 0, 1, ... without gaps.")
+        return len(places)
+
     async def receive(
         self,
         url: str,
@@ -194,6 +211,25 @@ class VllmApi:
         timeout_seconds: float,
     ) -> None:
         await self._call(url, timeout_seconds, "receive_published", meeting=meeting, entries=entries)
+
+    async def start_update(self, url: str, timeout_seconds: float) -> None:
+        # The same each time: a restarted worker has forgotten it. Packed: one handle a bucket.
+        init = {"init_info": {"packed": True}}
+        await self._post(f"{url}/init_weight_transfer_engine", timeout_seconds, init)
+        await self._post(f"{url}/start_weight_update", timeout_seconds)
+
+    async def update(self, url: str, body: Mapping[str, Any], timeout_seconds: float) -> None:
+        await self._post(f"{url}/update_weights", timeout_seconds, {"update_info": body})
+
+    async def finish_update(self, url: str, timeout_seconds: float) -> None:
+        await self._post(f"{url}/finish_weight_update", timeout_seconds)
+
+    async def load_adapter(self, url: str, folder: Path, timeout_seconds: float) -> None:
+        # One name for all versions, replaced in place: requests in flight go on with the new adapter, as they
+        # do with new weights. vLLM's answer is a line of text, not JSON.
+        body = {"lora_name": ADAPTER, "lora_path": str(folder), "load_inplace": True}
+        path = f"{url}/v1/load_lora_adapter"
+        await self._client.control("POST", path, body, timeout_seconds, is_json=False)
 
     async def reset_prefix_cache(self, url: str, timeout_seconds: float) -> None:
         path = f"{url}/reset_prefix_cache?reset_running_requests=true"
@@ -220,10 +256,10 @@ class VllmApi:
     async def wake_cache(self, url: str, timeout_seconds: float) -> None:
         await self._post(f"{url}/wake_up?tags=kv_cache", timeout_seconds)
 
-    async def _call(self, url: str, timeout_seconds: float, method: str, **arguments: Any) -> None:
-        """Makes a worker call a method of ``rollout.weights.vllm_extension``."""
+    async def _call(self, url: str, timeout_seconds: float, method: str, **arguments: Any) -> Any:
+        """Makes every process of a worker call a method of ``rollout.weights.vllm_extension``."""
         body = {"method": method, "kwargs": arguments}
-        await self._post(f"{url}/collective_rpc", timeout_seconds, body)
+        return await self._post(f"{url}/collective_rpc", timeout_seconds, body)
 
     async def _post(self, url: str, timeout_seconds: float, body: Any = None) -> Any:
         return await self._client.control("POST", url, body, timeout_seconds)

@@ -1,4 +1,4 @@
-"""Sends new weights to the workers: through a directory that all can read, or through a process group.
+"""Makes workers serve new weights, and checks that they do; how weights reach them is each subclass's part.
 
 Requests in flight are frozen and resume with the new weights; their tokens carry both versions, and their
 keys and values are computed again. Pause mode ``keep_cache`` leaves these as the previous weights computed
@@ -7,23 +7,21 @@ publishes: they lose their weights, so that a publish must replace all of them.
 """
 
 import asyncio
-import threading
+import logging
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import asdict
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from pathlib import Path
 from typing import Generic, TypeVar
-from urllib.parse import urlsplit
-
-import torch
 
 from rollout.endpoints.pool import WorkerPool
 from rollout.endpoints.routing import Endpoint
-from rollout.weights.transfer import GivenUp, Meeting, entries_of, listen, own_address, send
+
+logger = logging.getLogger(__name__)
 
 LABEL_SECONDS = 60.0
 """Time limit for a worker to label its weights, and to resume."""
+ATTEMPTS = 2
+"""Attempts of a publish; the second is for workers whose transfer another worker's failure broke."""
 
 Source = TypeVar("Source")
 
@@ -47,18 +45,25 @@ class WeightPublisher(ABC, Generic[Source]):
     async def publish(self, weights: Source, version: int) -> None:
         """Loads ``weights`` into every worker and checks that it serves ``version``.
 
+        A worker that fails is checked, restarted if it is broken, and published to once more. One whose
+        weights may be a mix is left paused: it answers nothing until a publish succeeds.
+
         Raises:
-            RuntimeError: If a worker fails, takes too long, or serves another version afterwards. The
+            RuntimeError: If a worker fails again, takes too long, or serves another version afterwards. The
                 message names the worker.
         """
+        await self._on_all(self._pool.endpoints, self._pool.restarter.settled)
         # Set first: a worker that is restarted meanwhile loads these weights, too.
         self._current = (weights, version)
         self._pool.published_version = version
-        work = (self._publish_or_replace(worker, weights, version) for worker in self._pool.endpoints)
-        # A failure is raised only after all workers are done: it must not interrupt the other transfers.
-        for outcome in await asyncio.gather(*work, return_exceptions=True):
-            if isinstance(outcome, BaseException):
-                raise outcome
+        left = list(self._pool.endpoints)
+        failed: dict[Endpoint, Exception] = {}
+        for attempt in range(ATTEMPTS):
+            failed = await self._publish_to(left, weights, version, attempt)
+            left = await self._still_behind(failed, version)
+            if not left:
+                return
+        raise failed[left[0]]
 
     async def sleep(self) -> None:
         """Frees the GPU memory of every worker until the next publish, once requests in flight have ended.
@@ -81,44 +86,63 @@ class WeightPublisher(ABC, Generic[Source]):
             await api.sleep(endpoint.url, self._timeout)
 
     @abstractmethod
-    async def _load(self, endpoint: Endpoint, weights: Source) -> None:
-        """Makes a paused worker load ``weights``."""
+    async def _load(
+        self, endpoints: Sequence[Endpoint], weights: Source, *, is_first: bool
+    ) -> dict[Endpoint, Exception]:
+        """Makes paused workers load ``weights`` and returns the failures; ``is_first`` at first attempt."""
 
-    async def _publish_or_replace(self, endpoint: Endpoint, weights: Source, version: int) -> None:
-        """Publishes to one worker; on failure has it checked: a restart loads the current weights, too."""
+    async def _still_behind(self, failed: Collection[Endpoint], version: int) -> list[Endpoint]:
+        """Has workers that failed checked, and restarted if need be; returns those without ``version``."""
         restarter = self._pool.restarter
-        await restarter.settled(endpoint)
-        try:
-            await self._publish_to(endpoint, weights, version)
-        except RuntimeError:
+        for endpoint in failed:
             restarter.begin(endpoint)
-            await restarter.settled(endpoint)
-            if await self._pool.served_version(endpoint) != version:
-                raise
+        await self._on_all(failed, restarter.settled)
+
+        async def serves(endpoint: Endpoint) -> None:
+            if (served := await self._pool.served_version(endpoint)) != version:
+                raise RuntimeError(served)
+
+        return list(await self._on_all(failed, serves))
 
     async def _bring_up_to_date(self, endpoint: Endpoint) -> None:
+        """Loads the current weights into a worker that was restarted."""
         if self._current is not None:
-            await self._publish_to(endpoint, *self._current)
+            for error in (await self._publish_to([endpoint], *self._current, attempt=1)).values():
+                raise error
 
-    async def _publish_to(self, endpoint: Endpoint, weights: Source, version: int) -> None:
-        api, keeps_cache = self._pool.api, self._pause_mode == "keep_cache"
+    async def _publish_to(
+        self, endpoints: Sequence[Endpoint], weights: Source, version: int, attempt: int
+    ) -> dict[Endpoint, Exception]:
+        """Publishes to all ``endpoints`` at once and returns the failures."""
+        failed = await self._on_all(endpoints, self._pause)
+        paused = [endpoint for endpoint in endpoints if endpoint not in failed]
+        # Only these were touched: the others still have their old weights whole.
+        broken = await self._load(paused, weights, is_first=attempt == 0) if paused else {}
+        loaded = [endpoint for endpoint in paused if endpoint not in broken]
+
+        async def finish(endpoint: Endpoint) -> None:
+            await self._finish(endpoint, version)
+
+        return failed | broken | await self._on_all(loaded, finish)
+
+    async def _pause(self, endpoint: Endpoint) -> None:
+        api = self._pool.api
         if self._sleeps:
             await api.wake_weights(endpoint.url, self._timeout)
         mode = "wait" if self._pause_mode == "wait" else "keep"
-        await api.pause(endpoint.url, mode, self._timeout, clear_cache=not keeps_cache)
-        has_weights = not self._sleeps
-        try:
-            await self._load(endpoint, weights)
-            # What the old weights computed is dropped before tokens carry the new version.
-            if not keeps_cache:
-                await api.reset_prefix_cache(endpoint.url, self._timeout)
-            await api.set_version(endpoint.url, version, LABEL_SECONDS)
-            if self._sleeps:  # last: the memory of the reload is free again, and decoding starts here
-                await api.wake_cache(endpoint.url, self._timeout)
-                has_weights = True
-        finally:
-            if has_weights:  # a worker whose weights were lost in its sleep must not decode
-                await api.resume(endpoint.url, LABEL_SECONDS)
+        await api.pause(endpoint.url, mode, self._timeout, clear_cache=self._pause_mode != "keep_cache")
+
+    async def _finish(self, endpoint: Endpoint, version: int) -> None:
+        """Lets a worker that has loaded its weights serve them as ``version``."""
+        api = self._pool.api
+        # What the old weights computed is dropped before tokens carry the new version. If a call fails, the
+        # worker stays paused: it must not serve new weights under the old version.
+        if self._pause_mode != "keep_cache":
+            await api.reset_prefix_cache(endpoint.url, self._timeout)
+        await api.set_version(endpoint.url, version, LABEL_SECONDS)
+        if self._sleeps:  # last: the memory of the reload is free again, and decoding starts here
+            await api.wake_cache(endpoint.url, self._timeout)
+        await api.resume(endpoint.url, LABEL_SECONDS)
         served = await self._pool.served_version(endpoint)
         if served != version:
             raise RuntimeError(
@@ -126,50 +150,43 @@ class WeightPublisher(ABC, Generic[Source]):
                 "published to it; see its log."
             )
 
+    async def _on_all(
+        self, endpoints: Collection[Endpoint], work: Callable[[Endpoint], Awaitable[None]]
+    ) -> dict[Endpoint, Exception]:
+        """Does ``work`` on all endpoints at once and returns the failures, once all are done."""
+        outcomes = await asyncio.gather(*map(work, endpoints), return_exceptions=True)
+        failed: dict[Endpoint, Exception] = {}
+        for endpoint, outcome in zip(endpoints, outcomes, strict=True):
+            if isinstance(outcome, RuntimeError):
+                failed[endpoint] = outcome
+            elif isinstance(outcome, BaseException):
+                raise outcome
+        return failed
+
 
 class DirectoryPublisher(WeightPublisher[Path]):
     """Publishes the safetensors in a directory that every worker can read; works on any device."""
 
-    async def _load(self, endpoint: Endpoint, weights: Path) -> None:
-        await self._pool.api.load(endpoint.url, weights, self._timeout)
+    async def _load(
+        self, endpoints: Sequence[Endpoint], weights: Path, *, is_first: bool
+    ) -> dict[Endpoint, Exception]:
+        del is_first
+
+        async def load(endpoint: Endpoint) -> None:
+            await self._pool.api.load(endpoint.url, weights, self._timeout)
+
+        return await self._on_all(endpoints, load)
 
 
-class TransferPublisher(WeightPublisher[Mapping[str, torch.Tensor]]):
-    """Publishes weights from this process's host memory, over a separate process group for each worker."""
+class AdapterPublisher(WeightPublisher[Path]):
+    """Publishes the LoRA adapter in a directory that every worker can read; the model stays as it is."""
 
-    def __init__(
-        self,
-        pool: WorkerPool,
-        timeout_seconds: float,
-        pause_mode: str = "keep",
-        *,
-        sleeps: bool = False,
-        backend: str,
-    ) -> None:
-        """``backend``: ``nccl`` or ``gloo``; the other arguments as for ``WeightPublisher``."""
-        super().__init__(pool, timeout_seconds, pause_mode, sleeps=sleeps)
-        self._backend = backend
-        self._device = torch.device("cuda" if backend == "nccl" else "cpu")
+    async def _load(
+        self, endpoints: Sequence[Endpoint], weights: Path, *, is_first: bool
+    ) -> dict[Endpoint, Exception]:
+        del is_first
 
-    async def _load(self, endpoint: Endpoint, weights: Mapping[str, torch.Tensor]) -> None:
-        host = own_address(urlsplit(endpoint.url).hostname or "")
-        server = listen(host)
-        meeting = Meeting(
-            host=host, port=server.getsockname()[1], backend=self._backend, seconds=self._timeout
-        )
-        # The sender blocks in a thread, which cannot be cancelled: this event ends it.
-        given_up = threading.Event()
-        sending = asyncio.create_task(
-            asyncio.to_thread(send, weights, server, meeting, given_up, self._device)
-        )
-        entries = [asdict(entry) for entry in entries_of(weights)]
-        try:
-            await self._pool.api.receive(endpoint.url, asdict(meeting), entries, self._timeout)
-            await sending
-        except RuntimeError as error:
-            given_up.set()
-            with suppress(GivenUp):  # the worker's own error, raised below, says more
-                await sending
-            raise RuntimeError(f"Rollout worker {endpoint.url} did not take its weights: {error}") from error
-        finally:
-            given_up.set()  # ends the sender if the publish was cancelled
+        async def load(endpoint: Endpoint) -> None:
+            await self._pool.api.load_adapter(endpoint.url, weights, self._timeout)
+
+        return await self._on_all(endpoints, load)

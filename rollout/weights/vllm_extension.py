@@ -3,15 +3,27 @@
 The only module that imports vLLM, and only inside vLLM's own processes.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
+from torch import Tensor
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
 
-from rollout.weights.transfer import Meeting, WeightEntry, receive
+from rollout.weights.buckets import WeightEntry
+from rollout.weights.meeting import Meeting
+from rollout.weights.transfer import receive
 
 
 class PublishExtension:
-    """Adds ``load_published`` and ``receive_published`` to vLLM's worker, for ``/collective_rpc``."""
+    """Methods that publishing needs of vLLM's worker, for ``/collective_rpc``.
+
+    vLLM calls each in every process of the worker, of which there are several with tensor parallelism.
+    """
+
+    def publishing_place(self) -> dict[str, int]:
+        """Returns the number of this process among those of its worker."""
+        parallel = self.parallel_config  # type: ignore[attr-defined]
+        return {"place": parallel.data_parallel_index * parallel.world_size + self.rank}  # type: ignore[attr-defined]
 
     def load_published(self, weights_path: str) -> None:
         """Loads the safetensors in ``weights_path`` into the running model."""
@@ -20,17 +32,23 @@ class PublishExtension:
     def receive_published(self, meeting: dict[str, Any], entries: list[dict[str, Any]]) -> None:
         """Loads the weights sent by ``rollout.weights.transfer.send`` into the running model.
 
-        Raises:
-            ValueError: If the worker is spread over several devices, each of which would need its own shard.
+        With tensor parallelism every process receives whole weights and keeps its part of each.
         """
-        if (parts := self.parallel_config.world_size) > 1:  # type: ignore[attr-defined]
-            raise ValueError(
-                f"This worker is spread over {parts} devices; publish to it with "
-                "rollout.weight_transfer=directory."
-            )
         weights = [WeightEntry(**entry) for entry in entries]
         device = self.device  # type: ignore[attr-defined]
-        self._reload(weights_iterator=receive(weights, Meeting(**meeting), device))
+        place = self.publishing_place()["place"]
+        broken: list[Exception] = []
+
+        def coming() -> Iterator[tuple[str, Tensor]]:
+            # vLLM cannot load again after a load that raised, but after one that ended early it can.
+            try:
+                yield from receive(weights, Meeting(**meeting), device, place)
+            except Exception as error:
+                broken.append(error)
+
+        self._reload(weights_iterator=coming())
+        if broken:
+            raise broken[0]
 
     def _reload(self, **source: Any) -> None:
         self.reload_weights(**source)  # type: ignore[attr-defined]

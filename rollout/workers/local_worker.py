@@ -180,6 +180,10 @@ class LocalWorker:
         ]
         if config.cast_lm_head_to_fp32:
             command += ["--hf-overrides", '{"head_dtype": "float32"}']
+        if config.max_lora_rank:
+            command += ["--enable-lora", "--max-lora-rank", str(config.max_lora_rank), "--max-loras", "1"]
+        if config.weight_transfer == "ipc":
+            command += ["--weight-transfer-config", '{"backend": "ipc"}']
         is_on_gpu = torch.cuda.is_available()
         if config.enforce_eager == "true" or (config.enforce_eager == "auto" and not is_on_gpu):
             command.append("--enforce-eager")
@@ -213,6 +217,11 @@ class LocalWorker:
         environment.pop("OMP_NUM_THREADS", None)
         environment[KEY_VARIABLE] = self._key  # not an argument: those are in the list of processes
         environment["VLLM_SERVER_DEV_MODE"] = "1"  # /pause, /resume, /collective_rpc
+        if self._config.max_lora_rank:
+            environment["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "1"  # /v1/load_lora_adapter, under the key
+        if self._config.weight_transfer == "ipc":
+            # CUDA's handles reach vLLM pickled. Only holders of the key can send any.
+            environment["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"
         environment["VLLM_CPU_KVCACHE_SPACE"] = f"{self._config.kv_cache_gib}"
         environment["VLLM_NO_USAGE_STATS"] = "1"
         environment["TMPDIR"] = self._temporary

@@ -30,8 +30,10 @@ from update import SIZES, make_model
 
 from configs.schema import DataConfig, ModelConfig, RolloutConfig, TrainingConfig
 from rollout.engine import RolloutEngine
+from rollout.weights.buckets import BUCKET_BYTES
 from train.engine_links import EnginePublisher
-from train.model.policy import gather_weights, load_model
+from train.model.policy import load_model
+from train.model.weights import HOST_BUCKET_BYTES, PolicyWeights
 from train.sharding import Unsharded
 
 MIB = 2**20
@@ -65,8 +67,7 @@ def publish_seconds(folder: Path, policy: Path, transfer: str, repeat: int) -> t
         publisher = EnginePublisher(engine=engine, config=config)
         published, copied = [], []
         for version in range(1, repeat + 2):
-            weights = gather_weights(model, Unsharded(), is_main=True)
-            assert weights is not None
+            weights = PolicyWeights(model, Unsharded(), BUCKET_BYTES.get(transfer, HOST_BUCKET_BYTES))
             published.append(timed(lambda w=weights, v=version: publisher.publish(w, v)))
             copy = folder / "copy"
             copied.append(timed(lambda c=copy: shutil.copyfile(policy / "model.safetensors", c)))

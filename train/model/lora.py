@@ -1,6 +1,6 @@
 """LoRA adapters of the policy: the only trained weights, merged to publish, disabled for the reference."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass
@@ -74,18 +74,17 @@ class Weight:
     name: str
     """Name of the weight in a model without adapters."""
     parameters: tuple[nn.Parameter, ...]
-    """Parameters that it is computed from; ``value`` needs all of them unsharded."""
+    """Parameters that it is computed from: itself, then both factors of its adapter if it has one."""
     layer: "LoraLayer | None"
     """Layer of its adapter, or None."""
 
-    def value(self) -> Tensor:
-        """Returns the weight, detached; merged in fp32, then rounded to its own dtype."""
-        base = self.parameters[0].detach()
+    def value(self, whole: Sequence[Tensor]) -> Tensor:
+        """Returns the weight; merged in fp32, then rounded to its own dtype. ``whole``: its parameters."""
         if self.layer is None:
-            return base
+            return whole[0]
         # All adapted layers are linear, because ``lora_target_modules`` can name no others.
-        delta = cast(Any, self.layer).get_delta_weight(ADAPTER)
-        return (base.float() + delta.detach().float()).to(base.dtype)
+        base, down, up = whole
+        return (base.float() + self.layer.scaling[ADAPTER] * (up.float() @ down.float())).to(base.dtype)
 
 
 def merged_weights(model: nn.Module) -> Iterator[Weight]:

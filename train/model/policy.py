@@ -1,10 +1,8 @@
 """The policy: an HF causal LM, the log-probs of given tokens, and its weights as an HF folder."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
@@ -17,7 +15,8 @@ from train.model.critic import ValueHead
 from train.model.fused_kernels import apply_fused_kernels
 from train.model.head import TokenHead
 from train.model.logprobs import HeadOptions
-from train.model.lora import adapter_config, adapter_parameters, merged_weights
+from train.model.lora import adapter_config, adapter_parameters
+from train.model.weights import PolicyWeights
 from train.sharding import Sharding
 
 
@@ -151,44 +150,9 @@ class PolicyModel(nn.Module):
         return logprobs, entropies, values
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HostWeights:
-    """All weights of the policy in host memory, with adapters merged."""
-
-    model: PreTrainedModel
-    """Model that the weights belong to; only its config is used."""
-    state: dict[str, Tensor]
-
-    def save(self, directory: Path) -> None:
-        """Writes a plain HF folder. Tied embeddings are written once, as HF and vLLM expect."""
-        directory.mkdir(parents=True, exist_ok=True)
-        self.model.save_pretrained(directory, state_dict=self.state)
-
-
-def gather_weights(model: PreTrainedModel, sharding: Sharding, *, is_main: bool) -> HostWeights | None:
-    """Returns the policy's weights on rank 0 and None on the other ranks. Every rank must call it.
-
-    Under ZeRO-3 weights are gathered one by one, so no device ever holds more than its shard and one weight.
-    LoRA adapters are merged.
-    """
-    state: dict[str, Tensor] = {}
-    for weight in merged_weights(model):
-        with sharding.gathered(weight.parameters):
-            if is_main:
-                state[weight.name] = weight.value().to("cpu", copy=True)
-    if not is_main:
-        return None
-    # ``named_buffers`` also lists buffers that a saved model does not contain.
-    persistent = model.state_dict().keys()
-    state |= {name: buffer.detach().cpu() for name, buffer in model.named_buffers() if name in persistent}
-    return HostWeights(model=model, state=state)
-
-
 def save_weights(model: PreTrainedModel, sharding: Sharding, directory: Path, *, is_main: bool) -> None:
     """Gathers the weights and writes them as an HF folder on rank 0. Every rank must call it."""
-    weights = gather_weights(model, sharding, is_main=is_main)
-    if weights is not None:
-        weights.save(directory)
+    _save(PolicyWeights(model, sharding), directory, is_main=is_main)
 
 
 def save_adapter(
@@ -198,11 +162,11 @@ def save_adapter(
 
     ``base`` is the name of the adapted model.
     """
-    state: dict[str, Tensor] = {}
-    for name, parameter in adapter_parameters(model).items():
-        with sharding.gathered([parameter]):
-            if is_main:
-                state[name] = parameter.detach().to("cpu", copy=True)
+    _save(PolicyWeights(model, sharding, adapter_of=base), directory, is_main=is_main)
+
+
+def _save(weights: PolicyWeights, directory: Path, *, is_main: bool) -> None:
     if is_main:
-        adapter_config(model, base).save_pretrained(str(directory))
-        save_file(state, directory / "adapter_model.safetensors")
+        weights.to_host().save(directory)
+    else:
+        weights.finish()
