@@ -382,7 +382,10 @@ def test_what_is_no_override_is_a_config_error(override: str):
             r"model\.lora_r is 0: set it to 1 to 16, or rollout\.max_lora_rank to 0",
         ),
         ("rollout.max_lora_rank=8 model.lora_r=16", r"model\.lora_r is 16: set it to 1 to 8"),
-        ("rollout.max_lora_rank=12 model.lora_r=8", r"rollout\.max_lora_rank is 12; choose one of 0, 8, 16"),
+        (
+            "rollout.max_lora_rank=12 model.lora_r=8",
+            r"rollout\.max_lora_rank is '12'; choose one of 0, 8, 16",
+        ),
         (
             "rollout.max_lora_rank=8 model.lora_r=8 rollout.weight_transfer=gloo",
             r"adapters alone are published through a directory, not with rollout\.weight_transfer=gloo",

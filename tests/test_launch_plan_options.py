@@ -94,6 +94,7 @@ NAMED = {
     "rollout.pause_mode": "rollout.pause_mode=wait",
     "rollout.tensor_parallel_size": "rollout.tensor_parallel_size=2",
     "rollout.vllm_args": "rollout.vllm_args.kv_cache_dtype=fp8",
+    "rollout.max_lora_rank": "rollout.max_lora_rank=8 model.lora_r=8",
     "rollout.weight_transfer": "rollout.weight_transfer=nccl",
     "train.eval_steps": "train.eval_steps=20",
     "train.eval_at_start": "train.eval_at_start=true",

@@ -164,7 +164,7 @@ def test_a_receiver_that_dies_in_the_middle_ends_sender_and_other_receivers_in_t
         for future in (sending, *whole):
             with pytest.raises(RuntimeError):
                 future.result(timeout=10)
-    assert time.monotonic() - began < 2.5
+    assert time.monotonic() - began < 8
 
 
 def test_a_receiver_that_is_known_to_have_failed_is_not_waited_for():
@@ -426,3 +426,24 @@ def test_a_worker_restarted_between_two_publishes_gets_the_current_weights_and_j
             assert all(stub.version == "2" and _has(stub, second) for stub in stubs)
 
     asyncio.run(run())
+
+
+def test_a_worker_that_answers_but_cannot_load_is_restarted_in_the_same_publish():
+    stub, weights = Stub(), _weights()
+    stub.refuses = True
+
+    async def run() -> int:
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(stub)
+
+            async def restart() -> str:
+                stub.version, stub.refuses = "default", False
+                return stub.url
+
+            endpoint = Endpoint(url=stub.url, restart=restart)
+            pool = await stack.enter_async_context(WorkerPool([endpoint], RolloutConfig()))
+            await _publish(TransferPublisher(pool, 5.0, backend="gloo"), weights, 1)
+            return pool.restarter.restarts
+
+    assert asyncio.run(run()) == 1
+    assert stub.version == "1" and not stub.paused and _has(stub, weights)

@@ -80,8 +80,8 @@ class TrainingConfig:
         rank, served = self.model.lora_r, self.rollout.max_lora_rank
         if served and not 0 < rank <= served:
             raise ValueError(
-                f"rollout.max_lora_rank is {served}, so that workers serve a LoRA adapter, and model.lora_r is "
-                f"{rank}: set it to 1 to {served}, or rollout.max_lora_rank to 0."
+                f"rollout.max_lora_rank is {served}, so that workers serve a LoRA adapter, and model.lora_r "
+                f"is {rank}: set it to 1 to {served}, or rollout.max_lora_rank to 0."
             )
 
     def _check_credit(self) -> None:

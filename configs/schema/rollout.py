@@ -28,7 +28,7 @@ WITHOUT_EFFECT = (
 )
 """Options that may change when a run is resumed: they affect where and how fast it samples, not what."""
 
-LORA_RANKS = (0, 8, 16, 32, 64, 128, 256, 320, 512)
+LORA_RANKS = ("0", "8", "16", "32", "64", "128", "256", "320", "512")
 """0, and the ranks that vLLM has kernels for."""
 
 
@@ -184,7 +184,7 @@ class RolloutConfig:
                 "rollout.enable_sleep_mode=true, leave rollout.urls empty and rollout.num_workers at 1; or "
                 "use directory, nccl or gloo."
             )
-        choice("rollout.max_lora_rank", self.max_lora_rank, LORA_RANKS)
+        choice("rollout.max_lora_rank", str(self.max_lora_rank), LORA_RANKS)
         if self.max_lora_rank and self.weight_transfer != "directory":
             raise ValueError(
                 f"rollout.max_lora_rank is {self.max_lora_rank}: adapters alone are published through a "

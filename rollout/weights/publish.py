@@ -22,6 +22,8 @@ LABEL_SECONDS = 60.0
 """Time limit for a worker to label its weights, and to resume."""
 ATTEMPTS = 2
 """Attempts of a publish; the second is for workers whose transfer another worker's failure broke."""
+UNKNOWN = -1
+"""Version of a worker that has to be restarted, whatever it reports."""
 
 Source = TypeVar("Source")
 
@@ -45,8 +47,9 @@ class WeightPublisher(ABC, Generic[Source]):
     async def publish(self, weights: Source, version: int) -> None:
         """Loads ``weights`` into every worker and checks that it serves ``version``.
 
-        A worker that fails is checked, restarted if it is broken, and published to once more. One whose
-        weights may be a mix is left paused: it answers nothing until a publish succeeds.
+        A worker that fails is checked, restarted if it is broken, and published to once more; if that fails,
+        it is restarted in any case. One whose weights may be a mix is left paused: it answers nothing until a
+        publish succeeds.
 
         Raises:
             RuntimeError: If a worker fails again, takes too long, or serves another version afterwards. The
@@ -60,7 +63,7 @@ class WeightPublisher(ABC, Generic[Source]):
         failed: dict[Endpoint, Exception] = {}
         for attempt in range(ATTEMPTS):
             failed = await self._publish_to(left, weights, version, attempt)
-            left = await self._still_behind(failed, version)
+            left = await self._still_behind(failed, version, is_last=attempt == ATTEMPTS - 1)
             if not left:
                 return
         raise failed[left[0]]
@@ -91,10 +94,14 @@ class WeightPublisher(ABC, Generic[Source]):
     ) -> dict[Endpoint, Exception]:
         """Makes paused workers load ``weights`` and returns the failures; ``is_first`` at first attempt."""
 
-    async def _still_behind(self, failed: Collection[Endpoint], version: int) -> list[Endpoint]:
+    async def _still_behind(
+        self, failed: Collection[Endpoint], version: int, *, is_last: bool
+    ) -> list[Endpoint]:
         """Has workers that failed checked, and restarted if need be; returns those without ``version``."""
         restarter = self._pool.restarter
         for endpoint in failed:
+            if is_last:  # it answers, and cannot load: no check would find it sound now
+                endpoint.version = UNKNOWN
             restarter.begin(endpoint)
         await self._on_all(failed, restarter.settled)
 
