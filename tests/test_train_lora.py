@@ -159,3 +159,18 @@ def test_a_resumed_run_goes_on_with_its_adapters(tiny_policy, tmp_path):
     run("cut", 2)
     resumed = run("cut", 3, resume="auto")
     assert all(torch.equal(p, q) for p, q in zip(whole.parameters(), resumed.parameters(), strict=True))
+
+
+def test_an_adapter_that_is_served_alone_is_published_before_the_first_request_names_it(
+    tiny_policy, tmp_path
+):
+    config = make_config(
+        tmp_path, tiny_policy, model=LORA, rollout={"max_lora_rank": 8}, train={"max_steps": 2}
+    )
+    trainer = make_trainer(config, make_accelerator(config))
+    trainer.run()
+    assert trainer.outside is not None
+    assert trainer.outside.publisher.versions == [0, 1, 2]  # type: ignore[attr-defined]
+    (last,) = (tmp_path / "weights").iterdir()
+    assert {path.name for path in last.iterdir()} >= {"adapter_config.json", "adapter_model.safetensors"}
+    assert not (last / "model.safetensors").exists()

@@ -162,8 +162,9 @@ class RecordingPublisher:
         self.events.append("sleep")
 
     def publish(self, weights: PolicyWeights, version: int) -> None:
-        directory = self._folder.write(weights.to_host(), version)
-        assert (directory / "config.json").is_file()
+        host = weights.to_host()
+        directory = self._folder.write(host, version)
+        assert (directory / ("adapter_config.json" if host.adapter_of else "config.json")).is_file()
         assert list(directory.glob("*.safetensors"))
         self.versions.append(version)
         self.events.append("publish")
