@@ -391,6 +391,10 @@ def test_what_is_no_override_is_a_config_error(override: str):
             r"adapters alone are published through a directory, not with rollout\.weight_transfer=gloo",
         ),
         (
+            "rollout.max_lora_rank=8 model.lora_r=8 rollout.enable_sleep_mode=true",
+            r"loses its weights when it sleeps, and an adapter alone does not bring them back",
+        ),
+        (
             "rollout.pause_mode=abort",
             r"rollout\.pause_mode is 'abort'; choose one of keep, keep_cache, wait\.",
         ),

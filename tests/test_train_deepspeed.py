@@ -303,6 +303,8 @@ def test_zero_3_gathers_as_often_whatever_the_length_of_a_micro_batch(changes, t
     config = make_run(tmp_path / "one", str(tiny_policy), changes)
     expected = gradient_norms(config, make_accelerator(config), lambda: None)
     assert found["norms"] == pytest.approx(expected, rel=1e-4)
+
+
 @pytest.mark.parametrize(("model", "shards_all"), [({"dtype": "bfloat16"}, False), (LORA, True)])
 def test_weights_under_zero_3_are_gathered_in_buckets_and_equal_those_gathered_one_by_one(
     model, shards_all, tiny_policy, tmp_path

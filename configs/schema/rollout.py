@@ -190,6 +190,12 @@ class RolloutConfig:
                 f"rollout.max_lora_rank is {self.max_lora_rank}: adapters alone are published through a "
                 f"directory, not with rollout.weight_transfer={self.weight_transfer}."
             )
+        if self.max_lora_rank and self.enable_sleep_mode:
+            raise ValueError(
+                f"rollout.max_lora_rank is {self.max_lora_rank} and rollout.enable_sleep_mode true: a worker "
+                "loses its weights when it sleeps, and an adapter alone does not bring them back. Set one of "
+                "them to its default."
+            )
         choice("rollout.pause_mode", self.pause_mode, ("keep", "keep_cache", "wait"))
         if self.call_tokens >= self.max_model_len:
             names = "thinking_tokens + answer_tokens" if self.thinking_tokens else "max_completion_length"

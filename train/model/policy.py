@@ -15,7 +15,6 @@ from train.model.critic import ValueHead
 from train.model.fused_kernels import apply_fused_kernels
 from train.model.head import TokenHead
 from train.model.logprobs import HeadOptions
-from train.model.lora import adapter_config, adapter_parameters
 from train.model.weights import PolicyWeights
 from train.sharding import Sharding
 
