@@ -14,6 +14,7 @@ from rollout.collection.collector import CollectedBatch
 from rollout.collection.producer import Producer
 from rollout.endpoints.client import RequestCounts
 from rollout.engine import RolloutEngine
+from rollout.weights.broadcast import FeedPublisher
 from train.model.weights import HostWeights, PolicyWeights
 
 STATE_SECONDS = 60.0
@@ -117,6 +118,7 @@ class EnginePublisher:
     def _stream(self, weights: PolicyWeights, version: int) -> None:
         """Gathers each bucket in this thread while the engine's sends the one before."""
         publisher = self.engine.publisher
+        assert isinstance(publisher, FeedPublisher)
         feed = self._wait(publisher.open(weights, version), version)
         sent = self.engine.submit(publisher.publish(feed, version))
         try:
