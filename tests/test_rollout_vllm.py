@@ -115,7 +115,7 @@ def test_samples_of_a_group_are_the_same_however_it_is_split(
             return made
 
     pool = engine.pool
-    whole = engine.run(pool.generate(PROMPT, SAMPLING, 8), 60, what="a call")
+    whole = engine.run(pool.generate(PROMPT, SAMPLING, 8), 240, what="a call")
     parts = engine.run(split(), 60, what="a call")
     assert [c.token_ids for c in parts] == [c.token_ids for c in whole]
 
