@@ -53,8 +53,9 @@ def call_reasoning_gym(request: dict[str, Any]) -> dict[str, Any]:
     from reasoning_gym import get_score_answer_fn  # here, since the import takes a second
 
     entry = pickle.loads(base64.b64decode(request["entry"]))  # written by this program's own main process
+    judge: Callable[..., Any] = get_score_answer_fn(request["name"])
     with contextlib.redirect_stdout(sys.stderr):
-        score = get_score_answer_fn(request["name"])(request["answer"], entry)
+        score = judge(request["answer"], entry)
     number = _finite(score)
     if number is None:
         return {"status": "error", "reason": f"reasoning-gym's {request['name']} returned {score!r:.200}."}
