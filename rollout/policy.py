@@ -195,16 +195,14 @@ class Policy:
         recorded = self._recorded(call)
         behind = drafts_behind(self._slots, call)
         verdicts = await asyncio.gather(*(self.verdict(draft) for draft in behind))
+        texts = [self._recorded(draft).text for draft in behind]
         attempt = Attempt(
             role=recorded.role,
             round=recorded.round,
             finish=recorded.finish,
             usage=recorded.usage,
             workspace=self.workspaces.get(call),
-            drafts=tuple(
-                JudgedDraft(text=self._recorded(i).text, verdict=v)
-                for i, v in zip(behind, verdicts, strict=True)
-            ),
+            drafts=tuple(map(JudgedDraft, texts, verdicts)),
         )
         return await self._grader.score(self.problem, recorded.text, attempt)
 

@@ -48,7 +48,7 @@ class Verdict(Protocol):
     def is_correct(self) -> bool: ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class JudgedDraft:
     """A draft behind a workspace, with its own verdict."""
 
@@ -240,10 +240,7 @@ class Rollout:
 
 
 def drafts_behind(calls: Sequence[Call | None], place: int) -> list[int]:
-    """Returns the attempts that a call's workspace was made from, pasted or summarised.
-
-    ``calls`` are those of a rollout; None for one that has not returned.
-    """
+    """Returns the attempts behind a call's workspace, pasted or summarised; None: it has not returned yet."""
     drafts: list[int] = []
     call = calls[place]
     for parent in call.parents if call is not None else ():

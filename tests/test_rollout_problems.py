@@ -288,7 +288,7 @@ def test_a_file_of_another_format_is_refused_in_one_sentence(tmp_path: Path, con
 
 
 def test_many_doubtful_golds_are_warned_of_by_number(tmp_path: Path, caplog: pytest.LogCaptureFixture):
-    def check(gold: str) -> str | None:
+    def check(gold: str, columns: object) -> str | None:
         return f"{gold} is odd" if int(gold) % 2 else None
 
     half = _write(tmp_path / "a.jsonl", *(_row(i) for i in range(10)))
