@@ -1,5 +1,6 @@
 """Fused RMSNorm, rotary positions and SwiGLU of liger-kernel in place of those of transformers."""
 
+import importlib
 import importlib.util
 import inspect
 from collections.abc import Callable
@@ -46,7 +47,7 @@ def _obstacle(model_type: str, *, on_gpu: bool) -> tuple[str, Callable[..., Any]
         return "its kernels run on a GPU only, and this machine has none.", None
     if importlib.util.find_spec("liger_kernel") is None:
         return 'the package is not installed: pip install "pdr-rl[gpu]".', None
-    from liger_kernel.transformers.monkey_patch import MODEL_TYPE_TO_APPLY_LIGER_FN
-
-    patch = MODEL_TYPE_TO_APPLY_LIGER_FN.get(model_type)
+    # By name: the package is not installed where types are checked.
+    patches = importlib.import_module("liger_kernel.transformers.monkey_patch")
+    patch = patches.MODEL_TYPE_TO_APPLY_LIGER_FN.get(model_type)
     return f"liger-kernel has none for models of type {model_type}.", patch

@@ -45,7 +45,7 @@ class TokenHead(nn.Module):
         if self._adapter and not self._adapter[0].disable_adapters:
             assert self.up is not None, "an adapter has two factors"
             layer, up = self._adapter[0], self.up
-            first = layer.lora_A[ADAPTER]
+            first = cast(nn.Linear, layer.lora_A[ADAPTER])
             low = (first(hidden.to(first.weight.dtype)) * layer.scaling[ADAPTER]).to(up.dtype)
         weights = HeadWeights(weight=self.weight, bias=self.bias, low=low, up=up)
         return head_logprobs(hidden, weights, targets, self.options)

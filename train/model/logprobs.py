@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 
 from configs.schema import HEAD_CHUNK_BYTES
 
@@ -67,7 +67,7 @@ class _HeadLogprobs(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: FunctionCtx,
+        ctx: Any,
         hidden: Tensor,
         weight: Tensor,
         bias: Tensor | None,
@@ -86,7 +86,7 @@ class _HeadLogprobs(torch.autograd.Function):
         last = _logits(hidden, head, final, options)
         _softmax(last, targets[final], logprobs[final], entropies[final], keeps_probs=has_gradient)
         ctx.save_for_backward(hidden, weight, bias, low, up, targets, entropies, last)
-        cast(Any, ctx).options = options
+        ctx.options = options
         if not options.entropy_has_gradient:
             ctx.mark_non_differentiable(entropies)
         return logprobs, entropies
