@@ -38,7 +38,7 @@ class Origin:
     model: Mapping[str, str]
     """The initial model: ``served_model``."""
     problems: str
-    """Digests of the training problems (id, question, gold answer), in their order, joined."""
+    """Digests of the training problems (id, question, gold answer, other columns), in order, joined."""
     checkpoints: tuple[str, ...] = ()
     """Digests of the manifests of checkpoints of other runs that were resumed, the earliest first."""
 
@@ -106,7 +106,7 @@ def digest_of(problems: Sequence[Problem]) -> str:
     """Returns the digests of problems, joined: a changed problem can be named by its place."""
     return "".join(
         hashlib.blake2s(
-            repr((p.id, p.question, p.answer)).encode(), digest_size=DIGEST_LENGTH // 2
+            repr((p.id, p.question, p.answer, p.columns)).encode(), digest_size=DIGEST_LENGTH // 2
         ).hexdigest()
         for p in problems
     )
