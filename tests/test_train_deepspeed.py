@@ -208,12 +208,12 @@ def test_a_checkpoint_of_two_ranks_is_refused_by_one(runs, tiny_policy, tmp_path
         trainer.run()
 
 
-def test_a_rank_does_not_wait_for_ever_for_rank_zero(tiny_policy, tmp_path):
+def test_a_rank_waits_for_rank_zero_longer_than_a_collective_may_take(tiny_policy, tmp_path):
     changes = {"train": {"max_steps": 1, "collective_timeout_seconds": 25}}
     run = {"output_dir": str(tmp_path), "model": str(tiny_policy), "changes": changes}
-    done = launch(2, run | {"collector": {"delay_seconds": 120}})
-    assert done.returncode != 0
-    assert "Rank 1 waited for rank 0 to send the groups of step 1 and got nothing" in done.stdout
+    done = launch(2, run | {"collector": {"delay_seconds": 40}})
+    assert done.returncode == 0, done.stdout[-4000:]
+    assert list(read_metric(tmp_path)) == [1]
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -28,6 +28,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from configs.run_folder import CHECKPOINTS, UNFINISHED, is_whole, refuse_used
 from configs.schema import TrainingConfig
+from train.distributed import wait_for_all
 from train.health.rollbacks import measured_at
 from train.manifest import additions, damage, is_sealed, remove, seal, sync
 from train.model.policy import save_adapter, save_weights
@@ -108,7 +109,7 @@ class Checkpoints:
             shutil.rmtree(unfinished, ignore_errors=True)
             unfinished.mkdir(parents=True)
             self._check_space()
-        self._accelerator.wait_for_everyone()
+        wait_for_all(self._accelerator)
         self._accelerator.save_state(str(unfinished))
         save_weights(self._model, self._sharding, unfinished / POLICY_DIR, is_main=is_main)
         if self._config.model.lora_r:
@@ -121,7 +122,7 @@ class Checkpoints:
             (unfinished / CONFIG_FILE).write_text(config, encoding="utf-8")
             (unfinished / STATE_FILE).write_text(json.dumps(asdict(state), indent=2), encoding="utf-8")
         # Every rank's shard must be written before the final name declares the checkpoint whole.
-        self._accelerator.wait_for_everyone()
+        wait_for_all(self._accelerator)
         if is_main:
             seal(unfinished)
             # It exists if it was damaged and the run resumed from an earlier checkpoint.
@@ -129,7 +130,7 @@ class Checkpoints:
             os.replace(unfinished, final)
             sync(self.directory)
             self._remove_old()
-        self._accelerator.wait_for_everyone()
+        wait_for_all(self._accelerator)
         return final
 
     def _check_space(self) -> None:

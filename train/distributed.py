@@ -1,8 +1,8 @@
 """The process groups of the ranks, and collectives on objects and sums with a time limit.
 
 Tensors go over the default group. Objects go over a gloo group of their own: ranks wait on it for rank 0's
-rollouts, for minutes. A wait in NCCL would keep a kernel spinning on the GPU, which a worker may be using
-meanwhile, and would not notice that rank 0 has died.
+rollouts, for minutes to hours. A wait in NCCL would keep a kernel spinning on the GPU, which a worker may be
+using meanwhile. That another rank is gone is noticed by ``train.lifelines``.
 """
 
 import logging
@@ -17,12 +17,20 @@ from accelerate.utils import InitProcessGroupKwargs
 from torch.distributed.rendezvous import rendezvous
 
 from configs.schema import TrainingConfig
+from train.interfaces import VARIABLE, interface_of_ranks
+from train.lifelines import Lifelines, accept_all, end_rank, invite, join
 from train.sharding import configure_deepspeed, deepspeed_is_asked_for, prepare_for_deepspeed
 
 logger = logging.getLogger(__name__)
 
+WORD_SECONDS = 7 * 24 * 3600
+"""Time limit of a wait for rank 0's word: only a last resort. Each of rank 0's own waits has a shorter one
+(``train.collective_timeout_seconds`` for a batch), and a dead rank is noticed at once."""
+
 _objects: torch.distributed.ProcessGroup | None = None
 """Group for objects; one per process, as torch's default group is. None in a run of one process."""
+_lifelines: Lifelines | None = None
+"""Connections to other ranks; one per process. None in a run of one process."""
 
 T = TypeVar("T")
 
@@ -34,7 +42,9 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
     ``accelerate launch`` there is one process and no DeepSpeed.
 
     Raises:
-        ValueError: If several ranks, or a bfloat16 model, are launched without DeepSpeed.
+        ValueError: If several ranks, or a bfloat16 model, are launched without DeepSpeed, or the interface
+            between machines is not known.
+        RuntimeError: If a rank cannot reach rank 0.
     """
     uses_deepspeed = deepspeed_is_asked_for()
     if config.model.dtype != "float32" and not uses_deepspeed:
@@ -52,6 +62,8 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
             "bfloat16, which keeps fp32 master weights."
         )
     prepare_for_deepspeed(on_gpu=on_gpu)
+    if (interface := interface_of_ranks()) is not None:
+        os.environ[VARIABLE] = interface
     group = InitProcessGroupKwargs(
         # Set explicitly: without a GPU, accelerate would assume a single process.
         backend="nccl" if on_gpu else "gloo",
@@ -71,11 +83,22 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
             "accelerate launch --config_file; launch/accelerate has such files."
         )
     configure_deepspeed(accelerator, max_grad_norm=config.algo.max_grad_norm)
-    if accelerator.num_processes > 1:
-        global _objects
-        made = torch.distributed.new_group(backend="gloo", timeout=group.timeout)
-        _objects = cast(torch.distributed.ProcessGroup, made)
+    if accelerator.num_processes > 1 and _objects is None:
+        _connect(accelerator)
     return accelerator
+
+
+def _connect(accelerator: Accelerator) -> None:
+    """Forms the group for objects, and the connections that notice a lost rank."""
+    global _objects, _lifelines
+    made = torch.distributed.new_group(backend="gloo", timeout=timedelta(seconds=WORD_SECONDS))
+    _objects = cast(torch.distributed.ProcessGroup, made)
+    rank = accelerator.process_index
+    listener, place = invite() if rank == 0 else (None, None)
+    place = from_rank_zero(accelerator, place, what="where ranks connect to it")
+    assert place is not None
+    peers = join(place, rank) if listener is None else accept_all(listener, place, accelerator.num_processes)
+    _lifelines = Lifelines(rank, peers, end=end_rank)
 
 
 def refuse_shared_gpus(config: TrainingConfig) -> None:
@@ -98,7 +121,13 @@ def give_back_cached_memory(accelerator: Accelerator) -> None:
     """Frees the GPU memory that torch caches; returns once every rank has done so."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    accelerator.wait_for_everyone()
+    wait_for_all(accelerator)
+
+
+def wait_for_all(accelerator: Accelerator) -> None:
+    """Returns once every rank has called it; unlike a wait in NCCL, it leaves the GPU alone."""
+    if accelerator.num_processes > 1:
+        torch.distributed.barrier(group=_objects)
 
 
 def leave(status: int = 0) -> NoReturn:
@@ -107,6 +136,8 @@ def leave(status: int = 0) -> NoReturn:
     Threads of gloo outlive the process group if DeepSpeed still refers to one. If such a thread acquires the
     interpreter's lock during shutdown, the process aborts, and a finished run counts as failed.
     """
+    if _lifelines is not None:
+        _lifelines.close()
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -148,8 +179,7 @@ def from_rank_zero(accelerator: Accelerator, value: T | None, *, what: str) -> T
     """Broadcasts rank 0's ``value`` and returns it on every rank.
 
     Raises:
-        RuntimeError: If rank 0 sends nothing within ``train.collective_timeout_seconds``; the message names
-            ``what``.
+        RuntimeError: If rank 0 is gone or sends nothing within ``WORD_SECONDS``; the message names ``what``.
     """
     if accelerator.num_processes == 1:
         return cast(T, value)
@@ -159,7 +189,7 @@ def from_rank_zero(accelerator: Accelerator, value: T | None, *, what: str) -> T
     except RuntimeError as error:
         raise RuntimeError(
             f"Rank {accelerator.process_index} waited for rank 0 to send {what} and got nothing: {error} "
-            "See rank 0's output for the cause, or raise train.collective_timeout_seconds if rank 0 was slow."
+            "See rank 0's output for the cause."
         ) from error
     return cast(T, box[0])
 
@@ -186,3 +216,15 @@ def max_over_ranks(accelerator: Accelerator, values: torch.Tensor) -> torch.Tens
     if accelerator.num_processes > 1:
         torch.distributed.all_reduce(values, op=torch.distributed.ReduceOp.MAX)
     return values
+
+
+def any_rank(accelerator: Accelerator, value: bool) -> bool:
+    """Returns True on every rank if ``value`` is True on any; waits as ``from_rank_zero`` does.
+
+    Ranks call it while rank 0 evaluates, for minutes to hours.
+    """
+    if accelerator.num_processes == 1:
+        return value
+    flag = torch.tensor(int(value))
+    torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX, group=_objects)
+    return bool(flag)

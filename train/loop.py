@@ -19,7 +19,7 @@ the log-probs of their sampler. Only rank 0 communicates with the outside (``Col
     who waits          for what                                  until
     trainer            the producer's batch of this step         it is collected; later batches are collected
                                                                  at the same time
-    other ranks        rank 0's rows                             train.collective_timeout_seconds
+    other ranks        rank 0's rows and decisions               rank 0's own limits, or until a rank is gone
     all ranks          one another, in every optimizer step      train.collective_timeout_seconds
     trainer            workers to serve the new version          rollout.publish_timeout_seconds
     a worker's calls   the publish: frozen (keep) or finished    it is done; a call may hold tokens of two
@@ -32,7 +32,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
 from accelerate import Accelerator
 from transformers import AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
@@ -46,7 +45,7 @@ from train.batch.rows import Row
 from train.call_terms import CallTerms, UpdateRecord
 from train.checkpoint import Checkpoints, TrainerState, config_fingerprint
 from train.collaborators import Collaborators
-from train.distributed import from_rank_zero, gather_objects, give_back_cached_memory, max_over_ranks
+from train.distributed import any_rank, from_rank_zero, gather_objects, give_back_cached_memory
 from train.health.response import AlarmWatch, UnhealthyRun
 from train.health.rollbacks import forget_rollbacks, rate_scale, read_rollbacks
 from train.learner import Learner
@@ -288,8 +287,7 @@ class Trainer:
 
     def _told_to_stop(self) -> bool:
         """True if any rank received a signal to stop. Every rank must call it, as it is a collective."""
-        came = torch.tensor(float(bool(self._stop.name)), device=self.accelerator.device)
-        told = bool(max_over_ranks(self.accelerator, came).item())
+        told = any_rank(self.accelerator, bool(self._stop.name))
         if told and self.outside:
             which = self._stop.name or "a signal to another rank"
             self.outside.reporter.note(f"Told to stop ({which}) at step {self.step}.")

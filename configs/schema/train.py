@@ -84,7 +84,8 @@ class TrainConfig:
     """Trackers: [] or [wandb]. Without an API key wandb runs offline; it never prompts."""
 
     collective_timeout_seconds: float = 3600.0
-    """Time limit of a rank's wait for the others (rollouts and evaluation included)."""
+    """Time limit of a collective between ranks, and of rank 0's wait for a batch or an evaluation. The other
+    ranks wait for rank 0 as long as it takes, and end if it is gone."""
 
     num_threads: int = 1
     """Number of torch threads per rank on CPU."""
