@@ -20,8 +20,9 @@ from configs.run_folder import STOPPED, refuse_used
 from configs.schema import JobConfig
 from launch.check import check_training
 from launch.job import assignment, job_processes
+from launch.split import choose_split
 from launch.supervise import Supervisor
-from rollout.build import build_operator
+from rollout.build import build_operator, training_calls
 from rollout.workers.loopback import free_ports
 from rollout.workspace import find_distiller
 
@@ -77,6 +78,8 @@ def _run(config: JobConfig, overrides: list[str]) -> int:
         if config.resume == "none":
             refuse_used(Path(config.output_dir))
         check_training(overrides, build_operator, find_distiller)
+        if (line := choose_split(config, overrides, training_calls)) is not None:
+            print(line, flush=True)
         port = config.rollout.port or free_ports(config.rollout.num_workers)
         environment = {**os.environ, RESUME_VARIABLE: _resume_command()}
         planned = job_processes(config, overrides, environment, port=port, search=search_arguments())

@@ -141,7 +141,7 @@ class Supervisor:
         """
         number = signal.SIGINT if signal.SIGINT in self.told else signal.SIGUSR1
         found = ranks(self._running[-1].guard.pid)
-        if not found or not all(_listens(rank) for rank in found):
+        if not found or not all(listens(rank) for rank in found):
             return False
         for rank in found:
             with suppress(psutil.NoSuchProcess):
@@ -206,7 +206,7 @@ def ranks(pid: int) -> list[psutil.Process]:
     return found
 
 
-def _listens(rank: psutil.Process) -> bool:
+def listens(rank: psutil.Process) -> bool:
     """Returns True if a rank handles SIGUSR1. It ends by that signal while its interpreter still starts."""
     try:
         status = Path(f"/proc/{rank.pid}/status").read_text()

@@ -12,7 +12,7 @@ from conftest import config_with
 
 from configs.compose import load
 from launch.job import assignment
-from launch.slurm.__main__ import advice, script
+from launch.slurm.__main__ import advice, prologue, sbatch_lines, script
 
 BASE = ["model.path=x", "data.path=x"]
 LIMIT_SECONDS = 60
@@ -37,9 +37,9 @@ STUBS = {
         exit "$status"
     """,
     "curl": '[[ -e $UP ]] && echo "curl ${*: -1}" >> "$CALLS"',
-    "pkill": 'echo "pkill $*" >> "$CALLS"; kill -USR1 "$(cat "$RANK")"',
     "python": """
         echo "python $SLURM_PROCID key=${#VLLM_API_KEY} $*" >> "$CALLS"
+        [[ $2 == launch.fetch ]] && exit "$FETCH"
         if [[ $2 == launch.workers ]]; then
           [[ $WORKERS == fail ]] && exit 1
           touch "$UP"
@@ -51,22 +51,19 @@ STUBS = {
         [[ $TRAINER == fails ]] && touch "$OUTPUT/stopped" && exit 4
         [[ $TRAINER == stops ]] || exit "$TRAINER"
         [[ $SLURM_PROCID == 0 ]] || exec sleep 1
-        echo $$ > "$RANK"
-        exec "$REAL_PYTHON" -c "$LISTENING_RANK"
+        exec "$REAL_PYTHON" -c "$RANK_ON_A_NODE" "$3"
     """,
 }
 
 
-LISTENING_RANK = """
-import os, pathlib, signal, time
-def stop(*_):
-    (pathlib.Path(os.environ["OUTPUT"]) / "stopped").touch()
-    os._exit(0 if "PDR_RESUME_COMMAND" in os.environ else 75)
-# Ignored until it listens, as by a rank that still imports: a signal then must not end it.
-assert signal.getsignal(signal.SIGUSR1) == signal.SIG_IGN
-signal.signal(signal.SIGUSR1, stop)
+RANK_ON_A_NODE = """
+import os, pathlib, signal, sys, time
 os.kill(int(os.environ["PPID_OF_SCRIPT"]), signal.SIGUSR1)
-time.sleep(60)
+until = time.monotonic() + 30
+while time.monotonic() < until and not os.path.exists(sys.argv[1]):
+    time.sleep(0.1)
+(pathlib.Path(os.environ["OUTPUT"]) / "stopped").touch()
+sys.exit(0 if "PDR_RESUME_COMMAND" in os.environ and os.path.exists(sys.argv[1]) else 75)
 """
 
 
@@ -81,6 +78,7 @@ def _submit(
     workers: str = "run",
     trainer: str = "0",
     text: str = "",
+    fetch: str = "0",
     output: Path | None = None,
 ):
     """Runs the script as Slurm would; gives its end and the stubs' calls."""
@@ -101,10 +99,10 @@ def _submit(
         "SLURM_JOB_ID": "42",
         "CALLS": str(folder / "calls"),
         "UP": str(folder / "up"),
-        "RANK": str(folder / "rank"),
+        "FETCH": fetch,
         "OUTPUT": str(output),
         "REAL_PYTHON": sys.executable,
-        "LISTENING_RANK": LISTENING_RANK,
+        "RANK_ON_A_NODE": RANK_ON_A_NODE,
         "WORKERS": workers,
         "TRAINER": trainer,
     }
@@ -194,16 +192,21 @@ def test_workers_start_on_their_nodes_then_one_launcher_on_each_of_the_others(tm
     done, calls = _submit(tmp_path, "algo.num_generations=4", "plan.train_mfu=0.5")
     assert done.returncode == 0, done.stderr
     lines = calls.splitlines()
-    assert [line for line in lines if line.startswith("on")] == ["on node-a", "on node-b,node-c"]
+    # The model of the hub: by one node, then by the others; workers; the trainer.
+    one, others = "on node-a", "on node-b,node-c"
+    assert [line for line in lines if line.startswith("on")] == [one, others, one, others]
+    assert [line.split()[-1] for line in lines if "launch.fetch" in line] == ["x"] * 3
     workers = next(line for line in lines if "launch.workers" in line)
     assert "rollout.host=0.0.0.0 rollout.port=8100 rollout.num_workers=2" in workers
     assert f"output_dir='{tmp_path}/an output/node_0'" in workers
     asked = [line for line in lines if line.startswith("curl")]
     assert asked == [f"curl http://node-a:{port}/health" for port in (8100, 8101)]
     trainers = sorted(line for line in lines if "accelerate" in line)
+    assert all("-m launch.slurm.node" in line and "an output/stop_requested" in line for line in trainers)
     assert [line.split()[1] for line in trainers] == ["0", "1"]
     for rank, line in enumerate(trainers):
-        assert f"--machine_rank {rank} --num_machines 2 --num_processes 4" in line
+        assert f"--machine_rank {rank} --config_file" in line
+        assert "--num_machines 2 --num_processes 4" in line
         assert "--main_process_ip node-b --main_process_port 29500 -m train" in line
         assert "algo.num_generations=4" in line and "plan." not in line
         assert line.endswith(
@@ -228,12 +231,83 @@ def test_workers_that_end_at_start_end_the_job_with_where_to_look(tmp_path: Path
     assert "accelerate" not in calls
 
 
+def test_options_of_sbatch_a_prologue_and_a_container_are_in_the_script(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = tmp_path / "my prologue"
+    before.write_text("module load cuda\nexport HF_HOME=/scratch/hub\n")
+    given = [
+        'launch.sbatch_args=["--partition=gpu","--constraint=[a100&ib]","--mail-user=me@site.org"]',
+        assignment("launch.slurm_prologue", before),
+        "launch.container_image=site/pdr:1",
+        'launch.container_mounts=["/scratch:/scratch","/home/me:/home/me"]',
+    ]
+    lines = script(load("job", [*BASE, "nodes=2", "gpus=1", *given]), given).splitlines()
+    header = lines[: lines.index("set -euo pipefail")]
+    for line in ("--partition=gpu", "--constraint=[a100&ib]", "--mail-user=me@site.org"):
+        assert f"#SBATCH {line}" in header
+    begin = lines.index("module load cuda")
+    assert lines[begin - 1].startswith("set +u") and lines[begin + 1] == "export HF_HOME=/scratch/hub"
+    assert lines[begin + 2] == "set -u" and begin < lines.index("# Parameters")
+    (container,) = [line for line in lines if line.startswith("CONTAINER=(")]
+    assert "--container-image=site/pdr:1" in container
+    assert f"--container-workdir={tmp_path}" in container
+    assert "--container-mounts=/scratch:/scratch,/home/me:/home/me" in container
+
+
+@pytest.mark.parametrize(
+    ("argument", "said"),
+    [
+        ("-p gpu", "must be of the form --name=value"),
+        ("--partition gpu", "must be of the form --name=value"),
+        ("--comment=a#b", "must be of the form --name=value"),
+        ("--nodes=9", "the script itself sets --nodes; it follows from nodes"),
+        ("--tim=1", r"the script itself sets --time; it follows from launch\.slurm_time"),
+        ("--gpus=4", "the script itself sets --gpus"),
+        ("--export=NONE", "every step needs the script's environment"),
+    ],
+)
+def test_an_option_of_sbatch_that_cannot_hold_is_refused_by_name(argument: str, said: str):
+    with pytest.raises(ValueError, match=said):
+        sbatch_lines([argument])
+
+
+@pytest.mark.parametrize(
+    ("content", "said"), [(None, "which cannot be read"), ("#SBATCH --mem=0\n", "Slurm ignores those")]
+)
+def test_a_prologue_that_would_have_no_effect_is_refused(content: str | None, said: str, tmp_path: Path):
+    path = tmp_path / "prologue.sh"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(ValueError, match=said):
+        prologue(str(path))
+
+
+@pytest.mark.parametrize("options", [['["/a:/b"]', ""], ['["/a"]', "image"]])
+def test_mounts_need_an_image_and_two_sides(options: list[str]):
+    with pytest.raises(ValueError, match=r"launch\.container_mounts"):
+        load("job", [*BASE, f"launch.container_mounts={options[0]}", f"launch.container_image={options[1]}"])
+
+
+@pytest.mark.component
+def test_a_model_that_cannot_be_fetched_ends_the_job_before_any_worker(tmp_path: Path):
+    done, calls = _submit(tmp_path, fetch="1")
+    assert done.returncode == 1
+    assert "launch.workers" not in calls and "accelerate" not in calls
+
+
+@pytest.mark.component
+def test_every_step_gets_all_cpus_of_its_node_unbound(tmp_path: Path):
+    text = _script(tmp_path / "an output")
+    assert text.count("srun --cpu-bind=none --cpus-per-task=") == 1
+    assert text.count("srun ") == 1  # every step goes through it
+    assert "pkill" not in text
+
+
 @pytest.mark.component
 def test_a_job_that_is_told_to_stop_tells_the_ranks_and_queues_again(tmp_path: Path):
     done, calls = _submit(tmp_path, trainer="stops")
     assert done.returncode == 0, done.stderr
     assert "Asked to stop" in done.stdout
-    assert "pkill -USR1 -f python[^ ]* -u -m train " in calls
     assert calls.rstrip().endswith("scontrol requeue 42")
 
 

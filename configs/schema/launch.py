@@ -1,6 +1,6 @@
 """A whole job: machines, launch of workers and trainer, and the assumptions of its plan."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from configs.schema.checks import at_least, share
 
@@ -45,6 +45,20 @@ class LaunchConfig:
     """Seconds before the time limit or a preemption at which the job is asked to stop. Must be long enough
     for a step and a checkpoint."""
 
+    sbatch_args: list[str] = field(default_factory=list)
+    """Further options of sbatch, each as --name=value: partition, account, qos, constraint and so on."""
+
+    slurm_prologue: str = ""
+    """File whose text the batch script runs before its own commands: modules, a venv, HF_HOME,
+    HF_HUB_OFFLINE, variables of NCCL. What it exports reaches every process of the job. Empty: none."""
+
+    container_image: str = ""
+    """Image in which the job's steps run (srun --container-image, of the plugin pyxis). Empty: none."""
+
+    container_mounts: list[str] = field(default_factory=list)
+    """Folders of the node in the container, each as SRC:DST. Those of the submission, of output_dir, of
+    HF_HOME and of the data are needed."""
+
     accelerate: str = "auto"
     """Name of a file in launch/accelerate, without .yaml, or a path. auto: cpu_zero2 without GPUs, gpu_zero3
     on one node, multinode_zero3 on several."""
@@ -53,6 +67,15 @@ class LaunchConfig:
         at_least("launch.worker_nodes", self.worker_nodes, 1)
         at_least("launch.trainer_port", self.trainer_port, 1)
         at_least("launch.slurm_grace_seconds", self.slurm_grace_seconds, 1)
+        if self.container_mounts and not self.container_image:
+            raise ValueError(
+                f"launch.container_mounts is {self.container_mounts}, but there is no launch.container_image."
+            )
+        for mount in self.container_mounts:
+            if ":" not in mount or "," in mount:
+                raise ValueError(
+                    f"launch.container_mounts holds {mount!r}; each must be of the form SRC:DST."
+                )
 
 
 @dataclass(kw_only=True)

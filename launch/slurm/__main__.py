@@ -17,6 +17,28 @@ from rollout.workspace import find_distiller
 
 HEADER = re.compile(r"[A-Za-z0-9_.:/+=,-]*")
 """What the lines after #SBATCH may hold: Slurm reads them, not a shell, so that nothing can be quoted."""
+SBATCH_ARGUMENT = re.compile(r"--([a-z][a-z-]*)=[A-Za-z0-9_.:/+=,@%&|*()\[\]!~-]+")
+SET_BY_SCRIPT = {
+    "job-name": "output_dir",
+    "nodes": "nodes",
+    "ntasks": "nodes",
+    "ntasks-per-node": "nodes",
+    "gpus": "gpus",
+    "gpus-per-node": "gpus",
+    "gpus-per-task": "gpus",
+    "gres": "gpus",
+    "exclusive": "nodes: whole nodes are used",
+    "time": "launch.slurm_time",
+    "signal": "launch.slurm_grace_seconds",
+    "output": "output_dir",
+    "open-mode": "output_dir",
+    "requeue": "nothing: the script queues itself again",
+    "no-requeue": "nothing: the script queues itself again",
+    "export": "nothing: every step needs the script's environment",
+    "array": "nothing: one script is one job",
+    "wrap": "nothing: the script has its own commands",
+}
+"""Options of sbatch that the script decides, and what sets them instead."""
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 TEMPLATE = Path(__file__).parent / "job.sbatch"
 WORKER_PORT = 8100
@@ -101,6 +123,8 @@ def script(config: JobConfig, overrides: Sequence[str], search: Sequence[str] = 
         "LOG": shlex.quote(f"{str(output_dir).replace('%', '%%')}/logs/slurm_%j.log"),
         "OUTPUT_DIR": shlex.quote(str(output_dir)),
         "ACCELERATE_FILE": shlex.quote(str(accelerate_file(config).path.absolute())),
+        "MODEL": shlex.quote(config.model.path),
+        "CONTAINER": shlex.join(_container(config)),
         "WORKER_NODES": worker_nodes,
         "TRAINER_NODES": trainer_nodes,
         "WORKER_PORT": config.rollout.port or WORKER_PORT,
@@ -112,8 +136,68 @@ def script(config: JobConfig, overrides: Sequence[str], search: Sequence[str] = 
         "RESUME_COMMAND": shlex.quote(f"sbatch {shlex.quote(str(output_dir / 'job.sbatch'))}"),
     }
     _refuse_control_characters([str(value) for value in values.values()])
+    values["SBATCH"] = (
+        "\n".join(sbatch_lines(config.launch.sbatch_args)) or "# launch.sbatch_args adds lines here."
+    )
+    values["PROLOGUE"] = prologue(config.launch.slurm_prologue)
     # In one pass, so that a value that reads like a parameter stays what it is.
     return re.sub(r"@([A-Z_]+)@", lambda found: str(values[found.group(1)]), TEMPLATE.read_text())
+
+
+def sbatch_lines(arguments: Sequence[str]) -> list[str]:
+    """Returns the header's lines for ``launch.sbatch_args``.
+
+    Raises:
+        ValueError: If one is not of the form ``--name=value``, holds a character that a line of #SBATCH
+            cannot hold, or is an option that the script sets itself.
+    """
+    lines = []
+    for argument in arguments:
+        if (found := SBATCH_ARGUMENT.fullmatch(argument)) is None:
+            raise ValueError(
+                f"launch.sbatch_args holds {argument!r}; each must be of the form --name=value, without "
+                'spaces, quotes and #, e.g. launch.sbatch_args=["--partition=gpu","--account=me"].'
+            )
+        # Slurm takes the beginning of a name for the name.
+        if own := next((name for name in SET_BY_SCRIPT if name.startswith(found[1])), None):
+            raise ValueError(
+                f"launch.sbatch_args holds {argument!r}, but the script itself sets --{own}; it follows from "
+                f"{SET_BY_SCRIPT[own]}."
+            )
+        lines.append(f"#SBATCH {argument}")
+    return lines
+
+
+def prologue(path: str) -> str:
+    """Returns the text of ``launch.slurm_prologue``, for the beginning of the script; empty without one.
+
+    Raises:
+        ValueError: If the file cannot be read or holds lines of #SBATCH, which Slurm would ignore there.
+    """
+    if not path:
+        return "# launch.slurm_prologue adds lines here."
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"launch.slurm_prologue is {path!r}, which cannot be read: {error}") from error
+    if "#SBATCH" in text:
+        raise ValueError(
+            f"launch.slurm_prologue is {path!r}, which has a line of #SBATCH: Slurm ignores those after the "
+            "first command. Put them into launch.sbatch_args."
+        )
+    # Scripts of modules and environments read variables that are not set.
+    return f"set +u # from {shlex.quote(path)}\n{text.rstrip()}\nset -u"
+
+
+def _container(config: JobConfig) -> list[str]:
+    """Returns srun's options for a container (pyxis); every step runs in it, in the folder of submission."""
+    launch = config.launch
+    if not launch.container_image:
+        return []
+    options = [f"--container-image={launch.container_image}", f"--container-workdir={Path.cwd()}"]
+    if launch.container_mounts:
+        options.append(f"--container-mounts={','.join(launch.container_mounts)}")
+    return options
 
 
 def _refuse_control_characters(texts: Sequence[str]) -> None:
