@@ -34,7 +34,7 @@ from train.loop import Trainer
 from train.manifest import damage, is_sealed, remove, seal
 from train.preemption import status
 from train.report import read_metrics, truncate_metrics
-from train.sharding import Unsharded
+from train.sharding import DeepSpeedZero, Unsharded
 
 STATE = TrainerState(
     step=4, policy_version=5, world_size=1, zero_stage=0, config_fingerprint="x", collector={"position": 3}
@@ -108,18 +108,26 @@ def test_only_the_last_checkpoints_are_kept(tmp_path, tiny_policy):
 
 
 @pytest.mark.component
-def test_another_number_of_ranks_or_another_zero_stage_is_refused(tmp_path, tiny_policy):
+def test_shards_are_refused_without_deepspeed_and_so_is_a_checkpoint_without_shards(tmp_path, tiny_policy):
     config = make_config(tmp_path, tiny_policy, train={"max_steps": 1})
     trainer = make_trainer(config, make_accelerator(config))
     trainer.run()
     path = tmp_path / "checkpoints" / "step_000001"
-    state = replace(read_state(path), world_size=2)
+    state = replace(read_state(path), world_size=2, zero_stage=3)
     (path / STATE_FILE).write_text(json.dumps(asdict(state)))
-    with pytest.raises(ValueError, match=r"written by 2 ranks, but this run has 1"):
+    with pytest.raises(ValueError, match=r"by 2 ranks at ZeRO stage 3 .* has 1 ranks at ZeRO stage 0, and a"):
         trainer.checkpoints.load(path)
-    (path / STATE_FILE).write_text(json.dumps(asdict(replace(state, world_size=1, zero_stage=3))))
-    with pytest.raises(ValueError, match=r"written at ZeRO stage 3, but this run has stage 0"):
+    (path / STATE_FILE).write_text(json.dumps(asdict(replace(state, zero_stage=0))))
+    with pytest.raises(ValueError, match="and it was written without DeepSpeed"):
         trainer.checkpoints.load(path)
+
+
+def test_offload_keeps_the_ranks_and_the_stage_of_its_checkpoints():
+    options = {"zero_optimization": {"stage": 3, "offload_optimizer": {"device": "cpu"}}}
+    with_offload = DeepSpeedZero(stage=3, config=options, num_processes=2)
+    assert with_offload.why_not_resharded == "with offload_optimizer it was not tried"
+    plain = {"zero_optimization": {"stage": 3, "offload_optimizer": {"device": "none"}}}
+    assert DeepSpeedZero(stage=3, config=plain, num_processes=2).why_not_resharded is None
 
 
 def test_metrics_after_the_resumed_step_and_a_cut_off_line_are_dropped(tmp_path):

@@ -32,6 +32,7 @@ from train.distributed import wait_for_all
 from train.health.rollbacks import measured_at
 from train.manifest import additions, damage, is_sealed, remove, seal, sync
 from train.model.policy import save_adapter, save_weights
+from train.resharding import Shards, load_resharded, refuse_unless_resharded, shards_of
 from train.resumed import (
     CONFIG_FILE,
     RESUMABLE_CHANGES,
@@ -170,20 +171,14 @@ class Checkpoints:
 
         Raises:
             ValueError: If the checkpoint was written by a different number of ranks or at a different ZeRO
-                stage (moments are stored as they were sharded), or holds moments of other parameters.
+                stage and cannot be converted, or holds moments of other parameters.
+            RuntimeError: If the conversion fails.
         """
         state = read_state(path)
-        anew = f"start a new run from its weights with model.path={path / POLICY_DIR}"
-        if state.world_size != self._accelerator.num_processes:
-            raise ValueError(
-                f"{path} was written by {state.world_size} ranks, but this run has "
-                f"{self._accelerator.num_processes}; set num_processes to {state.world_size}, or {anew}."
-            )
-        if state.zero_stage != (stage := self._sharding.stage):
-            raise ValueError(
-                f"{path} was written at ZeRO stage {state.zero_stage}, but this run has stage {stage} (0: no "
-                f"DeepSpeed); use the accelerate file with zero_stage {state.zero_stage}, or {anew}."
-            )
+        written = Shards(ranks=state.world_size, zero_stage=state.zero_stage)
+        is_resharded = written != shards_of(self._accelerator, self._sharding)
+        if is_resharded:
+            refuse_unless_resharded(path, written, self._accelerator, self._sharding)
         if state.config_fingerprint != config_fingerprint(self._config):
             changes = changed_options(path, self._config)
             refuse_other_parameters(changes, self._config, path)
@@ -191,7 +186,11 @@ class Checkpoints:
             logger.warning(
                 "%s was written with different settings; resuming with the current ones: %s.", path, named
             )
-        self._accelerator.load_state(str(path))
+        if is_resharded:
+            limit = self._config.train.collective_timeout_seconds
+            load_resharded(path, written, self._accelerator, self._sharding, timeout_seconds=limit)
+        else:
+            self._accelerator.load_state(str(path))
         return state
 
 

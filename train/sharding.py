@@ -86,6 +86,15 @@ class Sharding(Protocol):
         """Returns the shape of the whole parameter, even if a rank holds only a shard."""
         ...
 
+    @property
+    def why_not_resharded(self) -> str | None:
+        """Reason why a checkpoint of other ranks or of another stage cannot be loaded; None if it can."""
+        ...
+
+    def reads_resharded(self, models: Sequence[nn.Module]) -> contextlib.AbstractContextManager[None]:
+        """Within the context, prepared ``models`` load what ``train.resharding`` has converted."""
+        ...
+
 
 class Unsharded:
     """A single process that holds everything."""
@@ -118,6 +127,15 @@ class Unsharded:
     def shape(self, parameter: nn.Parameter) -> torch.Size:
         """See ``Sharding``."""
         return parameter.shape
+
+    @property
+    def why_not_resharded(self) -> str | None:
+        """See ``Sharding``."""
+        return "a run without DeepSpeed cannot load shards"
+
+    def reads_resharded(self, models: Sequence[nn.Module]) -> contextlib.AbstractContextManager[None]:
+        """See ``Sharding``."""
+        raise NotImplementedError(self.why_not_resharded)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +212,27 @@ class DeepSpeedZero:
     def shape(self, parameter: nn.Parameter) -> torch.Size:
         """See ``Sharding``."""
         return getattr(parameter, "ds_shape", parameter.shape)
+
+    @property
+    def why_not_resharded(self) -> str | None:
+        """See ``Sharding``."""
+        options = self.config.get("zero_optimization", {})
+        for name in ("offload_optimizer", "offload_param"):
+            if (options.get(name) or {}).get("device", "none") != "none":
+                return f"with {name} it was not tried"
+        return None
+
+    @contextlib.contextmanager
+    def reads_resharded(self, models: Sequence[nn.Module]) -> Iterator[None]:
+        """See ``Sharding``."""
+        configs = [cast(Any, model)._config for model in models]
+        for config in configs:
+            config.load_universal_checkpoint = True
+        try:
+            yield
+        finally:
+            for config in configs:
+                config.load_universal_checkpoint = False  # a rollback loads a checkpoint of this run
 
 
 @dataclass(frozen=True, slots=True)
