@@ -9,11 +9,13 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     LlamaConfig,
+    MistralConfig,
     PreTrainedConfig,
     Qwen2Config,
     Qwen3Config,
 )
 
+from launch.plan import architecture
 from launch.plan.architecture import KNOWN, architecture_of, parse_architecture
 
 SIZES = {
@@ -33,7 +35,7 @@ def _parameters(config: PreTrainedConfig) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("kind", [LlamaConfig, Qwen2Config, Qwen3Config])
+@pytest.mark.parametrize("kind", [LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config])
 @pytest.mark.parametrize("tied", [False, True])
 def test_parameters_are_those_of_the_model_that_transformers_builds(
     kind: type[PreTrainedConfig], tied: bool, tmp_path: Path
@@ -72,10 +74,19 @@ def test_a_model_that_is_nowhere_names_those_that_are_known(tmp_path: Path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"model_type": "mixtral"}, r"test: model_type is 'mixtral'; .*llama, qwen2, qwen3\."),
+        ({"model_type": "mixtral"}, r"test: model_type is 'mixtral'; .*llama, mistral, qwen2, qwen3\."),
         ({"model_type": "llama", "num_attention_heads": 2}, r"test has no 'hidden_size'"),
     ],
 )
 def test_a_config_that_cannot_be_planned_says_why(content: dict[str, object], message: str):
     with pytest.raises(ValueError, match=message):
         parse_architecture(content, "test")
+
+
+def test_a_model_of_the_hub_is_known_if_this_machine_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "mistral", **SIZES}))
+    found = {"me/mine": str(tmp_path / "config.json")}
+    monkeypatch.setattr(architecture, "try_to_load_from_cache", lambda name, file: found.get(name))
+    assert architecture_of("me/mine") == parse_architecture({"model_type": "mistral", **SIZES}, "test")
+    with pytest.raises(ValueError, match=r"those in this machine's cache"):
+        architecture_of("me/other")

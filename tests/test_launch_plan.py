@@ -15,6 +15,7 @@ from configs.schema import HardwareConfig, ModelConfig, PlanConfig
 from launch.plan.architecture import parse_architecture
 from launch.plan.planning import Plan, make_plan
 from launch.plan.text import UNITS, plan_text
+from launch.plan.timing import longest_of
 from rollout.build import training_calls
 from train.model.lora import add_adapters
 
@@ -54,7 +55,7 @@ judged = Distiller(
 """
 """``own.py`` of a user."""
 RECORDED_FLOPS = 9.085479000263885e17
-RECORDED_SECONDS = [649.225763579155, 545.6899026849006, 869.3765864758403]
+RECORDED_SECONDS = [974.1874553365088, 975.4184339835698, 1295.8288236305095]
 
 
 def _plan(*overrides: str) -> Plan:
@@ -359,3 +360,38 @@ def test_an_operator_whose_answers_are_not_known_is_not_planned(
     monkeypatch.delitem(sys.modules, "own", raising=False)
     with pytest.raises(ValueError, match=message):
         _plan("gpus=8", f"operator.kind={kind}", "operator.schedule=[2]")
+
+
+def test_gpus_shared_in_turns_are_offered_beside_the_splits_with_the_options_that_share_them():
+    plan = _plan("gpus=8")
+    assert plan.shared is not None and plan.shared.split.fits
+    split = plan.shared.split
+    assert (split.trainer, split.workers) == (8, 8)
+    share = f"rollout.gpu_memory_utilization={plan.shared.gpu_memory_utilization:g}"
+    assert f"    rollout.enable_sleep_mode=true {share}" in plan_text(plan).splitlines()
+    taken = _plan("gpus=8", "rollout.enable_sleep_mode=true", share)
+    assert taken.splits == (split,) and taken.shared is None
+    assert _plan("nodes=4", "gpus=8").shared is None
+
+
+def test_the_longest_of_many_calls_is_waited_for_and_that_of_one_is_the_mean():
+    assert longest_of(1, 100, 1000, 0.8) == longest_of(50, 100, 1000, 0.0) == 100
+    lengths = [longest_of(number, 100, 1000, 0.8) for number in (2, 8, 64)]
+    assert lengths == sorted(lengths) and lengths[0] > 100 and lengths[-1] < 1000
+    assert longest_of(10**6, 100, 1000, 0.8) == 1000  # the limit of a call
+    even, uneven = (_plan(f"plan.length_sigma={sigma}", "gpus=8").best.seconds for sigma in (0, 0.8))
+    assert even is not None and uneven is not None
+    assert even.stragglers == 0 and uneven.decode == pytest.approx(uneven.throughput + uneven.stragglers)
+
+
+def test_a_folder_on_several_machines_is_written_once_and_read_by_each_machine_of_workers():
+    one, many = _plan("gpus=8").best.seconds, _plan("nodes=4", "gpus=8").splits
+    weights = many[0].worker_memory.weights / 1e9
+    for split in many:
+        assert split.seconds is not None
+        machines = split.workers / 8
+        assert split.seconds.publish == pytest.approx(weights / 1.0 + machines * weights / 5.0)
+        assert 19 < split.seconds.publish < 50
+    assert one is not None and one.publish == pytest.approx(weights / 5.0)
+    sent = _plan("nodes=4", "gpus=8", "rollout.weight_transfer=nccl").best.seconds
+    assert sent is not None and sent.publish == pytest.approx(weights / 5.0)

@@ -220,8 +220,9 @@ def test_a_step_that_runs_ahead_takes_as_long_as_its_slowest_side():
         assert second.total == pytest.approx(max(busiest, chain))
         assert first.total / 2 < second.total < first.total
         assert last.total <= second.total
-    text = plan_text(one)
-    assert "Collection runs ahead (collect.max_staleness=1): a step waits for the trainer" in text
+    waits = "Collection runs ahead (collect.max_staleness={}): a step waits for {}"
+    assert waits.format(1, "the stages, one after another") in plan_text(one)
+    assert waits.format(4, "the trainer") in plan_text(four)
     assert "Stages follow one another." in plan_text(plain)
 
 

@@ -21,8 +21,20 @@ class HardwareConfig:
     bandwidth_gbps: float = 3350.0
     """Memory bandwidth, GB/s."""
 
+    storage_write_gbps: float = 1.0
+    """Rate at which one machine writes to the folder that all machines see, GB/s."""
+
+    storage_read_gbps: float = 5.0
+    """Rate at which all machines together read from that folder, GB/s."""
+
     def __post_init__(self) -> None:
-        for name in ("memory_gib", "bf16_tflops", "bandwidth_gbps"):
+        for name in (
+            "memory_gib",
+            "bf16_tflops",
+            "bandwidth_gbps",
+            "storage_write_gbps",
+            "storage_read_gbps",
+        ):
             if getattr(self, name) <= 0:
                 raise ValueError(f"hardware.{name} must be above 0, got {getattr(self, name)}.")
 
@@ -110,7 +122,11 @@ class PlanConfig:
     """Memory of a trainer's GPU for CUDA context, NCCL buffers and allocator fragmentation, GiB."""
 
     publish_gbps: float = 5.0
-    """Rate of publishing: writing the weights once and reading them on all workers, GB/s."""
+    """Rate of publishing on one machine or over a process group: sending the weights once to all workers,
+    GB/s. Several machines with rollout.weight_transfer=directory: see hardware.storage_write_gbps."""
+
+    length_sigma: float = 0.8
+    """Spread of the lengths of completions: standard deviation of their logarithm. 0: all are as long."""
 
     def __post_init__(self) -> None:
         for name in (
@@ -126,6 +142,7 @@ class PlanConfig:
         at_least("plan.mean_question_tokens", self.mean_question_tokens, 1)
         at_least("plan.worker_activation_gib", self.worker_activation_gib, 0)
         at_least("plan.runtime_gib", self.runtime_gib, 0)
+        at_least("plan.length_sigma", self.length_sigma, 0)
         if self.max_question_tokens < self.mean_question_tokens:
             raise ValueError(
                 f"plan.max_question_tokens is {self.max_question_tokens}, which is below "

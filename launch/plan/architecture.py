@@ -6,10 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
+
 KNOWN = Path(__file__).parent / "architectures"
 """Folder with the config.json of models known by their hub name: ``owner/name`` is ``owner--name.json``."""
 
-MODEL_TYPES = ("llama", "qwen2", "qwen3")
+MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
 """Supported model types: dense decoders with grouped-query attention, a gated MLP and RMSNorm."""
 
 
@@ -90,20 +93,32 @@ class Architecture:
 
 
 def architecture_of(model_path: str) -> Architecture:
-    """Returns the sizes of the model in the folder ``model_path``, or of a known model on the hub.
+    """Returns the sizes of the model in the folder ``model_path``, or of a model of the hub.
+
+    A hub model must be known by name or be in this machine's cache (``HF_HOME``); nothing is fetched.
 
     Raises:
         ValueError: If there is neither, or the type of the model is not supported.
     """
     folder, known = Path(model_path), KNOWN / f"{model_path.replace('/', '--')}.json"
-    for path in (folder / "config.json", known):
-        if path.is_file():
+    for path in (folder / "config.json", known, _cached(model_path)):
+        if path is not None and path.is_file():
             return parse_architecture(json.loads(path.read_text(encoding="utf-8")), str(path))
     names = sorted(path.stem.replace("--", "/") for path in KNOWN.glob("*.json"))
     raise ValueError(
         f"model.path is {model_path!r}: there is no {folder / 'config.json'}, and the models known by name "
-        f"are {', '.join(names)}. Put the model's config.json into a folder and set model.path to it."
+        f"are {', '.join(names)}, and those in this machine's cache (python -m launch.fetch MODEL). Or put "
+        "the model's config.json into a folder and set model.path to it."
     )
+
+
+def _cached(name: str) -> Path | None:
+    """Returns the config.json of a hub model in this machine's cache, or None."""
+    try:
+        found = try_to_load_from_cache(name, "config.json")
+    except HFValidationError:  # a path, not a name of the hub
+        return None
+    return Path(found) if isinstance(found, str) else None
 
 
 def parse_architecture(config: dict[str, Any], source: str) -> Architecture:

@@ -26,7 +26,7 @@ NEUTRAL: dict[str, tuple[Any, str]] = {
     "rollout.tensor_parallel_size": (1, "a worker's GPUs exchange activations in every layer"),
     "rollout.vllm_args": ({}, "they may change the memory and the speed of workers"),
     "rollout.max_lora_rank": (0, "publishing takes less, decoding more"),
-    "rollout.weight_transfer": ("directory", "plan.publish_gbps holds for every kind"),
+    "rollout.weight_transfer": ("directory", "plan.publish_gbps holds for every process group"),
     "train.eval_steps": (0, "evaluations take time"),
     "train.eval_at_start": (False, "the evaluation takes time"),
     "train.eval_at_end": (False, "the evaluation takes time"),

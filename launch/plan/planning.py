@@ -79,6 +79,15 @@ class GpuSplit:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SharedGpus:
+    """The alternative to a split: all GPUs sample, then train (``rollout.enable_sleep_mode``)."""
+
+    split: GpuSplit
+    gpu_memory_utilization: float
+    """Largest of the shares that were tried with which both fit."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """Estimated memory, work and time of a run."""
 
@@ -90,6 +99,8 @@ class Plan:
     splits: tuple[GpuSplit, ...]
     fixes: tuple[str, ...]
     """Overrides that make the run fit; empty if it fits already."""
+    shared: SharedGpus | None = None
+    """None if the run shares its GPUs already, has none or several machines, or both do not fit on them."""
 
     @property
     def best(self) -> GpuSplit:
@@ -131,6 +142,7 @@ def make_plan(config: JobConfig, calls_of: CallsOf) -> Plan:
         flops=step_flops(config, model, work),
         splits=splits,
         fixes=fixes,
+        shared=_shared(config, model, file, work),
     )
 
 
@@ -160,6 +172,22 @@ def possible_splits(config: JobConfig, file: AccelerateFile) -> list[tuple[int, 
             "nodes, or share it: rollout.enable_sleep_mode=true."
         )
     return splits
+
+
+def _shared(
+    config: JobConfig, model: Architecture, file: AccelerateFile, work: Workload
+) -> SharedGpus | None:
+    rollout = config.rollout
+    if not config.gpus or config.nodes > 1 or rollout.enable_sleep_mode or rollout.weight_transfer == "nccl":
+        return None
+    for share in (rollout.gpu_memory_utilization, *LESS_FOR_WORKERS):
+        changed = copy.deepcopy(config)
+        changed.rollout.enable_sleep_mode = True
+        changed.rollout.gpu_memory_utilization = min(share, rollout.gpu_memory_utilization)
+        (split,) = _splits(changed, model, file, work)
+        if split.fits:
+            return SharedGpus(split=split, gpu_memory_utilization=share)
+    return None
 
 
 def _splits(

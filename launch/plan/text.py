@@ -19,9 +19,12 @@ UNITS = {
     "worker_activation_gib": "GiB",
     "runtime_gib": "GiB",
     "publish_gbps": "GB/s",
+    "length_sigma": "of the logarithm of a length",
     "memory_gib": "GiB a GPU",
     "bf16_tflops": "TFLOP/s a GPU",
     "bandwidth_gbps": "GB/s a GPU",
+    "storage_write_gbps": "GB/s from one machine",
+    "storage_read_gbps": "GB/s to all machines",
 }
 
 PARTS = {
@@ -136,11 +139,16 @@ def _time(plan: Plan) -> list[str]:
     lines = ["trainer:workers   prefill   decode   update  publish     step  s"]
     for split in plan.splits:
         lines.append(_time_line(split) + ("   <- best" if split is plan.best and split.fits else ""))
+    if plan.shared is not None:
+        share = plan.shared.gpu_memory_utilization
+        lines.append(f"{_time_line(plan.shared.split)}   in turns, without sleeping and waking:")
+        lines.append(f"    rollout.enable_sleep_mode=true rollout.gpu_memory_utilization={share:g}")
     best = plan.best.seconds
     if best is not None:
         lines.append(
             f"  decode is bound by the {best.bound}; {best.concurrency} sequences at once on a worker."
         )
+        lines.append(f"  {best.stragglers:.0f} s of decode are for the longest calls (plan.length_sigma).")
         lines.append(f"  {_order(best)}")
     return lines
 

@@ -3,9 +3,15 @@
 Decoding one token for each of B sequences reads all weights and B contexts once. It is bound by memory
 (``plan.decode_bandwidth_share`` of the bandwidth), and for large B by matrix products. Collection, update and
 publishing run one after another, as in ``train/loop.py``; with ``collect.max_staleness`` collection overlaps.
+
+Stragglers: lengths are log-normal with the mean of the calls and ``plan.length_sigma``, cut at the limit of a
+call. The longest of a stage is the expected largest of its number; what it is longer than the mean is decoded
+while half of the sequences of a worker have ended. A batch that is collected ahead hides this.
 """
 
+import math
 from dataclasses import dataclass
+from statistics import NormalDist
 
 from configs.schema import JobConfig
 from launch.plan.architecture import Architecture
@@ -34,6 +40,8 @@ class StepSeconds:
     """``throughput`` of all workers, or ``longest path``: the time of dependent calls of full length."""
     throughput: float
     """Seconds in which the workers decode one batch if they are never idle."""
+    stragglers: float = 0.0
+    """Part of ``decode`` in which workers wait with few sequences for the longest ones."""
     max_staleness: int = 0
     """Number of steps that collection runs ahead."""
 
@@ -71,21 +79,60 @@ def step_seconds(
     concurrency = _concurrency(config, work, worker, workers)
     per_token = token_seconds(config, model, worker, concurrency, work.mean_context)
     throughput = work.decoded / (workers * concurrency) * per_token
+    extra = straggler_tokens(work, plan.length_sigma)
+    waiting = extra * token_seconds(config, model, worker, max(1, concurrency // 2), work.mean_context)
     # A lower bound whatever the number of workers: calls of successive rounds wait for one another.
-    path = work.rounds * work.call_limit * token_seconds(config, model, worker, 1, work.mean_context)
+    longest = work.mean_completion * work.rounds + extra
+    path = longest * token_seconds(config, model, worker, 1, work.mean_context)
     matrices = model.layers * model.layer_matrices
     flops = step_flops(config, model, work)
     # 2 FLOPs a parameter and token in prefill; the LM head sees only the last token of a prompt.
     return StepSeconds(
         prefill=2 * matrices * work.prefilled / (gpus * peak * plan.prefill_mfu),
-        decode=max(throughput, path),
+        decode=max(throughput + waiting, path),
         update=flops / (trainer * peak * plan.train_mfu),
-        publish=worker.weights * each / (plan.publish_gbps * GIGA),
+        publish=publish_seconds(config, worker.weights * each, gpus),
         concurrency=concurrency,
-        bound="throughput" if throughput >= path else "longest path",
+        bound="throughput" if throughput + waiting >= path else "longest path",
         throughput=throughput,
+        stragglers=waiting,
         max_staleness=config.collect.max_staleness,
     )
+
+
+def publish_seconds(config: JobConfig, weights: float, gpus: int) -> float:
+    """Returns the seconds in which ``weights`` bytes reach the workers, which have ``gpus`` GPUs.
+
+    Several machines meet in a shared folder: one writes it, and each machine with workers reads it once,
+    since its workers share the machine's page cache.
+    """
+    if config.nodes == 1 or config.rollout.weight_transfer != "directory":
+        return weights / (config.plan.publish_gbps * GIGA)
+    hardware, machines = config.hardware, math.ceil(gpus / config.gpus)
+    written = weights / (hardware.storage_write_gbps * GIGA)
+    return written + machines * weights / (hardware.storage_read_gbps * GIGA)
+
+
+def straggler_tokens(work: Workload, sigma: float) -> float:
+    """Returns the tokens by which the longest chain of dependent calls exceeds one of mean length.
+
+    The chains of a step end with its last calls, whose longest is that of all of them; before that a chain
+    waits in each round for the longest of its own group.
+    """
+    *before, last = work.calls
+    own = [longest_of(c.per_context, c.completion, work.call_limit, sigma) - c.completion for c in before]
+    rounds = sorted(own)[-(work.rounds - 1) :] if work.rounds > 1 else []
+    final = longest_of(last.number, last.completion, work.call_limit, sigma) - last.completion
+    return sum(rounds) + final
+
+
+def longest_of(number: int, mean: float, limit: int, sigma: float) -> float:
+    """Returns the expected longest of ``number`` log-normal lengths with this mean, cut at ``limit``."""
+    if number < 2 or not sigma:
+        return float(mean)
+    # The usual approximation of the largest of n: their quantile n / (n + 1), here of a log-normal.
+    place = NormalDist().inv_cdf(number / (number + 1))
+    return float(min(limit, max(mean, mean * math.exp(sigma * place - sigma**2 / 2))))
 
 
 def token_seconds(

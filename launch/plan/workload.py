@@ -118,6 +118,11 @@ class Workload:
         return sum(calls.number for calls in self.calls)
 
     @property
+    def mean_completion(self) -> float:
+        """Mean tokens of a completion over all calls."""
+        return self.decoded / self.number
+
+    @property
     def mean_context(self) -> float:
         """Tokens that a sequence holds in the KV cache, averaged over its decoding."""
         # On average half of the completion has been written.
