@@ -1,6 +1,7 @@
 """Which interface gloo is given for ranks on several machines."""
 
 import socket
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -12,13 +13,8 @@ SEVERAL = {"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1
 
 def _machine(monkeypatch: pytest.MonkeyPatch, interfaces: dict[str, str], way: dict[str, str]) -> None:
     """A machine with these addresses; ``way``: its own address on the way to a target."""
-    address = psutil._common.snicaddr if hasattr(psutil._common, "snicaddr") else None
-    assert address is not None
-    monkeypatch.setattr(
-        psutil,
-        "net_if_addrs",
-        lambda: {name: [address(socket.AF_INET, ip, None, None, None)] for name, ip in interfaces.items()},
-    )
+    found = {name: [SimpleNamespace(family=socket.AF_INET, address=ip)] for name, ip in interfaces.items()}
+    monkeypatch.setattr(psutil, "net_if_addrs", lambda: found)
     up = psutil.net_if_stats()["lo"]
     monkeypatch.setattr(psutil, "net_if_stats", lambda: dict.fromkeys(interfaces, up))
     monkeypatch.setattr("train.interfaces._own_address", way.get)

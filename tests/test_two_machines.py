@@ -22,9 +22,9 @@ from configs.compose import load
 from launch.slurm.__main__ import script
 from train.checkpoint import finished_checkpoints
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(1500)]
 
-START_SECONDS = 240
+START_SECONDS = 600
 LOSS_SECONDS = 60
 """What the rest of a job may take to end after a node was lost."""
 STUBS = {

@@ -8,13 +8,14 @@ dead.
 
 import json
 import os
-import select
+import selectors
 import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import cast
 
 from configs.rank_errors import record_reason
 
@@ -22,6 +23,8 @@ BYE = b"."
 """Sent by a rank that ends as it should."""
 GRACE_SECONDS = 8.0
 """Time in which a rank whose peer is gone may end by its own error, or by its launcher's."""
+LOOK_SECONDS = 1.0
+"""Interval at which the thread looks whether this rank has finished."""
 IDLE_SECONDS, PROBE_SECONDS, PROBES = 10, 5, 3
 """A silent machine is probed after IDLE_SECONDS, every PROBE_SECONDS, and is gone after PROBES probes."""
 MEET_SECONDS = 120.0
@@ -65,12 +68,15 @@ class Lifelines:
                 continue  # it was lost in this moment; this rank has finished anyway
 
     def _watch(self) -> None:
-        waiting = dict(self._peers)
-        while waiting and not self._closed.is_set():
-            for connection in select.select(list(waiting), [], [], 1.0)[0]:
-                name = waiting.pop(connection)
-                if (lost := _lost(connection)) is not None and not self._closed.is_set():
-                    self._miss(f"{name} {lost}")
+        with selectors.DefaultSelector() as waiting:  # select() knows no descriptor above 1023
+            for connection, name in self._peers.items():
+                waiting.register(connection, selectors.EVENT_READ, name)
+            while waiting.get_map() and not self._closed.is_set():
+                for key, _ in waiting.select(LOOK_SECONDS):
+                    connection = cast(socket.socket, key.fileobj)
+                    waiting.unregister(connection)
+                    if (lost := _lost(connection)) is not None and not self._closed.is_set():
+                        self._miss(f"{key.data} {lost}")
 
     def _miss(self, what: str) -> None:
         reason = f"Rank {self._rank} ends, because {what}. See the output of that rank for the cause."

@@ -17,8 +17,8 @@ from rollout.problems.sources import GENERATED, Source
 from rollout.records import Problem
 
 CheckGold = Callable[[str, Mapping[str, Any]], str | None]
-"""``check_gold(gold, other_columns)`` raises ``ValueError`` for a gold that cannot be used; returns a doubt about
-one that can, None if none."""
+"""``check_gold(gold, other_columns)`` raises ``ValueError`` for a gold that cannot be used; returns a doubt
+about one that can, None if none."""
 
 
 @dataclass(slots=True)
