@@ -30,6 +30,8 @@ WORKERS = "2"
 SPACE = 2.1
 """Bytes that a conversion needs at once, in bytes of the shards: pieces and the whole."""
 GIB = 2**30
+STATES = ("fp32.pt", "exp_avg.pt", "exp_avg_sq.pt")
+"""Files of one weight in a universal checkpoint."""
 MODEL_STATES = ("mp_rank_00_model_states.pt", "zero_pp_rank_0_mp_rank_00_model_states.pt")
 """File with the counters of a model, as ZeRO-1 and 2 and as ZeRO-3 call it."""
 
@@ -178,18 +180,26 @@ def _fit_every_stage(model: Path) -> None:
     for name in MODEL_STATES:
         if name != found:
             shutil.copy2(model / found, model / name)
-    path = model / "zero" / "optimizer_state.pt"
+    common = model / "zero" / "optimizer_state.pt"
     # The checkpoint is this run's own, which is trusted (see docs/security.md).
-    state = torch.load(path, weights_only=False, map_location="cpu")
+    state = torch.load(common, weights_only=False, map_location="cpu")
     groups = state["param_groups"]
     inner = state.get("optimizer_state_dict")
     step = inner["state"][0]["step"] if inner else _step(model / "zero")
     state.setdefault("ds_version", version("deepspeed"))  # read by ZeRO-1 and 2, and not written by ZeRO-3
     state["optimizer_state_dict"] = {"state": {0: {"step": step}}, "param_groups": groups}
-    for folder in (model / "zero").rglob("fp32.pt"):
-        if not (folder.parent / "step.pt").is_file():
-            torch.save(step, folder.parent / "step.pt")
-    torch.save(state, path)
+    torch.save(state, common)
+    for weight in (model / "zero").rglob("fp32.pt"):
+        torch.save(step, weight.with_name("step.pt"))
+        for path in filter(Path.is_file, map(weight.with_name, STATES)):
+            _as_one_entry(path)
+
+
+def _as_one_entry(path: Path) -> None:
+    """Rewrites a tensor as ZeRO-1 and 2 read it; ZeRO-3 is converted to bare tensors, and reads both."""
+    content = torch.load(path, weights_only=False, map_location="cpu")
+    if isinstance(content, torch.Tensor):
+        torch.save({"param": content}, path)
 
 
 def _step(folder: Path) -> object:
