@@ -314,17 +314,17 @@ def test_a_job_that_is_told_to_stop_tells_the_ranks_and_queues_again(tmp_path: P
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        ("launch.worker_nodes=2", []),
+        ("launch.worker_nodes=3 launch.slurm_grace_seconds=1200", []),
         (
             "launch.worker_nodes=1",
-            ["with launch.worker_nodes=2", "longer than launch.slurm_grace_seconds = 600"],
+            ["with launch.worker_nodes=3", "longer than launch.slurm_grace_seconds = 600"],
         ),
         ("hardware.memory_gib=20", ["it does not fit"]),
         ("model.path=nowhere", ["No plan could be made: model.path is 'nowhere'"]),
     ],
 )
 def test_advice_names_a_better_split_and_a_step_that_outlasts_the_grace(overrides: str, said: list[str]):
-    options = ["experiment=qwen3_8b_pdr", "data.path=x", "nodes=4", "gpus=8", overrides]
+    options = ["experiment=qwen3_8b_pdr", "data.path=x", "nodes=4", "gpus=8", *overrides.split()]
     lines = advice(config_with("job", options, []))
     assert len(lines) == len(said)
     assert all(part in line for part, line in zip(said, lines, strict=True))
