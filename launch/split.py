@@ -20,27 +20,34 @@ def choose_split(config: JobConfig, overrides: Sequence[str], calls_of: CallsOf)
         return None
     is_named = any(item.lstrip("+").startswith(f"{OPTION}=") for item in overrides)
     is_named = is_named or config.rollout.num_workers != RolloutConfig().num_workers
+    gpus = config.rollout.num_workers * config.rollout.tensor_parallel_size
     try:
         plan = make_plan(config, calls_of)
     except ValueError as error:
-        return f"launch: {_split(config, config.rollout.num_workers)}; no plan could be made: {error}"
-    mine = next((split for split in plan.splits if split.workers == config.rollout.num_workers), None)
+        return f"launch: {_split(config, gpus)}; no plan could be made: {error}"
+    mine = next((split for split in plan.splits if split.workers == gpus), None)
     best = plan.best
     if not best.fits or best.seconds is None:
         return (
-            f"launch: {_split(config, config.rollout.num_workers)}; according to the plan no split fits, see "
+            f"launch: {_split(config, gpus)}; according to the plan no split fits, see "
             "python -m launch.plan with the same options."
         )
     if not is_named:
-        config.rollout.num_workers = best.workers
+        config.rollout.num_workers = _workers(config, best.workers)
         return f"launch: {_split(config, best.workers)}, the plan's best: {_compared(best, mine)}"
     if mine is None or mine is best:
         return None
-    return f"launch: {_split(config, mine.workers)}; with {OPTION}={best.workers} {_compared(best, mine)}"
+    better = f"{OPTION}={_workers(config, best.workers)}"
+    return f"launch: {_split(config, mine.workers)}; with {better} {_compared(best, mine)}"
 
 
-def _split(config: JobConfig, workers: int) -> str:
-    return f"{workers} GPUs sample and {config.gpus - workers} train ({OPTION}={workers})"
+def _split(config: JobConfig, gpus: int) -> str:
+    return f"{gpus} GPUs sample and {config.gpus - gpus} train ({OPTION}={_workers(config, gpus)})"
+
+
+def _workers(config: JobConfig, gpus: int) -> int:
+    """Returns the number of workers on this many GPUs."""
+    return gpus // config.rollout.tensor_parallel_size
 
 
 def _compared(best: GpuSplit, other: GpuSplit | None) -> str:
@@ -49,5 +56,5 @@ def _compared(best: GpuSplit, other: GpuSplit | None) -> str:
     if other is None or other is best:
         return text + "."
     if not other.fits or other.seconds is None:
-        return f"{text}; with {other.workers} it does not fit."
-    return f"{text} instead of {other.seconds.total:.0f} s with {other.workers}."
+        return f"{text}; with {other.workers} of them for workers it does not fit."
+    return f"{text} instead of {other.seconds.total:.0f} s with {other.workers} GPUs that sample."

@@ -285,7 +285,7 @@ def test_what_is_no_override_is_a_config_error(override: str):
         ("operator.kind=trace operator.schedule=[4,1]", r"of trace must be \[1\], got \[4, 1\]\."),
         ("operator.kind=sr operator.schedule=[2,1]", r"of sr must be \[1,1,\.\.\.\], got \[2, 1\]\."),
         ("operator.kind=sr operator.schedule=[1]", r"of sr must be \[1,1,\.\.\.\], got \[1\]\."),
-        ("rewards.kind=code", r"rewards\.kind is 'code'; choose one of math, custom\."),
+        ("rewards.kind=poem", r"rewards\.kind is 'poem'; choose one of math, choice, exact, ordered_text, "),
         ("rewards.kind=custom", r"rewards\.path must name package\.module:function"),
         ("rewards.num_workers=0", r"rewards\.num_workers must be at least 1, got 0\."),
         ("rewards.limit_seconds=0", r"rewards\.limit_seconds must be at least 0\.1, got 0"),

@@ -14,7 +14,7 @@ from rewards.build import build_scorer
 from rewards.grader import Grader
 from rewards.tasks.custom import FACTS, MAX_FACTS_BYTES
 from rollout.operators import run_operator
-from rollout.problems import column_names
+from rollout.problems.reading import column_names
 
 pytestmark = pytest.mark.component
 

@@ -121,7 +121,7 @@ def _identity(*overrides: str, operators: tuple[str, ...] = ("trace", "pdr")) ->
     ("override", "message"),
     [
         ("seed=1", "seed was 0 and is 1"),
-        ("+rollout.vllm_args.quantization=fp8", "rollout.vllm_args was {} and is {'quantization': 'fp8'}"),
+        ("+rollout.vllm_args.quantization=fp8", 'rollout.vllm_args was {} and is {"quantization": "fp8"}'),
         ("rollout.temperature=0.5", "rollout.temperature was 1.0 and is 0.5"),
         ("rollout.max_completion_length=64", "rollout.max_completion_length was 2048 and is 64"),
         ("rewards.forms=[tag]", 'rewards.forms was [] and is ["tag"]'),

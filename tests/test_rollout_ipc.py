@@ -55,11 +55,11 @@ class Worker(StubServer):
         self.refuses = False
 
     def add_routes(self, app: web.Application) -> None:
-        super().add_routes(app)
         paths = ("wake_up", "pause", "init_weight_transfer_engine", "start_weight_update", "update_weights")
         paths += ("finish_weight_update", "reset_prefix_cache", "update_weight_version", "resume")
         for path in paths:
             app.router.add_post(f"/{path}", self._called)
+        super().add_routes(app)  # last: of two handlers for one path the first is called
 
     async def _called(self, request: web.Request) -> web.Response:
         name = request.path.strip("/")
@@ -70,7 +70,7 @@ class Worker(StubServer):
             self.version = self.bodies[-1]["new_version"]
         if name == "update_weights" and self.refuses:
             return web.Response(status=500, text="IPC handle not found for GPU UUID GPU-2")
-        return web.json_response({})
+        return web.json_response({"success": True})
 
 
 def _weights() -> dict[str, Tensor]:
@@ -109,7 +109,7 @@ def test_a_sleeping_worker_is_woken_paused_updated_labelled_and_resumed_in_this_
     assert worker.calls == [
         *("wake_up", "pause", "init_weight_transfer_engine", "start_weight_update"),
         *["update_weights"] * updates,
-        *("finish_weight_update", "reset_prefix_cache", "update_weight_version", "resume"),
+        *("finish_weight_update", "reset_prefix_cache", "update_weight_version", "wake_up", "resume"),
     ]
     assert worker.bodies[0] == {"init_info": {"packed": True}}
 

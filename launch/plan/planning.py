@@ -180,6 +180,8 @@ def _shared(
     rollout = config.rollout
     if not config.gpus or config.nodes > 1 or rollout.enable_sleep_mode or rollout.weight_transfer == "nccl":
         return None
+    if config.gpus % rollout.tensor_parallel_size:
+        return None
     for share in (rollout.gpu_memory_utilization, *LESS_FOR_WORKERS):
         changed = copy.deepcopy(config)
         changed.rollout.enable_sleep_mode = True
