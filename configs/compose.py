@@ -27,6 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 from configs.quoting import unreadable
 from configs.rank_errors import record_reason
 from configs.schema import (
+    OWN,
     EvaluationConfig,
     JobConfig,
     OperatorConfig,
@@ -35,6 +36,8 @@ from configs.schema import (
     StudyConfig,
     TrainingConfig,
     WorkersConfig,
+    operator_name,
+    operator_spec,
     register,
 )
 from configs.schema.checks import has_user
@@ -193,15 +196,27 @@ def _composed(config_name: str, overrides: list[str]) -> DictConfig:
     return config
 
 
-def load_operator(name: str, base: OperatorConfig) -> OperatorConfig:
-    """Returns the operator ``name`` of configs/operator, or ``base``, the run's own, if it has this name.
+def load_operator(spec: str | Mapping[str, Any], base: OperatorConfig) -> OperatorConfig:
+    """Returns an operator of configs/operator, or ``base``, the run's own, if it has this name.
 
     Options that the operator's file does not set, prompts and thinking marks are those of the run, so that
-    compared operators differ in nothing else.
+    compared operators differ in nothing else. ``source`` and ``outcome`` are an exception: they are only its
+    own (``configs.schema.OWN``).
+
+    Args:
+        spec: The name of a file, or a mapping of one name to options, which bind this variant alone.
+        base: The run's own operator.
 
     Raises:
         ConfigError: If there is no such file, or the resulting operator fails a check.
     """
+    try:
+        name, options = operator_spec(spec)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    if options:
+        named = {**options, "name": operator_name(spec)}
+        return with_options(load_operator(name, base), named, f"operators.{name}")
     if name == base.name:
         return base
     with ExitStack() as stack:
@@ -216,7 +231,8 @@ def load_operator(name: str, base: OperatorConfig) -> OperatorConfig:
             node = compose(f"operator/{name}").operator
         except HydraException as error:
             raise ConfigError(str(error).splitlines()[0]) from error
-    own = {key: node[key] for key in node if key not in ("prompts", "thinking")}
+    own = {key: getattr(OperatorConfig, key) for key in OWN}
+    own |= {key: node[key] for key in node if key not in ("prompts", "thinking")}
     merged = OmegaConf.structured(base)
     merged.merge_with(own)
     return resolve(merged)

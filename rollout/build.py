@@ -10,12 +10,13 @@ from configs.thinking import UNCLOSED, ThinkingMarks
 from rollout.distiller import DistillerOptions
 from rollout.forcing import ThinkingLimit
 from rollout.imports import imported
-from rollout.operators import OPERATORS, Operator, OperatorOptions
+from rollout.operators import AgreementOptions, Operator, OperatorOptions, SelectionOptions
 from rollout.policy import PolicySettings
 from rollout.prompt_probe import check_prompt
 from rollout.prompts import Codec, prompt_texts
 from rollout.records import Sampling
 from rollout.sampler import Sampler
+from rollout.siblings import OPERATORS
 from rollout.stages import Stage
 from rollout.thinking import split
 from rollout.workspace import find_distiller
@@ -114,7 +115,7 @@ def policy_settings(
     marks = ThinkingMarks(open=thinking.open, close=thinking.close, opened_by_prompt=opened)
     return PolicySettings(
         sampler=sampler,
-        codec=codec,
+        codec=replace(codec, marks=(thinking.open, thinking.close)),
         prompts=prompt_texts(operator.prompts),
         marks=marks,
         sampling=Sampling(
@@ -160,9 +161,16 @@ def operator_options(config: OperatorConfig) -> OperatorOptions:
             top_k=config.top_k,
             kappa=config.workspace_tokens,
             oracle=config.oracle,
+            source=config.source,
+            tail_tokens=config.tail_tokens,
         ),
         error_analysis=config.error_analysis,
         quorum=config.quorum,
+        outcome=config.outcome,
+        selection=SelectionOptions(match_size=config.match_size, votes=config.votes),
+        agreement=AgreementOptions(
+            share=config.agree_share, least=config.agree_min, max_drafts=config.max_drafts
+        ),
     )
 
 

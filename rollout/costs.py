@@ -5,7 +5,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 from rollout.distiller import DistilCost, DistillerOptions
-from rollout.records import ANALYSE, DRAFT, REFINE
+from rollout.records import ANALYSE, DRAFT, REFINE, SELECT
 from rollout.stages import Stage
 from rollout.workspace import find_distiller
 
@@ -24,6 +24,33 @@ def sequential_calls(
         solutions = 2 if error_analysis else 1
         stages.append(Stage(role=REFINE, round=round, solutions=solutions, bound=kappa))
     return (*stages[:-1], replace(stages[-1], per_context=num_answers))
+
+
+def select_calls(drafts: int, match_size: int, votes: int) -> tuple[Stage, ...]:
+    """Returns the stages of a knockout among ``drafts`` solutions, in matches of at most ``match_size``.
+
+    A match that is left with fewer solutions counts as a full one; a solution that is left alone needs none.
+
+    Args:
+        drafts: Traces to select from, all of which are usable.
+        match_size: Solutions that one call compares; 0: all.
+        votes: Calls in each match.
+    """
+    stages = [Stage(role=DRAFT, per_context=drafts)]
+    left, size = drafts, match_size or drafts
+    while left > 1:
+        whole, rest = divmod(left, size)
+        stages.append(
+            Stage(
+                role=SELECT,
+                round=len(stages) - 1,
+                contexts=whole + (rest > 1),
+                per_context=votes,
+                solutions=min(size, left),
+            )
+        )
+        left = whole + (rest > 0)
+    return tuple(stages)
 
 
 def pdr_calls(
@@ -52,7 +79,9 @@ def pdr_calls(
         cost = distiller.cost(drafts, num, options)
         if not isinstance(cost, DistilCost):
             raise ValueError(f"The cost of the distiller {options.name} must be a DistilCost, got {cost!r}.")
-        stages += [replace(stage, round=round) for stage in cost.calls]
+        # The last workspace counts as one more solution; in the first round there is none.
+        more = int(distiller.updates and round > 0)
+        stages += [replace(stage, round=round, solutions=stage.solutions + more) for stage in cost.calls]
         stages.append(
             Stage(
                 role=REFINE,

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from rollout.policy import Policy, Solution
-from rollout.records import Workspace
+from rollout.records import EMPTY, Workspace
 from rollout.stages import Stage
 
 
@@ -25,6 +25,10 @@ class DistillerOptions:
     """Bound of a workspace, in tokens of the policy's own tokenizer."""
     oracle: str = "only_correct"
     """Drafts that the oracle admits: ``only_correct`` or ``only_wrong``."""
+    source: str = "solution"
+    """Part of a draft that is read: ``solution``, ``full`` or ``tail`` (``rollout.sources``)."""
+    tail_tokens: int = 4096
+    """Tokens at the end of a draft that are read with ``tail``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,12 +38,14 @@ class DistilContext:
     policy: Policy
     """The policy on one problem."""
     drafts: Sequence[Solution]
-    """The round's usable solutions, at least one."""
+    """The round's usable solutions, at least one; what ``options.source`` reads of them."""
     num: int
     """Number of workspaces to return, each drawn independently: another sample, ranking or choice."""
     options: DistillerOptions
     rng: random.Random
     """Source of every random choice of the distiller; the calls have their own seeds."""
+    previous: Workspace = EMPTY
+    """The workspace that all of the drafts read, for a distiller that ``updates`` it; else empty."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +73,8 @@ class Distiller:
     """True: each call of a round has its own workspace; False: all calls share one."""
     cost: Cost | None = None
     """The cost of ``draw``; None if undeclared, which ``launch.plan`` refuses."""
+    updates: bool = False
+    """True: its calls also read the last workspace, from the second round on."""
 
     def num_workspaces(self, width: int, wanted: int | None = None) -> int:
         """Returns the number of workspaces for ``width`` calls: ``wanted``, or the distiller's own number."""

@@ -19,8 +19,9 @@ What flows through PDR with widths ``(M_0, ..., M_R)``::
 
 Training and inference run the same code. Training asks for a group of answers instead of one, which share
 ``num_workspaces`` workspaces; it may also draw M, k and the distiller per problem, and hand in given drafts.
-``calls`` declares what ``answer`` costs, for plans. A custom operator is one more class like these and one
-YAML file (README).
+``calls`` declares what ``answer`` costs, for plans. ``rollout/siblings.py`` holds the rest of the family: it
+selects among answers or stops early. A custom operator is one more class like these and one YAML file
+(README).
 """
 
 import asyncio
@@ -38,7 +39,6 @@ from rollout.records import (
     EMPTY,
     REFINE,
     TRACE,
-    VERIFY,
     Answers,
     Call,
     Grader,
@@ -46,8 +46,30 @@ from rollout.records import (
     Rollout,
 )
 from rollout.stages import Stage
-from rollout.vote import equivalence_classes
-from rollout.workspace import carry_over, distil, trust
+from rollout.vote import largest_class
+from rollout.workspace import carry_over, distil
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SelectionOptions:
+    """Options of matches between solutions."""
+
+    match_size: int = 0
+    """Solutions that one call compares; 0: all."""
+    votes: int = 1
+    """Calls that vote in each match."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgreementOptions:
+    """When PDR stops before its last round."""
+
+    share: float = 0.75
+    """Share of a round's drafts that must have equivalent answers."""
+    least: int = 3
+    """Least number of drafts in such a round."""
+    max_drafts: int = 0
+    """Limit of the first round's drafts, which grow while they disagree; 0: they do not grow."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +84,10 @@ class OperatorOptions:
     error_analysis: bool = False
     quorum: float = 1.0
     """Share of a round's drafts that the distil step waits for."""
+    outcome: str = "answer"
+    """Result of PDR in evaluation: the last round's only call, or ``mean`` or ``majority`` of its calls."""
+    selection: SelectionOptions = SelectionOptions()
+    agreement: AgreementOptions = AgreementOptions()
     num_workspaces: int | None = None
     """Workspaces that a group of answers shares evenly; None: the distiller's own number."""
 
@@ -120,9 +146,9 @@ class SequentialRefinement(Operator):
         workspace = EMPTY
         last = len(self.options.schedule) - 1
         for round in range(last):
-            drafts = await policy.solve([workspace], role=_role(round), round=round)
+            drafts = await policy.solve([workspace], role=role_of(round), round=round)
             workspace = await carry_over(
-                policy, drafts, self.options.distil.kappa, error_analysis=self.options.error_analysis
+                policy, drafts, self.options.distil, error_analysis=self.options.error_analysis
             )
         return Answers(calls=await policy.solve([workspace] * num_answers, role=REFINE, round=last))
 
@@ -135,68 +161,41 @@ class ParallelDistilRefine(Operator):
     """PDR: every round drafts in parallel and distils the workspaces of the next round."""
 
     async def answer(self, policy: Policy, rng: random.Random, num_answers: int = 1) -> Answers:
-        # The schedule ends in 1; training widens that last round to the group.
-        widths = (*self.options.schedule[:-1], num_answers)
+        widths = self._widths(num_answers)
         workspaces = [EMPTY] * widths[0]
         for round, next_width in enumerate(widths[1:]):
             # drafts: positions of this round's calls; workspaces: one for each call of the next round.
             drafts = await policy.solve(
-                workspaces, role=_role(round), round=round, quorum=self.options.quorum
+                workspaces, role=role_of(round), round=round, quorum=self.options.quorum
             )
             # Only the answers' workspaces are limited: each of their groups needs several samples.
             num_workspaces = self.options.num_workspaces if round == len(widths) - 2 else None
-            workspaces = await distil(policy, drafts, next_width, self.options.distil, rng, num_workspaces)
-        return Answers(calls=await policy.solve(workspaces, role=REFINE, round=len(widths) - 1))
+            workspaces = await distil(
+                policy, drafts, next_width, self.options.distil, rng, num_workspaces, previous=workspaces
+            )
+        answers = await policy.solve(workspaces, role=REFINE, round=len(widths) - 1)
+        if self.options.outcome == "majority" and num_answers == 1:
+            return await elected(policy, answers)
+        return Answers(calls=answers)
 
     def calls(self, num_answers: int = 1) -> tuple[Stage, ...]:
-        widths = (*self.options.schedule[:-1], num_answers)
-        return pdr_calls(widths, self.options.distil, self.options.num_workspaces)
+        return pdr_calls(self._widths(num_answers), self.options.distil, self.options.num_workspaces)
+
+    def _widths(self, num_answers: int) -> tuple[int, ...]:
+        # The schedule ends in 1, or in a population; training widens that last round to the group.
+        is_population = self.options.outcome != "answer" and num_answers == 1
+        return (*self.options.schedule[:-1], self.options.schedule[-1] if is_population else num_answers)
 
 
-class Majority(Operator):
-    """Majority vote of traces over equivalent answers; ties go to the answer that appears first."""
-
-    async def answer(self, policy: Policy, rng: random.Random, num_answers: int = 1) -> Answers:
-        assert num_answers == 1, "a vote has one outcome"
-        drafts = await policy.solve([EMPTY] * self.options.schedule[0], role=DRAFT, round=0)
-        classes = await equivalence_classes([policy.final_answer(draft) for draft in drafts], policy.same)
-        # The first voter of the largest class; the first draft if no draft has an answer.
-        chosen = classes[0][0] if classes else 0
-        return Answers(calls=(drafts[chosen],), waited_for=drafts)
-
-    def calls(self, num_answers: int = 1) -> tuple[Stage, ...]:
-        return (Stage(role=DRAFT, per_context=self.options.schedule[0]),)
-
-
-class BestOfN(Operator):
-    """The policy verifies each of its usable traces; the answer is the one that it trusts most."""
-
-    async def answer(self, policy: Policy, rng: random.Random, num_answers: int = 1) -> Answers:
-        assert num_answers == 1, "a choice has one outcome"
-        drafts = await policy.solve([EMPTY] * self.options.schedule[0], role=DRAFT, round=0)
-        solutions = [policy.solution(draft) for draft in drafts]
-        usable = [solution for solution in solutions if solution.is_usable]
-        if not usable:
-            return Answers(calls=drafts[:1], waited_for=drafts)
-        ranked, verifications = await trust(policy, usable, rng)
-        return Answers(calls=(ranked[0].call,), waited_for=(*drafts, *verifications))
-
-    def calls(self, num_answers: int = 1) -> tuple[Stage, ...]:
-        width = self.options.schedule[0]
-        return Stage(role=DRAFT, per_context=width), Stage(role=VERIFY, contexts=width, solutions=1)
-
-
-OPERATORS: dict[str, type[Operator]] = {
-    "trace": Trace,
-    "sr": SequentialRefinement,
-    "pdr": ParallelDistilRefine,
-    "majority": Majority,
-    "best_of_n": BestOfN,
-}
-
-
-def _role(round: int) -> str:
+def role_of(round: int) -> str:
+    """Returns the role of the attempts of a round."""
     return DRAFT if round == 0 else REFINE
+
+
+async def elected(policy: Policy, attempts: tuple[int, ...]) -> Answers:
+    """Returns the first attempt with the most frequent answer; the first of all if none has an answer."""
+    chosen = await largest_class(policy, attempts) or attempts
+    return Answers(calls=(chosen[0],), waited_for=attempts)
 
 
 async def run_operator(

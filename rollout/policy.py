@@ -4,7 +4,6 @@ import asyncio
 import hashlib
 import itertools
 import math
-import re
 import time
 import uuid
 from collections import Counter
@@ -19,6 +18,7 @@ from rollout.records import (
     ATTEMPTS,
     DISTIL,
     DRAFT,
+    SELECT,
     VERIFY,
     Attempt,
     Call,
@@ -31,6 +31,7 @@ from rollout.records import (
     Workspace,
     drafts_behind,
 )
+from rollout.records import EMPTY as NO_WORKSPACE
 from rollout.sampler import Sampler
 from rollout.thinking import OK, Split, split
 
@@ -149,11 +150,29 @@ class Policy:
         )
         return (*given, *(call for some in calls for call in some))
 
-    async def distil(self, drafts: Sequence[Solution], *, kappa: int, num: int = 1) -> list[int]:
-        """Samples ``num`` summaries of the drafts; returns the positions of these calls."""
-        text = self.prompts.distil_text(self.problem.question, [d.text for d in drafts], kappa)
-        place = _Place(role=DISTIL, round=self._round, parents=tuple(draft.call for draft in drafts))
+    async def distil(
+        self, drafts: Sequence[Solution], *, kappa: int, num: int = 1, previous: Workspace = NO_WORKSPACE
+    ) -> list[int]:
+        """Samples ``num`` summaries of the drafts; returns the positions of these calls.
+
+        With ``previous`` that is not empty, they update this workspace.
+        """
+        text = self.prompts.distil_text(self.problem.question, [d.text for d in drafts], kappa, previous.text)
+        parents = (*(draft.call for draft in drafts), *(() if previous.is_empty else previous.parents))
+        place = _Place(role=DISTIL, round=self._round, parents=parents)
         return await self._call(self.codec.prompt(text), place, num=num)
+
+    async def select(
+        self, solutions: Sequence[Solution], *, votes: int, round: int, after: Sequence[int] = ()
+    ) -> list[int]:
+        """Makes ``votes`` calls that each name the best of the solutions; returns their positions.
+
+        ``after`` are calls that the choice of these solutions waited for.
+        """
+        text = self.prompts.select_text(self.problem.question, [s.text for s in solutions])
+        parents = (*(solution.call for solution in solutions), *after)
+        place = _Place(role=SELECT, round=round, parents=parents)
+        return await self._call(self.codec.prompt(text), place, num=votes)
 
     async def verify(self, drafts: Sequence[Solution]) -> list[int]:
         """Makes one call per draft that judges whether it is correct; returns their positions."""
@@ -170,19 +189,13 @@ class Policy:
 
     def solution(self, call: int) -> Solution:
         """Returns the post-thinking part of a call."""
-        recorded = self._recorded(call)
+        recorded = self.recorded(call)
         parts = self._split(recorded.role, recorded.text, recorded.finish, recorded.completion_ids)
         return Solution(call=call, label=parts.label, text=parts.solution)
 
-    def verification(self, call: int) -> int:
-        """Returns 1 if the last boxed yes or no of a verify call is yes, -1 for no, 0 if there is none."""
-        solution = self.solution(call).text
-        boxed = re.findall(r"\\boxed\s*\{\s*(?:\\text\{)?\s*(yes|no)\b", solution, re.I)
-        return 0 if not boxed else 1 if boxed[-1].lower() == "yes" else -1
-
     def final_answer(self, call: int) -> str | None:
         """Returns the answer of a call as written, for votes; None if it has no answer."""
-        return self._grader.answer(self._recorded(call).text)
+        return self._grader.answer(self.recorded(call).text)
 
     async def verdict(self, call: int) -> Verdict:
         """Returns the verifier's verdict on an attempt; each attempt is scored once."""
@@ -192,10 +205,10 @@ class Policy:
         return await self._verdicts[call]
 
     async def _score(self, call: int) -> Verdict:
-        recorded = self._recorded(call)
+        recorded = self.recorded(call)
         behind = drafts_behind(self._slots, call)
         verdicts = await asyncio.gather(*(self.verdict(draft) for draft in behind))
-        texts = [self._recorded(draft).text for draft in behind]
+        texts = [self.recorded(draft).text for draft in behind]
         attempt = Attempt(
             role=recorded.role,
             round=recorded.round,
@@ -206,7 +219,8 @@ class Policy:
         )
         return await self._grader.score(self.problem, recorded.text, attempt)
 
-    def _recorded(self, call: int) -> Call:
+    def recorded(self, call: int) -> Call:
+        """Returns a call that has ended."""
         recorded = self._slots[call]
         assert recorded is not None, "a call is read after it returned"
         return recorded
@@ -247,7 +261,7 @@ class Policy:
         finally:
             for task in tasks:
                 task.cancel()
-        self.counts["draft/aborted"] += sum(self._recorded(call).finish == "abort" for (call,) in calls)
+        self.counts["draft/aborted"] += sum(self.recorded(call).finish == "abort" for (call,) in calls)
         return tuple(call for (call,) in calls)
 
     async def _call(

@@ -6,7 +6,7 @@ The texts are in ``configs/operator/prompts``.
 import re
 import string
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, cast
 
@@ -25,6 +25,8 @@ _PLACEHOLDERS = {
     "verify": {"question", "solution"},
     "analyse": {"question", "solution"},
     "analysis": {"draft", "analysis"},
+    "update": {"question", "workspace", "drafts", "kappa"},
+    "select": {"question", "drafts"},
 }
 PLAIN_TEXT = "What is 17 + 25?"
 """A text without special tokens, from which a template's own tokens are read."""
@@ -34,7 +36,7 @@ _PRIVATE_USE = range(0xE000, 0xF900)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptTexts:
-    """The seven texts, each a ``str.format`` template with fixed placeholders.
+    """The nine texts, each a ``str.format`` template with fixed placeholders.
 
     Raises:
         ValueError: If a text lacks a placeholder or holds an unknown one.
@@ -47,6 +49,8 @@ class PromptTexts:
     verify: str
     analyse: str
     analysis: str
+    update: str
+    select: str
 
     def __post_init__(self) -> None:
         for item in fields(self):
@@ -87,9 +91,15 @@ class PromptTexts:
         runs = (run for solution in solutions for run in re.findall("`+", solution))
         return "`" * max([3, *(len(run) + 1 for run in runs)])
 
-    def distil_text(self, question: str, solutions: Sequence[str], kappa: int) -> str:
+    def distil_text(self, question: str, solutions: Sequence[str], kappa: int, previous: str = "") -> str:
+        """Returns the prompt of a summary; with ``previous``, of one that updates this workspace."""
         drafts = join_drafts(self.draft_texts(solutions))
+        if previous:
+            return self.update.format(question=question, workspace=previous, drafts=drafts, kappa=kappa)
         return self.distil.format(question=question, drafts=drafts, kappa=kappa)
+
+    def select_text(self, question: str, solutions: Sequence[str]) -> str:
+        return self.select.format(question=question, drafts=join_drafts(self.draft_texts(solutions)))
 
     def verify_text(self, question: str, solution: str) -> str:
         return self.verify.format(question=question, solution=solution)
@@ -112,6 +122,8 @@ def prompt_texts(config: PromptsConfig) -> PromptTexts:
         verify=config.verify,
         analyse=config.analyse,
         analysis=config.analysis,
+        update=config.update,
+        select=config.select,
     )
 
 
@@ -135,12 +147,14 @@ def join_drafts(texts: Sequence[str]) -> str:
 class Codec:
     """Converts text to the ids of a chat prompt, and sampled ids to text.
 
-    No control token arises from a text in a prompt: only the chat template writes them.
+    No control token and no thinking mark arises from a text in a prompt: only the chat template writes them.
     """
 
     tokenizer: "PreTrainedTokenizerBase"
     stop_ids: tuple[int, ...] = ()
     """Ids that end a turn of this model besides the tokenizer's end of sequence."""
+    marks: tuple[str, ...] = ()
+    """Thinking marks: in a prompt they are text, also where the tokenizer has a token for them."""
 
     @cached_property
     def control(self) -> ControlTokens:
@@ -148,9 +162,15 @@ class Codec:
         return control_tokens(self.tokenizer, self._encoded([self.render(PLAIN_TEXT)]))
 
     @cached_property
+    def guarded(self) -> ControlTokens:
+        """Tokens that a text in a prompt cannot write: control tokens, and thinking marks of one token."""
+        marks = {ids[0]: mark for mark in self.marks if len(ids := self.encode(mark)) == 1}
+        return replace(self.control, spellings={**marks, **self.control.spellings})
+
+    @cached_property
     def frame(self) -> tuple[int, ...]:
-        """Control tokens of every prompt, in order: those of the chat template around the user's text."""
-        return self.control.among(self._encoded([self.render(PLAIN_TEXT)]))
+        """Guarded tokens of every prompt, in order: those of the chat template around the user's text."""
+        return self.guarded.among(self._encoded([self.render(PLAIN_TEXT)]))
 
     def prompt(self, text: str) -> Prompt:
         """Returns one user turn as a prompt that the policy can answer."""
@@ -163,9 +183,9 @@ class Codec:
         The control tokens are those of the template, whatever the text holds.
         """
         ids = self._encoded([self.render(text)])
-        if self.control.among(ids) == self.frame:
+        if self.guarded.among(ids) == self.frame:
             return ids
-        pieces = self.control.pieces(text)
+        pieces = self.guarded.pieces(text)
         # The pieces are separated by a character that the text does not hold, so that the template can be
         # rendered around all of them at once.
         seam = next(chr(code) for code in _PRIVATE_USE if chr(code) not in text)
@@ -208,9 +228,9 @@ class Codec:
     def count(self, text: str) -> int:
         """Returns the number of tokens of ``text`` alone, without control tokens, as in a prompt."""
         ids = self.encode(text)
-        if not self.control.among(ids):
+        if not self.guarded.among(ids):
             return len(ids)
-        return sum(len(self.encode(piece)) for piece in self.control.pieces(text))
+        return sum(len(self.encode(piece)) for piece in self.guarded.pieces(text))
 
     def cut(self, text: str, max_tokens: int) -> str:
         """Returns the longest start of ``text``, up to a token border, of at most ``max_tokens`` tokens."""
@@ -224,11 +244,22 @@ class Codec:
                 return text[:end]
         return ""
 
+    def tail(self, text: str, max_tokens: int) -> str:
+        """Returns the longest end of ``text``, from a token border, of at most ``max_tokens`` tokens."""
+        ends = self._ends(text)
+        if len(ends) <= max_tokens:
+            return text
+        # As in ``cut``: the end alone may have more tokens than within the whole.
+        for start in ends[-max_tokens - 1 :]:
+            if self.count(text[start:]) <= max_tokens:
+                return text[start:]
+        return ""
+
     def _ends(self, text: str) -> list[int]:
         """Returns the position in ``text`` after each of its tokens, without control tokens."""
         ends: list[int] = []
         start = 0
-        for piece in self.control.pieces(text):
+        for piece in self.guarded.pieces(text):
             encoded = self.tokenizer(piece, add_special_tokens=False, return_offsets_mapping=True)
             ends += [start + end for _, end in encoded["offset_mapping"]]
             start += len(piece)

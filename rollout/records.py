@@ -19,6 +19,8 @@ VERIFY = "verify"
 """A call that judges one draft, so that top-k distillers can rank."""
 ANALYSE = "analyse"
 """A call that lists the errors of one solution, for the next round of sequential refinement."""
+SELECT = "select"
+"""A call that reads several solutions and names the best by its number."""
 REFINE = "refine"
 """A solution attempt given problem and workspace."""
 ATTEMPTS = (TRACE, DRAFT, REFINE)
@@ -189,7 +191,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workspace:
-    """Text of at most kappa tokens, made only of post-thinking solutions.
+    """Text of at most kappa tokens, of post-thinking solutions unless ``operator.source`` names thoughts.
 
     ``parents`` are the calls it was made from; ``truncated`` is True if the bound cut its content.
     """
@@ -213,7 +215,7 @@ class Answers:
     """Result of an operator, as positions of its calls."""
 
     calls: tuple[int, ...]
-    """The answers: one in evaluation, a group in training."""
+    """The answers: one in evaluation, or a population whose mean counts; a group in training."""
     waited_for: tuple[int, ...] = ()
     """Calls that the choice of the answer waited for without being its parents: votes, verifications."""
 
@@ -226,7 +228,8 @@ class Rollout:
     operator: str
     calls: tuple[Call, ...]
     answers: tuple[int, ...]
-    """Positions of the answers in ``calls``: one in evaluation, ``num_generations`` in training."""
+    """Positions of the answers in ``calls``: one in evaluation, or a population whose mean counts
+    (``operator.outcome=mean``); ``num_generations`` in training."""
     waited_for: tuple[int, ...] = ()
     """See ``Answers``."""
     verdicts: Mapping[int, Verdict] = field(default_factory=dict)

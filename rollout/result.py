@@ -106,13 +106,13 @@ def _short(text: str) -> str:
 
 
 def readable(policy: Policy, rollout: Rollout) -> Result:
-    """Returns the result of a rollout with one answer.
+    """Returns the result of a rollout with one answer; of a population whose mean counts, its first answer.
 
     Args:
         policy: The policy that made the calls.
         rollout: The rollout that ``run_on`` returned for ``policy``.
     """
-    (answer,) = rollout.answers
+    answer = rollout.answers[0]
     answers = {place: verdict.answer for place, verdict in rollout.verdicts.items()}
     spent = budget(rollout, answer)
     return Result(

@@ -6,9 +6,9 @@
 from dataclasses import dataclass
 
 from configs.schema.checks import at_least, choice
-from rollout.records import ANALYSE, ATTEMPTS, DISTIL, VERIFY
+from rollout.records import ANALYSE, ATTEMPTS, DISTIL, SELECT, VERIFY
 
-ROLES = (*ATTEMPTS, DISTIL, VERIFY, ANALYSE)
+ROLES = (*ATTEMPTS, DISTIL, VERIFY, ANALYSE, SELECT)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,7 +20,7 @@ class Stage:
     """
 
     role: str
-    """One of ``rollout.records``: TRACE, DRAFT, REFINE, DISTIL, VERIFY or ANALYSE."""
+    """One of ``rollout.records``: TRACE, DRAFT, REFINE, DISTIL, VERIFY, ANALYSE or SELECT."""
     round: int = 0
     """Round of the calls; for the stages of a distiller the operator sets it."""
     contexts: int = 1

@@ -2,6 +2,8 @@
 
 from collections.abc import Awaitable, Callable, Sequence
 
+from rollout.policy import Policy
+
 Same = Callable[[str, str], Awaitable[bool]]
 """``await same(first, second)`` returns True if two answers are equivalent."""
 
@@ -29,3 +31,12 @@ async def equivalence_classes(answers: Sequence[str | None], same: Same) -> list
             classes.append([position])
     # The sort is stable, also in reverse: classes of equal size keep their order of appearance.
     return sorted(classes, key=len, reverse=True)
+
+
+async def largest_class(policy: Policy, attempts: Sequence[int]) -> list[int]:
+    """Returns the attempts with the most frequent answer; a tie goes to the answer that appears first.
+
+    Empty if no attempt has an answer.
+    """
+    classes = await equivalence_classes([policy.final_answer(call) for call in attempts], policy.same)
+    return [attempts[place] for place in classes[0]] if classes else []

@@ -1,8 +1,8 @@
 """The bounded workspace and the distillers that make it from drafts.
 
 A distiller maps the drafts of one round to the workspaces of the next round's calls: one that all calls
-share, or one for each call. The workspace is rebuilt every round from that round's drafts only. A custom
-distiller is one more function like these, named by its import path (README).
+share, or one for each call. The workspace is rebuilt every round from that round's drafts only; only
+``recursive_summary`` updates it. A custom distiller is one more function like these (README).
 """
 
 import asyncio
@@ -10,11 +10,13 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 
+from rollout.boxed import boxed_yes
 from rollout.distiller import DistilContext, DistilCost, Distiller, DistillerOptions, is_distil
 from rollout.imports import imported
 from rollout.policy import Policy, Solution
 from rollout.prompts import join_drafts
-from rollout.records import DISTIL, VERIFY, Workspace
+from rollout.records import DISTIL, EMPTY, VERIFY, Workspace
+from rollout.sources import readable
 from rollout.stages import Stage
 
 
@@ -25,11 +27,13 @@ async def distil(
     options: DistillerOptions,
     rng: random.Random,
     num_workspaces: int | None = None,
+    previous: Sequence[Workspace] = (),
 ) -> list[Workspace]:
     """D(x, S): returns one workspace for each of the next round's ``width`` calls, made from the drafts.
 
     Drafts without a usable solution never enter a workspace. If no draft is usable, the workspaces are
-    empty: the next round falls back to the plain problem, which is counted.
+    empty, or the last one where the distiller updates it: an empty one makes the next round fall back to the
+    plain problem, which is counted.
 
     Args:
         policy: The policy on one problem.
@@ -38,6 +42,7 @@ async def distil(
         options: Options of the distiller.
         rng: Source of the distiller's choices.
         num_workspaces: Workspaces that the calls share evenly (training); None: the distiller's own number.
+        previous: The workspaces that the drafts read, for a distiller that updates rather than rebuilds.
 
     Raises:
         ValueError: If the distiller does not return that number of workspaces, each within kappa.
@@ -46,33 +51,38 @@ async def distil(
     # ``num`` distinct workspaces, each repeated ``width // num`` times.
     num = distiller.num_workspaces(width, num_workspaces)
     assert width % num == 0, "calls share workspaces evenly"
-    usable = _usable(policy, drafts)
+    usable = readable(policy, drafts, options)
+    shared = previous[0] if distiller.updates and len(set(previous)) == 1 else EMPTY
     if usable:
-        context = DistilContext(policy=policy, drafts=usable, num=num, options=options, rng=rng)
+        context = DistilContext(
+            policy=policy, drafts=usable, num=num, options=options, rng=rng, previous=shared
+        )
         drawn = await distiller.draw(context)
         _check(drawn, context)
     else:
-        drawn = [Workspace(text="", parents=tuple(drafts))] * num
+        drawn = [Workspace(text=shared.text, parents=tuple(drafts))] * num
     workspaces = [workspace for workspace in drawn for _ in range(width // num)]
     _count(policy, workspaces)
     return workspaces
 
 
-async def carry_over(policy: Policy, drafts: Sequence[int], kappa: int, *, error_analysis: bool) -> Workspace:
+async def carry_over(
+    policy: Policy, drafts: Sequence[int], options: DistillerOptions, *, error_analysis: bool
+) -> Workspace:
     """Returns the workspace of sequential refinement: the last solution, optionally with its errors.
 
     Args:
         policy: The policy on one problem.
         drafts: Position of the round's only call.
-        kappa: Bound of the workspace, in tokens.
+        options: Bound of the workspace, and the part of the draft that it holds.
         error_analysis: First ask the policy for the solution's errors.
     """
     workspace = Workspace(text="", parents=tuple(drafts))
-    usable = _usable(policy, drafts)
+    usable = readable(policy, drafts, options)
     if usable and error_analysis:
-        workspace = _reviewed(policy, usable[0], await policy.analyse(usable[0]), kappa)
+        workspace = _reviewed(policy, usable[0], await policy.analyse(usable[0]), options.kappa)
     elif usable:
-        workspace = paste(policy, usable, kappa)
+        workspace = paste(policy, usable, options.kappa)
     _count(policy, [workspace])
     return workspace
 
@@ -91,13 +101,6 @@ def _check(drawn: object, context: DistilContext) -> None:
             f"The distiller {name} returned a workspace of {most} tokens, the bound is {kappa} "
             "(operator.workspace_tokens). rollout.workspace.paste cuts drafts to it."
         )
-
-
-def _usable(policy: Policy, drafts: Sequence[int]) -> list[Solution]:
-    """Returns the usable solutions among the drafts, and counts the labels of all."""
-    solutions = [policy.solution(draft) for draft in drafts]
-    policy.counts.update(f"label/{solution.label}" for solution in solutions)
-    return [solution for solution in solutions if solution.is_usable]
 
 
 def _count(policy: Policy, workspaces: Sequence[Workspace]) -> None:
@@ -155,16 +158,26 @@ def _reviewed(policy: Policy, draft: Solution, analysis: int, kappa: int) -> Wor
 
 async def global_summary(context: DistilContext) -> list[Workspace]:
     """One summary of all drafts, written by the policy: agreements, contradictions, results, open goals."""
+    return await _summaries(context, EMPTY)
+
+
+async def recursive_summary(context: DistilContext) -> list[Workspace]:
+    """As ``global_summary``, but the call also reads the last workspace, and updates it."""
+    return await _summaries(context, context.previous)
+
+
+async def _summaries(context: DistilContext, previous: Workspace) -> list[Workspace]:
     # Random order, so that no draft has a fixed position in the prompt.
     kappa, shuffled = context.options.kappa, context.rng.sample(context.drafts, len(context.drafts))
-    calls = await context.policy.distil(shuffled, kappa=kappa, num=context.num)
-    return [_summary(context.policy, call, kappa) for call in calls]
+    calls = await context.policy.distil(shuffled, kappa=kappa, num=context.num, previous=previous)
+    return [_summary(context.policy, call, kappa, previous.text) for call in calls]
 
 
-def _summary(policy: Policy, call: int, kappa: int) -> Workspace:
+def _summary(policy: Policy, call: int, kappa: int, otherwise: str) -> Workspace:
+    """Returns the summary that a call wrote; the text ``otherwise`` if it wrote none that is usable."""
     summary = policy.solution(call)
     if not summary.is_usable:
-        return Workspace(text="", parents=(call,))
+        return Workspace(text=otherwise, parents=(call,))
     text = policy.codec.cut(summary.text, kappa)
     return Workspace(text=text, parents=(call,), truncated=text != summary.text)
 
@@ -224,6 +237,7 @@ def _cost_of_all(drafts: int, num: int, options: DistillerOptions) -> DistilCost
 
 DISTILLERS: dict[str, Distiller] = {
     "global_summary": Distiller(global_summary, cost=_cost_of_summary),
+    "recursive_summary": Distiller(recursive_summary, updates=True, cost=_cost_of_summary),
     "shared_topk": Distiller(most_trusted, cost=_cost_of_ranking),
     "per_sample_topk": Distiller(most_trusted, one_each=True, cost=_cost_of_ranking),
     "random_k": Distiller(random_k, one_each=True, cost=_cost_of_k),
@@ -269,7 +283,7 @@ async def trust(
     # The sort below is stable, so the shuffle decides ties.
     shuffled = rng.sample(drafts, len(drafts))
     calls = await policy.verify(shuffled)
-    verdicts = [policy.verification(call) for call in calls]
+    verdicts = [boxed_yes(policy.solution(call).text) for call in calls]
     ranked = sorted(range(len(shuffled)), key=lambda i: -verdicts[i])
     return [shuffled[i] for i in ranked], calls
 

@@ -10,7 +10,7 @@ from tiny import byte_tokenizer
 
 from configs.thinking import ThinkingMarks
 from rollout.distiller import DistillerOptions
-from rollout.operators import OPERATORS, Operator, OperatorOptions, run_operator
+from rollout.operators import Operator, OperatorOptions, run_operator
 from rollout.policy import Policy, PolicySettings
 from rollout.prompts import Codec, PromptTexts
 from rollout.records import (
@@ -25,6 +25,7 @@ from rollout.records import (
     context_key,
 )
 from rollout.sampler import Sampler
+from rollout.siblings import OPERATORS
 
 CODEC = Codec(tokenizer=byte_tokenizer())
 END = 1
@@ -37,8 +38,10 @@ PROMPTS = PromptTexts(
     verify="VERIFY {question} SAYS {solution}",
     analyse="ANALYSE {question} SAYS {solution}",
     analysis="{draft} ERRORS {analysis}",
+    update="UPDATE {question} HAVING {workspace} FROM {drafts} IN {kappa}",
+    select="SELECT {question} AMONG {drafts}",
 )
-KINDS = ("SOLVE", "REFINE", "DISTIL", "VERIFY", "ANALYSE")
+KINDS = ("SOLVE", "REFINE", "DISTIL", "VERIFY", "ANALYSE", "UPDATE", "SELECT")
 
 
 def prompt_of(*ids: int) -> Prompt:

@@ -213,7 +213,7 @@ def test_a_missing_mandatory_value_is_named(command: str):
 @pytest.mark.parametrize(
     ("override", "available"),
     [
-        ("operator=pdrr", "best_of_n majority pdr sr sr_error_analysis trace"),
+        ("operator=pdrr", "adaptive best_of_n genselect majority"),
         ("data=csv", "aime24 aime25 dapo17k deepscaler gsm8k hf jsonl math500 polaris reasoning_gym"),
         ("experiment=x", "experiment"),
     ],
@@ -251,8 +251,8 @@ def test_what_is_no_override_is_a_config_error(override: str):
         ),
         (
             "operator.kind=best",
-            r"operator\.kind is 'best'; choose one of trace, sr, pdr, majority, best_of_n, or write "
-            r"package\.module:Class\.",
+            r"operator\.kind is 'best'; choose one of trace, sr, pdr, adaptive, majority, best_of_n, "
+            r"genselect, or write package\.module:Class\.",
         ),
         ("operator.oracle=right", r"operator\.oracle is 'right'; choose one of only_correct, only_wrong\."),
         ("operator.quorum=0", r"operator\.quorum must lie above 0 and up to 1, got 0\.0\."),
@@ -334,7 +334,7 @@ def test_what_is_no_override_is_a_config_error(override: str):
         ("algo.credit=[refine,distil]", r"algo\.num_workspaces is 1: a single distil call"),
         (
             "algo.credit=[refine,distil] algo.num_workspaces=2",
-            r"only pdr with global_summary writes its workspaces by a call",
+            r"only pdr with global_summary or recursive_summary writes its workspaces by a call",
         ),
         ("algo.credit=[refine,draft] operator.drafts=[1,4]", r"starts with 1 draft, which has nothing"),
         (
@@ -510,7 +510,7 @@ def test_evaluation_may_be_greedy_but_needs_a_sample():
     assert config.rollout.temperature == 0
     with pytest.raises(ConfigError, match=r"samples must be at least 1, got 0\."):
         config_with("evaluation", NEEDED, ["samples=0"])
-    with pytest.raises(ConfigError, match=r"operators names one twice: \['pdr', 'pdr'\]\."):
+    with pytest.raises(ConfigError, match=r"operators names one twice: pdr, pdr\. .*options that differ"):
         config_with("evaluation", NEEDED, ["operators=[pdr,pdr]"])
 
 
@@ -593,7 +593,7 @@ def test_a_key_added_with_a_plus_is_refused_when_asking_only(tmp_path: Path):
 def test_help_needs_no_option(tmp_path: Path):
     done = _rollout_command(tmp_path, "--help")
     assert done.returncode == 0, done.stderr
-    assert "operator: best_of_n, majority, pdr, sr, sr_error_analysis, trace" in done.stdout
+    assert "operator: adaptive, best_of_n, genselect, majority, markovian_rsa, pacore, pdr" in done.stdout
 
 
 @pytest.mark.component

@@ -39,6 +39,9 @@ models or numbers."""
 
 METHOD = {
     "operators",
+    "siblings",
+    "sources",
+    "boxed",
     "stages",
     "costs",
     "distiller",

@@ -15,9 +15,9 @@ from configs.compose import load, load_operator
 from configs.schema import ModelConfig, OperatorConfig, RolloutConfig
 from rollout.build import Ranges, build_operator, load_codec, load_tokenizer, policy_settings
 from rollout.endpoints.chat import ChatEndpoint
-from rollout.operators import OPERATORS
 from rollout.prompts import Codec
 from rollout.records import TRACE
+from rollout.siblings import OPERATORS
 
 SHORTEST = """
 from rollout.operators import Operator

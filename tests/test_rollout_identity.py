@@ -217,9 +217,11 @@ def test_an_operator_reads_no_option_that_its_identity_leaves_out(kind: str):
     )
     read: set[str] = set()
     distil: set[str] = set()
-    watched = replace(operator.options, distil=_Watched(operator.options.distil, distil))
+    options = operator.options
+    parts = {"distil": options.distil, "selection": options.selection}
+    watched = replace(options, **{name: _Watched(part, distil) for name, part in parts.items()})
     operator.options = _Watched(watched, read)  # pyright: ignore[reportAttributeAccessIssue]
     policy = Policy(problem(), settings(ScriptedPolicy()), EvenIsCorrect(), 0)
     asyncio.run(operator.answer(policy, random.Random(0)))
-    used = (read - {"distil"}) | {fields.get(name, name) for name in distil}
+    used = (read - set(parts)) | {fields.get(name, name) for name in distil}
     assert used <= set(_READ_BY[kind])

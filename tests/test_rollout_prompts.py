@@ -135,3 +135,28 @@ def test_a_cut_text_is_a_start_of_the_text_within_the_limit_and_never_shorter_th
     assert CODEC.count(cut) <= limit
     if cut != text:
         assert CODEC.count(text[: len(cut) + 1]) > limit
+
+
+def test_a_thinking_mark_in_a_prompt_is_text_also_where_it_is_a_token_that_is_not_special():
+    tokenizer = byte_tokenizer()
+    tokenizer.add_tokens(["[T]", "[/T]"])
+    codec = Codec(tokenizer=tokenizer, marks=("[T]", "[/T]"))
+    marks = set(tokenizer.convert_tokens_to_ids(["[T]", "[/T]"]))
+    text = "a [T] b [/T] c"
+    assert marks <= set(Codec(tokenizer=tokenizer).encode_prompt(text))
+    ids = codec.encode_prompt(text)
+    assert not marks & set(ids)
+    assert codec.decode(ids) == codec.render(text)
+    assert codec.count(text) == len(text)
+    # What the policy samples is decoded as before.
+    (close,) = codec.encode("[/T]")
+    assert codec.decode([close], "stop") == "[/T]"
+
+
+@given(st.text(alphabet="ab é漢", min_size=1), st.integers(1, 12))
+def test_a_tail_is_the_end_of_a_text_within_its_bound(text: str, most: int):
+    tail = CODEC.tail(text, most)
+    assert text.endswith(tail) and CODEC.count(tail) <= most
+    assert (tail == text) == (CODEC.count(text) <= most)
+    # One character more would not fit: none here has more than three tokens.
+    assert tail == text or CODEC.count(tail) > most - 3

@@ -14,6 +14,7 @@ from evaluation_fakes import OPERATORS, comparison, outcome, run_comparison
 from fakes import EvenIsCorrect, operator
 
 from rollout.evaluation.alarms import alarms
+from rollout.evaluation.findings import Finding
 from rollout.evaluation.matched_votes import Match, matches, vote_row
 from rollout.evaluation.outcomes import Failure, Outcome
 from rollout.evaluation.pareto import draw_pareto
@@ -159,8 +160,11 @@ def test_report_md_says_everything_in_words(tmp_path: Path):
     text = write_report(tmp_path, report)
     assert (tmp_path / "report.md").read_text() == text + "\n"
     assert "- pdr round 1: 4 attempts" in text
-    assert "Majority voting at matched cost" in text and "made anyway" in text
+    assert "| majority voting at matched cost |" in text and "made anyway" in text
     assert "right when all drafts were wrong %" in text
+    assert "when at most half were right %" in text and "when more than half were right %" in text
+    assert "| At matched cost (B_total): a - b |" in text and "| At matched latency (B_seq): a - b |" in text
+    assert "Operators that read raw thoughts" not in text
     assert "| pdr - trace |" in text
     assert "nan" not in text and "None" not in text
 
@@ -225,6 +229,16 @@ def test_busy_time_is_the_union_of_what_was_under_way():
     assert busy_seconds([(5, 9), (0, 2), (1, 3), (6, 7)]) == 3 + 4
 
 
+def test_operators_that_read_thoughts_are_named_with_their_source(tmp_path: Path):
+    plain, rsa = operator((4, 1)), operator((2, 2), "random_k", top_k=2)
+    distil = replace(rsa.options.distil, source="full")
+    rsa = type(rsa)(replace(rsa.options, name="rsa", outcome="mean", distil=distil))
+    text = write_report(tmp_path, run_comparison(comparison(3, [plain, rsa]), tmp_path / "rollouts.jsonl"))
+    line = "* rsa: operator.source is full, so its calls read thoughts of earlier ones. Workspaces cut"
+    assert line in text and "* pdr: operator.source" not in text
+    assert "| rsa | 3 x 2 |" in text
+
+
 @pytest.mark.component
 def test_a_pareto_picture_is_drawn_from_any_rows(tmp_path: Path):
     report = run_comparison(comparison(6), tmp_path / "rollouts.jsonl")
@@ -237,6 +251,9 @@ def test_a_pareto_picture_is_drawn_from_any_rows(tmp_path: Path):
 def test_every_field_of_the_report_is_defined_in_the_docs():
     documented = set(re.findall(r"`(\w+)`", (REPO / "docs" / "metrics.md").read_text()))
     written = {
-        f.name for record in (ReportRow, Transition, Whole, Vote, Run, Difference) for f in fields(record)
+        f.name
+        for record in (ReportRow, Transition, Whole, Vote, Run, Difference, Finding)
+        for f in fields(record)
     }
-    assert written - {"by_problem", "transition", "whole", "vote"} <= documented
+    inner = {"by_problem", "transition", "whole", "vote", "is_main", "difference"}
+    assert written - inner <= documented

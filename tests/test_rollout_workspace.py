@@ -102,7 +102,7 @@ def test_no_workspace_exceeds_kappa_in_tokens(texts: list[str], kappa: int):
 @pytest.mark.parametrize("kappa", [16, 40, 60])
 def test_what_an_operator_reads_stays_within_kappa_and_cuts_are_counted(distiller: str, kappa: int):
     def script(request: Request, rng: random.Random) -> str:
-        if request.kind == "DISTIL":
+        if request.kind in ("DISTIL", "UPDATE"):
             return "<think>hm</think>" + "long summary \u20ac " * 20
         return boxed(request, rng)
 

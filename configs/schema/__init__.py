@@ -18,7 +18,14 @@ from configs.schema.commands import (
 from configs.schema.data import DataConfig
 from configs.schema.launch import HardwareConfig, LaunchConfig, PlanConfig
 from configs.schema.model import ModelConfig
-from configs.schema.operator import OperatorConfig, PromptsConfig, ThinkingConfig
+from configs.schema.operator import (
+    OWN,
+    OperatorConfig,
+    PromptsConfig,
+    ThinkingConfig,
+    operator_name,
+    operator_spec,
+)
 from configs.schema.rewards import RewardsConfig
 from configs.schema.rollout import WITHOUT_EFFECT, RolloutConfig
 from configs.schema.study import ArmConfig, StudyConfig
@@ -26,6 +33,7 @@ from configs.schema.train import HEAD_CHUNK_BYTES, SHARE_FROM, TrainConfig
 
 __all__ = [
     "HEAD_CHUNK_BYTES",
+    "OWN",
     "SHARE_FROM",
     "WITHOUT_EFFECT",
     "AlgoConfig",
@@ -49,5 +57,7 @@ __all__ = [
     "TrainConfig",
     "TrainingConfig",
     "WorkersConfig",
+    "operator_name",
+    "operator_spec",
     "register",
 ]

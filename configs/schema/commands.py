@@ -1,6 +1,7 @@
 """The config of each command, composed of the parts."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
@@ -12,7 +13,7 @@ from configs.schema.collect import CollectConfig
 from configs.schema.data import DataConfig
 from configs.schema.launch import HardwareConfig, LaunchConfig, PlanConfig
 from configs.schema.model import ModelConfig
-from configs.schema.operator import EVALUATION_ONLY, OperatorConfig
+from configs.schema.operator import EVALUATION_ONLY, PDR_KINDS, SUMMARIES, OperatorConfig, operator_name
 from configs.schema.rewards import RewardsConfig
 from configs.schema.rollout import RolloutConfig
 from configs.schema.study import StudyConfig
@@ -88,10 +89,10 @@ class TrainingConfig:
         """Checks that the operator makes the calls that are to be credited."""
         algo, operator = self.algo, self.operator
         used = operator.distillers or [operator.distiller]
-        if "distil" in algo.credit and (operator.kind != "pdr" or "global_summary" not in used):
+        if "distil" in algo.credit and (operator.kind not in PDR_KINDS or not set(used) & set(SUMMARIES)):
             raise ValueError(
                 f"algo.credit holds distil, but operator.kind is {operator.kind} with distiller "
-                f"{', '.join(used)}: only pdr with global_summary writes its workspaces by a call."
+                f"{', '.join(used)}: only pdr with {' or '.join(SUMMARIES)} writes its workspaces by a call."
             )
         fewest = operator.drafts[0] if operator.drafts else operator.schedule[0]
         if "draft" in algo.credit and fewest < 2:
@@ -109,7 +110,9 @@ class TrainingConfig:
                 f"algo.credit holds draft, but collect.draft_source is {self.collect.draft_source}: only "
                 "fresh drafts are trained. (Reused traces are trained as traces.)"
             )
-        if operator.kind != "pdr" and (operator.drafts or operator.distillers or operator.top_k_range):
+        if operator.kind not in PDR_KINDS and (
+            operator.drafts or operator.distillers or operator.top_k_range
+        ):
             raise ValueError(
                 f"operator.drafts, top_k_range and distillers are for pdr, operator.kind is {operator.kind}."
             )
@@ -134,9 +137,11 @@ class EvaluationConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = MISSING
     operator: OperatorConfig = field(default_factory=OperatorConfig)
-    operators: list[str] = field(default_factory=list)
-    """Operators to compare, by the name of their file in configs/operator. Empty: only ``operator``. Majority
-    votes over as many traces as each of them costs are always added to the comparison."""
+    operators: list[Any] = field(default_factory=list)
+    """Operators to compare, by the name of their file in configs/operator, or with options of their own:
+    [trace,{pdr:{schedule:[8,4,1]}}]. ``operator.*`` sets the run's own operator, and for the others only what
+    their files leave open. Empty: only ``operator``. Majority votes over as many traces as each of them costs
+    are always added to the comparison."""
 
     samples: int = 1
     """Number of rollouts per problem and operator."""
@@ -153,8 +158,12 @@ class EvaluationConfig:
                 f"operator.quorum is {self.operator.quorum}, but a chat endpoint (rollout.chat_url) "
                 "cannot return part of a draft. Set it to 1."
             )
-        if len(set(self.operators)) < len(self.operators):
-            raise ValueError(f"operators names one twice: {self.operators}.")
+        names = [operator_name(each) for each in self.operators]
+        if len(set(names)) < len(names):
+            raise ValueError(
+                f"operators names one twice: {', '.join(names)}. Variants of one operator need options that "
+                "differ, e.g. operators=[pdr,{pdr:{schedule:[8,4,1]}}]."
+            )
 
 
 @dataclass(kw_only=True)

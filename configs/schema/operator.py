@@ -1,15 +1,33 @@
 """The improvement operator and its prompts."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from omegaconf import MISSING
 
-from configs.schema.checks import at_least, choice, choice_or_import
+from configs.schema.checks import above, at_least, choice, choice_or_import, share
 
-DISTILLERS = ("global_summary", "shared_topk", "per_sample_topk", "random_k", "all", "oracle")
-KINDS = ("trace", "sr", "pdr", "majority", "best_of_n")
-EVALUATION_ONLY = ("majority", "best_of_n")
+DISTILLERS = (
+    "global_summary",
+    "recursive_summary",
+    "shared_topk",
+    "per_sample_topk",
+    "random_k",
+    "all",
+    "oracle",
+)
+SUMMARIES = ("global_summary", "recursive_summary")
+"""Distillers whose workspace is written by a call."""
+KINDS = ("trace", "sr", "pdr", "adaptive", "majority", "best_of_n", "genselect")
+EVALUATION_ONLY = ("majority", "best_of_n", "genselect")
 """Operators that select among answers and write none: there is nothing to train."""
+PDR_KINDS = ("pdr", "adaptive")
+"""Operators that are PDR in training."""
+SOURCES = ("solution", "full", "tail")
+OUTCOMES = ("answer", "mean", "majority")
+OWN = ("source", "outcome")
+"""Options that a compared operator never takes from the run's own operator: only from its own file."""
 
 
 @dataclass(kw_only=True)
@@ -31,6 +49,12 @@ class PromptsConfig:
     """Prompt that asks for the errors of a solution. Placeholders: {question}, {solution}."""
     analysis: str = MISSING
     """Text of the workspace made from an error analysis. Placeholders: {draft}, {analysis}."""
+    update: str = MISSING
+    """Prompt of a summary that also reads the last workspace. Placeholders: {question}, {workspace},
+    {drafts}, {kappa}."""
+    select: str = MISSING
+    """Prompt that asks for the number of the best of several solutions. Placeholders: {question},
+    {drafts}."""
 
 
 @dataclass(kw_only=True)
@@ -62,19 +86,35 @@ class OperatorConfig:
     """Name in reports; that of its file in configs/operator."""
 
     kind: str = "pdr"
-    """``trace`` (one chain of thought), ``sr`` (sequential refinement), ``pdr``, ``majority``, ``best_of_n``,
-    or ``package.module:Class``, a subclass of rollout.operators.Operator."""
+    """``trace`` (one chain of thought), ``sr`` (sequential refinement), ``pdr``, ``adaptive`` (PDR that stops
+    when drafts agree), ``majority``, ``best_of_n``, ``genselect`` (calls that name the best of several
+    solutions), or ``package.module:Class``, a subclass of rollout.operators.Operator."""
 
     schedule: list[int] = field(default_factory=lambda: [4, 1])
-    """Number of calls in each round (its width), e.g. [8,4,1]. The last width is 1, the answer. For trace
-    [1], for sr [1,1,...], for majority and best_of_n [n], the number of traces to select from."""
+    """Number of calls in each round (its width), e.g. [8,4,1]. The last width is 1, the answer; with another
+    outcome, the size of the population. For trace [1], for sr [1,1,...], for majority, best_of_n and
+    genselect [n], the number of traces to select from."""
+
+    outcome: str = "answer"
+    """Result of a pdr in evaluation: ``answer``, the only call of the last round; ``mean``, all calls of the
+    last round, whose accuracy is the population's mean; ``majority``, their most frequent answer. Training
+    widens the last round to the group in each case."""
 
     error_analysis: bool = False
     """Ask the policy for the errors of its solution between rounds of sr."""
 
     distiller: str = "shared_topk"
-    """Method that turns drafts into a workspace: global_summary, shared_topk, per_sample_topk, random_k, all,
-    oracle, or ``package.module:function``, an async function of a rollout.distiller.DistilContext."""
+    """Method that turns drafts into a workspace: global_summary, recursive_summary, shared_topk,
+    per_sample_topk, random_k, all, oracle, or ``package.module:function``, an async function of a
+    rollout.distiller.DistilContext."""
+
+    source: str = "solution"
+    """Part of a draft that is read: ``solution`` (what follows the thinking), ``full`` (the whole completion,
+    thinking included) or ``tail`` (its last tail_tokens tokens). With full and tail, drafts that were cut
+    or never closed their thinking are read, too. The report names a source other than solution."""
+
+    tail_tokens: int = 4096
+    """Number of tokens at the end of a draft that are read with source=tail."""
 
     top_k: int = 4
     """Number of drafts (k) that shared_topk, per_sample_topk, random_k and oracle keep. They are ranked only
@@ -88,6 +128,23 @@ class OperatorConfig:
 
     workspace_tokens: int = 8192
     """Limit of a workspace (kappa), in tokens of the policy's tokenizer."""
+
+    match_size: int = 0
+    """Number of solutions that one call of genselect compares (G); winners meet again until one is left. 0:
+    all solutions in one match."""
+
+    votes: int = 1
+    """Number of calls of genselect that vote in each match (V)."""
+
+    agree_share: float = 0.75
+    """Share of a round's drafts that must have equivalent answers for adaptive to stop."""
+
+    agree_min: int = 3
+    """Least number of drafts in a round after which adaptive may stop."""
+
+    max_drafts: int = 0
+    """Limit of the first round's drafts of adaptive: while they disagree, it draws as many again as the
+    schedule's first width. 0: it draws no more."""
 
     drafts: list[int] = field(default_factory=list)
     """In training, the range [min, max] from which the number of drafts in the first round is drawn for each
@@ -109,7 +166,11 @@ class OperatorConfig:
                 choice_or_import(f"operator.{option}", name, DISTILLERS, "package.module:function")
         choice("operator.oracle", self.oracle, ("only_correct", "only_wrong"))
         at_least("operator.top_k", self.top_k, 1)
+        choice("operator.source", self.source, SOURCES)
+        choice("operator.outcome", self.outcome, OUTCOMES)
+        at_least("operator.tail_tokens", self.tail_tokens, 1)
         at_least("operator.workspace_tokens", self.workspace_tokens, 16)
+        self._check_choices()
         for name in ("drafts", "top_k_range"):
             self._check_range(name, getattr(self, name))
         if not 0 < self.quorum <= 1:
@@ -126,6 +187,23 @@ class OperatorConfig:
                 "[] turns it off."
             )
 
+    def _check_choices(self) -> None:
+        """Checks the options of genselect and adaptive."""
+        if self.match_size < 0 or self.match_size == 1:
+            raise ValueError(
+                f"operator.match_size must be 0 (all solutions in one match) or at least 2, got "
+                f"{self.match_size}."
+            )
+        at_least("operator.votes", self.votes, 1)
+        above("operator.agree_share", self.agree_share, 0)
+        share("operator.agree_share", self.agree_share)
+        at_least("operator.agree_min", self.agree_min, 2)
+        if self.kind == "adaptive" and 0 < self.max_drafts < self.schedule[0]:
+            raise ValueError(
+                f"operator.max_drafts is {self.max_drafts}, but the first round of operator.schedule has "
+                f"{self.schedule[0]} drafts. Raise it, or set 0 to draw no more."
+            )
+
     def _check_schedule(self) -> None:
         kind, schedule = self.kind, self.schedule
         if kind in EVALUATION_ONLY:
@@ -134,7 +212,9 @@ class OperatorConfig:
                     f"operator.schedule of {kind} must be [n], the traces to select from; got {schedule}."
                 )
             return
-        if schedule[-1] != 1:
+        if self.outcome != "answer":
+            self._check_population()
+        elif schedule[-1] != 1:
             raise ValueError(
                 f"operator.schedule must end in 1, the call that writes the answer; got {schedule}. "
                 f"Did you mean {[*schedule, 1]}?"
@@ -143,5 +223,48 @@ class OperatorConfig:
             raise ValueError(f"operator.schedule of trace must be [1], got {schedule}.")
         if kind == "sr" and (set(schedule) != {1} or len(schedule) < 2):
             raise ValueError(f"operator.schedule of sr must be [1,1,...], got {schedule}.")
-        if kind == "pdr" and len(schedule) < 2:
-            raise ValueError(f"operator.schedule of pdr needs two rounds or more, got {schedule}.")
+        if kind in PDR_KINDS and len(schedule) < 2:
+            raise ValueError(f"operator.schedule of {kind} needs two rounds or more, got {schedule}.")
+
+    def _check_population(self) -> None:
+        if self.kind != "pdr":
+            raise ValueError(f"operator.outcome is {self.outcome}, which is for pdr; kind is {self.kind}.")
+        if self.schedule[-1] < 2:
+            raise ValueError(
+                f"operator.outcome is {self.outcome}, so operator.schedule must end in the size of the "
+                f"population, at least 2; got {self.schedule}."
+            )
+
+
+def operator_name(spec: object) -> str:
+    """Returns the name in reports of one entry of ``operators``: ``pdr``, or ``pdr(schedule=[8,4,1])``.
+
+    Args:
+        spec: The name of a file in configs/operator, or a mapping of one such name to options.
+
+    Raises:
+        ValueError: If it is neither.
+    """
+    name, options = operator_spec(spec)
+    if "name" in options:
+        return str(options["name"])
+    own = ",".join(f"{key}={value}".replace(" ", "").replace("'", "") for key, value in options.items())
+    return f"{name}({own})" if own else name
+
+
+def operator_spec(spec: object) -> tuple[str, dict[str, Any]]:
+    """Returns the name of the file and the options of one entry of ``operators``.
+
+    Raises:
+        ValueError: If it is neither a name nor a mapping of one name to options.
+    """
+    if isinstance(spec, str):
+        return spec, {}
+    if isinstance(spec, Mapping) and len(spec) == 1:
+        name, options = next(iter(spec.items()))
+        if isinstance(name, str) and isinstance(options, Mapping):
+            return name, {str(key): value for key, value in options.items()}
+    raise ValueError(
+        f"operators holds {spec!r}. Write the name of an operator, or one with its options: "
+        "{pdr:{schedule:[8,4,1]}}."
+    )

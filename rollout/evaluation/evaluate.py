@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from rollout.evaluation.matched_votes import MAJORITY, TRACE, matches
 from rollout.evaluation.outcomes import Failure, Key, Outcome, reduce
+from rollout.evaluation.report_rows import base_name
 from rollout.operators import Operator, run_operator
 from rollout.policy import PolicySettings, derive_seed
 from rollout.records import Grader, Problem, Rollout
@@ -109,7 +110,7 @@ class Comparison:
         """
         if any(operator.name == TRACE for operator in self.operators):
             return self.samples
-        return int(any(operator.name != MAJORITY for operator in self.operators))
+        return int(any(base_name(operator.name) != MAJORITY for operator in self.operators))
 
     def planned(self) -> Iterator[PlannedRollout]:
         """Yields the operators' rollouts, and the traces that measure the cost of a trace."""

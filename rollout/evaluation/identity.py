@@ -23,8 +23,9 @@ _NOT_EVALUATED = ("name", "drafts", "top_k_range", "distillers", "thinking", "pr
 _READ_BY = {
     "trace": ("kind", "schedule"),
     "majority": ("kind", "schedule"),
-    "best_of_n": ("kind", "schedule"),
-    "sr": ("kind", "schedule", "workspace_tokens", "error_analysis"),
+    "best_of_n": ("kind", "schedule", "source", "tail_tokens"),
+    "sr": ("kind", "schedule", "workspace_tokens", "error_analysis", "source", "tail_tokens"),
+    "genselect": ("kind", "schedule", "match_size", "votes", "source", "tail_tokens"),
 }
 """Fields that an operator reads, by kind; other kinds may read all."""
 _SHOWN = 60

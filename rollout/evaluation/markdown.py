@@ -3,9 +3,11 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 from rollout.evaluation.alarms import MAX_SHARE, alarms
-from rollout.evaluation.report_rows import Difference, ReportRow
+from rollout.evaluation.findings import MARGIN, MATCHED, Finding, findings
+from rollout.evaluation.report_rows import Difference, ReportRow, short_name
 from rollout.evaluation.tables import markdown_table, percent, percent_interval
 from rollout.evaluation.transitions import Stratum, Transition
+from rollout.sources import COUNTED
 
 
 def markdown(
@@ -19,11 +21,12 @@ def markdown(
     parts = [
         _alarms(rows),
         _accuracy(rows) if rows else "No evaluation was made, so there is nothing to report.",
+        _sources(rows),
         _votes(rows),
         _transitions(rows),
         _given_drafts(rows),
         _labels(rows) if rows else "",
-        _differences(differences),
+        _findings(findings(rows, differences)),
         _failures(failed, reasons or {}),
     ]
     return "\n\n".join(part for part in parts if part)
@@ -65,25 +68,43 @@ def _accuracy(rows: Sequence[ReportRow]) -> str:
     return "\n".join([*markdown_table(head, lines), "", note])
 
 
-def _votes(rows: Sequence[ReportRow]) -> str:
+def _sources(rows: Sequence[ReportRow]) -> str:
     lines = []
     for row in rows:
-        if row.vote is not None:
-            drawn = row.vote.drawn
-            source = f"{row.vote.traces - drawn} that were made anyway"
-            if drawn:
-                source += f" and {drawn} drawn for this vote"
-            lines.append(
-                f"* {row.operator}: as many traces as one rollout's mean B_total buys; mean over all windows "
-                f"of this many neighbours among {row.vote.traces} traces of each problem, {source}."
-            )
-    note = "Mathematically equivalent answers vote as one; a tie counts as the mean of the tied answers."
-    return "\n".join(["Majority voting at matched cost:", "", *lines, "", note]) if lines else ""
+        counts = row.whole.counts if row.whole is not None else {}
+        for name in counts:
+            if name.startswith(COUNTED):
+                cut = counts.get("workspace/truncated", 0)
+                lines.append(
+                    f"* {_named(row)}: operator.source is {name.removeprefix(COUNTED)}, so its calls read "
+                    f"thoughts of earlier ones. Workspaces cut to operator.workspace_tokens: {cut:.1f} per "
+                    "rollout."
+                )
+    return "\n".join(["Operators that read raw thoughts:", "", *lines]) if lines else ""
+
+
+def _votes(rows: Sequence[ReportRow]) -> str:
+    lines = [
+        [short_name(row), ", ".join(vote.matched_to), str(vote.traces), str(vote.drawn)]
+        for row in rows
+        if (vote := row.vote) is not None
+    ]
+    if not lines:
+        return ""
+    head = ["majority voting at matched cost", "matched to", "traces of each problem", "of these drawn"]
+    note = (
+        "As many traces vote as one rollout's mean B_total buys; mean over all windows of this many "
+        "neighbours among the traces of each problem. Some are drawn for the vote, the others were made "
+        "anyway. "
+        "Mathematically equivalent answers vote as one; a tie counts as the mean of the tied answers."
+    )
+    return "\n".join([*markdown_table(head, lines), "", note])
 
 
 def _transitions(rows: Sequence[ReportRow]) -> str:
     head = ["round", "some draft right % (pass@M)", "right when all drafts were wrong %"]
-    head += ["right when some draft was right %", "wrong to right", "right to wrong"]
+    head += ["when at most half were right %", "when more than half were right %"]
+    head += ["wrong to right", "right to wrong"]
     head += ["copied a draft", "followed the drafts' majority"]
     lines = []
     for row in rows:
@@ -95,7 +116,8 @@ def _transitions(rows: Sequence[ReportRow]) -> str:
                 _named(row),
                 percent(step.drafts_pass_at_width),
                 _stratum(step.all_wrong),
-                _stratum(step.some_right),
+                _stratum(step.minority_right),
+                _stratum(step.majority_right),
                 percent(step.wrong_to_right),
                 percent(step.right_to_wrong),
                 percent(step.copy_rate),
@@ -142,12 +164,34 @@ def _labels(rows: Sequence[ReportRow]) -> str:
     return "\n".join(markdown_table(head, lines))
 
 
-def _differences(differences: Sequence[Difference]) -> str:
-    lines = [
-        [f"{item.a} - {item.b}", percent_interval(item.difference, item.ci_low, item.ci_high, sign="+")]
-        for item in differences
+def _findings(found: Sequence[Finding]) -> str:
+    others = [item for item in found if item.is_main and not (item.at_cost or item.at_latency)]
+    parts = [
+        *_pairs("At matched cost (B_total)", [item for item in found if item.at_cost]),
+        *_pairs("At matched latency (B_seq)", [item for item in found if item.at_latency]),
+        *_pairs("At other budgets", others),
     ]
-    return "\n".join(markdown_table(["paired difference", "points [95% interval]"], lines)) if lines else ""
+    if not parts:
+        return ""
+    note = (
+        "a - b: paired difference of accuracies, in points, with a bootstrap interval over problems. Better: "
+        f"the interval is clear of 0. Equal: it lies within {100 * MARGIN:.0f} points on both sides of 0. "
+        f"Otherwise the comparison was not fine enough. Matched: within a factor of {MATCHED}; for cost the "
+        "vote that was matched to the operator, for latency the widest vote that is not slower, since a vote "
+        "grows without latency. x: budget of a over that of b."
+    )
+    return "\n\n".join([*parts, note])
+
+
+def _pairs(title: str, found: Sequence[Finding]) -> list[str]:
+    lines = []
+    for item in found:
+        each = item.difference
+        points = percent_interval(each.difference, each.ci_low, each.ci_high, sign="+")
+        ratios = [f"x {item.b_total_ratio:.2f}", f"x {item.b_seq_ratio:.2f}"]
+        lines.append([f"{item.a} - {item.b}", points, *ratios, item.sentence])
+    head = [f"{title}: a - b", "points [95% interval]", "B_total", "B_seq", "finding"]
+    return ["\n".join(markdown_table(head, lines))] if lines else []
 
 
 def _failures(failed: int, reasons: Mapping[str, int]) -> str:

@@ -12,7 +12,7 @@ from statistics import fmean
 from rollout.evaluation.bootstrap import bootstrap
 from rollout.evaluation.measures import maj_at_k, pass_at_k, shares, windows
 from rollout.evaluation.outcomes import AnswerClasses, Outcome, ballots, by_operator, by_problem
-from rollout.evaluation.report_rows import ReportRow, Vote
+from rollout.evaluation.report_rows import ReportRow, Vote, base_name
 
 TRACE, MAJORITY = "trace", "majority"
 """Names of the two operators that are not matched: the unit of the match, and voting itself."""
@@ -45,7 +45,7 @@ def matches(outcomes: Iterable[Outcome], num_traces: int) -> list[Match]:
     price = fmean(item.b_total for item in traces)
     bought: dict[int, list[str]] = {}
     for name, items in grouped.items():
-        if name not in (TRACE, MAJORITY):
+        if base_name(name) not in (TRACE, MAJORITY):
             votes = max(1, int(fmean(item.b_total for item in items) / price))
             bought.setdefault(votes, []).append(name)
     return [Match(votes=votes, operators=tuple(names)) for votes, names in sorted(bought.items())]

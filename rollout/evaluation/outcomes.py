@@ -47,17 +47,18 @@ class Round:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """One evaluated rollout. Its last round holds only the answer.
+    """One evaluated rollout. Its last round holds only the answer, or the population whose mean counts.
 
     An answer that is chosen among drafts, as by a vote, has a round of its own, which repeats the chosen
-    attempt with the whole cost of the choice.
+    attempt with the whole cost of the choice. Rollouts of an operator that may stop early differ in their
+    number of rounds.
     """
 
     problem_id: str
     operator: str
     sample: int
     status: str
-    """Status of the answer's verdict."""
+    """Status of the answer's verdict; of a population, of its first answer's."""
     rounds: tuple[Round, ...]
     completion_tokens: int
     """Completion tokens of all calls."""
@@ -74,7 +75,7 @@ class Outcome:
 
     @property
     def final(self) -> Attempt:
-        """The answer."""
+        """The answer; of a population, the first."""
         return self.rounds[-1].attempts[0]
 
     @property
@@ -107,7 +108,7 @@ class Failure:
 def reduce(
     rollout: Rollout, sample: int, marks: ThinkingMarks, *, started: float = 0.0, seconds: float = 0.0
 ) -> Outcome:
-    """Returns the outcome of a rollout with one answer.
+    """Returns the outcome of a rollout.
 
     Args:
         rollout: A scored rollout.
@@ -116,16 +117,14 @@ def reduce(
         started: Unix time, in seconds.
         seconds: Wall time.
     """
-    (answer,) = rollout.answers
-    calls = rollout.calls
+    answers, calls = rollout.answers, rollout.calls
     heaviest = chains(calls)
     # Round number -> positions of its attempts; an aborted one is left out unless it is the answer.
     by_round: dict[int, list[int]] = {}
     for place, call in enumerate(calls):
-        if call.role in ATTEMPTS and (place == answer or call.finish != ABORTED):
+        if call.role in ATTEMPTS and (place in answers or call.finish != ABORTED):
             by_round.setdefault(call.round, []).append(place)
-    spent = budget(rollout, answer)
-    last = by_round.pop(calls[answer].round)
+    last = by_round.pop(calls[answers[0]].round)
     rounds = [
         Round(
             attempts=tuple(_attempt(rollout, place, heaviest[place], marks) for place in places),
@@ -134,16 +133,17 @@ def reduce(
         for number, places in sorted(by_round.items())
     ]
     # The answer was chosen among several attempts: these are a round before it.
-    if len(last) > 1:
+    if len(last) > len(answers):
         drafts = tuple(_attempt(rollout, place, heaviest[place], marks) for place in last)
-        rounds.append(Round(attempts=drafts, b_total=_total_until(calls, calls[answer].round)))
-    accepted = _attempt(rollout, answer, spent.b_seq, marks)
-    rounds.append(Round(attempts=(accepted,), b_total=spent.b_total))
+        rounds.append(Round(attempts=drafts, b_total=_total_until(calls, calls[answers[0]].round)))
+    spent = {answer: budget(rollout, answer) for answer in answers}
+    accepted = tuple(_attempt(rollout, answer, spent[answer].b_seq, marks) for answer in answers)
+    rounds.append(Round(attempts=accepted, b_total=spent[answers[0]].b_total))
     return Outcome(
         problem_id=rollout.problem.id,
         operator=rollout.operator,
         sample=sample,
-        status=rollout.verdicts[answer].status,
+        status=rollout.verdicts[answers[0]].status,
         rounds=tuple(rounds),
         completion_tokens=sum(call.usage.completion_tokens for call in calls),
         started=started,

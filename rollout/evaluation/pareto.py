@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import matplotlib
 
-from rollout.evaluation.report_rows import ReportRow
+from rollout.evaluation.report_rows import ReportRow, base_name, short_name
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
@@ -24,6 +24,10 @@ PANELS = (
     ),
     ("b_total", "Cost: accuracy against all tokens", "tokens of all calls (B_total)"),
 )
+MARKERS = "osv^PX"
+"""Marks of operators, one for each turn of the colours."""
+FEW = 4
+"""Number of matched votes up to which a label names what the vote is matched to."""
 VOTING = "0.45"
 """Grey level of traces and their votes, the reference for every operator."""
 SIDES = ((1, "left"), (-1, "right"))
@@ -43,6 +47,15 @@ GLOSSARY = {
     "pdr": "parallel drafts, distilled, refined",
     "majority": "the most frequent answer of n traces",
     "best_of_n": "of n traces the one that the policy itself trusts most",
+    "rsa": "a population whose members aggregate random others",
+    "markovian_rsa": "the same from the ends of chains",
+    "pacore": "wide pdr of all messages",
+    "reasoning_cache": "one chain, summarised and restarted",
+    "recursive_summary": "pdr with an updated summary",
+    "genselect": "a call selects one of n traces",
+    "tournament": "a knockout of n traces",
+    "solver_judge": "drafts and a judge that writes the answer",
+    "adaptive": "pdr that stops when drafts agree",
 }
 """Descriptions of the built-in operators, for the footnote."""
 FOOTNOTE = (
@@ -57,66 +70,79 @@ class _Point:
     x: float
     row: ReportRow
     color: Any
+    marker: str
     label: str
 
 
 def draw_pareto(rows: Sequence[ReportRow], path: Path) -> None:
     """Draws final rows, and the earlier rounds that could have been the answer, into a PNG file."""
-    colors = _colors(rows)
+    styles = _styles(rows)
     figure, axes = pyplot.subplots(1, 2, figsize=(15, 6.4), sharey=True, layout="constrained")
     for axis, (budget, title, label) in zip(axes, PANELS, strict=True):
-        _panel(axis, rows, budget, colors)
+        _panel(axis, rows, budget, styles)
         axis.set_title(title, fontsize=12, loc="left")
         axis.set_xlabel(label, fontsize=11)
     axes[0].set_ylabel(f"solved, % of {max(row.problems for row in rows)} problems", fontsize=11)
     figure.text(0.01, -0.01, f"{FOOTNOTE}\n{_glossary(rows)}", fontsize=9, color="0.3", va="top", wrap=True)
     # Labels last: their places are in pixels, which move while anything else is added.
     for axis, (budget, _, _) in zip(axes, PANELS, strict=True):
-        _label(axis, _points(rows, budget, colors))
+        _label(axis, _points(rows, budget, styles))
     figure.savefig(path, dpi=110, bbox_inches="tight", pad_inches=0.15)
     pyplot.close(figure)
 
 
 def _glossary(rows: Sequence[ReportRow]) -> str:
-    names = dict.fromkeys(row.operator for row in rows if row.operator in GLOSSARY)
+    names = dict.fromkeys(name for row in rows if (name := base_name(row.operator)) in GLOSSARY)
     return "; ".join(f"{name}: {GLOSSARY[name]}" for name in names)
 
 
-def _colors(rows: Sequence[ReportRow]) -> dict[str, Any]:
-    """Returns one colour for each operator; grey for traces and votes."""
+_Styles: TypeAlias = dict[str, tuple[Any, str]]
+"""Operator -> its colour and its mark."""
+
+
+def _styles(rows: Sequence[ReportRow]) -> _Styles:
+    """Returns one colour and mark for each operator; grey for traces and votes."""
     # tab10 without its own grey (7).
     wheel = [pyplot.get_cmap("tab10")(i) for i in (0, 1, 2, 3, 4, 5, 6, 8, 9)]
     names = dict.fromkeys(row.operator for row in rows if not _is_voting(row))
-    colored = {name: wheel[i % len(wheel)] for i, name in enumerate(names)}
-    return {row.operator: colored.get(row.operator, VOTING) for row in rows}
+    styles = {row.operator: (VOTING, "o" if row.vote is None else "D") for row in rows}
+    for i, name in enumerate(names):
+        styles[name] = (wheel[i % len(wheel)], MARKERS[i // len(wheel) % len(MARKERS)])
+    return styles
 
 
 def _is_voting(row: ReportRow) -> bool:
     return row.vote is not None or row.operator == "trace"
 
 
-def _points(rows: Sequence[ReportRow], budget: str, colors: dict[str, Any]) -> list[_Point]:
+def _points(rows: Sequence[ReportRow], budget: str, styles: _Styles) -> list[_Point]:
+    are_few = sum(row.vote is not None for row in rows) <= FEW
     return [
-        _Point(x=getattr(row, budget), row=row, color=colors[row.operator], label=_short(row))
+        _Point(
+            x=getattr(row, budget),
+            row=row,
+            color=styles[row.operator][0],
+            marker=styles[row.operator][1],
+            label=f"{_name(row, are_few)}  {100 * row.accuracy:.1f}",
+        )
         for row in rows
         if row.final
     ]
 
 
-def _short(row: ReportRow) -> str:
-    """Returns the label of a point: name and accuracy."""
-    name = row.operator.replace("matched to", "cost of")
-    return f"{name}  {100 * row.accuracy:.1f}"
+def _name(row: ReportRow, are_few: bool) -> str:
+    """Returns the name that labels a point; where there are many votes, without what they are matched to."""
+    return row.operator.replace("matched to", "cost of") if are_few else short_name(row)
 
 
-def _panel(axis: Axes, rows: Sequence[ReportRow], budget: str, colors: dict[str, Any]) -> None:
-    for point in _points(rows, budget, colors):
+def _panel(axis: Axes, rows: Sequence[ReportRow], budget: str, styles: _Styles) -> None:
+    for point in _points(rows, budget, styles):
         row = point.row
         axis.errorbar(
             point.x,
             100 * row.accuracy,
             yerr=[[100 * (row.accuracy - row.ci_low)], [100 * (row.ci_high - row.accuracy)]],
-            marker="D" if row.vote is not None else "o",
+            marker=point.marker,
             markersize=8,
             color=point.color,
             capsize=4,
@@ -126,7 +152,7 @@ def _panel(axis: Axes, rows: Sequence[ReportRow], budget: str, colors: dict[str,
     for name in dict.fromkeys(row.operator for row in rows):
         # Only rounds of one attempt could have been the answer.
         stops = [row for row in rows if row.operator == name and (row.final or row.width == 1)]
-        _path(axis, stops, budget, colors[name])
+        _path(axis, stops, budget, styles[name][0])
     _path(axis, sorted((r for r in rows if _is_voting(r)), key=lambda r: r.b_total), budget, VOTING)
     axis.set_xscale("log")
     axis.margins(x=0.22, y=0.12)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rollout.evaluation.alarms import alarms
+from rollout.evaluation.findings import Finding, findings
 from rollout.evaluation.markdown import markdown
 from rollout.evaluation.matched_votes import TRACE, matches, vote_row
 from rollout.evaluation.outcomes import Failure, Key, Outcome, accuracy_by_problem, by_operator, group_answers
@@ -143,6 +144,7 @@ def write_report(output_dir: Path, report: Report) -> str:
         "warnings": alarms(report.rows),
         "rows": [row_to_json(row) for row in report.rows],
         "differences": [asdict(item) for item in report.differences],
+        "findings": [_finding_to_json(item) for item in findings(report.rows, report.differences)],
         "run": asdict(report.run),
         "failures": dict(report.reasons),
         "alarms": list(report.alarms),
@@ -153,6 +155,11 @@ def write_report(output_dir: Path, report: Report) -> str:
         aside.write_text(body + "\n", encoding="utf-8")
         os.replace(aside, output_dir / name)
     return text
+
+
+def _finding_to_json(found: Finding) -> dict[str, Any]:
+    own = {f.name: getattr(found, f.name) for f in fields(found) if f.name not in ("difference", "is_main")}
+    return {**own, "sentence": found.sentence}
 
 
 def row_to_json(row: ReportRow) -> dict[str, Any]:

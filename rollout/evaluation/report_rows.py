@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from statistics import fmean
 from typing import Any
@@ -101,6 +101,8 @@ def operator_rows(
 ) -> list[ReportRow]:
     """Returns the rows of one operator, one for each round; the answer's row is last.
 
+    A round before the answer counts the rollouts that reached it: an operator may stop early.
+
     Args:
         outcomes: All outcomes of one operator; at least one.
         classes: Result of ``group_answers``.
@@ -108,22 +110,27 @@ def operator_rows(
         failed: Number of rollouts without an outcome.
         trace: Accuracy of traces per problem, to compare strata with; None if no traces were made.
     """
-    last = len(outcomes[0].rounds) - 1
-    return [
-        _row(
-            outcomes,
-            classes,
-            number,
-            phase=phase,
-            failed=failed,
-            transition=transition(outcomes, number, classes, trace or {}) if number else None,
-            whole=_whole(outcomes) if number == last else None,
-        )
-        for number in range(last + 1)
+    last = max(len(item.rounds) for item in outcomes) - 1
+    # Rollouts by the round that a row shows: each reached it before its answer.
+    reached = [[item for item in outcomes if len(item.rounds) - 1 > number] for number in range(last)]
+    rows = [
+        _row(items, classes, number, trace or {}, phase=phase, failed=failed)
+        for number, items in enumerate(reached)
     ]
+    # -1: of each rollout the last round, whatever its number.
+    answers = _row(outcomes, classes, -1, trace or {}, phase=phase, failed=failed, whole=_whole(outcomes))
+    return [*rows, replace(answers, round=last, final=True)]
 
 
-def _row(outcomes: Sequence[Outcome], classes: AnswerClasses, number: int, **rest: Any) -> ReportRow:
+def _row(
+    outcomes: Sequence[Outcome],
+    classes: AnswerClasses,
+    number: int,
+    trace: Mapping[str, float],
+    **rest: Any,
+) -> ReportRow:
+    """Returns the row of round ``number`` of these rollouts; -1: of their last rounds."""
+    has_drafts = number > 0 or (number < 0 and all(len(item.rounds) > 1 for item in outcomes))
     grouped = by_problem(outcomes)
     rounds = [item.rounds[number] for item in outcomes]
     attempts = [attempt for each in rounds for attempt in each.attempts]
@@ -145,7 +152,7 @@ def _row(outcomes: Sequence[Outcome], classes: AnswerClasses, number: int, **res
         b_seq=fmean(fmean(a.b_seq for a in each.attempts) for each in rounds),
         b_total=fmean(each.b_total for each in rounds),
         round=number,
-        final=number == len(outcomes[0].rounds) - 1,
+        final=False,
         width=max(len(each.attempts) for each in rounds),
         pass_at=_pass_at(voters, num),
         maj_at=_maj_at(voters, num),
@@ -154,6 +161,7 @@ def _row(outcomes: Sequence[Outcome], classes: AnswerClasses, number: int, **res
         no_answer=fmean(a.answer is None for a in attempts),
         labels=shares(a.label for a in attempts),
         by_problem=accuracies,
+        transition=transition(outcomes, number, classes, trace) if has_drafts else None,
         **rest,
     )
 
@@ -221,11 +229,22 @@ def pairwise(rows: Iterable[ReportRow]) -> list[Difference]:
     """
     final = [row for row in rows if row.final]
     return [
-        difference(_name(b), b.by_problem, _name(a), a.by_problem)
+        difference(row_name(b), b.by_problem, row_name(a), a.by_problem)
         for a, b in combinations(final, 2)
         if a.by_problem.keys() & b.by_problem.keys()
     ]
 
 
-def _name(row: ReportRow) -> str:
+def base_name(operator: str) -> str:
+    """Returns the operator of which ``operator`` is a variant: ``pdr`` for ``pdr(schedule=[8,4,1])``."""
+    return operator.partition("(")[0]
+
+
+def row_name(row: ReportRow) -> str:
+    """Returns the name of a row in differences: its operator, and its phase if it has one."""
     return f"{row.operator} {row.phase}".strip()
+
+
+def short_name(row: ReportRow) -> str:
+    """As ``row_name``; of a vote only its number of votes: ``majority@5``."""
+    return row_name(row) if row.vote is None else f"majority@{row.vote.votes}"

@@ -1,6 +1,6 @@
 """Measures of a round against the attempts of the round before it: kept, lost, found, copied, followed."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -18,7 +18,7 @@ from rollout.evaluation.outcomes import AnswerClasses, Outcome, Round, ballots, 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stratum:
-    """The rollouts whose drafts were all wrong, or those with a right draft."""
+    """The rollouts of which some share of the drafts was right: none, at most half, more, or any at all."""
 
     rollouts: int
     accuracy: float
@@ -41,6 +41,8 @@ class Transition:
     majority_follow_rate: float | None
     all_wrong: Stratum | None
     some_right: Stratum | None
+    minority_right: Stratum | None
+    majority_right: Stratum | None
 
 
 def transition(
@@ -50,7 +52,7 @@ def transition(
 
     Args:
         outcomes: Outcomes of one operator.
-        number: Number of the later round, at least 1.
+        number: Number of the later round, at least 1; -1: the last round of each rollout.
         classes: Result of ``group_answers``.
         trace: Accuracy of traces per problem; empty if there are none.
     """
@@ -65,8 +67,10 @@ def transition(
         right_to_wrong=changed.right_to_wrong,
         copy_rate=mean_or_none(a.copied for item in outcomes for a in item.rounds[number].attempts),
         majority_follow_rate=mean_or_none(_followed(outcomes, number, classes)),
-        all_wrong=_stratum(grouped, number, False, trace),
-        some_right=_stratum(grouped, number, True, trace),
+        all_wrong=_stratum(grouped, number, lambda right: right == 0, trace),
+        some_right=_stratum(grouped, number, lambda right: right > 0, trace),
+        minority_right=_stratum(grouped, number, lambda right: 0 < right <= 0.5, trace),
+        majority_right=_stratum(grouped, number, lambda right: right > 0.5, trace),
     )
 
 
@@ -94,15 +98,18 @@ def _followed(outcomes: Iterable[Outcome], number: int, classes: AnswerClasses) 
 
 
 def _stratum(
-    grouped: Mapping[str, Sequence[Outcome]], number: int, some_right: bool, trace: Mapping[str, float]
+    grouped: Mapping[str, Sequence[Outcome]],
+    number: int,
+    belongs: Callable[[float], bool],
+    trace: Mapping[str, float],
 ) -> Stratum | None:
-    """Returns the rollouts with (or without) a right attempt in the round before; None if there are none."""
+    """Returns the rollouts whose share of right attempts in the round before belongs; None without any."""
     # Problem id -> accuracy of round ``number`` in each of its rollouts that belong to the stratum.
     means = {
         problem: [
             fmean(_marks(item.rounds[number]))
             for item in items
-            if any(_marks(item.rounds[number - 1])) == some_right
+            if belongs(fmean(_marks(item.rounds[number - 1])))
         ]
         for problem, items in grouped.items()
     }
