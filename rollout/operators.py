@@ -153,8 +153,8 @@ class SequentialRefinement(Operator):
         return Answers(calls=await policy.solve([workspace] * num_answers, role=REFINE, round=last))
 
     def calls(self, num_answers: int = 1) -> tuple[Stage, ...]:
-        rounds, kappa = len(self.options.schedule), self.options.distil.kappa
-        return sequential_calls(rounds, kappa, num_answers, error_analysis=self.options.error_analysis)
+        rounds, options = len(self.options.schedule), self.options.distil
+        return sequential_calls(rounds, options, num_answers, error_analysis=self.options.error_analysis)
 
 
 class ParallelDistilRefine(Operator):

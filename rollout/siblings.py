@@ -97,7 +97,8 @@ class Select(Operator):
 
     def calls(self, num_answers: int = 1) -> tuple[Stage, ...]:
         selection = self.options.selection
-        return select_calls(self.options.schedule[0], selection.match_size, selection.votes)
+        width = self.options.schedule[0]
+        return select_calls(width, selection.match_size, selection.votes, self.options.distil)
 
 
 class Adaptive(ParallelDistilRefine):

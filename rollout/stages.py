@@ -29,12 +29,22 @@ class Stage:
     """Samples of each prompt."""
     solutions: int = 0
     """Solutions that a prompt holds in addition to the question."""
+    chains: int = 0
+    """Completions that a prompt holds with their thoughts, in addition to the solutions."""
+    chain_tokens: int | None = None
+    """Tokens at the end of such a completion that are read; None: all."""
     bound: int | None = None
-    """Maximum number of tokens of these solutions together (kappa); None if unbounded."""
+    """Maximum number of tokens of solutions and chains together (kappa); None if unbounded."""
 
     def __post_init__(self) -> None:
         choice("Stage.role", self.role, ROLES)
-        for name, least in (("round", 0), ("contexts", 1), ("per_context", 1), ("solutions", 0)):
+        for name, least in (
+            ("round", 0),
+            ("contexts", 1),
+            ("per_context", 1),
+            ("solutions", 0),
+            ("chains", 0),
+        ):
             at_least(f"Stage.{name}", getattr(self, name), least)
 
     @property

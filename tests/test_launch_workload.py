@@ -194,6 +194,22 @@ def test_one_half_alone_has_only_its_calls(fraction: float, roles: set[str]):
     assert {calls.role for calls in _work(f"algo.operator_fraction={fraction}").calls} == roles
 
 
+@pytest.mark.parametrize(
+    ("source", "prompt"),
+    # Two drafts: 200 tokens each on average as solutions, 500 as whole completions, the last 40 of these.
+    [("solution", 100 + 400), ("full", 100 + 1000), ("tail", 100 + 80)],
+)
+def test_a_plan_counts_what_is_read_of_a_draft(source: str, prompt: int):
+    work = _work(
+        "operator.schedule=[4,1]",
+        "operator.distiller=random_k",
+        "operator.top_k=2",
+        f"operator.source={source}",
+        "operator.tail_tokens=40",
+    )
+    assert next(calls.prompt for calls in work.calls if calls.role == "refine") == prompt
+
+
 def test_long_prompts_are_shared_and_short_ones_are_not():
     work = _work("plan.completion_share=1.0")
     trace, refine = work.trained

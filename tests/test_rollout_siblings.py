@@ -308,7 +308,23 @@ def _number_read(rollout: Rollout, parents: Sequence[int]) -> int:
 
 def _parents_of(stage: Stage) -> int:
     # A draft that was added waited for those before it.
-    return 3 if stage.role == DRAFT else stage.solutions
+    return 3 if stage.role == DRAFT else stage.solutions + stage.chains
+
+
+def test_a_stage_declares_chains_where_thoughts_are_read_and_solutions_elsewhere():
+    def read(name: str) -> list[tuple[str, int, int, int | None]]:
+        stages = _named(name).calls()
+        return [(stage.role, stage.solutions, stage.chains, stage.chain_tokens) for stage in stages[1:]]
+
+    assert read("rsa") == [(REFINE, 0, 2, None)] * 2
+    assert read("markovian_rsa") == [(REFINE, 0, 2, 20)] * 2
+    assert read("reasoning_cache") == [
+        (DISTIL, 0, 1, None),
+        (REFINE, 1, 0, None),
+        (DISTIL, 1, 1, None),  # the last summary, and the chain after it
+        (REFINE, 1, 0, None),
+    ]
+    assert read("pacore") == [(REFINE, 4, 0, None), (REFINE, 2, 0, None)]
 
 
 @pytest.mark.parametrize("name", SMALL)

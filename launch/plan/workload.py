@@ -29,8 +29,18 @@ class Stage(Protocol):
         ...
 
     @property
+    def chains(self) -> int:
+        """Number of completions that a prompt holds with their thoughts, in addition to the solutions."""
+        ...
+
+    @property
+    def chain_tokens(self) -> int | None:
+        """Tokens at the end of such a completion that are read; None: all."""
+        ...
+
+    @property
     def bound(self) -> int | None:
-        """Limit of the tokens of all these solutions together; None for no limit."""
+        """Limit of the tokens of all these solutions and chains together; None for no limit."""
         ...
 
 
@@ -206,6 +216,8 @@ def _operator_calls(
     """Returns the calls of one of the operator's stages on all problems."""
     plan, limit = config.plan, _solution_limit(config)
     held, most = stage.solutions * max(1, round(plan.solution_share * limit)), stage.solutions * limit
+    whole = stage.chain_tokens or config.rollout.call_tokens
+    held, most = held + stage.chains * min(whole, completion), most + stage.chains * whole
     if stage.bound is not None:
         held, most = min(held, stage.bound), stage.bound
     return Calls(
