@@ -52,8 +52,8 @@ def main(config: EvaluationConfig, overrides: list[str]) -> None:
 
 def _evaluate(config: EvaluationConfig) -> str:
     output_dir = Path(config.output_dir)
-    codec = load_codec(config.model, config.rollout)
     trace, operators = _operators(config)
+    codec = load_codec(config.model, config.rollout)
     comparison = Comparison(
         problems=load_evaluated(config.data, gold_checker(config.rewards)),
         operators=[build_operator(each) for each in operators],

@@ -105,7 +105,7 @@ def _styles(rows: Sequence[ReportRow]) -> _Styles:
     # tab10 without its own grey (7).
     wheel = [pyplot.get_cmap("tab10")(i) for i in (0, 1, 2, 3, 4, 5, 6, 8, 9)]
     names = dict.fromkeys(row.operator for row in rows if not _is_voting(row))
-    styles = {row.operator: (VOTING, "o" if row.vote is None else "D") for row in rows}
+    styles: _Styles = {row.operator: (VOTING, "o" if row.vote is None else "D") for row in rows}
     for i, name in enumerate(names):
         styles[name] = (wheel[i % len(wheel)], MARKERS[i // len(wheel) % len(MARKERS)])
     return styles
