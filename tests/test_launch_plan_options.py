@@ -33,6 +33,8 @@ MODELLED = {
     "operator.distiller": "operator.distiller=global_summary",
     "operator.top_k": "operator.top_k=2",
     "operator.workspace_tokens": "operator.workspace_tokens=1024",
+    "operator.source": "operator.source=full",
+    "operator.tail_tokens": "operator.source=tail operator.tail_tokens=64",
     "algo.loss_type": PPO,
     "algo.critic": f"{PPO} algo.critic=policy_trunk",
     "algo.num_generations": "algo.num_generations=16",
@@ -69,6 +71,7 @@ MODELLED = {
 BASES = {
     "model.lora_target_modules": "model.lora_r=8",
     "operator.error_analysis": "operator.kind=sr operator.schedule=[1,1]",
+    "operator.tail_tokens": "operator.source=tail",
     "algo.critic": PPO,
     "algo.credit_rounds": "operator.schedule=[4,4,1] algo.credit=[refine,draft]",
     "rollout.max_completion_length": "rollout.thinking_tokens=0",
@@ -104,6 +107,9 @@ FREE = {
     *("model.lora_alpha", "model.trust_remote_code", "model.attention", "model.use_liger_kernel"),
     "rollout.cast_lm_head_to_fp32",
     *("operator.name", "operator.oracle", "operator.thinking", "operator.prompts"),
+    # Of evaluations only: training widens the last round, and never stops early.
+    *("operator.outcome", "operator.match_size", "operator.votes"),
+    *("operator.agree_share", "operator.agree_min", "operator.max_drafts"),
     *(f"algo.{name}" for name in ("learning_rate", "distil_coef", "draft_coef", "draft_credit", "sft_coef")),
     *(
         f"algo.{name}"
