@@ -28,7 +28,7 @@ GROUPS = {
     group: sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
     for group in ("data", "operator", "algo", "rewards", "model", "rollout", "train", "experiment")
 }
-EVALUATIONS = {"paper_eval"}
+EVALUATIONS = {"paper_eval", "family_eval"}
 """Experiments of ``python -m rollout``; the others are of ``python -m train``, but for studies."""
 STUDIES = {"paper_small"}
 """Experiments of ``python -m train.study``."""

@@ -145,7 +145,7 @@ def test_an_evaluation_as_a_whole_has_no_limit(url: str, needed: list[str], monk
 
 def test_an_operator_that_does_not_exist_names_those_that_do(needed: list[str]):
     with pytest.raises(
-        SystemExit, match=r"no operator 'tracee'; choose one of best_of_n, .* Did you mean 'trace'"
+        SystemExit, match=r"no operator 'tracee'; choose one of adaptive, .* Did you mean 'trace'"
     ):
         _run(*needed, "operators=[tracee]")
 
