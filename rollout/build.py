@@ -11,7 +11,7 @@ from rollout.distiller import DistillerOptions
 from rollout.forcing import ThinkingLimit
 from rollout.imports import imported
 from rollout.operators import AgreementOptions, Operator, OperatorOptions, SelectionOptions
-from rollout.policy import PolicySettings
+from rollout.policy import PolicySettings, RoleSettings
 from rollout.prompt_probe import check_prompt
 from rollout.prompts import Codec, prompt_texts
 from rollout.records import Sampling
@@ -113,27 +113,45 @@ def policy_settings(
     # A chat endpoint applies its own template and does not return its thinking.
     opened = sampler.continues and codec.opens_thinking(thinking.open)
     marks = ThinkingMarks(open=thinking.open, close=thinking.close, opened_by_prompt=opened)
+    sampling = Sampling(
+        temperature=rollout.temperature,
+        top_p=rollout.top_p,
+        max_tokens=rollout.max_completion_length,
+        seed=0,
+        stop_token_ids=codec.stop_ids,
+    )
+
+    def limit(thinking_tokens: int) -> ThinkingLimit | None:
+        if not thinking_tokens:
+            return None
+        return _thinking_limit(thinking_tokens, thinking.force, rollout, codec, marks)
+
     return PolicySettings(
         sampler=sampler,
         codec=replace(codec, marks=(thinking.open, thinking.close)),
         prompts=prompt_texts(operator.prompts),
         marks=marks,
-        sampling=Sampling(
-            temperature=rollout.temperature,
-            top_p=rollout.top_p,
-            max_tokens=rollout.max_completion_length,
-            seed=0,
-            stop_token_ids=codec.stop_ids,
-        ),
-        limit=_thinking_limit(thinking.force, rollout, codec, marks) if rollout.thinking_tokens else None,
+        sampling=sampling,
+        limit=limit(rollout.thinking_tokens),
+        roles={
+            role: RoleSettings(
+                sampling=replace(
+                    sampling, temperature=rollout.temperature_of(role), top_p=rollout.top_p_of(role)
+                ),
+                limit=limit(rollout.thinking_tokens_of(role)),
+            )
+            for role in rollout.roles.changed()
+        },
     )
 
 
-def _thinking_limit(force: str, rollout: RolloutConfig, codec: Codec, marks: ThinkingMarks) -> ThinkingLimit:
+def _thinking_limit(
+    thinking_tokens: int, force: str, rollout: RolloutConfig, codec: Codec, marks: ThinkingMarks
+) -> ThinkingLimit:
     close_ids = codec.encode(marks.close)
     # Requests stop at token ids: a mark of several tokens cannot end the first request.
     return ThinkingLimit(
-        thinking_tokens=rollout.thinking_tokens,
+        thinking_tokens=thinking_tokens,
         answer_tokens=rollout.answer_tokens,
         close_ids=close_ids if len(close_ids) == 1 else (),
         force_ids=codec.encode(force),

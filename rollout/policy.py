@@ -7,8 +7,8 @@ import math
 import time
 import uuid
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from configs.thinking import ThinkingMarks
 from rollout.forcing import Sampled, ThinkingLimit, sample
@@ -58,6 +58,14 @@ class Solution:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RoleSettings:
+    """How the calls of one role are sampled."""
+
+    sampling: Sampling
+    limit: ThinkingLimit | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PolicySettings:
     """Settings that all problems of a run share."""
 
@@ -68,6 +76,12 @@ class PolicySettings:
     sampling: Sampling
     limit: ThinkingLimit | None = None
     """Budget forcing of every call; None for no limit on thinking."""
+    roles: Mapping[str, RoleSettings] = field(default_factory=dict)
+    """Roles whose calls are sampled otherwise."""
+
+    def of(self, role: str) -> RoleSettings:
+        """Returns how the calls of ``role`` are sampled."""
+        return self.roles.get(role) or RoleSettings(sampling=self.sampling, limit=self.limit)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -273,11 +287,11 @@ class Policy:
         if place.workspace:
             self.workspaces |= dict.fromkeys(range(first, first + num), place.workspace)
         seed = derive_seed(self._seed, self.problem.id, place.role, place.round, first)
-        settings = self._settings
+        settings = self._settings.of(place.role)
         sampling = replace(settings.sampling, seed=seed)
         started = time.monotonic()
         samples = await sample(
-            settings.sampler, prompt, sampling, num, settings.limit, request_id, self._aborted
+            self._settings.sampler, prompt, sampling, num, settings.limit, request_id, self._aborted
         )
         seconds = time.monotonic() - started
         for slot, sampled in enumerate(samples, start=first):

@@ -441,6 +441,11 @@ def test_what_is_no_override_is_a_config_error(override: str):
         ("rollout.temperature=-1", r"rollout\.temperature must be at least 0, got -1"),
         ("rollout.temperature=0", r"rollout\.temperature must be above 0 in training"),
         ("rollout.top_p=0.9", r"rollout\.top_p must be 1\.0 in training, got 0\.9"),
+        (
+            "rollout.roles.refine.top_p=0.9",
+            r"rollout\.roles\.refine\.top_p must be 1\.0 in training, got 0\.9",
+        ),
+        ("rollout.roles.draft.temperature=-1", r"rollout\.roles\.draft\.temperature must be at least 0"),
         ("train.max_steps=0", r"train\.max_steps must be at least 1, got 0\."),
         ("train.save_steps=0", r"train\.save_steps must be at least 1, got 0\."),
         ("train.keep_last=0", r"train\.keep_last must be at least 1, got 0\."),

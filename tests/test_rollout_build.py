@@ -1,20 +1,24 @@
 """From options to an operator: the built-in kinds, and a class of one's own."""
 
+import asyncio
 import json
 import random
 import re
 import sys
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 from conftest import REPO
-from fakes import CODEC, ScriptedPolicy, operator, roll
+from fakes import CODEC, PROMPTS, EvenIsCorrect, ScriptedPolicy, operator, problem, roll
 from tiny import byte_tokenizer, tiny_model
 
 from configs.compose import load, load_operator
-from configs.schema import ModelConfig, OperatorConfig, RolloutConfig
+from configs.schema import ModelConfig, OperatorConfig, RoleConfig, RolesConfig, RolloutConfig
+from rollout import records
 from rollout.build import Ranges, build_operator, load_codec, load_tokenizer, policy_settings
 from rollout.endpoints.chat import ChatEndpoint
+from rollout.operators import run_operator
 from rollout.prompts import Codec
 from rollout.records import TRACE
 from rollout.siblings import OPERATORS
@@ -276,3 +280,30 @@ def test_a_lora_adapter_is_no_model(tmp_path: Path, beside: str):
     assert "\n" not in str(caught.value)
     (tmp_path / "adapter_config.json").unlink()
     load_tokenizer(ModelConfig(path=str(tmp_path)))
+
+
+def test_each_role_is_sampled_as_its_own_options_say_and_the_others_as_the_runs():
+    operator = load("evaluation", ["model.path=x", "data.path=x"]).operator
+    roles = RolesConfig(
+        draft=RoleConfig(temperature=1.2, thinking_tokens=9), verify=RoleConfig(temperature=0.0, top_p=0.5)
+    )
+    config = RolloutConfig(temperature=0.8, max_completion_length=50, answer_tokens=7, roles=roles)
+    sampler = ScriptedPolicy()
+    settings = replace(policy_settings(operator, config, sampler, CODEC), prompts=PROMPTS)
+    pdr = build_operator(replace(operator, schedule=[3, 1], top_k=1))
+    asyncio.run(run_operator(problem(), pdr, settings, EvenIsCorrect(), seed=0))
+    asked = {(each.kind, each.sampling.temperature, each.sampling.top_p) for each in sampler.requests}
+    assert asked == {("SOLVE", 1.2, 1.0), ("VERIFY", 0.0, 0.5), ("REFINE", 0.8, 1.0)}
+    limit = settings.of("draft").limit
+    assert limit is not None and (limit.thinking_tokens, limit.answer_tokens) == (9, 7)
+    assert settings.of("refine").limit is None
+    assert (config.call_tokens_of("draft"), config.call_tokens_of("refine"), config.call_tokens) == (
+        16,
+        50,
+        50,
+    )
+
+
+def test_every_role_of_calls_has_options():
+    named = {value for name, value in vars(records).items() if name.isupper() and isinstance(value, str)}
+    assert {item.name for item in fields(RolesConfig)} == named

@@ -8,7 +8,7 @@ import hashlib
 import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -94,7 +94,8 @@ def assemble(config: TrainingConfig, overrides: list[str], data: RunData, stack:
         settings,
         grader,
         reward_group(
-            build_shaper(config.rewards, thinking, prompt_opens_thinking=opened), config.rollout.call_tokens
+            build_shaper(config.rewards, thinking, prompt_opens_thinking=opened),
+            config.rollout.call_tokens_of,
         ),
         collect_options(config),
         keep=GroupFilter(
@@ -182,8 +183,11 @@ def collect_options(config: TrainingConfig) -> CollectOptions:
     )
 
 
-def reward_group(shaper: Shaper, max_tokens: int) -> RewardGroup:
-    """Adapts the shaper to the collector, which calls it once per group of calls on one context."""
+def reward_group(shaper: Shaper, max_tokens: Callable[[str], int]) -> RewardGroup:
+    """Adapts the shaper to the collector, which calls it once per group of calls on one context.
+
+    ``max_tokens`` returns the limit of a role's calls.
+    """
 
     def reward(
         calls: Sequence[Call], verdicts: Sequence[Verdict], drafts: Sequence[JudgedDraft]
@@ -193,7 +197,7 @@ def reward_group(shaper: Shaper, max_tokens: int) -> RewardGroup:
                 verdict=cast("rewards.verdict.Verdict", verdict),
                 completion=call.text,
                 num_tokens=len(call.completion_ids),
-                max_tokens=max_tokens,
+                max_tokens=max_tokens(call.role),
                 drafts=tuple(draft.text for draft in drafts),
                 draft_statuses=tuple(draft.verdict.status for draft in drafts),
                 role=call.role,

@@ -148,7 +148,12 @@ class Annotator:
 
     def _collate(self, bin: Bin, notes: Annotations, roles: Sequence[str]) -> MicroBatch:
         batch = collate(bin.rows, roles=roles).to(self._accelerator.device)
-        batch = replace(batch, old_logprobs=notes.old_logprobs, ref_logprobs=notes.ref_logprobs)
+        batch = replace(
+            batch,
+            old_logprobs=notes.old_logprobs,
+            ref_logprobs=notes.ref_logprobs,
+            temperatures=self._temperatures(batch, roles),
+        )
         if notes.credit is None:
             return batch
         # The critic's advantages, one per token, replace those of the group.
@@ -158,3 +163,11 @@ class Annotator:
             old_values=notes.credit.values,
             returns=notes.credit.returns,
         )
+
+    def _temperatures(self, batch: MicroBatch, roles: Sequence[str]) -> Tensor | None:
+        """Returns the temperature of every trained token; None if all roles have the run's."""
+        rollout = self._config.rollout
+        if not rollout.roles.changed():
+            return None
+        of_roles = torch.tensor([rollout.temperature_of(role) for role in roles], device=batch.roles.device)
+        return of_roles[batch.roles]

@@ -27,7 +27,7 @@ from configs.schema.operator import (
     operator_spec,
 )
 from configs.schema.rewards import RewardsConfig
-from configs.schema.rollout import WITHOUT_EFFECT, RolloutConfig
+from configs.schema.rollout import WITHOUT_EFFECT, RoleConfig, RolesConfig, RolloutConfig
 from configs.schema.study import ArmConfig, StudyConfig
 from configs.schema.train import HEAD_CHUNK_BYTES, SHARE_FROM, TrainConfig
 
@@ -51,6 +51,8 @@ __all__ = [
     "ProblemsConfig",
     "PromptsConfig",
     "RewardsConfig",
+    "RoleConfig",
+    "RolesConfig",
     "RolloutConfig",
     "StudyConfig",
     "ThinkingConfig",

@@ -58,6 +58,7 @@ class TrainingConfig:
             )
         self._check_credit()
         self._check_adapter()
+        self._check_sampling()
         if self.rollout.enable_sleep_mode and self.collect.max_staleness:
             raise ValueError(
                 f"rollout.enable_sleep_mode is true and collect.max_staleness {self.collect.max_staleness}: "
@@ -69,13 +70,20 @@ class TrainingConfig:
                 "rollout.chat_url is for evaluation only: a chat endpoint returns neither token ids nor "
                 "log-probs, and accepts no weights."
             )
-        if self.rollout.temperature == 0:
-            raise ValueError("rollout.temperature must be above 0 in training: greedy samples are all equal.")
-        if self.rollout.top_p != 1.0:
-            raise ValueError(
-                f"rollout.top_p must be 1.0 in training, got {self.rollout.top_p}: a cut tail biases the "
-                "ratio between trainer and sampler."
-            )
+
+    def _check_sampling(self) -> None:
+        """Checks that the log-probs of trained tokens are those of the distribution they are sampled from."""
+        for role in ("trace", *self.algo.credit):
+            name = f"roles.{role}." if role in self.rollout.roles.changed() else ""
+            if self.rollout.temperature_of(role) == 0:
+                raise ValueError(
+                    f"rollout.{name}temperature must be above 0 in training: greedy samples are all equal."
+                )
+            if (top_p := self.rollout.top_p_of(role)) != 1.0:
+                raise ValueError(
+                    f"rollout.{name}top_p must be 1.0 in training, got {top_p}: a cut tail biases the ratio "
+                    "between trainer and sampler."
+                )
 
     def _check_adapter(self) -> None:
         rank, served = self.model.lora_r, self.rollout.max_lora_rank

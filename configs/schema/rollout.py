@@ -1,6 +1,6 @@
 """Sampling, and the workers that sample."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from configs.schema.checks import above, at_least, choice, has_user, share
@@ -30,6 +30,32 @@ WITHOUT_EFFECT = (
 
 LORA_RANKS = ("0", "8", "16", "32", "64", "128", "256", "320", "512")
 """0, and the ranks that vLLM has kernels for."""
+
+
+@dataclass(kw_only=True)
+class RoleConfig:
+    """Sampling of the calls of one role. null: as the run's option of the same name."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+    thinking_tokens: int | None = None
+
+
+@dataclass(kw_only=True)
+class RolesConfig:
+    """Sampling of the calls of each role."""
+
+    trace: RoleConfig = field(default_factory=RoleConfig)
+    draft: RoleConfig = field(default_factory=RoleConfig)
+    refine: RoleConfig = field(default_factory=RoleConfig)
+    distil: RoleConfig = field(default_factory=RoleConfig)
+    verify: RoleConfig = field(default_factory=RoleConfig)
+    analyse: RoleConfig = field(default_factory=RoleConfig)
+
+    def changed(self) -> dict[str, RoleConfig]:
+        """Returns the roles that have an option of their own."""
+        every = {item.name: getattr(self, item.name) for item in fields(self)}
+        return {name: role for name, role in every.items() if role != RoleConfig()}
 
 
 @dataclass(kw_only=True)
@@ -67,6 +93,9 @@ class RolloutConfig:
 
     answer_tokens: int = 2048
     """With thinking_tokens: limit of the tokens that a call may write after its thinking."""
+
+    roles: RolesConfig = field(default_factory=RolesConfig)
+    """Other temperature, top_p or thinking_tokens for the calls of one role, e.g. roles.draft.temperature."""
 
     max_concurrency: int = 512
     """Sequences in flight at once, over all workers: above max_num_seqs of all together, so that some wait at
@@ -144,12 +173,37 @@ class RolloutConfig:
     +rollout.vllm_args.kv_cache_dtype=fp8; not those that are set above. They can decide what is sampled: a
     run with others is another run."""
 
+    def temperature_of(self, role: str) -> float:
+        """Returns the sampling temperature of a role's calls."""
+        own = self._of(role).temperature
+        return self.temperature if own is None else own
+
+    def top_p_of(self, role: str) -> float:
+        """Returns the nucleus of a role's calls."""
+        own = self._of(role).top_p
+        return self.top_p if own is None else own
+
+    def thinking_tokens_of(self, role: str) -> int:
+        """Returns the limit of a role's thinking; 0 for no separate limit."""
+        own = self._of(role).thinking_tokens
+        return self.thinking_tokens if own is None else own
+
+    def call_tokens_of(self, role: str) -> int:
+        """Returns the limit of the tokens that the policy may write in one call of a role."""
+        thinking = self.thinking_tokens_of(role)
+        return thinking + self.answer_tokens if thinking else self.max_completion_length
+
+    def _of(self, role: str) -> RoleConfig:
+        # A custom operator may name roles of its own.
+        return self.roles.changed().get(role, RoleConfig())
+
+    def _roles(self) -> list[str]:
+        return [item.name for item in fields(self.roles)]
+
     @property
     def call_tokens(self) -> int:
-        """Limit of the tokens that the policy may write in one call."""
-        if self.thinking_tokens:
-            return self.thinking_tokens + self.answer_tokens
-        return self.max_completion_length
+        """Limit of the tokens that the policy may write in one call of any role."""
+        return max(map(self.call_tokens_of, self._roles()))
 
     @property
     def chats(self) -> bool:
@@ -170,6 +224,9 @@ class RolloutConfig:
         above("rollout.start_timeout_seconds", self.start_timeout_seconds, 0)
         above("rollout.publish_timeout_seconds", self.publish_timeout_seconds, 0)
         at_least("rollout.temperature", self.temperature, 0)
+        for name, role in self.roles.changed().items():
+            at_least(f"rollout.roles.{name}.temperature", role.temperature or 0, 0)
+            at_least(f"rollout.roles.{name}.thinking_tokens", role.thinking_tokens or 0, 0)
         choice("rollout.weight_transfer", self.weight_transfer, ("directory", "nccl", "gloo", "ipc"))
         if self.weight_transfer == "nccl" and self.enable_sleep_mode:
             raise ValueError(
@@ -198,10 +255,13 @@ class RolloutConfig:
             )
         choice("rollout.pause_mode", self.pause_mode, ("keep", "keep_cache", "wait"))
         if self.call_tokens >= self.max_model_len:
-            names = "thinking_tokens + answer_tokens" if self.thinking_tokens else "max_completion_length"
+            longest = max(self._roles(), key=self.call_tokens_of)
+            forced = self.thinking_tokens_of(longest)
+            names = "thinking_tokens + answer_tokens" if forced else "max_completion_length"
+            where = f" of role {longest}" if longest in self.roles.changed() else ""
             raise ValueError(
-                f"rollout.{names} is {self.call_tokens}, but rollout.max_model_len is {self.max_model_len}: "
-                "no token is left for the prompt."
+                f"rollout.{names}{where} is {self.call_tokens}, but rollout.max_model_len is "
+                f"{self.max_model_len}: no token is left for the prompt."
             )
 
     def _check_workers(self) -> None:
@@ -239,9 +299,9 @@ class RolloutConfig:
             raise ValueError("rollout.chat_model must name the model to use at rollout.chat_url.")
         if self.chat_model and not self.chats:
             raise ValueError(f"rollout.chat_model is '{self.chat_model}', but rollout.chat_url is not set.")
-        if self.chats and self.thinking_tokens:
+        if self.chats and (most := max(map(self.thinking_tokens_of, self._roles()))):
             raise ValueError(
-                f"rollout.thinking_tokens is {self.thinking_tokens}, but a chat endpoint "
+                f"rollout.thinking_tokens is {most}, but a chat endpoint "
                 "(rollout.chat_url) cannot continue a half-written completion. Set it to 0."
             )
         if self.chats and self.urls:

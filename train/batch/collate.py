@@ -52,6 +52,8 @@ class MicroBatch:
     """Number of completions, including those without a trained token."""
     call_ids: tuple[str, ...]
     """Call ids of the completions, ``num_sequences`` in total."""
+    temperatures: Tensor | None = None
+    """Temperatures that the tokens are sampled at, shape ``(N,)``; None: the policy's for all."""
     old_logprobs: Tensor | None = None
     """Log-probs of the policy before its first update on this batch; None during that first update."""
     ref_logprobs: Tensor | None = None

@@ -34,12 +34,15 @@ class TokenHead(nn.Module):
         self.bias: nn.Parameter | None = base.bias
         self.up: nn.Parameter | None = head.lora_B[ADAPTER].weight if self._adapter else None
 
-    def forward(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, hidden: Tensor, targets: Tensor, temperatures: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Returns log-probs of ``targets`` and entropies, both fp32, shape ``(N,)``.
 
         Args:
             hidden: Shape ``(N, hidden_size)``.
             targets: Token ids, shape ``(N,)``.
+            temperatures: Temperature of each token in place of the one of ``options``, shape ``(N,)``.
         """
         low, up = None, None
         if self._adapter and not self._adapter[0].disable_adapters:
@@ -48,7 +51,7 @@ class TokenHead(nn.Module):
             first = cast(nn.Linear, layer.lora_A[ADAPTER])
             low = (first(hidden.to(first.weight.dtype)) * layer.scaling[ADAPTER]).to(up.dtype)
         weights = HeadWeights(weight=self.weight, bias=self.bias, low=low, up=up)
-        return head_logprobs(hidden, weights, targets, self.options)
+        return head_logprobs(hidden, weights, targets, self.options, temperatures)
 
     # A checkpoint holds these weights once, under the names of the model.
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:

@@ -42,7 +42,11 @@ class HeadWeights:
 
 
 def head_logprobs(
-    hidden: Tensor, head: HeadWeights, targets: Tensor, options: HeadOptions
+    hidden: Tensor,
+    head: HeadWeights,
+    targets: Tensor,
+    options: HeadOptions,
+    temperatures: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Returns ``log softmax(logits / temperature)[targets]`` and the entropies, both fp32, shape ``(N,)``.
 
@@ -55,10 +59,10 @@ def head_logprobs(
         head: Weights of the head.
         targets: Token ids, shape ``(N,)``.
         options: Temperature and precision.
+        temperatures: Temperature of each token in place of the one of ``options``, shape ``(N,)``.
     """
-    results = _HeadLogprobs.apply(
-        hidden, head.weight, head.bias, head.low, head.up, targets, options, torch.is_grad_enabled()
-    )
+    weights = (head.weight, head.bias, head.low, head.up)
+    results = _HeadLogprobs.apply(hidden, *weights, targets, temperatures, options, torch.is_grad_enabled())
     return cast("tuple[Tensor, Tensor]", results)
 
 
@@ -74,6 +78,7 @@ class _HeadLogprobs(torch.autograd.Function):
         low: Tensor | None,
         up: Tensor | None,
         targets: Tensor,
+        temperatures: Tensor | None,
         options: HeadOptions,
         has_gradient: bool,
     ) -> tuple[Tensor, Tensor]:
@@ -82,10 +87,11 @@ class _HeadLogprobs(torch.autograd.Function):
         logprobs, entropies = torch.empty(2, len(targets), dtype=wide, device=hidden.device)
         *before, final = _chunks(len(targets), len(weight))
         for chunk in before:
-            _softmax(_logits(hidden, head, chunk, options), targets[chunk], logprobs[chunk], entropies[chunk])
-        last = _logits(hidden, head, final, options)
+            logits = _logits(hidden, head, chunk, temperatures, options)
+            _softmax(logits, targets[chunk], logprobs[chunk], entropies[chunk])
+        last = _logits(hidden, head, final, temperatures, options)
         _softmax(last, targets[final], logprobs[final], entropies[final], keeps_probs=has_gradient)
-        ctx.save_for_backward(hidden, weight, bias, low, up, targets, entropies, last)
+        ctx.save_for_backward(hidden, weight, bias, low, up, targets, temperatures, entropies, last)
         ctx.options = options
         if not options.entropy_has_gradient:
             ctx.mark_non_differentiable(entropies)
@@ -94,7 +100,7 @@ class _HeadLogprobs(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_logprobs: Tensor, grad_entropies: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, weight, bias, low, up, targets, entropies, probs = ctx.saved_tensors
+        hidden, weight, bias, low, up, targets, temperatures, entropies, probs = ctx.saved_tensors
         options: HeadOptions = ctx.options
         needs_hidden, needs_weight, needs_bias, needs_low, needs_up, *_ = ctx.needs_input_grad
         head = HeadWeights(weight=weight, bias=bias, low=low, up=up)
@@ -104,11 +110,12 @@ class _HeadLogprobs(torch.autograd.Function):
         unused = torch.empty_like(entropies)
         for chunk in reversed(_chunks(len(targets), len(weight))):
             if probs is None:
-                probs = _logits(hidden, head, chunk, options)
+                probs = _logits(hidden, head, chunk, temperatures, options)
                 _softmax(probs, targets[chunk], unused[chunk], unused[chunk], keeps_probs=True)
             # d logits / d products = 1 / temperature
-            upstream = grad_logprobs[chunk] / options.temperature
-            bonus = grad_entropies[chunk] / options.temperature if options.entropy_has_gradient else None
+            temperature = options.temperature if temperatures is None else temperatures[chunk]
+            upstream = grad_logprobs[chunk] / temperature
+            bonus = grad_entropies[chunk] / temperature if options.entropy_has_gradient else None
             gradient = _gradient(probs, targets[chunk], entropies[chunk], upstream, bonus)
             probs = None
             if needs_bias:
@@ -127,7 +134,7 @@ class _HeadLogprobs(torch.autograd.Function):
             None if sum_ is None else sum_.to(parameter.dtype)
             for sum_, parameter in ((of_weight, weight), (of_bias, bias), (of_up, up))
         )
-        return of_hidden, of_weight, of_bias, of_low, of_up, None, None, None
+        return of_hidden, of_weight, of_bias, of_low, of_up, None, None, None, None
 
 
 def _chunks(num_tokens: int, vocabulary: int) -> list[slice]:
@@ -137,7 +144,9 @@ def _chunks(num_tokens: int, vocabulary: int) -> list[slice]:
     return [slice(start, end) for start, end in itertools.pairwise(bounds)]
 
 
-def _logits(hidden: Tensor, head: HeadWeights, chunk: slice, options: HeadOptions) -> Tensor:
+def _logits(
+    hidden: Tensor, head: HeadWeights, chunk: slice, temperatures: Tensor | None, options: HeadOptions
+) -> Tensor:
     """Returns the logits of a chunk divided by the temperature, in fp32 at least."""
     product = _wide_product if options.in_fp32 else torch.mm
     logits = product(hidden[chunk], head.weight.t())
@@ -146,6 +155,8 @@ def _logits(hidden: Tensor, head: HeadWeights, chunk: slice, options: HeadOption
     if head.low is not None and head.up is not None:
         logits += product(head.low[chunk], head.up.t())
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    if temperatures is not None:
+        return logits.div_(temperatures[chunk, None])
     return logits if options.temperature == 1 else logits.div_(options.temperature)
 
 

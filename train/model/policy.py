@@ -120,6 +120,7 @@ class PolicyModel(nn.Module):
         Args:
             model: The policy, with its adapters if it has any.
             temperature: Temperature of the sampler: log-probs describe the distribution it sampled from.
+                ``MicroBatch.temperatures`` replaces it.
             entropy_has_gradient: True makes the entropies differentiable, for an entropy bonus.
             has_value_head: True adds the head of a critic to the policy's trunk.
             fp32_head: True does not round the logits to the dtype of the weights.
@@ -142,7 +143,7 @@ class PolicyModel(nn.Module):
         With ``only_values_learn`` the gradient of the values stops at the value head.
         """
         hidden = predictor_states(self.model.base_model, batch)
-        logprobs, entropies = self.head(hidden, batch.targets)
+        logprobs, entropies = self.head(hidden, batch.targets, batch.temperatures)
         values = None
         if self.value_head is not None:
             values = self.value_head(hidden.detach() if only_values_learn else hidden)
