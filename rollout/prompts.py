@@ -79,13 +79,18 @@ class PromptTexts:
         fenced = [f"{fence}\n{s}\n{fence}" for s in solutions] if fence else solutions
         return [self.draft.format(number=i, solution=s) for i, s in enumerate(fenced, start=1)]
 
+    @property
+    def before_number(self) -> str:
+        """Word before a draft's number, casefolded; its signs if it has no word; else nothing."""
+        return _before_number(self.draft)
+
     def fence(self, solutions: Sequence[str]) -> str:
         """Returns the backticks that enclose every draft, more than any draft holds in a row.
 
         Empty if no draft could be read as several: if none contains the word before a draft's number
         ("draft", in any case). So an ordinary workspace costs nothing more.
         """
-        head = _before_number(self.draft)
+        head = self.before_number
         if not any(head in solution.casefold() for solution in solutions):
             return ""
         runs = (run for solution in solutions for run in re.findall("`+", solution))

@@ -23,6 +23,8 @@ SELECT = "select"
 """A call that reads several solutions and names the best by its number."""
 REFINE = "refine"
 """A solution attempt given problem and workspace."""
+AMORTISE = "amortise"
+"""An operator's answer as a sample of the plain problem: the role of a group, never that of a call made."""
 ATTEMPTS = (TRACE, DRAFT, REFINE)
 """Roles whose calls answer the problem and therefore have a verdict."""
 

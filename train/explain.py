@@ -16,9 +16,9 @@ from typing import Any
 
 import yaml
 
-from rollout.records import ATTEMPTS
+from rollout.records import AMORTISE, ATTEMPTS
 from train.loss.advantages import STD_EPSILON
-from train.trace import FOLDER, CallRecord, read_trace, trace_path, traced_steps
+from train.trace import FOLDER, CallRecord, CreditRecord, read_trace, trace_path, traced_steps
 
 SHOWN_CHARACTERS = 400
 """Number of characters shown from the end of a text, unless ``--full`` is given."""
@@ -29,7 +29,8 @@ def problem_list(calls: Sequence[CallRecord]) -> str:
     lines = ["problem: operator, credited calls, mean reward, calls with an advantage"]
     for problem in dict.fromkeys(call.problem_id for call in calls):
         of_problem = [call for call in calls if call.problem_id == problem]
-        credits = [call.credit for call in of_problem if call.credit is not None]
+        # An amortised answer is in the list as the answer that it is.
+        credits = [c.credit for c in of_problem if c.credit is not None and c.role != AMORTISE]
         rewards = [credit.reward for credit in credits if credit.reward is not None]
         operators = ", ".join(dict.fromkeys(call.operator for call in of_problem))
         mean = f"{fmean(rewards):+.3g}" if rewards else "-"
@@ -72,12 +73,15 @@ def _rollout_lines(calls: Sequence[CallRecord], style: Style) -> Iterator[str]:
     for (round, role, context), sharing in contexts.items():
         parents = sharing[0].parents
         reads = f"reads calls {', '.join(parents)}" if parents else "reads the plain problem"
-        if parents and context in plain:  # the fallback of an empty workspace
+        if role == AMORTISE:
+            answers = ", ".join(parent for call in sharing for parent in call.parents)
+            reads = f"reads the plain problem: the answers {answers} as its samples"
+        elif parents and context in plain:  # the fallback of an empty workspace
             reads = f"reads the plain problem: no usable solution in calls {', '.join(parents)}"
         yield f"-- round {round}, {role}: {len(sharing)} calls, prompt {context}, which {reads}"
         if parents:
             yield _quote("end of the prompt", sharing[0].prompt, style.characters)
-        for call in sharing:
+        for call in sharing if role != AMORTISE else ():  # shown above, as answers
             yield from _call_lines(call, style.characters)
         yield from _group_lines(sharing, style)
 
@@ -103,6 +107,10 @@ def _group_lines(calls: Sequence[CallRecord], style: Style) -> Iterator[str]:
     if not credited:
         yield "   not credited: other calls read these calls, but they are not trained on"
         return
+    if calls[0].role == AMORTISE:
+        yield f"   imitated with algo.amortise_coef {style.algo['amortise_coef']:g}: no baseline and no ratio"
+        yield from _credit_lines(credited)
+        return
     rewards = [credit.reward for _, credit in credited if credit.reward is not None]
     deviation = stdev(rewards) if len(rewards) > 1 else 0.0
     spread = f"standard deviation (n - 1) {deviation:.4g}"
@@ -114,6 +122,11 @@ def _group_lines(calls: Sequence[CallRecord], style: Style) -> Iterator[str]:
         yield "   all rewards are equal, so every advantage is 0"
     else:
         yield f"   {_formula(calls[0].role, style)}"
+    yield from _credit_lines(credited)
+
+
+def _credit_lines(credited: Sequence[tuple[CallRecord, CreditRecord]]) -> Iterator[str]:
+    """Yields the lines of each call: reward, advantage and its part of the update."""
     for call, credit in credited:
         parts = " ".join(f"{name}={value:.3g}" for name, value in credit.reward_parts.items())
         advantage = "-" if credit.advantage is None else f"{credit.advantage:+.4g}"
@@ -128,7 +141,7 @@ def _group_lines(calls: Sequence[CallRecord], style: Style) -> Iterator[str]:
                 f"{_number(update.trainer_logprob)} (trainer); "
                 f"loss {_number(update.loss, '+')}"
             )
-        elif reason is None:
+        elif credit.dropped is None:
             yield "      not part of the update: it cannot change the policy"
 
 

@@ -14,7 +14,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from rollout.records import TRACE, Group, Rollout, Sample
+from rollout.records import AMORTISE, TRACE, Group, Rollout, Sample
 from train.batch.collate import MicroBatch
 from train.batch.rows import Row
 from train.distributed import max_over_ranks, sum_over_ranks
@@ -48,8 +48,9 @@ class TokenMetrics:
         for name, values in terms.losses.items():
             self._add(self._losses, name, batch.roles, counted(batch.policy_weights * values))
         for name, values in terms.means.items():
-            self._add(self._sums, name, batch.roles, counted(values))
-            self._add(self._counts, name, batch.roles, counts.double())
+            has_it = counts & terms.only[name] if name in terms.only else counts
+            self._add(self._sums, name, batch.roles, torch.where(has_it, values.double(), 0.0))
+            self._add(self._counts, name, batch.roles, has_it.double())
         for name, values in terms.maxima.items():
             # Totals start at 0, so a 0 changes no maximum.
             largest = self._maxima.get(name, self._zeros)
@@ -71,10 +72,15 @@ class TokenMetrics:
             # All terms count the same trained tokens; max selects one of the equal counts.
             tokens = max(of_roles[place] for of_roles in counts.values())
             metrics[f"trained_tokens/{role}"] = tokens
-            metrics |= {f"{name}/{role}": of[place] / num_updates for name, of in losses.items()}
+            if role != AMORTISE:
+                metrics |= {f"{name}/{role}": of[place] / num_updates for name, of in losses.items()}
             if tokens:
-                means = {name: of[place] / counts[name][place] for name, of in sums.items()}
-                means = _with_explained_variance(means) | {name: of[place] for name, of in maxima.items()}
+                means = {
+                    name: of[place] / counts[name][place] for name, of in sums.items() if counts[name][place]
+                }
+                means = _with_explained_variance(means)
+                if role != AMORTISE:  # whose sampler read another prompt
+                    means |= {name: of[place] for name, of in maxima.items()}
                 metrics |= {f"{name}/{role}": value for name, value in means.items()}
         metrics["loss"] = sum(metrics.get(f"loss/{role}", 0.0) for role in self._roles)
         return metrics
@@ -108,6 +114,8 @@ def group_metrics(groups: Sequence[Group], rows: Sequence[Row]) -> dict[str, flo
     advantages: dict[str, list[float]] = defaultdict(list)
     no_signal: dict[str, list[bool]] = defaultdict(list)
     for group, row in zip(groups, rows, strict=True):
+        if group.key.role == AMORTISE:  # the operator's samples, which count there
+            continue
         samples[group.key.role].extend(group.samples)
         # The group's advantage is the same for all tokens of a completion, so the first one suffices.
         firsts = [float(branch.advantages[0]) for branch in row.branches if len(branch.advantages)]

@@ -25,6 +25,7 @@ from rewards.build import build_scorer, build_shaper
 from rewards.grader import Grader
 from rewards.shaping import RewardInput, ShapedReward, Shaper
 from rollout.build import Ranges, build_operator, load_codec, policy_settings
+from rollout.collection.amortise import Amortiser
 from rollout.collection.collector import BatchCollector, CollectOptions
 from rollout.collection.draft_cache import DraftCache
 from rollout.collection.groups import Credited, GroupFilter, RewardGroup
@@ -105,6 +106,9 @@ def assemble(config: TrainingConfig, overrides: list[str], data: RunData, stack:
         ),
         cache=cache,
         replay=_replay(config, data.origin),
+        amortise=(
+            Amortiser(settings, config.algo.amortise_max_per_problem) if config.algo.amortise_coef else None
+        ),
     )
     operators = [build_operator(load_operator(n, config.operator)) for n in config.train.eval_operators]
     producer = Producer(

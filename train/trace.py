@@ -6,13 +6,14 @@ dropped, advantage) and the update (weights, the trainer's log-prob, the share o
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
 
+from rollout.collection.amortise import amortised_id
 from rollout.collection.collector import CollectedBatch
-from rollout.records import Group, Rollout, Sample, VersionSpan, call_id, context_key
+from rollout.records import AMORTISE, Group, Rollout, Sample, VersionSpan, call_id, context_key
 from train.batch.rows import Branch, Row
 from train.call_terms import UpdateRecord
 
@@ -42,7 +43,11 @@ class CreditRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallRecord:
-    """One line of the trace. Non-finite numbers are read back as None."""
+    """One line of the trace. Non-finite numbers are read back as None.
+
+    An answer that is also a sample of the plain problem has a second line, with role ``amortise``, that
+    prompt, and the answer as its parent.
+    """
 
     call_id: str
     problem_id: str
@@ -111,16 +116,35 @@ class GroupTrace:
         self, batch: CollectedBatch, rows: Sequence[Row], updates: Mapping[str, UpdateRecord]
     ) -> Iterator[CallRecord]:
         credits = credit_records(batch, rows, updates)
+        retrained = {sample.call_id: sample for group in batch.groups for sample in _amortised(group)}
         # Calls of a group share their prompt, so each prompt is decoded only once.
         prompts: dict[tuple[int, ...], tuple[str, str]] = {}
         for number, rollout in enumerate(batch.rollouts):
             for place, call in enumerate(rollout.calls):
-                if call.prompt_ids not in prompts:
-                    text = self._decode(call.prompt_ids[-PROMPT_TOKENS:])[-TEXT_CHARACTERS:]
-                    prompts[call.prompt_ids] = (context_key(call.prompt_ids), text)
-                context, prompt = prompts[call.prompt_ids]
                 name = call_id(number, place)
-                yield _record(rollout, number, place, context, prompt, credits.get(name))
+                context, prompt = self._prompt(call.prompt_ids, prompts)
+                record = _record(rollout, number, place, context, prompt, credits.get(name))
+                yield record
+                if (sample := retrained.get(amortised_id(name))) is not None:
+                    context, prompt = self._prompt(sample.call.prompt_ids, prompts)
+                    yield replace(
+                        record,
+                        call_id=sample.call_id,
+                        role=AMORTISE,
+                        round=0,
+                        parents=(name,),
+                        context=context,
+                        prompt=prompt,
+                        prompt_tokens=len(sample.call.prompt_ids),
+                        credit=credits[sample.call_id],
+                    )
+
+    def _prompt(self, ids: tuple[int, ...], known: dict[tuple[int, ...], tuple[str, str]]) -> tuple[str, str]:
+        """Returns key and end of a prompt; ``known`` holds those decoded so far."""
+        if ids not in known:
+            text = self._decode(ids[-PROMPT_TOKENS:])[-TEXT_CHARACTERS:]
+            known[ids] = (context_key(ids), text)
+        return known[ids]
 
     def _keep_below_limit(self, newest: Path) -> None:
         """Removes the oldest traces until the folder is within its limit; the newest is always kept."""
@@ -131,6 +155,10 @@ class GroupTrace:
                 return
             total -= sizes[path]
             path.unlink()
+
+
+def _amortised(group: Group) -> tuple[Sample, ...]:
+    return group.samples if group.key.role == AMORTISE else ()
 
 
 def credit_records(

@@ -56,6 +56,13 @@ class AlgoConfig:
     sft_coef: float = 0.1
     """Weight of the length-normalised negative log-likelihood of positive samples (J_SFT)."""
 
+    amortise_coef: float = 0.0
+    """Weight of the length-normalised negative log-likelihood of the operator's right answers under the plain
+    prompt (rejection-sampling distillation of the operator into the trace). 0: off."""
+
+    amortise_max_per_problem: int = 0
+    """Limit of such samples of one problem. 0: all."""
+
     epsilon: float = 0.2
     """The ratio is clipped below at 1 - epsilon."""
 
@@ -158,6 +165,13 @@ class AlgoConfig:
         at_least("algo.beta", self.beta, 0)
         at_least("algo.entropy_coef", self.entropy_coef, 0)
         at_least("algo.pass_k", self.pass_k, 1)
+        at_least("algo.amortise_coef", self.amortise_coef, 0)
+        at_least("algo.amortise_max_per_problem", self.amortise_max_per_problem, 0)
+        if self.amortise_coef and not self.operator_fraction:
+            raise ValueError(
+                f"algo.amortise_coef is {self.amortise_coef}, but algo.operator_fraction is 0: no operator "
+                "writes answers to learn from."
+            )
         self._check_critic()
         self._check_credit()
         if self.loss_type == "cispo" and self.epsilon_high < 1:

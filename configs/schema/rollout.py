@@ -194,7 +194,8 @@ class RolloutConfig:
         return thinking + self.answer_tokens if thinking else self.max_completion_length
 
     def _of(self, role: str) -> RoleConfig:
-        # A custom operator may name roles of its own.
+        # A custom operator may name roles of its own; an amortised answer is trained as a trace.
+        role = "trace" if role == "amortise" else role
         return self.roles.changed().get(role, RoleConfig())
 
     def _roles(self) -> list[str]:

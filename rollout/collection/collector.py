@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from rollout.build import Ranges
+from rollout.collection.amortise import Amortiser
 from rollout.collection.draft_cache import DraftCache
 from rollout.collection.groups import Credited, DroppedGroup, GroupFilter, RewardGroup, group_rollout
 from rollout.collection.problem_stream import ProblemStream
@@ -84,11 +85,13 @@ class BatchCollector:
         keep: GroupFilter | None = None,
         cache: DraftCache | None = None,
         replay: Replay | None = None,
+        amortise: Amortiser | None = None,
     ) -> None:
         """Stores the parts; nothing is drawn or sampled yet.
 
         With ``cache``, drafts are taken from it up to their number, and the rest is sampled. With
-        ``replay``, no finished rollout is sampled again after a resume.
+        ``replay``, no finished rollout is sampled again after a resume. With ``amortise``, right answers of
+        the operator are samples of the plain problem, too; no filter drops them.
         """
         self.stream = stream
         self._operator = type(operator)(replace(operator.options, num_workspaces=options.num_workspaces))
@@ -99,6 +102,7 @@ class BatchCollector:
         self._options = options
         self._keep = keep or GroupFilter()
         self._cache = cache
+        self._amortise = amortise
         self.replay = replay
         self._steps_without_groups = 0
         self._num_tried = 0
@@ -121,6 +125,7 @@ class BatchCollector:
         refused: list[RequestRefused] = []
         dropped: list[DroppedGroup] = []
         drawn: set[str] = set()
+        amortised: Counter[str] = Counter()
         refills, num_tried = -1, 0
         while missing and refills < self._options.max_refill:
             refills += 1
@@ -136,7 +141,10 @@ class BatchCollector:
                     continue
                 # A rollout's number is its position in the step's ``rollouts``: call ids depend on it.
                 first = len(rollouts)
-                kept = [self._kept(rollout, number, dropped) for number, rollout in enumerate(result, first)]
+                kept = [
+                    self._kept(rollout, number, dropped) + self._amortised(rollout, number, amortised)
+                    for number, rollout in enumerate(result, first)
+                ]
                 rollouts += result
                 groups += [group for of_rollout in kept for group in of_rollout]
                 filled = [
@@ -152,6 +160,7 @@ class BatchCollector:
         self._guard(groups, reasons)
         metrics: dict[str, float] = {"collect/refused": len(refused), "collect/refills": refills}
         metrics |= {f"collect/dropped_{reason}": count for reason, count in reasons.items()}
+        metrics |= amortised
         return CollectedBatch(
             groups=tuple(groups),
             rollouts=tuple(rollouts),
@@ -249,6 +258,16 @@ class BatchCollector:
             else:
                 dropped.append(DroppedGroup(group=group, reason=reason))
         return kept
+
+    def _amortised(self, rollout: Rollout, number: int, counts: Counter[str]) -> list[Group]:
+        """Returns the answers of rollout ``number`` as a group of the plain problem, if there are any."""
+        if self._amortise is None:
+            return []
+        result = self._amortise(rollout, number)
+        groups = [] if result.group is None else [result.group]
+        counts["collect/amortised"] += sum(len(group.samples) for group in groups)
+        counts["collect/amortise_mentions"] += result.mentions
+        return groups
 
     def _check_refused(self, num_tried: int, refused: Sequence[RequestRefused]) -> None:
         """Raises ``RuntimeError`` if too many problems were refused: the rest would be another data set."""

@@ -20,7 +20,7 @@ class Bin:
 
 
 def share_prompts(rows: Sequence[Row], *, tokens_per_row: int) -> list[Row]:
-    """Decides for each group whether its completions share rows.
+    """Decides for each prompt whether its completions share rows, those of several groups included.
 
     Args:
         rows: One row per group, with all its completions.
@@ -28,7 +28,7 @@ def share_prompts(rows: Sequence[Row], *, tokens_per_row: int) -> list[Row]:
             completion is kept.
     """
     result: list[Row] = []
-    for row in rows:
+    for row in _by_prompt(rows):
         prompt = len(row.prompt_ids)
         # Tokens if every completion has a row, and thus a prompt, of its own: n * P + sum of L_i.
         apart = row.num_tokens + prompt * (len(row.branches) - 1)
@@ -37,6 +37,16 @@ def share_prompts(rows: Sequence[Row], *, tokens_per_row: int) -> list[Row]:
         else:
             result.extend(separate([row]))
     return result
+
+
+def _by_prompt(rows: Sequence[Row]) -> list[Row]:
+    """Joins rows of equal prompts, such as a problem's traces and amortised answers; keeps the first key."""
+    joined: dict[bytes, Row] = {}
+    for row in rows:
+        name = row.prompt_ids.tobytes()
+        first = joined.get(name)
+        joined[name] = row if first is None else replace(first, branches=first.branches + row.branches)
+    return list(joined.values())
 
 
 def separate(rows: Sequence[Row]) -> list[Row]:

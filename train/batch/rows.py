@@ -65,7 +65,7 @@ class Row:
     """A prompt and the completions that share it."""
 
     key: GroupKey
-    """Group within which the completions were compared."""
+    """Group within which the completions were compared; in a packed row of several groups, the first."""
     prompt_ids: np.ndarray
     branches: tuple[Branch, ...]
 

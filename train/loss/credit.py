@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from configs.schema import AlgoConfig
-from rollout.records import DISTIL, DRAFT, Group, Sample
+from rollout.records import AMORTISE, DISTIL, DRAFT, Group, Sample
 from train.batch.rows import Branch, Row
 from train.loss.advantages import group_advantages, make_estimator
 from train.loss.averaging import mean_over_sequences, mean_over_tokens, role_weights
@@ -24,10 +24,15 @@ def credit(groups: Sequence[Group], algo: AlgoConfig) -> list[Row]:
     """Returns one row per group, in order, each completion with its advantage within the group.
 
     Roles are credited separately: with ``scale_rewards=batch`` the scale is that of all groups of a role.
-    Samples that ``mask_truncated_completions`` excludes still count in their group's baseline.
+    Samples that ``mask_truncated_completions`` excludes still count in their group's baseline. Amortised
+    answers have no advantage: they are imitated.
     """
-    advantages: dict[int, np.ndarray] = {}
-    for role in {group.key.role for group in groups}:
+    advantages = {
+        place: np.zeros(len(group.samples))
+        for place, group in enumerate(groups)
+        if group.key.role == AMORTISE
+    }
+    for role in {group.key.role for group in groups} - {AMORTISE}:
         places = [place for place, group in enumerate(groups) if group.key.role == role]
         of_role = group_advantages(
             [[sample.reward for sample in groups[place].samples] for place in places],
@@ -93,6 +98,9 @@ def weigh(rows: Sequence[Row], algo: AlgoConfig, *, max_completion_length: int) 
     where ``L_i`` counts trained tokens and ``positives`` the role's correct samples that have any. Samples
     that cannot change the policy count in the averages and are then dropped, because they only cost time.
 
+    Amortised answers have no share: they are ``positives`` of their own, whose only weight is
+    ``imitation_weight = amortise_coef / (their number * L_i)``.
+
     Args:
         rows: Rows of one update, from ``credit``.
         algo: Loss type, coefficients and shares.
@@ -106,7 +114,7 @@ def weigh(rows: Sequence[Row], algo: AlgoConfig, *, max_completion_length: int) 
     """
     branches = [branch for row in rows for branch in row.branches]
     shares = role_weights(
-        (branch.role for branch in branches),
+        (branch.role for branch in branches if branch.role != AMORTISE),
         operator_fraction=algo.operator_fraction,
         coefs={DISTIL: algo.distil_coef, DRAFT: algo.draft_coef},
     )
@@ -128,6 +136,10 @@ def weigh(rows: Sequence[Row], algo: AlgoConfig, *, max_completion_length: int) 
                 imitation_weight=share * algo.sft_coef * imitation.get(id(branch), 0.0),
                 entropy_weight=share * entropy,
             )
+    amortised = [branch for branch in branches if branch.role == AMORTISE]
+    each = mean_over_sequences([branch.num_trained for branch in amortised])
+    for branch, weight in zip(amortised, each, strict=True):
+        weighted[id(branch)] = replace(branch, imitation_weight=algo.amortise_coef * weight)
     # The KL term, the entropy bonus and the critic learn from every token, also where the advantage is 0.
     keeps_all = bool(algo.beta or algo.entropy_coef or algo.has_critic)
     result = []

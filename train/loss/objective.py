@@ -19,6 +19,8 @@ class TokenTerms:
     """Terms that are summed over tokens with the weights of the loss."""
     means: Mapping[str, Tensor]
     """Terms that are averaged over tokens."""
+    only: Mapping[str, Tensor]
+    """For means that not every token has: bool, True for the tokens that have it."""
     maxima: Mapping[str, Tensor]
     """Terms that are reduced to their maximum."""
 
@@ -29,7 +31,8 @@ def objective(
     """Returns this micro-batch's part of the loss of an update: a weighted sum over tokens.
 
         loss = sum_t policy_weight_t * (mismatch_t * policy loss_t + beta * KL_t)
-               + sft_coef * NLL(positive samples) - entropy_coef * mean entropy
+               + sft_coef * NLL(positive samples) + amortise_coef * NLL(amortised answers)
+               - entropy_coef * mean entropy
 
     As in TRL, the importance weight for the mismatch does not apply to the KL term, and the entropy is
     averaged over tokens for every loss type.
@@ -45,7 +48,10 @@ def objective(
     """
     # In the first update the policy is the old policy; detached, so that the ratio still has a gradient.
     old_logprobs = logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs
-    log_mismatch = old_logprobs - batch.sampler_logprobs
+    # Without a policy weight there is no ratio: an amortised answer was sampled under another prompt.
+    has_ratio = batch.policy_weights != 0
+    sampler_logprobs = torch.where(has_ratio, batch.sampler_logprobs, old_logprobs)
+    log_mismatch = old_logprobs - sampler_logprobs
     weights, is_outside = importance_weights(
         log_mismatch,
         batch.sequences,
@@ -56,7 +62,7 @@ def objective(
     )
     policy_loss = LOSSES[algo.loss_type]
     # With sampler_is_old the ratio itself contains the mismatch of the engines.
-    log_ratio = logprobs - (batch.sampler_logprobs if algo.sampler_is_old else old_logprobs)
+    log_ratio = logprobs - (sampler_logprobs if algo.sampler_is_old else old_logprobs)
     if policy_loss.has_sequence_ratio:
         log_ratio = sequence_mean(log_ratio, batch.sequences, batch.num_sequences)
     ratio = torch.exp(log_ratio)
@@ -79,7 +85,7 @@ def objective(
     mismatch = log_mismatch.exp()
     means = {
         "entropy": entropies.detach(),
-        "kl": k3(logprobs.detach() - batch.sampler_logprobs),
+        "kl": k3(logprobs.detach() - sampler_logprobs),
         "clip": is_clipped,
         "mismatch": mismatch,
         "mismatch_kl": k3(log_mismatch),
@@ -87,8 +93,11 @@ def objective(
     }
     if ref_kl is not None:
         means["ref_kl"] = ref_kl.detach()
+    only = dict.fromkeys(means, has_ratio)
+    means["nll"] = -logprobs.detach()
+    only["nll"] = ~has_ratio
     losses = {"loss": token_loss.detach()}
-    return loss, TokenTerms(losses=losses, means=means, maxima={"mismatch_max": mismatch})
+    return loss, TokenTerms(losses=losses, means=means, only=only, maxima={"mismatch_max": mismatch})
 
 
 def value_objective(batch: MicroBatch, values: Tensor, algo: AlgoConfig) -> tuple[Tensor, TokenTerms]:
@@ -118,4 +127,6 @@ def value_objective(batch: MicroBatch, values: Tensor, algo: AlgoConfig) -> tupl
         "value_error_squared": error.square(),
     }
     losses = {"value_loss": value_loss.detach()}
-    return (batch.policy_weights * value_loss).sum(), TokenTerms(losses=losses, means=means, maxima={})
+    only = dict.fromkeys(means, batch.policy_weights != 0)
+    terms = TokenTerms(losses=losses, means=means, only=only, maxima={})
+    return (batch.policy_weights * value_loss).sum(), terms
