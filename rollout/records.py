@@ -288,6 +288,8 @@ class Sample:
     is_correct: bool
     status: str
     reward_parts: Mapping[str, float] = field(default_factory=dict)
+    teacher_prompt_ids: tuple[int, ...] = ()
+    """Context in which the policy, as its own teacher, scores the completion; empty without a teacher."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -445,6 +445,12 @@ def test_what_is_no_override_is_a_config_error(override: str):
             "rollout.roles.refine.top_p=0.9",
             r"rollout\.roles\.refine\.top_p must be 1\.0 in training, got 0\.9",
         ),
+        ("algo.opd_coef=0.1", r"algo\.opd_coef is 0\.1, .* set collect\.draft_source=reuse"),
+        (
+            "algo.opd_coef=0.1 collect.draft_source=reuse operator.schedule=[8,1] operator.distiller=all",
+            r"every workspace reads 8 of 8 traces",
+        ),
+        ("algo.amortise_coef=0.1 algo.operator_fraction=0", r"no operator writes answers to learn from"),
         ("rollout.roles.draft.temperature=-1", r"rollout\.roles\.draft\.temperature must be at least 0"),
         ("train.max_steps=0", r"train\.max_steps must be at least 1, got 0\."),
         ("train.save_steps=0", r"train\.save_steps must be at least 1, got 0\."),

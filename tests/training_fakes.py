@@ -13,7 +13,15 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from configs.schema import AlgoConfig, DataConfig, ModelConfig, RolloutConfig, TrainConfig, TrainingConfig
+from configs.schema import (
+    AlgoConfig,
+    CollectConfig,
+    DataConfig,
+    ModelConfig,
+    RolloutConfig,
+    TrainConfig,
+    TrainingConfig,
+)
 from configs.stopping import StopRequest
 from rollout.collection.collector import CollectedBatch
 from rollout.records import REFINE, TRACE, Call, Group, GroupKey, Sample, Usage, VersionSpan, context_key
@@ -186,7 +194,8 @@ class CountingEvaluator:
 
 
 def make_config(output_dir: Path, model: Path, /, **changes: Any) -> TrainingConfig:
-    """A small float32 run; ``changes`` may be ``algo``, ``train``, ``resume``, ``model``, ``rollout``."""
+    """A small float32 run; ``changes`` may be ``algo``, ``train``, ``resume``, ``model``, ``rollout``,
+    ``collect``."""
     algo = {"learning_rate": 1e-3, "epsilon_high": 5.0, "max_grad_norm": 1e9, **changes.get("algo", {})}
     train = {"max_steps": 3, "save_steps": 1, "keep_last": 3, "tokens_per_micro_batch": 160}
     return TrainingConfig(
@@ -195,6 +204,7 @@ def make_config(output_dir: Path, model: Path, /, **changes: Any) -> TrainingCon
         model=ModelConfig(path=str(model), **{"dtype": "float32", **changes.get("model", {})}),
         data=DataConfig(path="unused.jsonl"),
         algo=AlgoConfig(**algo),
+        collect=CollectConfig(**changes.get("collect", {})),
         rollout=RolloutConfig(**changes.get("rollout", {})),
         train=TrainConfig(**{**train, **changes.get("train", {})}),
     )

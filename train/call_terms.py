@@ -27,6 +27,9 @@ class UpdateRecord:
     """Sum over trained tokens, computed by the trainer during this update."""
     loss: float | None
     """Contribution of this call to the loss of the update: policy, KL, imitation and entropy terms."""
+    teacher_kl: float | None = None
+    """Mean over trained tokens of log policy - log teacher, an estimate of the reverse KL divergence; None
+    without a teacher."""
 
 
 class CallTerms:
@@ -52,7 +55,18 @@ class CallTerms:
             - batch.entropy_weights * entropies
         )
         ones = torch.ones_like(logprobs)
-        columns = (ones, batch.advantages, batch.policy_weights, batch.imitation_weights, logprobs, loss)
+        zeros = torch.zeros_like(logprobs)
+        taught = zeros if batch.has_teacher is None else batch.has_teacher.to(logprobs.dtype)
+        columns = (
+            ones,
+            batch.advantages,
+            batch.policy_weights,
+            batch.imitation_weights,
+            logprobs,
+            loss,
+            taught,
+            terms.means.get("opd_kl", zeros),
+        )
         # (N, columns), summed over the tokens of each completion to (num_sequences, columns).
         values = torch.stack(columns, dim=1).double()
         sums = torch.zeros(batch.num_sequences, len(columns), dtype=values.dtype, device=values.device)
@@ -64,9 +78,8 @@ class CallTerms:
         """Returns the records by call id. Filler rows, which have no weight, are omitted."""
         found = {}
         for calls, sums in zip(self._calls, self._sums, strict=True):
-            for call, (tokens, advantage, policy, imitation, logprob, loss) in zip(
-                calls, sums.tolist(), strict=True
-            ):
+            for call, of_call in zip(calls, sums.tolist(), strict=True):
+                tokens, advantage, policy, imitation, logprob, loss, taught, teacher_kl = of_call
                 if tokens and (policy or imitation):
                     found[call] = UpdateRecord(
                         trained_tokens=int(tokens),
@@ -75,5 +88,6 @@ class CallTerms:
                         imitation_weight=imitation / tokens,
                         trainer_logprob=logprob,
                         loss=loss,
+                        teacher_kl=teacher_kl / taught if taught else None,
                     )
         return found

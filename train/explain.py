@@ -141,6 +141,11 @@ def _credit_lines(credited: Sequence[tuple[CallRecord, CreditRecord]]) -> Iterat
                 f"{_number(update.trainer_logprob)} (trainer); "
                 f"loss {_number(update.loss, '+')}"
             )
+            if update.teacher_kl is not None:
+                yield (
+                    f"      teacher: the policy reading a workspace; log policy - log teacher "
+                    f"{update.teacher_kl:+.4g} per token, which algo.opd_coef subtracts from the advantage"
+                )
         elif credit.dropped is None:
             yield "      not part of the update: it cannot change the policy"
 

@@ -173,6 +173,7 @@ def collect_options(config: TrainingConfig) -> CollectOptions:
         max_refill=config.collect.max_refill,
         max_refused_share=config.collect.max_refused_share,
         reuse_traces=config.collect.draft_source == "reuse",
+        teaches=algo.opd_coef > 0,
         ranges=Ranges(
             drafts=tuple(operator.drafts),
             top_k=tuple(operator.top_k_range),

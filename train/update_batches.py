@@ -6,6 +6,7 @@ micro-batches are the same in every pass, so the annotations apply to all passes
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from accelerate import Accelerator
@@ -20,6 +21,7 @@ from train.loss.credit import split_updates, weigh
 from train.loss.gae import TokenCredit, advantage_moments, credit_tokens, mean_and_std, whiten
 from train.model.reference import Reference
 from train.optimizer import TrainedModel
+from train.teacher import with_teacher
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +78,9 @@ class Annotator:
         """
         algo = self._config.algo
         longest = self._config.rollout.call_tokens
+        if algo.opd_coef:
+            # Before any update, for all parts: the teacher is the policy that sampled the batch.
+            rows = with_teacher(rows, self._bins, partial(self._scored, roles=roles), self._accelerator)
         weighted = [
             weigh(part, algo, max_completion_length=longest) for part in split_updates(rows, algo.num_updates)
         ]
@@ -88,6 +93,11 @@ class Annotator:
             yield self._collate(bin, notes, roles)
 
     def _part(self, rows: list[Row], roles: Sequence[str]) -> UpdateBatch:
+        bins = self._bins(rows)
+        return UpdateBatch(rows=rows, bins=bins, annotations=[self._annotate(bin, roles) for bin in bins])
+
+    def _bins(self, rows: Sequence[Row]) -> list[Bin]:
+        """Returns this rank's micro-batches of ``rows``."""
         budget = self._config.train.tokens_per_micro_batch
         packed = share_prompts(rows, tokens_per_row=budget) if self._shares_prompts else separate(rows)
         plan = make_plan(
@@ -97,8 +107,13 @@ class Annotator:
             hidden_size=self._hidden_size,
         )
         # Every rank computes the same plan from the same rows, so no communication is needed.
-        bins = [step[self._accelerator.process_index] for step in plan]
-        return UpdateBatch(rows=rows, bins=bins, annotations=[self._annotate(bin, roles) for bin in bins])
+        return [step[self._accelerator.process_index] for step in plan]
+
+    @torch.no_grad()
+    def _scored(self, bin: Bin, roles: Sequence[str]) -> tuple[MicroBatch, Tensor]:
+        """Returns a micro-batch and the policy's log-probs of its trained tokens."""
+        batch = self._collate(bin, Annotations(), roles)
+        return batch, self._policy.model(batch)[0]
 
     @torch.no_grad()
     def _annotate(self, bin: Bin, roles: Sequence[str]) -> Annotations:

@@ -63,6 +63,11 @@ class AlgoConfig:
     amortise_max_per_problem: int = 0
     """Limit of such samples of one problem. 0: all."""
 
+    opd_coef: float = 0.0
+    """Weight of on-policy self-distillation: opd_coef * (teacher's log-prob - policy's) is added to the
+    advantage of each trace token; the teacher is the policy reading a workspace. TRL's SDPO calls such a
+    weight distillation_weight, tinker kl_penalty_coef. Needs collect.draft_source=reuse. 0: off."""
+
     epsilon: float = 0.2
     """The ratio is clipped below at 1 - epsilon."""
 
@@ -166,6 +171,7 @@ class AlgoConfig:
         at_least("algo.entropy_coef", self.entropy_coef, 0)
         at_least("algo.pass_k", self.pass_k, 1)
         at_least("algo.amortise_coef", self.amortise_coef, 0)
+        at_least("algo.opd_coef", self.opd_coef, 0)
         at_least("algo.amortise_max_per_problem", self.amortise_max_per_problem, 0)
         if self.amortise_coef and not self.operator_fraction:
             raise ValueError(

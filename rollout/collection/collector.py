@@ -14,6 +14,7 @@ from rollout.collection.draft_cache import DraftCache
 from rollout.collection.groups import Credited, DroppedGroup, GroupFilter, RewardGroup, group_rollout
 from rollout.collection.problem_stream import ProblemStream
 from rollout.collection.replay import Replay
+from rollout.collection.teacher import taught
 from rollout.operators import Operator, run_operator
 from rollout.policy import PolicySettings, derive_seed
 from rollout.records import DRAFT, Call, Grader, Group, Problem, Rollout
@@ -57,6 +58,8 @@ class CollectOptions:
     """Maximum share of all problems so far that workers may refuse."""
     reuse_traces: bool = False
     """A problem's traces are also the drafts of its operator rollout."""
+    teaches: bool = False
+    """With ``reuse_traces``: traces get the policy that reads a workspace of their problem as a teacher."""
     ranges: Ranges = field(default_factory=Ranges)
     credited: Credited = field(default_factory=Credited)
 
@@ -125,7 +128,7 @@ class BatchCollector:
         refused: list[RequestRefused] = []
         dropped: list[DroppedGroup] = []
         drawn: set[str] = set()
-        amortised: Counter[str] = Counter()
+        counts: Counter[str] = Counter()
         refills, num_tried = -1, 0
         while missing and refills < self._options.max_refill:
             refills += 1
@@ -142,9 +145,11 @@ class BatchCollector:
                 # A rollout's number is its position in the step's ``rollouts``: call ids depend on it.
                 first = len(rollouts)
                 kept = [
-                    self._kept(rollout, number, dropped) + self._amortised(rollout, number, amortised)
+                    self._kept(rollout, number, dropped) + self._amortised(rollout, number, counts)
                     for number, rollout in enumerate(result, first)
                 ]
+                if self._options.teaches and use.trace and use.operator:
+                    kept[0] = [self._taught(group, result[-1], counts) for group in kept[0]]
                 rollouts += result
                 groups += [group for of_rollout in kept for group in of_rollout]
                 filled = [
@@ -160,7 +165,7 @@ class BatchCollector:
         self._guard(groups, reasons)
         metrics: dict[str, float] = {"collect/refused": len(refused), "collect/refills": refills}
         metrics |= {f"collect/dropped_{reason}": count for reason, count in reasons.items()}
-        metrics |= amortised
+        metrics |= counts
         return CollectedBatch(
             groups=tuple(groups),
             rollouts=tuple(rollouts),
@@ -268,6 +273,12 @@ class BatchCollector:
         counts["collect/amortised"] += sum(len(group.samples) for group in groups)
         counts["collect/amortise_mentions"] += result.mentions
         return groups
+
+    def _taught(self, traces: Group, operator: Rollout, counts: Counter[str]) -> Group:
+        """Returns the traces with their teacher's prompts, and counts those that have one."""
+        group = taught(traces, operator)
+        counts["collect/taught"] += sum(bool(sample.teacher_prompt_ids) for sample in group.samples)
+        return group
 
     def _check_refused(self, num_tried: int, refused: Sequence[RequestRefused]) -> None:
         """Raises ``RuntimeError`` if too many problems were refused: the rest would be another data set."""

@@ -54,6 +54,10 @@ class MicroBatch:
     """Call ids of the completions, ``num_sequences`` in total."""
     temperatures: Tensor | None = None
     """Temperatures that the tokens are sampled at, shape ``(N,)``; None: the policy's for all."""
+    teacher_logprobs: Tensor | None = None
+    """Log-probs of the teacher, shape ``(N,)``; any number for tokens without one; None without a teacher."""
+    has_teacher: Tensor | None = None
+    """Bool, shape ``(N,)``: True for tokens that have a teacher."""
     old_logprobs: Tensor | None = None
     """Log-probs of the policy before its first update on this batch; None during that first update."""
     ref_logprobs: Tensor | None = None
@@ -101,6 +105,7 @@ def collate(rows: Sequence[Row], *, roles: Sequence[str]) -> MicroBatch:
     # One column per array of ``_flatten``, concatenated over completions to shape (N,).
     columns = [torch.from_numpy(np.concatenate(column)) for column in zip(*flat, strict=True)]
     predictors, targets, sequences, role_ids, sampler, advantages, policy, imitation, entropy = columns
+    teacher_logprobs, has_teacher = _teachers([branch for row in rows for branch in row.branches])
     return MicroBatch(
         input_ids=torch.from_numpy(ids),
         position_ids=torch.from_numpy(positions),
@@ -118,7 +123,22 @@ def collate(rows: Sequence[Row], *, roles: Sequence[str]) -> MicroBatch:
         rewards=torch.tensor([branch.reward for row in rows for branch in row.branches]),
         num_sequences=len(flat),
         call_ids=tuple(branch.call_id for row in rows for branch in row.branches),
+        teacher_logprobs=teacher_logprobs,
+        has_teacher=has_teacher,
     )
+
+
+def _teachers(branches: Sequence[Branch]) -> tuple[Tensor, Tensor] | tuple[None, None]:
+    """Returns the teacher's log-probs of the trained tokens, and whether they have one."""
+    if all(branch.teacher_logprobs is None for branch in branches):
+        return None, None
+    given = [b.teacher_logprobs for b in branches]
+    logprobs = [
+        np.zeros(b.num_trained, dtype=np.float32) if each is None else each[b.train_mask]
+        for b, each in zip(branches, given, strict=True)
+    ]
+    known = [np.full(b.num_trained, each is not None) for b, each in zip(branches, given, strict=True)]
+    return torch.from_numpy(np.concatenate(logprobs)), torch.from_numpy(np.concatenate(known))
 
 
 def _flatten(

@@ -43,6 +43,10 @@ class Branch:
     policy_weight: float = 0.0
     imitation_weight: float = 0.0
     entropy_weight: float = 0.0
+    teacher_prompt_ids: tuple[int, ...] = ()
+    """Context in which the teacher scores the completion; empty without a teacher."""
+    teacher_logprobs: np.ndarray | None = None
+    """The teacher's log-probs, one entry per completion token; None without a teacher."""
 
     @property
     def num_trained(self) -> int:
@@ -51,8 +55,9 @@ class Branch:
 
     @property
     def has_gradient(self) -> bool:
-        """True if any token can change the policy, through its advantage or the imitation loss."""
-        has_advantage = bool(self.policy_weight and self.advantages[self.train_mask].any())
+        """True if any token can change the policy: by its advantage, its teacher or the imitation loss."""
+        is_taught = self.teacher_logprobs is not None and self.num_trained > 0
+        has_advantage = bool(self.policy_weight and (is_taught or self.advantages[self.train_mask].any()))
         return has_advantage or bool(self.imitation_weight and self.num_trained)
 
     def without_weight(self) -> Self:

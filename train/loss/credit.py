@@ -72,6 +72,7 @@ def _branch(sample: Sample, role: str, advantage: float, *, mask_truncated: bool
         sampler_logprobs=np.asarray(call.sampler_logprobs, dtype=np.float32),
         train_mask=trained,
         advantages=np.full(len(trained), advantage),
+        teacher_prompt_ids=sample.teacher_prompt_ids,
     )
 
 

@@ -66,8 +66,10 @@ def objective(
     if policy_loss.has_sequence_ratio:
         log_ratio = sequence_mean(log_ratio, batch.sequences, batch.num_sequences)
     ratio = torch.exp(log_ratio)
+    gap = teacher_gap(batch, logprobs)
+    advantages = batch.advantages if gap is None else batch.advantages + algo.opd_coef * gap
     token_loss, is_clipped = policy_loss.token_loss(
-        ratio, logprobs, batch.advantages, epsilon=algo.epsilon, epsilon_high=algo.epsilon_high
+        ratio, logprobs, advantages, epsilon=algo.epsilon, epsilon_high=algo.epsilon_high
     )
     if algo.vllm_importance_sampling_correction:
         token_loss = token_loss * weights
@@ -94,10 +96,37 @@ def objective(
     if ref_kl is not None:
         means["ref_kl"] = ref_kl.detach()
     only = dict.fromkeys(means, has_ratio)
+    if gap is not None and batch.has_teacher is not None:
+        means["opd_kl"] = -gap
+        only["opd_kl"] = batch.has_teacher
     means["nll"] = -logprobs.detach()
     only["nll"] = ~has_ratio
     losses = {"loss": token_loss.detach()}
     return loss, TokenTerms(losses=losses, means=means, only=only, maxima={"mismatch_max": mismatch})
+
+
+def teacher_gap(batch: MicroBatch, logprobs: Tensor) -> Tensor | None:
+    """Returns what a teacher adds to the advantage of each token; None if no token has a teacher.
+
+        gap_t = log q(y_t | y_<t, teacher's prompt) - log pi(y_t | y_<t, own prompt); 0 without a teacher
+
+    On samples of pi, ``E[-gap_t]`` is the reverse KL divergence KL(pi || q) of the next token, and its
+    gradient is ``E[-gap_t * grad log pi]``: a policy gradient whose advantage is the gap. So the gap is added
+    to the advantage, times ``algo.opd_coef``, and the loss of ``algo.loss_type`` does the rest. As in the
+    sources, a token answers for its own divergence only, not for that of later tokens (a discount of 0).
+
+    Args:
+        batch: The micro-batch.
+        logprobs: Log-probs of the policy, shape ``(N,)``; no gradient flows through the gap.
+
+    References:
+        Thinking Machines, https://thinkingmachines.ai/blog/on-policy-distillation, whose code
+        (tinker_cookbook.distillation) adds ``-kl_penalty_coef * (log pi - log q)`` to advantages. The policy
+        with more context as its own teacher: SDPO, https://arxiv.org/abs/2601.20802, TRL's ``SDPOTrainer``.
+    """
+    if batch.teacher_logprobs is None or batch.has_teacher is None:
+        return None
+    return torch.where(batch.has_teacher, batch.teacher_logprobs - logprobs.detach(), 0.0)
 
 
 def value_objective(batch: MicroBatch, values: Tensor, algo: AlgoConfig) -> tuple[Tensor, TokenTerms]:
