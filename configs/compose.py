@@ -200,8 +200,8 @@ def load_operator(spec: str | Mapping[str, Any], base: OperatorConfig) -> Operat
     """Returns an operator of configs/operator, or ``base``, the run's own, if it has this name.
 
     Options that the operator's file does not set, prompts and thinking marks are those of the run, so that
-    compared operators differ in nothing else. ``source`` and ``outcome`` are an exception: they are only its
-    own (``configs.schema.OWN``).
+    compared operators differ in nothing else. ``source``, ``outcome`` and ``draft_policy`` are an exception:
+    they are only its own (``configs.schema.OWN``).
 
     Args:
         spec: The name of a file, or a mapping of one name to options, which bind this variant alone.

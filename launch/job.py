@@ -118,13 +118,20 @@ def is_of_the_job(override: str) -> bool:
     return key.split(".")[0].split("/")[0] in OF_THE_JOB
 
 
+NOT_OF_WORKERS = (
+    *("urls", "host", "port", "num_workers", "vllm_args"),
+    *("roles", "draft_url", "draft_model", "num_draft_workers"),
+)
+"""Options that the job sets itself, or that only requests and the trainer use."""
+
+
 def worker_options(config: JobConfig) -> list[str]:
     """Returns the overrides of ``launch.workers`` for a run, without number and addresses of workers."""
     default, rollout = asdict(RolloutConfig()), asdict(config.rollout)
     differences = [
         f"rollout.{name}={_literal(value)}"
         for name, value in rollout.items()
-        if name not in ("urls", "host", "port", "num_workers", "vllm_args") and value != default[name]
+        if name not in NOT_OF_WORKERS and value != default[name]
     ]
     # Keys of an open table are added one by one.
     differences += [f"++rollout.vllm_args.{name}={_literal(v)}" for name, v in rollout["vllm_args"].items()]

@@ -15,7 +15,7 @@ import yaml
 
 from configs.compose import load_operator, run
 from configs.exit_status import PREEMPTED
-from configs.schema import EvaluationConfig, OperatorConfig
+from configs.schema import EvaluationConfig, OperatorConfig, check_draft_url
 from rewards.build import build_scorer, gold_checker
 from rewards.grader import Grader
 from rollout.build import build_operator, load_codec, policy_settings
@@ -89,7 +89,10 @@ def _evaluate(config: EvaluationConfig) -> str:
 def _operators(config: EvaluationConfig) -> tuple[OperatorConfig, list[OperatorConfig]]:
     """Returns the plain trace, which measures the cost of votes, and the operators to compare."""
     names = config.operators or [config.operator.name]
-    return load_operator("trace", config.operator), [load_operator(name, config.operator) for name in names]
+    operators = [load_operator(name, config.operator) for name in names]
+    for operator in operators:
+        check_draft_url(operator, config.rollout)
+    return load_operator("trace", config.operator), operators
 
 
 def _report(comparison: Comparison, journal: Journal, grader: Grader) -> Report:
@@ -122,7 +125,7 @@ def _run_missing(
     journal: Journal,
 ) -> None:
     with RolloutEngine(config.rollout, config.model.path, Path(config.output_dir) / "logs") as engine:
-        settings = policy_settings(config.operator, config.rollout, engine.sampler, codec)
+        settings = policy_settings(config.operator, config.rollout, engine.sampler, codec, engine.drafts)
         limit = 2 * config.rollout.max_concurrency
         work = make_missing(comparison, settings, grader, journal, seed=config.seed, max_in_flight=limit)
         # No limit on the whole: each request, restart and verdict has its own.

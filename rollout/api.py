@@ -66,7 +66,7 @@ def open_policy(
     with contextlib.ExitStack() as stack:
         scorer = stack.enter_context(build_scorer(config.rewards, marks, prompt_opens_thinking=opened))
         engine = stack.enter_context(RolloutEngine(rollout, str(model), logs))
-        settings = policy_settings(config.operator, rollout, engine.sampler, codec)
+        settings = policy_settings(config.operator, rollout, engine.sampler, codec, engine.drafts)
         resources = contextlib.ExitStack()
         resources.callback(shutil.rmtree, logs, ignore_errors=True)  # kept if a worker failed to start
         resources.enter_context(stack.pop_all())

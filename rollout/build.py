@@ -1,6 +1,7 @@
 """Builds the tokenizer, the policy settings and the operator with its variants from a run's options."""
 
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ from rollout.operators import AgreementOptions, Operator, OperatorOptions, Selec
 from rollout.policy import PolicySettings, RoleSettings
 from rollout.prompt_probe import check_prompt
 from rollout.prompts import Codec, prompt_texts
-from rollout.records import Sampling
+from rollout.records import DRAFT, Sampling
 from rollout.sampler import Sampler
 from rollout.siblings import OPERATORS
 from rollout.stages import Stage
@@ -107,8 +108,9 @@ def policy_settings(
     rollout: RolloutConfig,
     sampler: Sampler,
     codec: Codec,
+    drafts: Mapping[str, Sampler] | None = None,
 ) -> PolicySettings:
-    """Returns the settings that all problems of a run share."""
+    """Returns the settings that all problems of a run share; ``drafts`` are samplers of other policies."""
     thinking = operator.thinking
     # A chat endpoint applies its own template and does not return its thinking.
     opened = sampler.continues and codec.opens_thinking(thinking.open)
@@ -126,7 +128,7 @@ def policy_settings(
             return None
         return _thinking_limit(thinking_tokens, thinking.force, rollout, codec, marks)
 
-    return PolicySettings(
+    settings = PolicySettings(
         sampler=sampler,
         codec=replace(codec, marks=(thinking.open, thinking.close)),
         prompts=prompt_texts(operator.prompts),
@@ -143,6 +145,17 @@ def policy_settings(
             for role in rollout.roles.changed()
         },
     )
+    return replace(
+        settings, drafts={name: _elsewhere(settings, each) for name, each in (drafts or {}).items()}
+    )
+
+
+def _elsewhere(settings: PolicySettings, sampler: Sampler) -> RoleSettings:
+    """Returns how another policy samples drafts: as this one, but on text no id stops or forces a call."""
+    own = replace(settings.of(DRAFT), sampler=sampler)
+    if sampler.continues:
+        return own
+    return replace(own, sampling=replace(own.sampling, stop_token_ids=()), limit=None)
 
 
 def _thinking_limit(
@@ -183,6 +196,7 @@ def operator_options(config: OperatorConfig) -> OperatorOptions:
             tail_tokens=config.tail_tokens,
         ),
         error_analysis=config.error_analysis,
+        draft_policy=config.draft_policy,
         quorum=config.quorum,
         outcome=config.outcome,
         selection=SelectionOptions(match_size=config.match_size, votes=config.votes),

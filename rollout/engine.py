@@ -9,17 +9,19 @@ import os
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from configs.schema import RolloutConfig
+from configs.schema import RolesConfig, RolloutConfig
 from rollout.endpoints.chat import ChatEndpoint
 from rollout.endpoints.keys import KEY_VARIABLE, read_key
 from rollout.endpoints.pool import WorkerPool
 from rollout.endpoints.restarts import RESTART_ATTEMPTS
 from rollout.endpoints.routing import Endpoint
 from rollout.endpoints.served_model import ServedModel, refuse_other_model
+from rollout.records import ENDPOINT, REFERENCE
 from rollout.weights.broadcast import TransferPublisher
 from rollout.weights.ipc import IpcPublisher
 from rollout.weights.publish import AdapterPublisher, DirectoryPublisher, WeightPublisher
@@ -56,8 +58,12 @@ class RolloutEngine:
         self._model_path = model_path
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True, name="rollout")
-        is_local = not (config.urls or config.chats)
-        self._fleet = Fleet(config, model_path, log_dir) if is_local else None
+        self._fleet = _fleet(config, model_path, log_dir)
+        workers = self._fleet.workers if self._fleet else []
+        num_own = len(workers) - config.num_draft_workers
+        self._local = [(Endpoint(url="", restart=_restarting(worker)), worker) for worker in workers]
+        endpoints = [endpoint for endpoint, _ in self._local]
+        own, others = endpoints[:num_own], endpoints[num_own:]
         if config.urls and config.cast_lm_head_to_fp32:
             logger.warning(
                 "model.cast_lm_head_to_fp32 is true: start the workers at rollout.urls with it, too (vLLM: "
@@ -65,8 +71,18 @@ class RolloutEngine:
                 "does not."
             )
         key = self._fleet.key if self._fleet else None
-        self.sampler = ChatEndpoint(config) if config.chats else WorkerPool(self._endpoints(), config, key)
+        if config.chats:
+            self.sampler = ChatEndpoint(config)
+        else:
+            self.sampler = WorkerPool(own or self._remote(), config, key if own else None)
         """Samples the calls: the worker pool or the chat endpoint."""
+        self.drafts: dict[str, ChatEndpoint | WorkerPool] = {}
+        """Samplers of other policies, which write drafts, by ``Call.policy``. They receive no weights."""
+        if others:
+            # They serve the initial policy: their requests name no adapter.
+            self.drafts[REFERENCE] = WorkerPool(others, replace(config, max_lora_rank=0), key)
+        if config.draft_url:
+            self.drafts[ENDPOINT] = ChatEndpoint(_of_drafts(config))
         self._is_begun = False
         self._under_way: set[Future[Any]] = set()
         self._entered = contextlib.ExitStack()
@@ -120,13 +136,12 @@ class RolloutEngine:
                 if not self._is_begun:
                     self._fleet.begin()
                 self._fleet.wait()
-                for endpoint, worker in zip(self.pool.endpoints, self._fleet.workers, strict=True):
+                for endpoint, worker in self._local:
                     endpoint.url = worker.url
-            self.run(self.sampler.__aenter__(), 10, what="opening the sampler's connections")
-            stack.callback(
-                lambda: self.run(self.sampler.__aexit__(), 10, what="closing the sampler's connections")
-            )
-            self.run(self._reach(), REACH_SECONDS, what="reaching every endpoint")
+            for sampler in (self.sampler, *self.drafts.values()):
+                self.run(sampler.__aenter__(), 10, what="opening a sampler's connections")
+                stack.callback(self._leave, sampler)
+                self.run(self._reach(sampler), REACH_SECONDS, what="reaching every endpoint")
             self._entered = stack.pop_all()
         spare_collector()
         return self
@@ -168,11 +183,12 @@ class RolloutEngine:
             future.cancel()
             raise
 
-    def _endpoints(self) -> list[Endpoint]:
-        if self._fleet is None:
-            urls = [url.rstrip("/") for url in self._config.urls]
-            return [Endpoint(url=url, restart=self._waiting_for(url)) for url in urls]
-        return [Endpoint(url="", restart=_restarting(worker)) for worker in self._fleet.workers]
+    def _leave(self, sampler: ChatEndpoint | WorkerPool) -> None:
+        self.run(sampler.__aexit__(), 10, what="closing a sampler's connections")
+
+    def _remote(self) -> list[Endpoint]:
+        urls = [url.rstrip("/") for url in self._config.urls]
+        return [Endpoint(url=url, restart=self._waiting_for(url)) for url in urls]
 
     def _waiting_for(self, url: str) -> Callable[[], Awaitable[str]]:
         """Returns the ``restart`` of a remote worker, which waits until its owner has restarted it."""
@@ -184,14 +200,14 @@ class RolloutEngine:
 
         return wait
 
-    async def _reach(self) -> None:
+    async def _reach(self, sampler: ChatEndpoint | WorkerPool) -> None:
         """Checks that every endpoint answers, accepts the key and serves the run's model."""
-        if isinstance(self.sampler, ChatEndpoint):
-            await self.sampler.check()
+        if isinstance(sampler, ChatEndpoint):
+            await sampler.check("rollout.chat_url" if sampler is self.sampler else "rollout.draft_url")
         else:
-            served = await asyncio.gather(*(_reach_worker(self.sampler, e) for e in self.sampler.endpoints))
+            served = await asyncio.gather(*(_reach_worker(sampler, e) for e in sampler.endpoints))
             own = {"model_path": self._model_path, "max_model_len": self._config.max_model_len}
-            for endpoint, model in zip(self.sampler.endpoints, served, strict=True):
+            for endpoint, model in zip(sampler.endpoints, served, strict=True):
                 refuse_other_model(model, endpoint.url, **own)
 
     def _stop_loop(self) -> None:
@@ -221,6 +237,36 @@ def spare_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(COLLECT_AFTER, 20, 20)
+
+
+def _fleet(config: RolloutConfig, model_path: str, log_dir: Path) -> Fleet | None:
+    """Returns the local workers, those for drafts last; None if there are none."""
+    own = 0 if config.urls or config.chats else config.num_workers
+    if not own + config.num_draft_workers:
+        return None
+    local = replace(
+        config,
+        urls=[],
+        chat_url="",
+        chat_model="",
+        num_workers=own + config.num_draft_workers,
+        # Without own workers, rollout.port is that of workers elsewhere.
+        port=config.port if own else 0,
+    )
+    return Fleet(local, model_path, log_dir)
+
+
+def _of_drafts(config: RolloutConfig) -> RolloutConfig:
+    """Returns the options of the chat endpoint that writes drafts."""
+    return replace(
+        config,
+        urls=[],
+        num_workers=1,
+        chat_url=config.draft_url,
+        chat_model=config.draft_model,
+        thinking_tokens=0,
+        roles=RolesConfig(),
+    )
 
 
 def _restarting(worker: LocalWorker) -> Callable[[], Awaitable[str]]:

@@ -37,6 +37,7 @@ from rollout.records import (
     ATTEMPTS,
     DRAFT,
     EMPTY,
+    OWN,
     REFINE,
     TRACE,
     Answers,
@@ -82,6 +83,8 @@ class OperatorOptions:
     """Calls in each round; ``(1,)`` for a trace."""
     distil: DistillerOptions
     error_analysis: bool = False
+    draft_policy: str = OWN
+    """Policy that writes the drafts: ``own``, ``endpoint`` or ``reference``."""
     quorum: float = 1.0
     """Share of a round's drafts that the distil step waits for."""
     outcome: str = "answer"
@@ -221,6 +224,7 @@ async def run_operator(
 async def run_on(policy: Policy, operator: Operator, seed: int, num_answers: int = 1) -> Rollout:
     """Like ``run_operator``, with a ``Policy`` of the caller that has made no call yet."""
     problem = policy.problem
+    policy.draft_policy = operator.options.draft_policy
     rng = random.Random(derive_seed(seed, problem.id, operator.name))
     answers = await operator.answer(policy, rng, num_answers)
     calls = tuple(policy.calls)

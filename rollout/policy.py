@@ -18,6 +18,7 @@ from rollout.records import (
     ATTEMPTS,
     DISTIL,
     DRAFT,
+    OWN,
     SELECT,
     VERIFY,
     Attempt,
@@ -63,6 +64,8 @@ class RoleSettings:
 
     sampling: Sampling
     limit: ThinkingLimit | None
+    sampler: Sampler | None = None
+    """Another policy's sampler; None: that of the run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,9 +81,18 @@ class PolicySettings:
     """Budget forcing of every call; None for no limit on thinking."""
     roles: Mapping[str, RoleSettings] = field(default_factory=dict)
     """Roles whose calls are sampled otherwise."""
+    drafts: Mapping[str, RoleSettings] = field(default_factory=dict)
+    """How other policies sample drafts, by ``Call.policy``."""
 
-    def of(self, role: str) -> RoleSettings:
-        """Returns how the calls of ``role`` are sampled."""
+    def of(self, role: str, policy: str = OWN) -> RoleSettings:
+        """Returns how ``policy`` samples the calls of ``role``; other policies sample drafts only."""
+        if role == DRAFT and policy != OWN:
+            if policy not in self.drafts:
+                raise ValueError(
+                    f"The drafts come from the policy {policy!r}, which has no worker here: set "
+                    "rollout.draft_url and rollout.draft_model to a chat endpoint."
+                )
+            return self.drafts[policy]
         return self.roles.get(role) or RoleSettings(sampling=self.sampling, limit=self.limit)
 
 
@@ -122,6 +134,8 @@ class Policy:
         self._aborted: set[str] = set()
         self._given = list(given_drafts)
         self._round = 0
+        self.draft_policy = OWN
+        """Policy that writes the drafts; see ``Call.policy``."""
 
     @property
     def calls(self) -> list[Call]:
@@ -287,12 +301,11 @@ class Policy:
         if place.workspace:
             self.workspaces |= dict.fromkeys(range(first, first + num), place.workspace)
         seed = derive_seed(self._seed, self.problem.id, place.role, place.round, first)
-        settings = self._settings.of(place.role)
+        settings = self._settings.of(place.role, self.draft_policy)
         sampling = replace(settings.sampling, seed=seed)
         started = time.monotonic()
-        samples = await sample(
-            self._settings.sampler, prompt, sampling, num, settings.limit, request_id, self._aborted
-        )
+        sampler = settings.sampler or self._settings.sampler
+        samples = await sample(sampler, prompt, sampling, num, settings.limit, request_id, self._aborted)
         seconds = time.monotonic() - started
         for slot, sampled in enumerate(samples, start=first):
             self._slots[slot] = self._record(sampled, prompt, place, seconds)
@@ -301,7 +314,7 @@ class Policy:
     def _record(self, sampled: Sampled, prompt: Prompt, place: _Place, seconds: float) -> Call:
         completion = sampled.completion
         ids, finish = completion.token_ids, completion.finish
-        text = self.codec.decode(ids, finish) if completion.text is None else completion.text
+        text = self.codec.decode(ids, finish) if completion.text is None else self._shown(completion.text)
         return Call(
             role=place.role,
             round=place.round,
@@ -316,7 +329,17 @@ class Policy:
             label=self._split(place.role, text, finish, ids).label,
             usage=completion.usage,
             seconds=seconds,
+            policy=self.draft_policy if place.role == DRAFT else OWN,
         )
+
+    def _shown(self, text: str) -> str:
+        """Returns an endpoint's text as this policy would have written it.
+
+        An endpoint hides its thinking; where this policy's template opens thinking, readers would take the
+        whole text for an open one.
+        """
+        marks = self._settings.marks
+        return f"{marks.close}\n\n{text}" if marks.opened_by_prompt and marks.close not in text else text
 
     def _split(self, role: str, text: str, finish: str, ids: Sequence[int]) -> Split:
         control = self.codec.control

@@ -28,6 +28,13 @@ AMORTISE = "amortise"
 ATTEMPTS = (TRACE, DRAFT, REFINE)
 """Roles whose calls answer the problem and therefore have a verdict."""
 
+OWN = "own"
+"""The policy that the run trains or evaluates."""
+ENDPOINT = "endpoint"
+"""Another policy, at ``rollout.draft_url``."""
+REFERENCE = "reference"
+"""The frozen initial policy, on workers that receive no weights."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
@@ -179,6 +186,8 @@ class Call:
     seconds: float
     is_given: bool = False
     """True for a draft that was sampled for another rollout: it costs nothing here."""
+    policy: str = OWN
+    """Policy that wrote it: ``own``, ``endpoint`` or ``reference``. Only ``own`` has versions that matter."""
 
     @property
     def policy_version(self) -> int:

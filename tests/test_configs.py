@@ -445,6 +445,28 @@ def test_what_is_no_override_is_a_config_error(override: str):
             "rollout.roles.refine.top_p=0.9",
             r"rollout\.roles\.refine\.top_p must be 1\.0 in training, got 0\.9",
         ),
+        ("collect.filter=pacore", r"collect\.filter is 'pacore'; choose one of none, pacore_stage1"),
+        ("collect.balance=hard", r"collect\.balance is 'hard'; choose one of none, majority_wrong"),
+        ("operator.draft_policy=endpoint", r"takes its drafts from another policy .*rollout\.draft_url"),
+        ("operator.draft_policy=both", r"operator\.draft_policy is 'both'; choose one of own, endpoint"),
+        ("operator.draft_policy=endpoint operator.quorum=0.5", r"operator\.quorum is 0\.5, .* chat endpoint"),
+        ("rollout.draft_url=http://a", r"rollout\.draft_url is 'http://a' and .*: set both"),
+        (
+            "operator.draft_policy=endpoint rollout.draft_url=http://a rollout.draft_model=m "
+            "algo.credit=[refine,draft]",
+            r"algo\.credit holds draft, but operator\.draft_policy is endpoint",
+        ),
+        (
+            "operator.draft_policy=endpoint rollout.draft_url=http://a rollout.draft_model=m "
+            "collect.draft_source=reuse",
+            r"collect\.draft_source is reuse, but operator\.draft_policy is endpoint",
+        ),
+        ("collect.draft_source=reference", r"need at least 1 such worker"),
+        ("rollout.num_draft_workers=1", r"rollout\.num_draft_workers 1: .*nothing else uses one"),
+        (
+            "collect.draft_source=reference rollout.num_draft_workers=1 rollout.enable_sleep_mode=true",
+            r"rollout\.num_draft_workers is 1, but with rollout\.enable_sleep_mode",
+        ),
         ("algo.opd_coef=0.1", r"algo\.opd_coef is 0\.1, .* set collect\.draft_source=reuse"),
         (
             "algo.opd_coef=0.1 collect.draft_source=reuse operator.schedule=[8,1] operator.distiller=all",
@@ -484,6 +506,7 @@ def test_evaluation_may_chat_and_no_key_is_in_a_config(monkeypatch: pytest.Monke
         ("rollout.urls=['me:hunter2@b:1']", "VLLM_API_KEY"),
         ("rollout.urls=[https://hunter2@b]", "VLLM_API_KEY"),
         ("rollout.chat_url='https://me:hunter2@b/v1'", "OPENAI_API_KEY"),
+        ("rollout.draft_url='https://me:hunter2@b/v1'", "OPENAI_API_KEY"),
     ],
 )
 def test_a_url_with_a_password_is_refused_without_being_shown(option: str, variable: str):
@@ -556,6 +579,14 @@ def _command(folder: Path, code: str, *arguments: str) -> subprocess.CompletedPr
         text=True,
         timeout=60,
     )
+
+
+def test_another_policy_for_the_drafts_belongs_to_the_operator_that_names_it():
+    base = _training("operator=two_policy", "rollout.draft_url=http://a", "rollout.draft_model=m").operator
+    assert base.draft_policy == load_operator("two_policy", base).draft_policy == "endpoint"
+    assert load_operator("pdr", base).draft_policy == "own"
+    own = load("evaluation", NEEDED).operator
+    assert load_operator("two_policy", own).draft_policy == "endpoint"
 
 
 def test_options_given_from_python_change_their_part_alone_and_are_checked():

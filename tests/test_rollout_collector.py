@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from fakes import EvenIsCorrect, Request, ScriptedPolicy, boxed, operator, problem, roll, settings
 
+from configs.schema import FILTERS
 from rollout.collection.collector import (
     FEWEST_REFUSED,
     MAX_STEPS_WITHOUT_GROUPS,
@@ -19,6 +20,7 @@ from rollout.collection.collector import (
 )
 from rollout.collection.groups import GroupFilter, group_rollout
 from rollout.collection.problem_stream import ProblemStream
+from rollout.collection.step_groups import majority_is_right
 from rollout.operators import Operator
 from rollout.records import REFINE, TRACE, Call, JudgedDraft, Verdict
 from rollout.sampler import RequestRefused, Sampler
@@ -296,3 +298,78 @@ def test_a_run_that_keeps_no_group_for_long_ends_with_the_reason():
         asyncio.run(collector.collect(step))
     with pytest.raises(RuntimeError, match=r"10 steps in a row kept no group.*'equal_rewards': 4"):
         asyncio.run(collector.collect(9))
+
+
+def _with_accuracy(kind: str, numbers: Sequence[int]):
+    """A script whose calls of one kind box ``numbers`` in turn, the others at random; even is right."""
+    left = list(numbers)
+
+    def script(request: Request, rng: random.Random) -> str:
+        return f"<think>t</think>\\boxed{{{left.pop(0)}}}" if request.kind == kind else boxed(request, rng)
+
+    return script
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "right", "reason"),
+    [
+        ("pacore_stage1", "SOLVE", 0, "draft_accuracy"),
+        ("pacore_stage1", "SOLVE", 8, None),
+        ("pacore_stage1", "SOLVE", 9, "draft_accuracy"),
+        ("pacore_stage2", "REFINE", 0, "answer_accuracy"),
+        ("pacore_stage2", "REFINE", 23, None),
+        ("pacore_stage2", "REFINE", 24, "answer_accuracy"),
+    ],
+)
+def test_the_filters_of_pacore_exclude_their_bounds(name: str, kind: str, right: int, reason: str | None):
+    numbers = [2] * right + [1] * (24 - right)
+    pdr = operator((24, 1), "all")
+    rollout = roll(ScriptedPolicy(script=_with_accuracy(kind, numbers)), pdr, num_answers=24)
+    rule = FILTERS[name]
+    keep = GroupFilter(drafts_between=rule.drafts, answers_between=rule.answers)
+    (group,) = group_rollout(rollout, _reward)
+    assert keep.reason(group, rollout) == reason
+    trace = roll(ScriptedPolicy(script=lambda *_: "\\boxed{1}"), operator((1,), name="trace"), num_answers=4)
+    (plain,) = group_rollout(trace, _reward)
+    assert keep.reason(plain, trace) is None
+
+
+@pytest.mark.parametrize(
+    ("drafts", "is_right"),
+    [([2, 2, 1], True), ([1, 1, 2], False), ([2, 1, 4, 1], False), ([2, 1], True), ([1, 2], False)],
+)
+def test_the_majority_of_drafts_is_the_most_frequent_answer_and_ties_go_to_the_first(drafts, is_right):
+    script = _with_accuracy("SOLVE", drafts)
+    rollout = roll(ScriptedPolicy(script=script), operator((len(drafts), 1), "all"))
+    assert asyncio.run(majority_is_right(rollout, EvenIsCorrect())) == is_right
+
+
+def test_drafts_without_an_answer_have_no_right_majority():
+    silent = ScriptedPolicy(script=lambda *_: "<think>t</think>nothing")
+    rollout = roll(silent, operator((3, 1), "all"))
+    assert not asyncio.run(majority_is_right(rollout, EvenIsCorrect()))
+
+
+@pytest.mark.parametrize(("share", "most_easy"), [(0.0, 6), (0.5, 3), (0.67, 1), (1.0, 0)])
+def test_problems_with_a_right_majority_fill_no_more_than_their_share(share: float, most_easy: int):
+    collector = _collector(
+        ScriptedPolicy(),
+        problems=40,
+        problems_per_step=6,
+        operator_fraction=1.0,
+        majority_wrong_share=share,
+        max_refill=8,
+    )
+    batch = asyncio.run(collector.collect(1))
+    by_problem = {(r.problem.id, tuple(c.completion_ids for c in r.calls)): r for r in batch.rollouts}
+    easy = hard = 0
+    for group in batch.groups:
+        (rollout,) = [r for r in by_problem.values() if group.samples[0].call in r.calls]
+        if asyncio.run(majority_is_right(rollout, EvenIsCorrect())):
+            easy += 1
+        else:
+            hard += 1
+    assert easy + hard == 6
+    assert easy <= most_easy
+    if share:
+        assert batch.metrics["collect/dropped_majority_right"] > 0

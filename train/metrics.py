@@ -14,7 +14,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from rollout.records import AMORTISE, TRACE, Group, Rollout, Sample
+from rollout.records import AMORTISE, OWN, TRACE, Group, Rollout, Sample
 from train.batch.collate import MicroBatch
 from train.batch.rows import Row
 from train.distributed import max_over_ranks, sum_over_ranks
@@ -148,12 +148,12 @@ def staleness_metrics(rollouts: Sequence[Rollout], version: int) -> dict[str, fl
     """Returns how many versions behind the policy the oldest token of a call is: mean per role, and maximum.
 
     Drafts, distil and verify calls count whether they are trained or not, so that a workspace written by an
-    older policy is visible.
+    older policy is visible. Drafts of another policy have no such version.
     """
     lags: dict[str, list[int]] = defaultdict(list)
     for rollout in rollouts:
         for call in rollout.calls:
-            if call.versions:
+            if call.versions and call.policy == OWN:
                 lags[call.role].append(version - call.policy_version)
     metrics = {f"staleness/{role}": float(np.mean(of_role)) for role, of_role in lags.items()}
     if lags:

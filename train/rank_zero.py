@@ -20,7 +20,7 @@ import yaml
 import configs
 import rewards.verdict
 from configs.compose import load_operator
-from configs.schema import WITHOUT_EFFECT, TrainingConfig
+from configs.schema import FILTERS, WITHOUT_EFFECT, TrainingConfig, check_draft_url
 from rewards.build import build_scorer, build_shaper
 from rewards.grader import Grader
 from rewards.shaping import RewardInput, ShapedReward, Shaper
@@ -81,7 +81,7 @@ def assemble(config: TrainingConfig, overrides: list[str], data: RunData, stack:
     opened = codec.opens_thinking(thinking.open)
     scorer = stack.enter_context(build_scorer(config.rewards, thinking, prompt_opens_thinking=opened))
     scorer.check_columns(column_names(data.problems))
-    settings = policy_settings(config.operator, config.rollout, engine.pool, codec)
+    settings = policy_settings(config.operator, config.rollout, engine.pool, codec, engine.drafts)
     grader = Grader(scorer)
     collector = BatchCollector(
         ProblemStream(
@@ -103,6 +103,8 @@ def assemble(config: TrainingConfig, overrides: list[str], data: RunData, stack:
             drop_equal_rewards=config.collect.drop_equal_rewards,
             max_pass_rate=config.collect.max_pass_rate,
             draft_accuracy=(config.collect.draft_accuracy[0], config.collect.draft_accuracy[1]),
+            drafts_between=FILTERS[config.collect.filter].drafts,
+            answers_between=FILTERS[config.collect.filter].answers,
         ),
         cache=cache,
         replay=_replay(config, data.origin),
@@ -110,7 +112,10 @@ def assemble(config: TrainingConfig, overrides: list[str], data: RunData, stack:
             Amortiser(settings, config.algo.amortise_max_per_problem) if config.algo.amortise_coef else None
         ),
     )
-    operators = [build_operator(load_operator(n, config.operator)) for n in config.train.eval_operators]
+    evaluated = [load_operator(name, config.operator) for name in config.train.eval_operators]
+    for each in evaluated:
+        check_draft_url(each, config.rollout)
+    operators = [build_operator(each) for each in evaluated]
     producer = Producer(
         collector, max_staleness=config.collect.max_staleness, last_step=config.train.max_steps
     )
@@ -173,7 +178,11 @@ def collect_options(config: TrainingConfig) -> CollectOptions:
         max_refill=config.collect.max_refill,
         max_refused_share=config.collect.max_refused_share,
         reuse_traces=config.collect.draft_source == "reuse",
+        reference_drafts=config.collect.draft_source == "reference",
         teaches=algo.opd_coef > 0,
+        majority_wrong_share=(
+            config.collect.balance_share if config.collect.balance == "majority_wrong" else 0.0
+        ),
         ranges=Ranges(
             drafts=tuple(operator.drafts),
             top_k=tuple(operator.top_k_range),

@@ -6,13 +6,14 @@ values; they read no files and open no sockets.
 
 from configs.schema.algo import AlgoConfig
 from configs.schema.coldstart import ColdStartConfig
-from configs.schema.collect import CollectConfig
+from configs.schema.collect import FILTERS, CollectConfig
 from configs.schema.commands import (
     EvaluationConfig,
     JobConfig,
     ProblemsConfig,
     TrainingConfig,
     WorkersConfig,
+    check_draft_url,
     register,
 )
 from configs.schema.data import DataConfig
@@ -32,6 +33,7 @@ from configs.schema.study import ArmConfig, StudyConfig
 from configs.schema.train import HEAD_CHUNK_BYTES, SHARE_FROM, TrainConfig
 
 __all__ = [
+    "FILTERS",
     "HEAD_CHUNK_BYTES",
     "OWN",
     "SHARE_FROM",
@@ -59,6 +61,7 @@ __all__ = [
     "TrainConfig",
     "TrainingConfig",
     "WorkersConfig",
+    "check_draft_url",
     "operator_name",
     "operator_spec",
     "register",

@@ -20,6 +20,20 @@ from configs.schema.study import StudyConfig
 from configs.schema.train import TrainConfig
 
 
+def check_draft_url(operator: OperatorConfig, rollout: RolloutConfig) -> None:
+    """Checks that an operator whose drafts come from an endpoint has one.
+
+    Raises:
+        ValueError: If not.
+    """
+    if operator.draft_policy == "endpoint" and not rollout.draft_url:
+        raise ValueError(
+            f"The operator {operator.name} takes its drafts from another policy "
+            "(operator.draft_policy=endpoint), but rollout.draft_url is not set. Set it, and "
+            "rollout.draft_model, to a chat endpoint."
+        )
+
+
 @dataclass(kw_only=True)
 class TrainingConfig:
     """``python -m train``"""
@@ -60,6 +74,7 @@ class TrainingConfig:
         self._check_adapter()
         self._check_sampling()
         self._check_teacher()
+        self._check_draft_policy()
         if self.rollout.enable_sleep_mode and self.collect.max_staleness:
             raise ValueError(
                 f"rollout.enable_sleep_mode is true and collect.max_staleness {self.collect.max_staleness}: "
@@ -91,6 +106,26 @@ class TrainingConfig:
                 f"algo.opd_coef is {algo.opd_coef}, but every workspace reads {read} of "
                 f"{algo.num_generations} traces: none is left that a teacher has not read. Raise "
                 "algo.num_generations, or lower operator.schedule or operator.top_k."
+            )
+
+    def _check_draft_policy(self) -> None:
+        """Checks that the policy that writes the drafts has a worker or an endpoint."""
+        operator, collect, workers = self.operator, self.collect, self.rollout.num_draft_workers
+        check_draft_url(operator, self.rollout)
+        if operator.draft_policy != "own" and collect.draft_source != "fresh":
+            raise ValueError(
+                f"collect.draft_source is {collect.draft_source}, but operator.draft_policy is "
+                f"{operator.draft_policy}: the drafts can have one source. Set one to its default."
+            )
+        if operator.draft_policy != "own" and "draft" in self.algo.credit:
+            raise ValueError(
+                f"algo.credit holds draft, but operator.draft_policy is {operator.draft_policy}: only drafts "
+                "of the policy itself can be trained."
+            )
+        if (collect.draft_source == "reference") != (workers > 0):
+            raise ValueError(
+                f"collect.draft_source is {collect.draft_source} and rollout.num_draft_workers {workers}: "
+                "drafts of the frozen initial policy need at least 1 such worker, and nothing else uses one."
             )
 
     def _check_sampling(self) -> None:
@@ -183,6 +218,13 @@ class EvaluationConfig:
         self.rollout.cast_lm_head_to_fp32 |= self.model.cast_lm_head_to_fp32
         at_least("samples", self.samples, 1)
         self.data.check_evaluation()
+        check_draft_url(self.operator, self.rollout)
+        if self.rollout.num_draft_workers:
+            raise ValueError(
+                f"rollout.num_draft_workers is {self.rollout.num_draft_workers}, which is for training with "
+                "collect.draft_source=reference. To evaluate with drafts of another policy, serve it and set "
+                "operator=two_policy with rollout.draft_url."
+            )
         if self.rollout.chats and self.operator.quorum < 1:
             raise ValueError(
                 f"operator.quorum is {self.operator.quorum}, but a chat endpoint (rollout.chat_url) "
@@ -233,6 +275,12 @@ class JobConfig(TrainingConfig):
         super().__post_init__()
         at_least("nodes", self.nodes, 1)
         at_least("gpus", self.gpus, 0)
+        if self.gpus and self.rollout.num_draft_workers:
+            raise ValueError(
+                f"rollout.num_draft_workers is {self.rollout.num_draft_workers}, but python -m launch "
+                "divides its GPUs between workers and trainer only. Start workers and trainer one by one, "
+                "or serve the initial policy and set operator=two_policy with rollout.draft_url."
+            )
 
 
 @dataclass(kw_only=True)

@@ -26,7 +26,7 @@ PDR_KINDS = ("pdr", "adaptive")
 """Operators that are PDR in training."""
 SOURCES = ("solution", "full", "tail")
 OUTCOMES = ("answer", "mean", "majority")
-OWN = ("source", "outcome")
+OWN = ("source", "outcome", "draft_policy")
 """Options that a compared operator never takes from the run's own operator: only from its own file."""
 
 
@@ -103,6 +103,9 @@ class OperatorConfig:
     error_analysis: bool = False
     """Ask the policy for the errors of its solution between rounds of sr."""
 
+    draft_policy: str = "own"
+    """Policy that writes the drafts: own (the one that refines) or endpoint (that of rollout.draft_url)."""
+
     distiller: str = "shared_topk"
     """Method that turns drafts into a workspace: global_summary, recursive_summary, shared_topk,
     per_sample_topk, random_k, all, oracle, or ``package.module:function``, an async function of a
@@ -164,6 +167,12 @@ class OperatorConfig:
         for option, names in (("distiller", [self.distiller]), ("distillers", self.distillers)):
             for name in names:
                 choice_or_import(f"operator.{option}", name, DISTILLERS, "package.module:function")
+        choice("operator.draft_policy", self.draft_policy, ("own", "endpoint"))
+        if self.draft_policy != "own" and self.quorum < 1:
+            raise ValueError(
+                f"operator.quorum is {self.quorum}, but the drafts come from a chat endpoint "
+                "(operator.draft_policy=endpoint), which cannot return part of a draft. Set it to 1."
+            )
         choice("operator.oracle", self.oracle, ("only_correct", "only_wrong"))
         at_least("operator.top_k", self.top_k, 1)
         choice("operator.source", self.source, SOURCES)

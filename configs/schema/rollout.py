@@ -9,6 +9,8 @@ from configs.schema.vllm_args import check_vllm_args
 WITHOUT_EFFECT = (
     "urls",
     "num_workers",
+    "draft_url",
+    "num_draft_workers",
     "host",
     "port",
     "max_concurrency",
@@ -51,6 +53,7 @@ class RolesConfig:
     distil: RoleConfig = field(default_factory=RoleConfig)
     verify: RoleConfig = field(default_factory=RoleConfig)
     analyse: RoleConfig = field(default_factory=RoleConfig)
+    select: RoleConfig = field(default_factory=RoleConfig)
 
     def changed(self) -> dict[str, RoleConfig]:
         """Returns the roles that have an option of their own."""
@@ -79,6 +82,16 @@ class RolloutConfig:
 
     chat_model: str = ""
     """Name of the model at the endpoint ``chat_url``."""
+
+    draft_url: str = ""
+    """URL of an OpenAI-compatible chat endpoint that writes the drafts of operators with
+    draft_policy=endpoint, e.g. http://127.0.0.1:8000/v1, with the environment's OPENAI_API_KEY as key."""
+
+    draft_model: str = ""
+    """Name of the model at the endpoint ``draft_url``."""
+
+    num_draft_workers: int = 0
+    """Further local workers that keep the weights of model.path, for collect.draft_source=reference."""
 
     temperature: float = 1.0
     """Sampling temperature; 0 is greedy (evaluation only)."""
@@ -220,6 +233,7 @@ class RolloutConfig:
         at_least("rollout.answer_tokens", self.answer_tokens, 1)
         at_least("rollout.max_concurrency", self.max_concurrency, 1)
         at_least("rollout.samples_per_request", self.samples_per_request, 1)
+        at_least("rollout.num_draft_workers", self.num_draft_workers, 0)
         at_least("rollout.max_retries", self.max_retries, 0)
         above("rollout.request_timeout_seconds", self.request_timeout_seconds, 0)
         above("rollout.start_timeout_seconds", self.start_timeout_seconds, 0)
@@ -287,15 +301,26 @@ class RolloutConfig:
         for name, variable, urls in (
             ("urls", "VLLM_API_KEY", self.urls),
             ("chat_url", "OPENAI_API_KEY", [self.chat_url]),
+            ("draft_url", "OPENAI_API_KEY", [self.draft_url]),
         ):
             if any(map(has_user, urls)):  # the message does not repeat it
                 raise ValueError(
                     f"rollout.{name} holds a user name or password, which would be written to config.yaml, "
                     f"logs and the tracker. Leave it out and set the environment variable {variable}."
                 )
-        for url in [*self.urls, *([self.chat_url] if self.chats else [])]:
+        for url in filter(None, [*self.urls, self.chat_url, self.draft_url]):
             if not url.startswith(("http://", "https://")):
                 raise ValueError(f"A rollout URL must start with http:// or https://, got '{url}'.")
+        if bool(self.draft_url) != bool(self.draft_model):
+            raise ValueError(
+                f"rollout.draft_url is '{self.draft_url}' and rollout.draft_model '{self.draft_model}': set "
+                "both, or neither."
+            )
+        if self.num_draft_workers and self.enable_sleep_mode:
+            raise ValueError(
+                f"rollout.num_draft_workers is {self.num_draft_workers}, but with rollout.enable_sleep_mode "
+                "the trainer needs the memory of all workers, and these are never put to sleep."
+            )
         if self.chats and not self.chat_model:
             raise ValueError("rollout.chat_model must name the model to use at rollout.chat_url.")
         if self.chat_model and not self.chats:

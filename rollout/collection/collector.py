@@ -11,13 +11,13 @@ from functools import partial
 from rollout.build import Ranges
 from rollout.collection.amortise import Amortiser
 from rollout.collection.draft_cache import DraftCache
-from rollout.collection.groups import Credited, DroppedGroup, GroupFilter, RewardGroup, group_rollout
+from rollout.collection.groups import Credited, DroppedGroup, GroupFilter, RewardGroup
 from rollout.collection.problem_stream import ProblemStream
 from rollout.collection.replay import Replay
-from rollout.collection.teacher import taught
+from rollout.collection.step_groups import Selection, StepGroups
 from rollout.operators import Operator, run_operator
 from rollout.policy import PolicySettings, derive_seed
-from rollout.records import DRAFT, Call, Grader, Group, Problem, Rollout
+from rollout.records import DRAFT, REFERENCE, Call, Grader, Group, Problem, Rollout
 from rollout.sampler import RequestRefused
 
 logger = logging.getLogger(__name__)
@@ -58,8 +58,12 @@ class CollectOptions:
     """Maximum share of all problems so far that workers may refuse."""
     reuse_traces: bool = False
     """A problem's traces are also the drafts of its operator rollout."""
+    reference_drafts: bool = False
+    """The frozen initial policy writes the drafts."""
     teaches: bool = False
     """With ``reuse_traces``: traces get the policy that reads a workspace of their problem as a teacher."""
+    majority_wrong_share: float = 0.0
+    """Least share of the operator's problems whose drafts' majority is wrong; others are dropped."""
     ranges: Ranges = field(default_factory=Ranges)
     credited: Credited = field(default_factory=Credited)
 
@@ -97,15 +101,24 @@ class BatchCollector:
         the operator are samples of the plain problem, too; no filter drops them.
         """
         self.stream = stream
-        self._operator = type(operator)(replace(operator.options, num_workspaces=options.num_workspaces))
+        drafts = REFERENCE if options.reference_drafts else operator.options.draft_policy
+        self._operator = type(operator)(
+            replace(operator.options, num_workspaces=options.num_workspaces, draft_policy=drafts)
+        )
         self._trace = trace
         self._settings = settings
         self._grader = grader
-        self._reward = reward
         self._options = options
-        self._keep = keep or GroupFilter()
+        self._selection = Selection(
+            reward=reward,
+            grader=grader,
+            credited=options.credited,
+            keep=keep or GroupFilter(),
+            amortise=amortise,
+            teaches=options.teaches,
+            majority_wrong_share=options.majority_wrong_share,
+        )
         self._cache = cache
-        self._amortise = amortise
         self.replay = replay
         self._steps_without_groups = 0
         self._num_tried = 0
@@ -123,12 +136,9 @@ class BatchCollector:
         """
         # ``missing`` holds the uses without a kept group; each refill tries them on other problems.
         missing = self._uses()
-        rollouts: list[Rollout] = []
-        groups: list[Group] = []
+        found = StepGroups(self._selection, sum(use.operator for use in missing))
         refused: list[RequestRefused] = []
-        dropped: list[DroppedGroup] = []
         drawn: set[str] = set()
-        counts: Counter[str] = Counter()
         refills, num_tried = -1, 0
         while missing and refills < self._options.max_refill:
             refills += 1
@@ -142,35 +152,22 @@ class BatchCollector:
                     refused.append(result)
                     unfilled.append(use)
                     continue
-                # A rollout's number is its position in the step's ``rollouts``: call ids depend on it.
-                first = len(rollouts)
-                kept = [
-                    self._kept(rollout, number, dropped) + self._amortised(rollout, number, counts)
-                    for number, rollout in enumerate(result, first)
-                ]
-                if self._options.teaches and use.trace and use.operator:
-                    kept[0] = [self._taught(group, result[-1], counts) for group in kept[0]]
-                rollouts += result
-                groups += [group for of_rollout in kept for group in of_rollout]
-                filled = [
-                    _has_answers(rollout, of_rollout)
-                    for rollout, of_rollout in zip(result, kept, strict=True)
-                ]
+                filled = await found.add(result, has_traces=use.trace and use.operator)
                 unfilled += self._unfilled(use, filled)
             missing = unfilled
-        if not rollouts:
+        if not found.rollouts:
             raise RuntimeError(f"None of {len(refused)} problems has a rollout: {refused[0]}")
         self._check_refused(num_tried, refused)
-        reasons = Counter(each.reason for each in dropped)
-        self._guard(groups, reasons)
+        reasons = Counter(each.reason for each in found.dropped)
+        self._guard(found.groups, reasons)
         metrics: dict[str, float] = {"collect/refused": len(refused), "collect/refills": refills}
         metrics |= {f"collect/dropped_{reason}": count for reason, count in reasons.items()}
-        metrics |= counts
+        metrics |= found.counts
         return CollectedBatch(
-            groups=tuple(groups),
-            rollouts=tuple(rollouts),
-            metrics=metrics | _metrics(rollouts),
-            dropped=tuple(dropped),
+            groups=tuple(found.groups),
+            rollouts=tuple(found.rollouts),
+            metrics=metrics | _metrics(found.rollouts),
+            dropped=tuple(found.dropped),
         )
 
     def _uses(self) -> list[ProblemUse]:
@@ -253,33 +250,6 @@ class BatchCollector:
             return rng.sample(calls, min(width, len(calls)))
         return self._cache.draw(problem.id, width, rng) if self._cache else []
 
-    def _kept(self, rollout: Rollout, number: int, dropped: list[DroppedGroup]) -> list[Group]:
-        """Returns the groups of rollout ``number`` that pass the filter; adds the others to ``dropped``."""
-        kept = []
-        for group in group_rollout(rollout, self._reward, self._options.credited, number=number):
-            reason = self._keep.reason(group, rollout)
-            if reason is None:
-                kept.append(group)
-            else:
-                dropped.append(DroppedGroup(group=group, reason=reason))
-        return kept
-
-    def _amortised(self, rollout: Rollout, number: int, counts: Counter[str]) -> list[Group]:
-        """Returns the answers of rollout ``number`` as a group of the plain problem, if there are any."""
-        if self._amortise is None:
-            return []
-        result = self._amortise(rollout, number)
-        groups = [] if result.group is None else [result.group]
-        counts["collect/amortised"] += sum(len(group.samples) for group in groups)
-        counts["collect/amortise_mentions"] += result.mentions
-        return groups
-
-    def _taught(self, traces: Group, operator: Rollout, counts: Counter[str]) -> Group:
-        """Returns the traces with their teacher's prompts, and counts those that have one."""
-        group = taught(traces, operator)
-        counts["collect/taught"] += sum(bool(sample.teacher_prompt_ids) for sample in group.samples)
-        return group
-
     def _check_refused(self, num_tried: int, refused: Sequence[RequestRefused]) -> None:
         """Raises ``RuntimeError`` if too many problems were refused: the rest would be another data set."""
         self._num_tried += num_tried
@@ -309,12 +279,6 @@ async def _or_refused(work: Awaitable[list[Rollout]]) -> list[Rollout] | Request
     except RequestRefused as error:
         logger.warning("A problem was skipped: %s", error)
         return error
-
-
-def _has_answers(rollout: Rollout, kept: Sequence[Group]) -> bool:
-    """Returns True if a kept group holds answers of the rollout, and not only drafts or summaries."""
-    role = rollout.calls[rollout.answers[0]].role
-    return any(group.key.role == role for group in kept)
 
 
 def _metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:

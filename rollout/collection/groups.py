@@ -16,6 +16,7 @@ from rollout.records import (
     ATTEMPTS,
     DISTIL,
     DRAFT,
+    OWN,
     Call,
     Group,
     GroupKey,
@@ -185,6 +186,7 @@ def _drafts(rollout: Rollout, *, intermediate: bool) -> list[int]:
         and (intermediate or call.round == 0)
         and call.finish != "abort"
         and not call.is_given
+        and call.policy == OWN
     ]
 
 
@@ -231,6 +233,10 @@ class GroupFilter:
     """Drop groups in which at least this share of the samples is right."""
     draft_accuracy: tuple[float, float] = (0.0, 1.0)
     """Bounds on the share of right drafts in the group's rollout, if it has drafts."""
+    drafts_between: tuple[float, float] | None = None
+    """The same, but the share must lie strictly between these."""
+    answers_between: tuple[float, float] | None = None
+    """The share of right samples must lie strictly between these, if the group's rollout has drafts."""
 
     def reason(self, group: Group, rollout: Rollout) -> str | None:
         """Returns the reason to drop ``group`` of ``rollout``; None if it is kept."""
@@ -239,8 +245,16 @@ class GroupFilter:
             return "pass_rate"
         drafts = [rollout.verdicts[i].is_correct for i, c in enumerate(rollout.calls) if c.role == DRAFT]
         low, high = self.draft_accuracy
-        if drafts and not low <= sum(drafts) / len(drafts) <= high:
-            return "draft_accuracy"
+        if drafts:
+            accuracy = sum(drafts) / len(drafts)
+            if not (low <= accuracy <= high and _between(accuracy, self.drafts_between)):
+                return "draft_accuracy"
+            if not _between(sum(right) / len(right), self.answers_between):
+                return "answer_accuracy"
         if self.drop_equal_rewards and len({sample.reward for sample in group.samples}) == 1:
             return "equal_rewards"
         return None
+
+
+def _between(value: float, bounds: tuple[float, float] | None) -> bool:
+    return bounds is None or bounds[0] < value < bounds[1]

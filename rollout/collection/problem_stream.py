@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from rollout.policy import derive_seed
-from rollout.records import DRAFT, TRACE, Problem, Rollout
+from rollout.records import DRAFT, OWN, TRACE, Problem, Rollout
 
 
 class ProblemStream:
@@ -101,7 +101,7 @@ class ProblemStream:
             history = self._history.setdefault(rollout.problem.id, [0, 0])
             for place, verdict in rollout.verdicts.items():
                 call = rollout.calls[place]
-                if call.role in (TRACE, DRAFT) and not call.is_given:
+                if call.role in (TRACE, DRAFT) and not call.is_given and call.policy == OWN:
                     history[0] += verdict.is_correct
                     history[1] += 1
 

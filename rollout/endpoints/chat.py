@@ -94,8 +94,10 @@ class ChatEndpoint:
     async def __aexit__(self, *_: object) -> None:
         await self._client.__aexit__()
 
-    async def check(self, timeout: float = 30.0) -> None:
+    async def check(self, option: str = "rollout.chat_url", timeout: float = 30.0) -> None:
         """Requests the endpoint's list of models, so that a wrong address or key fails before any problem.
+
+        ``option`` is the name of the option that holds the URL.
 
         Raises:
             RuntimeError: If nothing answers within ``timeout`` seconds, or the key is refused.
@@ -104,7 +106,7 @@ class ChatEndpoint:
         try:
             status = await self._client.status(url, timeout)
         except RuntimeError as error:
-            raise RuntimeError(f"The endpoint at rollout.chat_url does not answer: {error}") from None
+            raise RuntimeError(f"The endpoint at {option} does not answer: {error}") from None
         if status in (401, 403):
             raise RuntimeError(f"{url} answered {status}: set OPENAI_API_KEY to a key that it accepts.")
 
