@@ -13,7 +13,7 @@ import pytest
 from conftest import REPO, config_with
 
 from configs.compose import load
-from configs.schema import JobConfig
+from configs.schema import JobConfig, RolesConfig
 from launch.check import check_training
 from launch.job import assignment, job_processes, worker_options
 from launch.supervise import JobProcess, Supervisor, ranks
@@ -116,6 +116,14 @@ def test_workers_of_several_gpus_get_the_first_and_the_trainer_the_rest():
     _processes(
         "gpus=8", "rollout.num_workers=4", "rollout.tensor_parallel_size=2", "rollout.enable_sleep_mode=true"
     )
+
+
+def test_workers_are_not_told_what_only_requests_and_the_trainer_use():
+    drafts = ["collect.draft_source=reference", "rollout.num_draft_workers=1"]
+    job = load("job", [*BASE, "rollout.roles.draft.temperature=1.2", "rollout.max_num_seqs=9", *drafts])
+    workers = load("workers", worker_options(job)).rollout
+    assert (workers.max_num_seqs, workers.num_draft_workers) == (9, 0)
+    assert workers.roles == RolesConfig()
 
 
 def test_the_trainer_is_not_told_what_concerns_the_job_alone():

@@ -132,3 +132,15 @@ def test_a_draft_that_all_answers_read_has_no_contribution():
     rollout = roll(ScriptedPolicy(), operator((4, 1), "all"), num_answers=6)
     rewards = {place: float(place) for place in rollout.answers}
     assert contributions(rollout, rewards) == {0: 0.0, 1: 0.0, 2: 0.0, 3: 0.0}
+
+
+@pytest.mark.parametrize(("distiller", "sizes"), [("shared_topk", [4]), ("random_k", [1, 1, 1, 1])])
+def test_attempts_of_a_middle_round_share_a_baseline_only_where_they_share_a_workspace(
+    distiller: str, sizes: list[int]
+):
+    pdr = operator((6, 4, 1), distiller, top_k=2)
+    rollout = roll(ScriptedPolicy(), pdr, num_answers=4, seed=1)
+    groups = group_rollout(rollout, _reward, Credited(drafts=True, intermediate=True))
+    middle = [group for group in groups if group.key.role == REFINE and group.key.round == 1]
+    assert sorted(len(group.samples) for group in middle) == sizes
+    assert {group.key.round for group in _of(groups, DRAFT)} == {0}

@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from rollout.records import AMORTISE, ATTEMPTS
+from rollout.records import AMORTISE, ATTEMPTS, OWN
 from train.loss.advantages import STD_EPSILON
 from train.trace import FOLDER, CallRecord, CreditRecord, read_trace, trace_path, traced_steps
 
@@ -89,9 +89,10 @@ def _rollout_lines(calls: Sequence[CallRecord], style: Style) -> Iterator[str]:
 def _call_lines(call: CallRecord, characters: int | None) -> Iterator[str]:
     verdict = f", {call.verdict}, answer {call.answer}" if call.role in ATTEMPTS else ""
     versions = "+".join(str(span.version) for span in call.versions)
+    wrote = f"policy version {versions}" if call.policy == OWN else f"by the policy {call.policy}"
     yield (
         f"   call {call.call_id}: {call.prompt_tokens}+{call.completion_tokens} tokens, "
-        f"policy version {versions}, {call.finish}, {call.label}{verdict}"
+        f"{wrote}, {call.finish}, {call.label}{verdict}"
     )
     yield _quote("end of the completion", call.text, characters)
 

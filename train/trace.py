@@ -13,7 +13,7 @@ import msgspec
 
 from rollout.collection.amortise import amortised_id
 from rollout.collection.collector import CollectedBatch
-from rollout.records import AMORTISE, Group, Rollout, Sample, VersionSpan, call_id, context_key
+from rollout.records import AMORTISE, OWN, Group, Rollout, Sample, VersionSpan, call_id, context_key
 from train.batch.rows import Branch, Row
 from train.call_terms import UpdateRecord
 
@@ -77,6 +77,8 @@ class CallRecord:
     """Sum of the sampler's log-probs over tokens that may be trained."""
     credit: CreditRecord | None
     """Credit; None if the call is in no group, such as a draft or summary that is not credited."""
+    policy: str = OWN
+    """Policy that wrote it; see ``rollout.records.Call``."""
 
 
 class GroupTrace:
@@ -254,6 +256,7 @@ def _record(
         versions=call.versions,
         sampler_logprob=_masked_sum(call.sampler_logprobs, call.train_mask),
         credit=credit,
+        policy=call.policy,
     )
 
 

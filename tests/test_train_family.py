@@ -1,0 +1,170 @@
+"""Trainings with amortised answers, a teacher, or drafts of another policy: real vLLM workers, two ranks."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import REPO
+from tiny import byte_tokenizer, schooled_model
+
+from configs.schema import RolloutConfig
+from rollout.engine import RolloutEngine
+from rollout.workers.process_guard import end_tree
+from train.explain import explain
+from train.trace import CallRecord, read_trace, trace_path
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
+
+LIMIT_SECONDS = 600
+STEPS = 3
+COMMON = (
+    "data=jsonl",
+    "data.num_held_out=2",
+    "rollout=cpu",
+    "rollout.max_completion_length=16",
+    "rollout.max_model_len=768",
+    "model.dtype=float32",
+    "algo.problems_per_step=8",
+    "algo.num_generations=6",
+    "algo.learning_rate=1e-4",
+    "operator.schedule=[3,1]",
+    "operator.workspace_tokens=128",
+    "operator.prompts.refine='{question} Workspace: {workspace}'",
+    "operator.prompts.solve='{question}'",
+    "operator.thinking.close='</think>'",
+    f"train.max_steps={STEPS}",
+    "train.trace_steps=1",
+    "train.eval_at_start=false",
+    "train.eval_at_end=false",
+    "train.eval_operators=[trace]",
+)
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A policy that says 7 to nearly everything, which answers half of the problems."""
+    folder = tmp_path_factory.mktemp("schooled")
+    schooled_model("\\boxed{7}").save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def endpoint(policy: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RolloutEngine]:
+    """A worker that serves the same policy as a chat endpoint, and is not the run's."""
+    config = RolloutConfig(
+        max_completion_length=16, max_model_len=768, dtype="float32", kv_cache_gib=1, max_num_seqs=64
+    )
+    with RolloutEngine(config, str(policy), tmp_path_factory.mktemp("logs")) as engine:
+        yield engine
+
+
+def _train(policy: Path, folder: Path, *options: str, **environment: str) -> dict[int, list[CallRecord]]:
+    """Runs three steps on two ranks; returns the traced calls by step."""
+    problems = folder / "problems.jsonl"
+    lines = [{"id": f"p{i}", "question": f"{i} =", "answer": str(7 + i % 2)} for i in range(40)]
+    problems.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    file = REPO / "launch" / "accelerate" / "cpu_zero2.yaml"
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(file), "-m", "train"]
+    command += [*COMMON, f"data.path={problems}", f"model.path={policy}", f"output_dir={folder}", *options]
+    own = {**os.environ, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1", **environment}
+    log = folder / "train.log"
+    with log.open("w") as out:
+        process = subprocess.Popen(command, cwd=REPO, env=own, stdout=out, stderr=subprocess.STDOUT)
+        try:
+            status = process.wait(timeout=LIMIT_SECONDS)
+        except subprocess.TimeoutExpired:
+            end_tree(process.pid)
+            pytest.fail(f"not done within {LIMIT_SECONDS} s:\n{log.read_text()[-4000:]}")
+    assert status == 0, log.read_text()[-4000:]
+    return {step: read_trace(trace_path(folder, step)) for step in range(1, STEPS + 1)}
+
+
+def _metrics(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_traces_learn_from_amortised_answers_and_from_the_policy_that_reads_a_workspace(
+    policy: Path, tmp_path: Path
+):
+    steps = _train(
+        policy,
+        tmp_path,
+        "collect.draft_source=reuse",
+        "algo.amortise_coef=0.3",
+        "algo.opd_coef=0.1",
+        "rollout.roles.trace.temperature=1.1",
+        "rollout.roles.refine.temperature=0.9",
+    )
+    for line in _metrics(tmp_path):
+        assert line["updates"] == 1
+        assert line["collect/amortised"] > 0 < line["collect/taught"]
+        assert line["trained_tokens/amortise"] > 0 < line["nll/amortise"]
+        assert "opd_kl/trace" in line
+        # The trainer scores each role at the temperature that sampled it.
+        assert max(line["mismatch_kl/trace"], line.get("mismatch_kl/refine", 0.0)) < 1e-4
+    calls = steps[STEPS]
+    retrained = [call for call in calls if call.role == "amortise"]
+    assert retrained
+    shown = explain(tmp_path, STEPS, problem=retrained[0].problem_id, characters=60)
+    assert "imitated with algo.amortise_coef 0.3" in shown
+    taught = [c for c in calls if c.credit and c.credit.update and c.credit.update.teacher_kl is not None]
+    assert taught and {call.role for call in taught} == {"trace"}
+    shown = explain(tmp_path, STEPS, call=taught[0].call_id, characters=60)
+    assert "teacher: the policy reading a workspace" in shown
+
+
+def test_reference_drafts_stay_those_of_the_first_policy_while_the_policy_moves_on(
+    policy: Path, tmp_path: Path
+):
+    steps = _train(
+        policy,
+        tmp_path,
+        "collect.draft_source=reference",
+        "rollout.num_draft_workers=1",
+        "rollout.roles.draft.temperature=1.2",
+        "collect.filter=pacore_stage2",
+        "collect.balance=majority_wrong",
+        "collect.max_refill=1",
+    )
+    for step, calls in steps.items():
+        drafts = [call for call in calls if call.role == "draft"]
+        assert {call.policy for call in drafts} == {"reference"}
+        assert {span.version for call in drafts for span in call.versions} == {0}
+        own = {span.version for c in calls if c.policy == "own" for span in c.versions}
+        assert own == {step - 1}
+    assert [line["policy_version"] for line in _metrics(tmp_path)] == [1.0, 2.0, 3.0]
+    assert "staleness/draft" not in _metrics(tmp_path)[-1]
+
+
+def test_an_endpoint_drafts_and_the_policy_learns_to_refine(
+    policy: Path, endpoint: RolloutEngine, tmp_path: Path
+):
+    (worker,) = endpoint.pool.endpoints
+    assert endpoint._fleet is not None
+    steps = _train(
+        policy,
+        tmp_path,
+        "operator=two_policy",
+        "operator.schedule=[3,1]",
+        f"rollout.draft_url={worker.url}/v1",
+        "rollout.draft_model=policy",
+        "algo.amortise_coef=0.3",
+        OPENAI_API_KEY=endpoint._fleet.key,
+    )
+    for calls in steps.values():
+        drafts = [call for call in calls if call.role == "draft"]
+        assert {call.policy for call in drafts} == {"endpoint"}
+        assert all(call.credit is None and call.completion_tokens == 0 for call in drafts)
+        assert any("\\boxed" in call.text for call in drafts)
+        refined = [call for call in calls if call.role == "refine"]
+        assert any(call.credit and call.credit.update for call in refined)
+        assert any("\\boxed" in call.prompt for call in refined)
+    shown = explain(tmp_path, 1, problem=steps[1][-1].problem_id, characters=60)
+    assert "by the policy endpoint" in shown or "trace" in shown
+    key = endpoint._fleet.key
+    assert not any(key in path.read_text(errors="replace") for path in tmp_path.rglob("*.yaml"))
