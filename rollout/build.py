@@ -12,7 +12,7 @@ from rollout.distiller import DistillerOptions
 from rollout.forcing import ThinkingLimit
 from rollout.imports import imported
 from rollout.operators import AgreementOptions, Operator, OperatorOptions, SelectionOptions
-from rollout.policy import PolicySettings, RoleSettings
+from rollout.policy_settings import PolicySettings, RoleSettings
 from rollout.prompt_probe import check_prompt
 from rollout.prompts import Codec, prompt_texts
 from rollout.records import DRAFT, Sampling

@@ -7,12 +7,11 @@ import math
 import time
 import uuid
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
-from configs.thinking import ThinkingMarks
-from rollout.forcing import Sampled, ThinkingLimit, sample
-from rollout.prompts import Codec, PromptTexts
+from rollout.forcing import Sampled, sample
+from rollout.policy_settings import PolicySettings
 from rollout.records import (
     ANALYSE,
     ATTEMPTS,
@@ -27,13 +26,11 @@ from rollout.records import (
     JudgedDraft,
     Problem,
     Prompt,
-    Sampling,
     Verdict,
     Workspace,
     drafts_behind,
 )
 from rollout.records import EMPTY as NO_WORKSPACE
-from rollout.sampler import Sampler
 from rollout.thinking import OK, Split, split
 
 
@@ -56,44 +53,6 @@ class Solution:
     def is_usable(self) -> bool:
         """True if it may enter a workspace."""
         return self.label == OK
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RoleSettings:
-    """How the calls of one role are sampled."""
-
-    sampling: Sampling
-    limit: ThinkingLimit | None
-    sampler: Sampler | None = None
-    """Another policy's sampler; None: that of the run."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PolicySettings:
-    """Settings that all problems of a run share."""
-
-    sampler: Sampler
-    codec: Codec
-    prompts: PromptTexts
-    marks: ThinkingMarks
-    sampling: Sampling
-    limit: ThinkingLimit | None = None
-    """Budget forcing of every call; None for no limit on thinking."""
-    roles: Mapping[str, RoleSettings] = field(default_factory=dict)
-    """Roles whose calls are sampled otherwise."""
-    drafts: Mapping[str, RoleSettings] = field(default_factory=dict)
-    """How other policies sample drafts, by ``Call.policy``."""
-
-    def of(self, role: str, policy: str = OWN) -> RoleSettings:
-        """Returns how ``policy`` samples the calls of ``role``; other policies sample drafts only."""
-        if role == DRAFT and policy != OWN:
-            if policy not in self.drafts:
-                raise ValueError(
-                    f"The drafts come from the policy {policy!r}, which has no worker here: set "
-                    "rollout.draft_url and rollout.draft_model to a chat endpoint."
-                )
-            return self.drafts[policy]
-        return self.roles.get(role) or RoleSettings(sampling=self.sampling, limit=self.limit)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

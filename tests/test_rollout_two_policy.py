@@ -28,7 +28,7 @@ from rollout.collection.problem_stream import ProblemStream
 from rollout.endpoints.chat import ChatEndpoint
 from rollout.engine import RolloutEngine
 from rollout.operators import run_operator
-from rollout.policy import PolicySettings, RoleSettings
+from rollout.policy_settings import PolicySettings, RoleSettings
 from rollout.prompts import Codec
 from rollout.records import DRAFT, ENDPOINT, OWN, REFERENCE, REFINE, Completion, Rollout, Usage, VersionSpan
 from train.metrics import staleness_metrics

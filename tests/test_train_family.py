@@ -97,14 +97,14 @@ def test_traces_learn_from_amortised_answers_and_from_the_policy_that_reads_a_wo
         "collect.draft_source=reuse",
         "algo.amortise_coef=0.3",
         "algo.opd_coef=0.1",
-        "rollout.roles.trace.temperature=1.1",
+        "rollout.roles.trace.temperature=1.6",
         "rollout.roles.refine.temperature=0.9",
     )
     for line in _metrics(tmp_path):
         assert line["updates"] == 1
-        assert line["collect/amortised"] > 0 < line["collect/taught"]
+        assert line["collect/amortised"] > 0
         assert line["trained_tokens/amortise"] > 0 < line["nll/amortise"]
-        assert "opd_kl/trace" in line
+        assert ("opd_kl/trace" in line) == (line["collect/taught"] > 0)
         # The trainer scores each role at the temperature that sampled it.
         assert max(line["mismatch_kl/trace"], line.get("mismatch_kl/refine", 0.0)) < 1e-4
     calls = steps[STEPS]
@@ -112,9 +112,11 @@ def test_traces_learn_from_amortised_answers_and_from_the_policy_that_reads_a_wo
     assert retrained
     shown = explain(tmp_path, STEPS, problem=retrained[0].problem_id, characters=60)
     assert "imitated with algo.amortise_coef 0.3" in shown
-    taught = [c for c in calls if c.credit and c.credit.update and c.credit.update.teacher_kl is not None]
+    by_step = [call for step in steps.values() for call in step]
+    taught = [c for c in by_step if c.credit and c.credit.update and c.credit.update.teacher_kl is not None]
     assert taught and {call.role for call in taught} == {"trace"}
-    shown = explain(tmp_path, STEPS, call=taught[0].call_id, characters=60)
+    (step,) = [number for number, of_step in steps.items() if taught[-1] in of_step]
+    shown = explain(tmp_path, step, call=taught[-1].call_id, characters=60)
     assert "teacher: the policy reading a workspace" in shown
 
 

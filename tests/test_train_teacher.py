@@ -106,6 +106,16 @@ def test_a_teacher_that_is_the_student_changes_nothing():
     torch.testing.assert_close(found, wanted)
 
 
+def test_a_micro_batch_without_a_teacher_has_the_same_terms_for_ranks_to_reduce():
+    torch.manual_seed(0)
+    batch, logprobs = _every_token(torch.randn(VOCABULARY), torch.randn(VOCABULARY).log_softmax(-1))
+    algo, entropies = AlgoConfig(opd_coef=0.1), torch.zeros(VOCABULARY)
+    _, taught = objective(batch, logprobs, entropies, algo)
+    _, plain = objective(replace(batch, teacher_logprobs=None, has_teacher=None), logprobs, entropies, algo)
+    assert list(taught.means) == list(plain.means) and taught.only.keys() == plain.only.keys()
+    assert taught.only["opd_kl"].all() and not plain.only["opd_kl"].any()
+
+
 def test_the_teacher_is_the_policy_before_the_update_in_the_teachers_context(tmp_path, tiny_policy):
     config = make_config(tmp_path, tiny_policy, algo={"opd_coef": 0.5, "num_iterations": 2}, collect=REUSED)
     groups = _taught_groups(random.Random(4))

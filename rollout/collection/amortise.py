@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from rollout.policy import PolicySettings
+from rollout.policy_settings import PolicySettings
 from rollout.prompts import PromptTexts
 from rollout.records import AMORTISE, Group, GroupKey, Problem, Rollout, Sample, call_id, context_key
 

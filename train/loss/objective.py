@@ -96,9 +96,11 @@ def objective(
     if ref_kl is not None:
         means["ref_kl"] = ref_kl.detach()
     only = dict.fromkeys(means, has_ratio)
-    if gap is not None and batch.has_teacher is not None:
-        means["opd_kl"] = -gap
-        only["opd_kl"] = batch.has_teacher
+    if algo.opd_coef:
+        # Also without a teacher in this micro-batch: all ranks reduce the same terms.
+        nobody = torch.zeros_like(has_ratio)
+        means["opd_kl"] = torch.zeros_like(mismatch) if gap is None else -gap
+        only["opd_kl"] = nobody if batch.has_teacher is None else batch.has_teacher
     means["nll"] = -logprobs.detach()
     only["nll"] = ~has_ratio
     losses = {"loss": token_loss.detach()}
