@@ -15,7 +15,8 @@ from rollout.engine import RolloutEngine
 from rollout.evaluation.evaluate import Comparison, InMemory, make_missing
 from rollout.evaluation.report import compare, require_outcomes
 from rollout.operators import Operator, run_on
-from rollout.policy import Policy, PolicySettings
+from rollout.policy import Policy
+from rollout.policy_settings import PolicySettings
 from rollout.records import Attempt, Grader, Problem
 from rollout.result import Evaluation, Result, readable
 

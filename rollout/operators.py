@@ -32,7 +32,8 @@ from dataclasses import dataclass
 
 from rollout.costs import pdr_calls, sequential_calls
 from rollout.distiller import DistillerOptions
-from rollout.policy import Policy, PolicySettings, derive_seed
+from rollout.policy import Policy, derive_seed
+from rollout.policy_settings import PolicySettings
 from rollout.records import (
     ATTEMPTS,
     DRAFT,

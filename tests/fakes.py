@@ -11,7 +11,8 @@ from tiny import byte_tokenizer
 from configs.thinking import ThinkingMarks
 from rollout.distiller import DistillerOptions
 from rollout.operators import Operator, OperatorOptions, run_operator
-from rollout.policy import Policy, PolicySettings
+from rollout.policy import Policy
+from rollout.policy_settings import PolicySettings
 from rollout.prompts import Codec, PromptTexts
 from rollout.records import (
     Attempt,

@@ -37,6 +37,7 @@ ALSO_NEEDED = {
     ("data", "reasoning_gym"): [],
     ("rewards", "custom"): ["rewards.path=package.module:function"],
     ("rewards", "judge"): ["rewards.judge.url=http://localhost:8000/v1", "rewards.judge.model=m"],
+    ("operator", "two_policy"): ["rollout.draft_url=http://a", "rollout.draft_model=m"],
 }
 """What a group file leaves to the command line, besides the paths in NEEDED."""
 

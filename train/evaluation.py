@@ -22,7 +22,7 @@ from rollout.evaluation.outcomes import Failure, Key, Outcome, accuracy_by_probl
 from rollout.evaluation.report import Report, count_reasons, require_outcomes, summary, write_report
 from rollout.evaluation.report_rows import Difference, ReportRow, difference, operator_rows, pairwise
 from rollout.operators import Operator
-from rollout.policy import PolicySettings
+from rollout.policy_settings import PolicySettings
 from rollout.records import Problem
 from train.health.summary import alarm_summary
 

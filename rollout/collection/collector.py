@@ -16,7 +16,8 @@ from rollout.collection.problem_stream import ProblemStream
 from rollout.collection.replay import Replay
 from rollout.collection.step_groups import Selection, StepGroups
 from rollout.operators import Operator, run_operator
-from rollout.policy import PolicySettings, derive_seed
+from rollout.policy import derive_seed
+from rollout.policy_settings import PolicySettings
 from rollout.records import DRAFT, REFERENCE, Call, Grader, Group, Problem, Rollout
 from rollout.sampler import RequestRefused
 
