@@ -35,6 +35,7 @@ STUDIES = {"paper_small"}
 ALSO_NEEDED = {
     ("data", "hf"): ["data.name=owner/set"],
     ("data", "reasoning_gym"): [],
+    ("data", "compositional"): [],
     ("rewards", "custom"): ["rewards.path=package.module:function"],
     ("rewards", "judge"): ["rewards.judge.url=http://localhost:8000/v1", "rewards.judge.model=m"],
     ("operator", "two_policy"): ["rollout.draft_url=http://a", "rollout.draft_model=m"],
@@ -215,7 +216,10 @@ def test_a_missing_mandatory_value_is_named(command: str):
     ("override", "available"),
     [
         ("operator=pdrr", "adaptive best_of_n genselect majority"),
-        ("data=csv", "aime24 aime25 dapo17k deepscaler gsm8k hf jsonl math500 polaris reasoning_gym"),
+        (
+            "data=csv",
+            "aime24 aime25 compositional dapo17k deepscaler gsm8k hf jsonl math500 polaris reasoning_gym",
+        ),
         ("experiment=x", "experiment"),
     ],
 )

@@ -56,7 +56,12 @@ def test_terms_of_every_generated_question_sum_to_its_gold_answer() -> None:
         assert sum(ws.terms(problem.question)) == int(problem.answer)
 
 
-@pytest.mark.parametrize("question", ["What is 3 * 4 =", "How many apples?", "1 + 2 = 3"])
+@pytest.mark.parametrize("question", ["Answer: 42 - 25 =", "Calculate 42 - 25."])
+def test_both_spellings_of_a_sum_have_the_same_terms(question: str) -> None:
+    assert ws.terms(question) == (42, -25)
+
+
+@pytest.mark.parametrize("question", ["What is 3 * 4 =", "How many apples?", "1 + 2 = 3", "Calculate 3 * 4."])
 def test_a_question_that_is_no_chain_sum_is_refused_by_name(question: str) -> None:
     with pytest.raises(ValueError, match=re.escape(repr(question))):
         ws.terms(question)

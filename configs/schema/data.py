@@ -47,6 +47,10 @@ class DataConfig:
     task_options: dict[str, Any] = field(default_factory=dict)
     """Options of that task, e.g. {min_terms: 4, max_terms: 4}."""
 
+    num_parts: int = 1
+    """Problems of that task that one generated question asks for; it is right only if every part is. At most
+    26."""
+
     task_seed: int = 0
     """Seed of the task's generator; independent of the run's seed, so that all runs share the problems."""
 
@@ -74,6 +78,14 @@ class DataConfig:
         needed = {"jsonl": "path", "hf": "name", "reasoning_gym": "task"}[self.source]
         if getattr(self, needed) is None:
             raise ValueError(f"data.{needed} must be set when data.source is '{self.source}'.")
+        at_least("data.num_parts", self.num_parts, 1)
+        if self.num_parts > 1 and self.source != "reasoning_gym":
+            raise ValueError(
+                f"data.num_parts is {self.num_parts}, but data.source is '{self.source}': only generated "
+                "problems (data.source=reasoning_gym) are composed of parts."
+            )
+        if self.num_parts > 26:
+            raise ValueError(f"data.num_parts is {self.num_parts}; parts are named a to z, so at most 26.")
         at_least("data.num_train", self.num_train, 1)
         at_least("data.num_held_out", self.num_held_out, 1)
         at_least("data.num_eval", self.num_eval, 1)

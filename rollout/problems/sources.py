@@ -3,11 +3,13 @@
 import random
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from configs.schema import DataConfig
 from rollout.problems.columns import Columns
+from rollout.problems.composed import compose
 from rollout.problems.files import Row, file_rows
 
 GENERATED = Columns("question", "answer")
@@ -112,7 +114,7 @@ def _generated(
     # Problem i of a task is made from seed + i: nearby seeds would generate the same problems.
     seed = random.Random(f"{config.task_seed} {part}").getrandbits(31)
     # More than ``size``, since generated questions may repeat or be left out.
-    most = 2 * size + len(leave_out)
+    most = (2 * size + len(leave_out)) * config.num_parts
     try:
         import reasoning_gym  # here, since the import takes a second
 
@@ -122,15 +124,28 @@ def _generated(
             f"reasoning-gym could not make data.task '{config.task}' with data.task_options "
             f"{config.task_options}: {error}"
         ) from error
+    name = config.task if config.num_parts == 1 else f"{config.task}_x{config.num_parts}"
     rows: dict[str, dict[str, Any]] = {}
-    for entry in dataset:
-        question = entry["question"].strip()
+    for row in _composed(dataset, config.num_parts):
+        question = row[GENERATED.question]
         if question in leave_out:
             continue
-        row = {"id": f"{config.task}-{part}-{config.task_seed}-{len(rows)}", "source": config.task}
-        row |= {GENERATED.question: question, GENERATED.answer: str(entry["answer"])}
-        row["metadata"] = entry["metadata"]
+        row |= {"id": f"{name}-{part}-{config.task_seed}-{len(rows)}", "source": name}
         rows.setdefault(question, row)
         if len(rows) == size:
             break
     return [(f"{config.task} problem {i}", row) for i, row in enumerate(rows.values())]
+
+
+def _composed(entries: Iterable[dict[str, Any]], num_parts: int) -> Iterator[dict[str, Any]]:
+    """Yields a row for each entry of reasoning-gym, or for ``num_parts`` successive ones together."""
+    if num_parts == 1:
+        for entry in entries:
+            # The metadata are what the task's own scorer reads.
+            row = {GENERATED.question: entry["question"].strip(), GENERATED.answer: str(entry["answer"])}
+            yield row | {"metadata": entry["metadata"]}
+        return
+    left = iter(entries)
+    while len(parts := list(islice(left, num_parts))) == num_parts:
+        question, answer = compose([(part["question"].strip(), str(part["answer"])) for part in parts])
+        yield {GENERATED.question: question, GENERATED.answer: answer}

@@ -29,9 +29,11 @@ from trl.trainer.sft_trainer import SFTTrainer
 from configs.compose import run
 from configs.schema import ColdStartConfig, TrainingConfig
 from rewards.build import gold_checker
+from rollout.problems.composed import is_composed
 from rollout.problems.loading import load_train
 from rollout.prompts import Codec, PromptTexts, prompt_texts
 from rollout.records import Problem
+from train.coldstart.worked_lists import worked_lists
 from train.coldstart.worked_solutions import Mix, WorkedExample, worked_examples
 
 RECORD_FILE = "coldstart.json"
@@ -88,7 +90,8 @@ def cold_start(
 
     set_seed(config.seed)
     count = config.max_steps * config.per_device_train_batch_size
-    examples = list(worked_examples(problems, prompts, mix_of(config), count=count, seed=config.seed))
+    write = worked_lists if is_composed(problems[0].question) else worked_examples
+    examples = list(write(problems, prompts, mix_of(config), count=count, seed=config.seed))
     tokenizer = build_tokenizer(examples[:_TOKENIZER_EXAMPLES], config.vocab_size)
     model = build_model(config, tokenizer)
     train(model, tokenizer, examples, config, scratch=partial / "sft")

@@ -1,7 +1,8 @@
 """Worked solutions for the cold start: several ways of answering a prompt, of different quality.
 
-For reasoning-gym's ``chain_sum`` (``4 + 3 - 8 =``). Reinforcement learning can only reinforce what the
-policy already does occasionally, so each form of prompt is answered in more than one way::
+For the sums of reasoning-gym (``4 + 3 - 8 =``); ``worked_lists`` has those for several sums at once.
+Reinforcement learning can only reinforce what the policy already does occasionally, so each form of prompt is
+answered in more than one way::
 
     solve    glance     no work; an answer that is at best close to the right one
              careful    running totals, term by term
@@ -40,8 +41,8 @@ MAX_DRAFTS = 4
 GLANCE_ERROR = 8.0
 """Standard deviation of a guess, which is then right about once in twenty times."""
 
-_KAPPA = 256
-_CHAIN = re.compile(r"(?:^|: )(-?\d+(?: [+-] -?\d+)*) =\s*$")
+KAPPA = 256
+_CHAIN = re.compile(r"(?:^|: |Calculate )(-?\d+(?: [+-] -?\d+)*)(?: =|\.)\s*$")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +76,10 @@ class WorkedExample:
 
 
 def terms(question: str) -> tuple[int, ...]:
-    """Returns the signed terms of a ``chain_sum`` question: ``(42, -25)`` for ``"... 42 - 25 ="``.
+    """Returns the signed terms of a sum: ``(42, -25)`` for ``"... 42 - 25 ="`` or ``"Calculate 42 - 25."``.
+
+    These are the questions of reasoning-gym's ``chain_sum``, and of its ``basic_arithmetic`` with the
+    operators + and - and without parentheses.
 
     Raises:
         ValueError: If the question does not end in a chain of additions and subtractions.
@@ -84,7 +88,8 @@ def terms(question: str) -> tuple[int, ...]:
     if found is None:
         raise ValueError(
             f"The question {question!r} does not end in a chain such as '42 - 25 ='. The cold start writes "
-            "worked solutions for reasoning-gym's chain_sum only; set data.task=chain_sum."
+            "worked solutions for reasoning-gym's chain_sum, and for plain sums of its basic_arithmetic; "
+            "set data.task=chain_sum."
         )
     first, *rest = found.group(1).split(" ")
     signs = [1 if sign == "+" else -1 for sign in rest[::2]]
@@ -143,13 +148,18 @@ def plausible_error(gold: int, rng: random.Random) -> int:
     return gold + rng.choice((-1, 1)) * rng.randint(1, 20)
 
 
-def draft_answers(gold: int, rng: random.Random) -> list[int]:
-    """Draws the answers of 1 to ``MAX_DRAFTS`` drafts, each right with a probability drawn for the set.
+def draft_set(rng: random.Random) -> tuple[int, float]:
+    """Draws the number of drafts of a set and the probability that one is right.
 
     Most sets have four drafts, as in PDR [4, 1]; a quarter have one, as in Sequential Refinement.
     """
     count = rng.choices((1, 2, 3, MAX_DRAFTS), weights=(25, 5, 5, 65))[0]
-    right = rng.uniform(0.05, 0.95)
+    return count, rng.uniform(0.05, 0.95)
+
+
+def draft_answers(gold: int, rng: random.Random) -> list[int]:
+    """Draws the answers of the drafts of a set."""
+    count, right = draft_set(rng)
     return [gold if rng.random() < right else plausible_error(gold, rng) for _ in range(count)]
 
 
@@ -215,7 +225,7 @@ class _Writer:
 
     def distil(self, answers: Sequence[int]) -> WorkedExample:
         solutions = [solution_text(answer) for answer in answers]
-        prompt = self.prompts.distil_text(self.problem.question, solutions, _KAPPA)
+        prompt = self.prompts.distil_text(self.problem.question, solutions, KAPPA)
         thinking = f"Drafts say {', '.join(map(str, answers))}."
         return self._written(
             DISTIL, SUMMARISE, prompt, completion_text(thinking, summary_text(answers)), is_correct=True
