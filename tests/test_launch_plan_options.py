@@ -110,7 +110,8 @@ FREE = {
     # Of evaluations only: training widens the last round, and never stops early.
     *("operator.outcome", "operator.match_size", "operator.votes"),
     *("operator.agree_share", "operator.agree_min", "operator.max_drafts"),
-    *(f"algo.{name}" for name in ("learning_rate", "distil_coef", "draft_coef", "draft_credit", "sft_coef")),
+    *(f"algo.{name}" for name in ("learning_rate", "distil_coef", "draft_coef", "draft_credit")),
+    *(f"algo.{name}" for name in ("sft_coef", "sft_average")),
     *(
         f"algo.{name}"
         for name in ("epsilon", "epsilon_high", "advantage_estimator", "pass_k", "gamma", "lam")

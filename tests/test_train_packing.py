@@ -154,6 +154,20 @@ def test_policy_weights_of_a_role_sum_to_its_share_when_every_sample_can_learn(l
     assert sums[REFINE] == pytest.approx(0.25)
 
 
+@pytest.mark.parametrize(("average", "equal"), [("sequences", "per sample"), ("tokens", "per token")])
+def test_imitation_weighs_positive_samples_or_their_tokens_equally(average: str, equal: str):
+    algo = AlgoConfig(epsilon_high=5.0, operator_fraction=0.25, sft_coef=0.1, sft_average=average)
+    rows = weigh(credit(make_groups(8), algo), algo, max_completion_length=LONGEST)
+    positives = [b for row in rows for b in row.branches if b.is_positive and b.role == REFINE]
+    assert len({branch.num_trained for branch in positives}) > 1
+    per_token = [branch.imitation_weight for branch in positives]
+    per_sample = [branch.imitation_weight * branch.num_trained for branch in positives]
+    assert sum(per_sample) == pytest.approx(0.25 * 0.1)
+    same, other = (per_sample, per_token) if equal == "per sample" else (per_token, per_sample)
+    assert max(same) == pytest.approx(min(same)) and max(other) > 1.1 * min(other)
+    assert not any(b.imitation_weight for row in rows for b in row.branches if not b.is_positive)
+
+
 def test_samples_that_cannot_move_the_policy_are_left_out_but_counted():
     rng = random.Random(0)
     group = make_group(rng, role=TRACE, prompt=3, lengths=[4] * 6)

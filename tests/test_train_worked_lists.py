@@ -12,7 +12,7 @@ from configs.compose import load
 from configs.schema import DataConfig
 from configs.thinking import ThinkingMarks
 from rewards.gold import check_gold
-from rollout.problems import load_train
+from rollout.problems.loading import load_train
 from rollout.problems.composed import named, part_questions
 from rollout.prompts import PromptTexts
 from rollout.records import Problem

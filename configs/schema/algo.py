@@ -9,6 +9,7 @@ IMPORTANCE_SAMPLING_MODES = ("token_truncate", "token_mask", "sequence_truncate"
 ADVANTAGE_ESTIMATORS = ("group_mean", "leave_one_out", "pass_at_k")
 CREDITED = ("refine", "distil", "draft")
 DRAFT_CREDITS = ("verdict", "pass_at_k", "contribution")
+SFT_AVERAGES = ("sequences", "tokens")
 
 
 @dataclass(kw_only=True)
@@ -55,6 +56,10 @@ class AlgoConfig:
 
     sft_coef: float = 0.1
     """Weight of the length-normalised negative log-likelihood of positive samples (J_SFT)."""
+
+    sft_average: str = "sequences"
+    """Average of J_SFT: sequences (the paper's: each positive sample counts the same, so a token of a short
+    one pulls harder) or tokens (each token of the positive samples counts the same)."""
 
     amortise_coef: float = 0.0
     """Weight of the length-normalised negative log-likelihood of the operator's right answers under the plain
@@ -159,6 +164,7 @@ class AlgoConfig:
     def __post_init__(self) -> None:
         choice("algo.loss_type", self.loss_type, LOSS_TYPES)
         choice("algo.advantage_estimator", self.advantage_estimator, ADVANTAGE_ESTIMATORS)
+        choice("algo.sft_average", self.sft_average, SFT_AVERAGES)
         choice("algo.scale_rewards", self.scale_rewards, ("group", "batch", "none"))
         mode, modes = self.vllm_importance_sampling_mode, IMPORTANCE_SAMPLING_MODES
         choice("algo.vllm_importance_sampling_mode", mode, modes)

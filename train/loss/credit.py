@@ -93,7 +93,8 @@ def weigh(rows: Sequence[Row], algo: AlgoConfig, *, max_completion_length: int) 
     With ``share_r`` of a role from ``role_weights``, a token of sequence i of that role gets
 
         policy_weight    = share_r * token_weights_i              (the average of ``loss_type``)
-        imitation_weight = share_r * sft_coef / (positives * L_i)   (0 if i is not a positive sample)
+        imitation_weight = share_r * sft_coef / (positives * L_i)   (0 if i is not a positive sample;
+                           sft_average=tokens: share_r * sft_coef / sum of the positives' L_j)
         entropy_weight   = share_r * entropy_coef / sum_j L_j
 
     where ``L_i`` counts trained tokens and ``positives`` the role's correct samples that have any. Samples
@@ -126,7 +127,8 @@ def weigh(rows: Sequence[Row], algo: AlgoConfig, *, max_completion_length: int) 
         # One weight per sequence, shared by all of its tokens.
         policy = LOSSES[algo.loss_type].token_weights(lengths, max_completion_length)
         positives = [branch for branch in of_role if branch.is_positive and branch.num_trained]
-        each = mean_over_sequences([branch.num_trained for branch in positives])
+        average = mean_over_tokens if algo.sft_average == "tokens" else mean_over_sequences
+        each = average([branch.num_trained for branch in positives])
         # The same for every token of the role, whichever average the policy loss uses.
         entropy = algo.entropy_coef * mean_over_tokens(lengths)[0]
         imitation = {id(branch): weight for branch, weight in zip(positives, each, strict=True)}
