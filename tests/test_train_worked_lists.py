@@ -84,18 +84,16 @@ def test_careful_is_right_and_shows_the_totals_of_every_part():
                 assert f"{name}: {wl.running_totals(ws.terms(question))}\n" in example.completion
 
 
-def test_check_takes_the_majority_of_each_part_and_works_out_the_others():
+def test_check_takes_the_most_frequent_value_of_each_part():
     put_together = 0
     for example in examples(3000):
         drafts = drafts_of(example)
         if example.way != ws.CHECK or not drafts:
             continue
-        gold = tuple(int(pair.partition("=")[2]) for pair in GOLD[example.problem_id].split(", "))
-        voted = [ws.majority(values) for values in zip(*drafts, strict=True)]
-        expected = [g if most is None else most for g, most in zip(gold, voted, strict=True)]
+        expected = [max(values, key=values.count) for values in zip(*drafts, strict=True)]
         assert boxed(example.completion) == named(expected)
-        put_together += example.is_correct and gold not in drafts and len(drafts) > 1
-    assert put_together > 50, "lists whose parts are right in different drafts"
+        put_together += example.is_correct and tuple(expected) not in drafts
+    assert put_together > 5, "right lists that no draft holds"
 
 
 def test_copy_takes_the_first_draft_whatever_it_holds():
@@ -112,10 +110,10 @@ def test_recompute_compares_the_whole_list():
             assert boxed(example.completion) == ("yes" if shown == GOLD[example.problem_id] else "no")
 
 
-def test_a_summary_names_agreed_and_open_parts():
-    assert wl.list_summary([3, None, -1]) == "Agreed: a=3, c=-1. Open: b. Next: work out what is open."
-    assert wl.list_summary([3, 4]) == "Agreed: a=3, b=4. Next: answer."
-    assert wl.list_summary([None]) == "Agreed: nothing. Open: a. Next: work out what is open."
+def test_a_summary_names_the_most_frequent_values_and_the_parts_that_differ():
+    summary = wl.list_summary([(3, 5), (3, 4), (3, 4)])
+    assert summary == "Most drafts: a=3, b=4. They differ on: b. Next: answer."
+    assert "differ on: nothing." in wl.list_summary([(3, 4)])
 
 
 def test_errors_of_different_parts_are_independent():

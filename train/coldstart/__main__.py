@@ -266,7 +266,8 @@ def _make(config: TrainingConfig) -> None:
     if is_done(config.coldstart, problems, prompts, output_dir):
         print(f"{output_dir} already holds the cold-started policy.")
         return
-    torch.set_num_threads(os.cpu_count() or 1)
+    # The cores that this process may use: a batch system or taskset may grant fewer than there are.
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
     cold_start(config.coldstart, problems, prompts, output_dir)
     print(f"The cold-started policy is in {output_dir} ({time.monotonic() - started:.0f} s).")
 

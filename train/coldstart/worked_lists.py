@@ -5,12 +5,13 @@ The forms and ways are those of ``worked_solutions``; what differs is that an an
     solve    glance     no work; every value is at best close to the right one
              careful    the running totals of each part
     refine   copy       the first answer of the workspace, unchecked
-             check      for each part the value that most drafts share; running totals if there is none
-    distil   summarise  which parts are agreed, which are open
+             check      for each part the value that most drafts share, the first of them on a tie
+    distil   summarise  the same values, and the parts on which drafts differ
     verify   recompute  computed again, then compared
 """
 
 import random
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -37,7 +38,6 @@ from train.coldstart.worked_solutions import (
     WorkedExample,
     completion_text,
     draft_set,
-    majority,
     plausible_error,
     solution_text,
     terms,
@@ -61,19 +61,16 @@ def list_drafts(gold: Answer, rng: random.Random) -> list[Answer]:
     ]
 
 
-def agreed_parts(drafts: Sequence[Answer]) -> list[int | None]:
-    """Returns the majority among the drafts' values of each part, None where there is none."""
-    return [majority(values) for values in zip(*drafts, strict=True)]
+def most_common(drafts: Sequence[Answer]) -> Answer:
+    """Returns the most frequent of the drafts' values of each part, the first of them on a tie."""
+    return tuple(Counter(values).most_common(1)[0][0] for values in zip(*drafts, strict=True))
 
 
-def list_summary(agreed: Sequence[int | None]) -> str:
-    """Returns a distiller's summary: the agreed parts, the open ones, and the next step."""
-    pairs = list(zip(ascii_lowercase, agreed, strict=False))
-    known = ", ".join(f"{name}={value}" for name, value in pairs if value is not None)
-    left = ", ".join(name for name, value in pairs if value is None)
-    if not left:
-        return f"Agreed: {known}. Next: answer."
-    return f"Agreed: {known or 'nothing'}. Open: {left}. Next: work out what is open."
+def list_summary(drafts: Sequence[Answer]) -> str:
+    """Returns a distiller's summary: the most frequent values, and the parts on which drafts differ."""
+    parts = zip(ascii_lowercase, zip(*drafts, strict=True), strict=False)
+    differ = ", ".join(name for name, values in parts if len(set(values)) > 1)
+    return f"Most drafts: {named(most_common(drafts))}. They differ on: {differ or 'nothing'}. Next: answer."
 
 
 def worked_lists(
@@ -123,9 +120,8 @@ class _ListWriter:
         return self._made(SOLVE, way, prompt, "At a glance.", guess)
 
     def refine(self, way: str, drafts: Sequence[Answer], *, from_summary: bool) -> WorkedExample:
-        agreed = agreed_parts(drafts)
         if from_summary:
-            workspace = list_summary(agreed)
+            workspace = list_summary(drafts)
         else:
             texts = self.prompts.draft_texts([solution_text(named(draft)) for draft in drafts])
             workspace = join_drafts(texts)
@@ -133,14 +129,12 @@ class _ListWriter:
         # A summary has no first draft to copy.
         if way == COPY and not from_summary:
             return self._made(REFINE, way, prompt, "Take the first.", drafts[0])
-        answer = tuple(right if most is None else most for right, most in zip(self.gold, agreed, strict=True))
-        return self._made(REFINE, CHECK, prompt, self._checks(agreed), answer)
+        return self._made(REFINE, CHECK, prompt, "Part by part.", most_common(drafts))
 
     def distil(self, drafts: Sequence[Answer]) -> WorkedExample:
         solutions = [solution_text(named(draft)) for draft in drafts]
         prompt = self.prompts.distil_text(self.problem.question, solutions, KAPPA)
-        summary = list_summary(agreed_parts(drafts))
-        completion = completion_text("Part by part.", summary)
+        completion = completion_text("Part by part.", list_summary(drafts))
         return self._written(DISTIL, SUMMARISE, prompt, completion, is_correct=True)
 
     def verify(self, answer: Answer) -> WorkedExample:
@@ -150,18 +144,8 @@ class _ListWriter:
         return self._written(VERIFY, RECOMPUTE, prompt, completion, is_correct=True)
 
     def _steps(self) -> str:
-        return self._lines([running_totals(chain) for chain in self.chains])
-
-    def _checks(self, agreed: Sequence[int | None]) -> str:
-        return self._lines(
-            [
-                f"no majority, {running_totals(chain)}" if most is None else f"most say {most}"
-                for most, chain in zip(agreed, self.chains, strict=True)
-            ]
-        )
-
-    def _lines(self, texts: Sequence[str]) -> str:
-        return "\n".join(f"{name}: {text}" for name, text in zip(ascii_lowercase, texts, strict=False))
+        lines = zip(ascii_lowercase, self.chains, strict=False)
+        return "\n".join(f"{name}: {running_totals(chain)}" for name, chain in lines)
 
     def _made(self, form: str, way: str, prompt: str, thinking: str, answer: Answer) -> WorkedExample:
         completion = completion_text(thinking, solution_text(named(answer)))
