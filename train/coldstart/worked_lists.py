@@ -37,7 +37,7 @@ from train.coldstart.worked_solutions import (
     Mix,
     WorkedExample,
     completion_text,
-    draft_set,
+    draft_count,
     plausible_error,
     solution_text,
     terms,
@@ -53,8 +53,13 @@ def running_totals(values: Sequence[int]) -> str:
 
 
 def list_drafts(gold: Answer, rng: random.Random) -> list[Answer]:
-    """Draws the answers of the drafts of a set; the errors of different parts are independent."""
-    count, right = draft_set(rng)
+    """Draws the answers of a set of drafts; the errors of different parts are independent.
+
+    A part is right with a probability drawn for the set, from a range about that of the policy itself: where
+    fewer parts were right, few of their values would occur twice.
+    """
+    count = draft_count(rng)
+    right = rng.uniform(0.4, 0.95)
     return [
         tuple(value if rng.random() < right else plausible_error(value, rng) for value in gold)
         for _ in range(count)

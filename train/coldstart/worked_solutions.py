@@ -148,18 +148,15 @@ def plausible_error(gold: int, rng: random.Random) -> int:
     return gold + rng.choice((-1, 1)) * rng.randint(1, 20)
 
 
-def draft_set(rng: random.Random) -> tuple[int, float]:
-    """Draws the number of drafts of a set and the probability that one is right.
-
-    Most sets have four drafts, as in PDR [4, 1]; a quarter have one, as in Sequential Refinement.
-    """
-    count = rng.choices((1, 2, 3, MAX_DRAFTS), weights=(25, 5, 5, 65))[0]
-    return count, rng.uniform(0.05, 0.95)
+def draft_count(rng: random.Random) -> int:
+    """Draws a number of drafts: mostly four, as in PDR [4, 1]; a quarter one, as in Sequential Refinement."""
+    return rng.choices((1, 2, 3, MAX_DRAFTS), weights=(25, 5, 5, 65))[0]
 
 
 def draft_answers(gold: int, rng: random.Random) -> list[int]:
-    """Draws the answers of the drafts of a set."""
-    count, right = draft_set(rng)
+    """Draws the answers of a set of drafts, each right with a probability drawn for the set."""
+    count = draft_count(rng)
+    right = rng.uniform(0.05, 0.95)
     return [gold if rng.random() < right else plausible_error(gold, rng) for _ in range(count)]
 
 
