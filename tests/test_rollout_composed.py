@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from configs.schema import DataConfig
 from rewards.gold import check_gold
 from rewards.scorer import Scorer
-from rollout.problems.loading import load_eval, load_train
 from rollout.problems.composed import MAX_PARTS, compose, is_composed, named, part_questions
+from rollout.problems.loading import load_eval, load_train
 
 OPTIONS = {"min_terms": 3, "max_terms": 3, "min_digits": 1, "max_digits": 1}
 

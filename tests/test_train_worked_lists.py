@@ -12,8 +12,8 @@ from configs.compose import load
 from configs.schema import DataConfig
 from configs.thinking import ThinkingMarks
 from rewards.gold import check_gold
-from rollout.problems.loading import load_train
 from rollout.problems.composed import named, part_questions
+from rollout.problems.loading import load_train
 from rollout.prompts import PromptTexts
 from rollout.records import Problem
 from rollout.thinking import OK, split
