@@ -145,7 +145,7 @@ def _composed(entries: Iterable[dict[str, Any]], num_parts: int) -> Iterator[dic
             row = {GENERATED.question: entry["question"].strip(), GENERATED.answer: str(entry["answer"])}
             yield row | {"metadata": entry["metadata"]}
         return
-    left = iter(entries)
+    left = (entry for entry in entries)  # ``iter`` of the data set itself would begin again
     while len(parts := list(islice(left, num_parts))) == num_parts:
         question, answer = compose([(part["question"].strip(), str(part["answer"])) for part in parts])
         yield {GENERATED.question: question, GENERATED.answer: answer}
