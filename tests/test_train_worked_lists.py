@@ -36,7 +36,7 @@ def problems() -> list[Problem]:
         num_train=50,
         num_held_out=9,
     )
-    return load_train(data, lambda gold: None)
+    return load_train(data, lambda gold, columns: None)
 
 
 def examples(count: int = 1500, seed: int = 0) -> list[ws.WorkedExample]:
