@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from configs.schema import DataConfig
+from configs.schema import DataConfig, RewardsConfig
+from rewards.build import gold_checker
 from rewards.gold import check_gold
 from rewards.scorer import Scorer
 from rollout.problems.composed import MAX_PARTS, compose, is_composed, named, part_questions
@@ -69,7 +70,8 @@ def test_the_verifier_accepts_exactly_the_list_in_its_order(num_parts: int):
 
 
 def test_generated_lists_are_made_of_the_tasks_own_problems_and_held_out_as_a_whole():
-    train, held_out = load_train(_data(4), check_gold), load_eval(_data(4), check_gold)
+    check = gold_checker(RewardsConfig())
+    train, held_out = load_train(_data(4), check), load_eval(_data(4), check)
     assert (len(train), len(held_out)) == (40, 20)
     assert not {p.question for p in train} & {p.question for p in held_out}
     for problem in (*train, *held_out):
@@ -79,7 +81,8 @@ def test_generated_lists_are_made_of_the_tasks_own_problems_and_held_out_as_a_wh
 
 def test_one_part_is_the_task_itself():
     assert all(
-        not is_composed(p.question) and p.source == "chain_sum" for p in load_train(_data(1), check_gold)
+        not is_composed(p.question) and p.source == "chain_sum"
+        for p in load_train(_data(1), gold_checker(RewardsConfig()))
     )
 
 

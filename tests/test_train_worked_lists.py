@@ -9,9 +9,9 @@ from pathlib import Path
 import yaml
 
 from configs.compose import load
-from configs.schema import DataConfig
+from configs.schema import DataConfig, RewardsConfig
 from configs.thinking import ThinkingMarks
-from rewards.gold import check_gold
+from rewards.build import gold_checker
 from rollout.problems.composed import named, part_questions
 from rollout.problems.loading import load_train
 from rollout.prompts import PromptTexts
@@ -63,7 +63,8 @@ def test_running_totals_end_in_the_sum():
 
 def test_the_terms_of_the_experiments_own_parts_sum_to_their_gold_answers():
     for problem in load_train(
-        replace(load("training", ["experiment=compositional"]).data, num_train=50), check_gold
+        replace(load("training", ["experiment=compositional"]).data, num_train=50),
+        gold_checker(RewardsConfig()),
     ):
         sums = [sum(ws.terms(question)) for question in part_questions(problem.question)]
         assert problem.answer == named(sums)
