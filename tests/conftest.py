@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import settings
 from omegaconf import DictConfig, OmegaConf
 
 from configs.compose import load, resolve
@@ -13,6 +14,10 @@ from configs.schema import RolloutConfig
 
 if TYPE_CHECKING:  # every process of a parallel run loads this file: torch is left to those that need it
     from rollout.engine import RolloutEngine
+
+# No test asserts a time: on a loaded machine any example may take long.
+settings.register_profile("repository", deadline=None)
+settings.load_profile("repository")
 
 REPO = Path(__file__).parents[1]
 SHARED_DATA = REPO.parent / "shared" / "data"

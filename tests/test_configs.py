@@ -350,7 +350,10 @@ def test_what_is_no_override_is_a_config_error(override: str):
             "algo.credit=[refine,draft] collect.draft_source=reuse",
             r"collect\.draft_source is reuse: only fresh drafts are trained",
         ),
-        ("collect.draft_source=old", r"collect\.draft_source is 'old'; choose one of fresh, reuse, cached\."),
+        (
+            "collect.draft_source=old",
+            r"draft_source is 'old'; choose one of fresh, reuse, cached, reference\.",
+        ),
         ("collect.draft_source=cached", r"draft_cache goes with draft_source=cached"),
         ("collect.draft_cache=a.jsonl", r"draft_cache goes with draft_source=cached"),
         (

@@ -77,6 +77,7 @@ BASES = {
     "rollout.max_completion_length": "rollout.thinking_tokens=0",
     "train.keep_best": "train.eval_steps=20",
 }
+DRAFTS = "rollout.draft_url=http://a rollout.draft_model=m"
 ON_CPU = {"rollout.num_workers", "rollout.kv_cache_gib"}
 NAMED = {
     "operator.drafts": "operator.drafts=[2,6]",
@@ -86,6 +87,12 @@ NAMED = {
     "algo.entropy_coef": "algo.entropy_coef=0.1",
     "algo.critic_warmup_steps": f"{PPO} algo.critic_warmup_steps=3",
     "algo.mask_truncated_completions": "algo.mask_truncated_completions=true",
+    "algo.amortise_coef": "algo.amortise_coef=0.1",
+    "algo.opd_coef": "algo.opd_coef=0.1 collect.draft_source=reuse",
+    "operator.draft_policy": f"operator.draft_policy=endpoint {DRAFTS}",
+    "collect.balance": "collect.balance=majority_wrong collect.max_refill=1",
+    "collect.filter": "collect.filter=pacore_stage2",
+    "rollout.roles": "rollout.roles.draft.thinking_tokens=100",
     "collect.draft_source": "collect.draft_source=reuse",
     "collect.drop_equal_rewards": "collect.drop_equal_rewards=true",
     "collect.max_pass_rate": "collect.max_pass_rate=0.9",
@@ -124,6 +131,8 @@ FREE = {
     *("collect.draft_cache", "collect.max_refused_share", "collect.max_history_pass_rate"),
     *(f"rollout.{name}" for name in ("chat_url", "chat_model", "temperature", "top_p", "host", "port")),
     *(f"rollout.{name}_timeout_seconds" for name in ("request", "start", "publish")),
+    *("algo.amortise_max_per_problem", "collect.balance_share", "rollout.draft_url", "rollout.draft_model"),
+    "rollout.num_draft_workers",  # refused where a plan divides GPUs
     *("rollout.max_retries", "rollout.num_threads", "rollout.samples_per_request"),
     *(f"train.{name}" for name in ("eval_operators", "eval_samples", "trace_steps", "trace_limit_mib")),
     *(

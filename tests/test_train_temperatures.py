@@ -41,11 +41,12 @@ def mixed_rows():
     return credit(groups, AlgoConfig())
 
 
-@pytest.mark.parametrize("head_chunks", [1, 3])
+@pytest.mark.parametrize("chunk_bytes", [2**30, 2000])
 def test_a_batch_of_several_roles_has_the_log_probs_and_gradients_of_each_roles_temperature(
-    head_chunks: int, model: PreTrainedModel
+    chunk_bytes: int, model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
 ):
-    batch = collate(mixed_rows(), roles=ROLES, head_chunks=head_chunks)
+    monkeypatch.setattr("train.model.logprobs.HEAD_CHUNK_BYTES", chunk_bytes)
+    batch = collate(mixed_rows(), roles=ROLES)
     mixed = replace(batch, temperatures=torch.tensor(TEMPERATURES)[batch.roles])
     logprobs, entropies, _ = PolicyModel(model, temperature=1.0, entropy_has_gradient=True)(mixed)
     (logprobs.sum() + entropies.sum()).backward()
