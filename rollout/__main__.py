@@ -9,6 +9,7 @@ import asyncio
 import itertools
 import sys
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 
 import yaml
@@ -27,6 +28,9 @@ from rollout.evaluation.model_files import served_model
 from rollout.evaluation.pareto import draw_pareto
 from rollout.evaluation.report import Report, compare, require_outcomes, write_report
 from rollout.output_lock import locked
+from rollout.page.at_end import try_write
+from rollout.page.evaluation import write_evaluation_page
+from rollout.page.provenance import provenance
 from rollout.problems.loading import load_evaluated
 from rollout.problems.reading import column_names
 from rollout.prompts import Codec
@@ -37,6 +41,7 @@ def main(config: EvaluationConfig, overrides: list[str]) -> None:
     try:
         with STOP.interrupting(), locked(Path(config.output_dir)):
             print(_evaluate(config))
+            print(try_write(write_evaluation_page, Path(config.output_dir)), file=sys.stderr)
     except Stopped:
         print(
             f"rollout: stopped by {STOP.name}; finished rollouts are in {config.output_dir}/rollouts.jsonl; "
@@ -133,9 +138,11 @@ def _run_missing(
 
 
 def _write_config(config: EvaluationConfig, output_dir: Path) -> None:
-    """Writes ``config.yaml``, which documents the evaluation's last start."""
+    """Writes ``config.yaml`` and ``versions.txt``, which document the evaluation's last start."""
     options = {name: value for name, value in asdict(config).items() if name != "output_dir"}
     (output_dir / "config.yaml").write_text(yaml.safe_dump(options, sort_keys=False))
+    lines = [f"python {sys.version.split()[0]}", f"pdr-rl {version('pdr-rl')}", *provenance()]
+    (output_dir / "versions.txt").write_text("\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

@@ -59,6 +59,13 @@ class Verdict(Protocol):
     def is_correct(self) -> bool: ...
 
 
+def grounds(verdict: Verdict) -> dict[str, str]:
+    """Returns ``found_by``, how the answer was found, and ``reason``, each if the verifier told and it is not
+    empty; for records of the rollout."""
+    told = {name: str(getattr(verdict, name, "") or "") for name in ("found_by", "reason")}
+    return {name: text for name, text in told.items() if text}
+
+
 @dataclass(frozen=True, slots=True)
 class JudgedDraft:
     """A draft behind a workspace, with its own verdict."""
@@ -253,8 +260,20 @@ class Rollout:
         return drafts_behind(self.calls, place)
 
 
-def drafts_behind(calls: Sequence[Call | None], place: int) -> list[int]:
-    """Returns the attempts behind a call's workspace, pasted or summarised; None: it has not returned yet."""
+class Linked(Protocol):
+    """The part of a call that tells where it stands in its rollout's graph."""
+
+    @property
+    def role(self) -> str: ...
+    @property
+    def parents(self) -> tuple[int, ...]: ...
+
+
+def drafts_behind(calls: Sequence[Linked | None], place: int) -> list[int]:
+    """Returns the attempts that a call's workspace was made from, pasted or summarised.
+
+    ``calls`` are those of a rollout; None for one that has not returned.
+    """
     drafts: list[int] = []
     call = calls[place]
     for parent in call.parents if call is not None else ():

@@ -34,6 +34,7 @@ from rollout.collection.producer import Producer
 from rollout.collection.replay import Replay
 from rollout.engine import RolloutEngine
 from rollout.output_lock import locked
+from rollout.page.provenance import provenance
 from rollout.problems.reading import column_names
 from rollout.records import Call, JudgedDraft, Verdict
 from train.collaborators import Collaborators
@@ -230,5 +231,5 @@ def _write_run_card(config: TrainingConfig, overrides: list[str], output_dir: Pa
     (output_dir / "overrides.txt").write_text("\n".join(overrides) + "\n")
     names = ("pdr-rl", "torch", "transformers", "trl", "deepspeed", "accelerate", "hydra-core", "math-verify")
     lines = [f"python {sys.version.split()[0]}", *(f"{name} {version(name)}" for name in names)]
-    lines.append(f"configs {Path(configs.__file__).parent}")
+    lines += [f"configs {Path(configs.__file__).parent}", *provenance()]
     (output_dir / "versions.txt").write_text("\n".join(lines) + "\n")

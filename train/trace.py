@@ -13,7 +13,7 @@ import msgspec
 
 from rollout.collection.amortise import amortised_id
 from rollout.collection.collector import CollectedBatch
-from rollout.records import AMORTISE, OWN, Group, Rollout, Sample, VersionSpan, call_id, context_key
+from rollout.records import AMORTISE, OWN, Group, Rollout, Sample, VersionSpan, call_id, context_key, grounds
 from train.batch.rows import Branch, Row
 from train.call_terms import UpdateRecord
 
@@ -79,6 +79,9 @@ class CallRecord:
     """Credit; None if the call is in no group, such as a draft or summary that is not credited."""
     policy: str = OWN
     """Policy that wrote it; see ``rollout.records.Call``."""
+    found_by: str = ""
+    """How the answer was found, and below the reason of the verdict; empty if the verifier did not tell."""
+    reason: str = ""
 
 
 class GroupTrace:
@@ -257,6 +260,7 @@ def _record(
         sampler_logprob=_masked_sum(call.sampler_logprobs, call.train_mask),
         credit=credit,
         policy=call.policy,
+        **({} if verdict is None else grounds(verdict)),
     )
 
 

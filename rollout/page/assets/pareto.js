@@ -1,0 +1,137 @@
+// Accuracy against tokens, with intervals; a point leads to its rollouts.
+
+const BUDGETS = { b_total: "tokens of all calls", b_seq: "tokens on the longest chain" };
+const RESULTS = DATA.runs.flatMap((run, place) => run.rows.map((row) => ({ ...row, run: place })));
+const NEAR = 28;
+
+function startPareto() {
+  if (!RESULTS.length) return;
+  byId("pareto").hidden = false;
+  const choice = select(Object.entries(BUDGETS), state.budget, (value) => {
+    state.budget = value;
+    drawPareto();
+  });
+  byId("pareto-body").append(
+    element("div", { class: "controls" }, [labelled("Tokens", choice)]),
+    element("p", {
+      class: "quiet",
+      text: "Tokens in and out per answer, log scale; bars are 95% intervals over problems. Up and left is better. Rings: earlier rounds. A point, or its button below, shows its rollouts.",
+    }),
+    element("figure", { id: "pareto-figure" }, [element("div", { class: "chart" })]),
+    element("ul", { id: "pareto-points", class: "points", "aria-label": "Points of the picture" }),
+  );
+  drawPareto();
+}
+
+function resultName(row) {
+  const parts = [SEVERAL ? runName(row.run) : "", row.operator, row.phase, row.final ? "" : `round ${row.round}`];
+  return parts.filter(Boolean).join(", ");
+}
+
+/** Operators keep their colour over phases and runs. */
+function resultColor(row) {
+  const operators = [...new Set(RESULTS.map((each) => each.operator))];
+  return seriesColor(operators.indexOf(row.operator));
+}
+
+function drawPareto() {
+  const rows = [...RESULTS].sort((a, b) => a[state.budget] - b[state.budget]);
+  const columns = [rows.map((row) => row[state.budget])];
+  const series = [{ label: BUDGETS[state.budget] }];
+  for (const [i, row] of rows.entries()) {
+    columns.push(rows.map((_, j) => (i === j ? 100 * row.accuracy : null)));
+    const stroke = resultColor(row);
+    series.push({
+      label: resultName(row), stroke, paths: () => null,
+      points: { show: true, size: row.final ? 10 : 7, width: 2, stroke, fill: row.final ? stroke : color("surface") },
+    });
+  }
+  const [lowest, highest] = [columns[0][0], columns[0][rows.length - 1]];
+  const chart = drawChart(
+    byId("pareto-figure").querySelector(".chart"),
+    {
+      height: 340,
+      series,
+      scales: { x: { time: false, distr: 3, range: () => [lowest / 1.6, highest * 1.6] }, y: { range: (_, low, high) => yRange(rows, low, high) } },
+      axes: [
+        axis({ label: BUDGETS[state.budget], values: (_, ticks) => ticks.map((tick) => (tick === null ? "" : tick.toLocaleString("en"))) }),
+        axis({ label: "solved, %", size: 50 }),
+      ],
+      cursor: { drag: { x: false, y: false }, points: { show: false } },
+      legend: { show: false },
+      hooks: { draw: [(drawn) => drawBars(drawn, rows)] },
+    },
+    columns,
+  );
+  chart.over.classList.add("clickable");
+  chart.over.addEventListener("click", () => {
+    const row = nearest(chart, rows);
+    if (row) showResult(row);
+  });
+  describe(chart, `Accuracy against ${BUDGETS[state.budget]}. The list below has the points.`);
+  byId("pareto-points").replaceChildren(...rows.map(pointButton));
+}
+
+function yRange(rows) {
+  const low = Math.min(...rows.map((row) => 100 * row.ci_low));
+  const high = Math.max(...rows.map((row) => 100 * row.ci_high));
+  return [Math.max(-4, low - 5), Math.min(104, high + 7)];
+}
+
+function drawBars(chart, rows) {
+  const context = chart.ctx;
+  const scale = devicePixelRatio;
+  context.save();
+  context.font = `${12 * scale}px system-ui, sans-serif`;
+  for (const row of rows) {
+    const x = chart.valToPos(row[state.budget], "x", true);
+    const y = chart.valToPos(100 * row.accuracy, "y", true);
+    context.strokeStyle = resultColor(row);
+    context.lineWidth = 1.5 * scale;
+    context.beginPath();
+    context.moveTo(x, chart.valToPos(100 * row.ci_low, "y", true));
+    context.lineTo(x, chart.valToPos(100 * row.ci_high, "y", true));
+    context.stroke();
+    if (!row.final) continue;
+    context.fillStyle = color("text");
+    const text = visible(resultName(row));
+    const right = x + 9 * scale + context.measureText(text).width < chart.bbox.left + chart.bbox.width;
+    context.textAlign = right ? "left" : "right";
+    context.fillText(text, x + (right ? 9 : -9) * scale, y - 7 * scale);
+  }
+  context.restore();
+}
+
+function nearest(chart, rows) {
+  const { left, top } = chart.cursor;
+  const away = (row) =>
+    Math.hypot(chart.valToPos(row[state.budget], "x") - left, chart.valToPos(100 * row.accuracy, "y") - top);
+  const best = rows.reduce((a, b) => (away(b) < away(a) ? b : a));
+  return away(best) < NEAR ? best : null;
+}
+
+function pointButton(row) {
+  const text = `${resultName(row)}: ${accuracyText(row)}%, ${Math.round(row[state.budget]).toLocaleString("en")} tokens`;
+  return element("li", {}, [
+    element("button", { type: "button", on: { click: () => showResult(row) } }, [
+      element("span", { class: row.final ? "dot" : "dot ring", "data-series": seriesPlace(row) }),
+      element("span", { text }),
+    ]),
+  ]);
+}
+
+function seriesPlace(row) {
+  return [...new Set(RESULTS.map((each) => each.operator))].indexOf(row.operator) % NUM_SERIES;
+}
+
+function showResult(row) {
+  const source = row.phase ? `evaluation ${row.phase}` : "evaluation";
+  setFilter({ ...NO_FILTER, run: SEVERAL ? String(row.run) : "", source, operator: operatorOf(row) });
+  byId("rollouts").scrollIntoView();
+  byId("rollouts-title").focus();
+}
+
+/** A vote that matches an operator's cost, majority@12, is taken from the rollouts of the trace. */
+function operatorOf(row) {
+  return row.operator.startsWith("majority@") ? "trace" : row.operator;
+}
