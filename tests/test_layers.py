@@ -72,6 +72,7 @@ FLOORS = {
         "engine": {"endpoints", "workers", "weights", "records"},
         "evaluation": METHOD,
         "collection": METHOD | {"build", "evaluation"},
+        "page": METHOD,
     },
     "rewards": {
         "verdict": set(),

@@ -13,6 +13,8 @@ from conftest import REPO
 pytestmark = pytest.mark.component
 
 PACKAGES = ("configs", "launch", "rewards", "rollout", "train")
+DATA = {".css", ".html", ".js", ".json", ".py", ".woff2", ".yaml"}
+"""What an installed package reads."""
 
 
 @pytest.fixture(scope="module")
@@ -51,12 +53,10 @@ def test_every_module_and_every_data_file_is_in_the_wheel(unpacked: Path):
     expected = {
         path.relative_to(REPO)
         for name in PACKAGES
-        for pattern in ("*.py", "*.yaml", "*.json")
-        for path in (REPO / name).rglob(pattern)
+        for path in (REPO / name).rglob("*")
+        if path.suffix in DATA
     }
-    held = {
-        path.relative_to(unpacked) for path in unpacked.rglob("*") if path.suffix in (".py", ".yaml", ".json")
-    }
+    held = {path.relative_to(unpacked) for path in unpacked.rglob("*") if path.suffix in DATA}
     assert len(expected) > 40
     assert held == expected
 

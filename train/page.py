@@ -19,7 +19,7 @@ from train.health.rollbacks import read_rollbacks
 from train.health.rules import alarms_of
 from train.health.summary import alarm_summary
 from train.report import METRICS_FILE, read_metrics
-from train.trace import CallRecord, CreditRecord, read_trace, trace_path, traced_steps
+from train.trace import TEXT_CHARACTERS, CallRecord, CreditRecord, read_trace, trace_path, traced_steps
 
 STEPS = 12
 """Most traced steps whose rollouts are read."""
@@ -126,8 +126,14 @@ def _step_source(folder: Path, step: int, marks: ThinkingMarks, limit: int) -> S
     rollouts = list(_recorded(read_trace(trace_path(folder, step)), f"step {step}"))
     facts: list[Facts] = [rollout.facts for rollout in rollouts]
     operators = [rollout.operator for rollout in rollouts]
+    is_cut = any(len(call.text) >= TEXT_CHARACTERS for rollout in rollouts for call in rollout.calls)
     return source_views(
-        f"step {step}", facts, operators, lambda place: view(rollouts[place], marks), limit=limit
+        f"step {step}",
+        facts,
+        operators,
+        lambda place: view(rollouts[place], marks),
+        limit=limit,
+        note=f"of each text the trace holds the last {TEXT_CHARACTERS} characters" if is_cut else "",
     )
 
 

@@ -7,6 +7,7 @@ server and no network: open it in a browser. Without ``--out`` it is ``DIR/page.
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rollout.page.curves import POINTS
@@ -41,7 +42,20 @@ def views(folders: Sequence[Path]) -> list[RunView]:
             cannot read.
     """
     share, points = SHARE_BYTES // len(folders), max(100, POINTS // len(folders))
-    return [_view(folder, share, points) for folder in folders]
+    names = _distinct_names(folders)
+    return [
+        replace(_view(folder, share, points), name=name) for folder, name in zip(folders, names, strict=True)
+    ]
+
+
+def _distinct_names(folders: Sequence[Path]) -> list[str]:
+    """Returns the ends of the paths that tell the folders apart; the whole paths if one is named twice."""
+    parts = [folder.resolve().parts for folder in folders]
+    for length in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(each[-length:]) for each in parts]
+        if len(set(names)) == len(names):
+            break
+    return names
 
 
 def _view(folder: Path, limit: int, points: int) -> RunView:
@@ -50,8 +64,8 @@ def _view(folder: Path, limit: int, points: int) -> RunView:
     if (folder / JOURNAL_FILE).is_file():
         return evaluation_view(folder, limit)
     raise ValueError(
-        f"{folder} holds neither {METRICS_FILE} (a training run) nor {JOURNAL_FILE} (an evaluation). Name the "
-        "output_dir of python -m train or of python -m rollout."
+        f"{folder} holds neither {METRICS_FILE} (a training run) nor {JOURNAL_FILE} (an evaluation). Name "
+        "the output_dir of python -m train or of python -m rollout."
     )
 
 

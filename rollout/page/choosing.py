@@ -18,8 +18,8 @@ def choose(
 ) -> list[RolloutView]:
     """Returns the views of as many rollouts as fit, in the order in which they were recorded.
 
-    Rollouts with each flag, of each operator and the longest take turns, drawn at random with a fixed seed, so
-    that the rare ones are there.
+    Rollouts with each flag, of each operator and the longest take turns, drawn at random with a fixed seed,
+    so that the rare ones are there.
 
     Args:
         facts: Facts of every rollout of a source.

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from rollout.page.html import write_page
 from rollout.page.journal import Decode, read_source
-from rollout.page.options import describe_operator, option, read_options, shared_facts, thinking_marks
+from rollout.page.options import operator_name, option, read_options, shared_facts, thinking_marks
 from rollout.page.report_file import read_report
 from rollout.page.sources import SHARE_BYTES
 from rollout.page.tokenizer import find_decoder
@@ -43,7 +43,7 @@ def evaluation_view(folder: Path, limit: int) -> RunView:
     facts = shared_facts(options, folder)
     operators = option(options, "operators") or []
     if operators:
-        facts["operators"] = ", ".join(map(_operator_name, operators))
+        facts["operators"] = "; ".join(map(operator_name, operators))
     facts["samples per problem"] = str(option(options, "samples", ""))
     if report.failed:
         facts["failed rollouts"] = str(report.failed)
@@ -67,8 +67,3 @@ def evaluation_view(folder: Path, limit: int) -> RunView:
 def decoder(options: Options, folder: Path) -> Decode | None:
     """Returns the decoder of a run's prompts, see ``find_decoder``."""
     return find_decoder(str(option(options, "model.path", "")), folder)
-
-
-def _operator_name(operator: object) -> str:
-    """Returns the name of an operator, which is written by its name or with its options."""
-    return describe_operator(operator) if isinstance(operator, dict) else str(operator)

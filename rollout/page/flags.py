@@ -53,8 +53,8 @@ class Facts:
 def facts_of(calls: Sequence[Judged], chosen: tuple[int, ...] | None) -> Facts:
     """Returns the facts of a rollout.
 
-    Drafts are the attempts behind the answers' workspaces; for an answer that was chosen among attempts, as by
-    a vote, all attempts.
+    Drafts are the attempts behind the answers' workspaces; for an answer that was chosen among attempts, as
+    by a vote, all attempts.
 
     Args:
         calls: Its calls.

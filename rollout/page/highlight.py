@@ -23,9 +23,9 @@ class Draft:
 def segments(prompt: str, drafts: Sequence[Draft]) -> tuple[Segment, ...]:
     """Returns a prompt as parts that were taken from drafts, and the text between them.
 
-    Equal drafts take the places of their text in the order given, which is the order in which a workspace holds
-    them. A draft at the start of the prompt may lack its own start (prompts are stored from their end), and one
-    elsewhere its end (a workspace is bounded). The texts of the parts add up to ``prompt``.
+    Equal drafts take the places of their text in the order given, which is the order in which a workspace
+    holds them. A draft at the start of the prompt may lack its own start (prompts are stored from their end),
+    and one elsewhere its end (a workspace is bounded). The texts of the parts add up to ``prompt``.
     """
     taken: dict[_Span, int] = {}
     for find in (_whole, _cut):  # whole drafts first: a cut one must not take the place of another
@@ -58,7 +58,7 @@ def _whole(prompt: str, text: str, taken: Sequence[_Span]) -> _Span | None:
 
 
 def _cut(prompt: str, text: str, taken: Sequence[_Span]) -> _Span | None:
-    """Returns the place of the end of ``text`` at the start of the prompt, or of the longest start of ``text``."""
+    """Returns the place of the end of ``text`` at the start of the prompt, or of its longest start."""
     longest = min(len(prompt), len(text))
     overlap = next((n for n in range(longest, 0, -1) if prompt.startswith(text[-n:])), 0)
     if overlap >= LEAST_CHARACTERS and _whole(prompt[:overlap], text[-overlap:], taken):

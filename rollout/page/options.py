@@ -81,13 +81,25 @@ def describe_operator(operator: Options) -> str:
     return ", ".join(parts)
 
 
+def operator_name(operator: object) -> str:
+    """Returns the name of a compared operator, which is listed by its name, or as its name -> its options."""
+    if not isinstance(operator, Mapping):
+        return str(operator)
+    named = {name: options or {} for name, options in operator.items()}
+    parts = {
+        name: ", ".join(f"{key} {_text(value)}" for key, value in opts.items())
+        for name, opts in named.items()
+    }
+    return ", ".join(f"{name} ({part})" if part else str(name) for name, part in parts.items())
+
+
 def _named(options: Options, *paths: str) -> str:
     return ", ".join(dict.fromkeys(_text(option(options, path)) for path in paths if option(options, path)))
 
 
 def _said(options: Options, paths: Mapping[str, str]) -> str:
     found = {name: option(options, path) for name, path in paths.items()}
-    return ", ".join(f"{name} {_text(value)}" for name, value in found.items() if value is not None)
+    return ", ".join(f"{name} {_text(value)}" for name, value in found.items() if value)
 
 
 def _text(value: object) -> str:

@@ -13,7 +13,10 @@ _SECONDS = 10.0
 
 
 def provenance() -> list[str]:
-    """Returns ``machine ...`` and, if the code is a git checkout, ``commit ...`` (``-dirty`` with changes)."""
+    """Returns the line ``machine ...`` and, for code in a git checkout, ``commit ...``.
+
+    The commit ends in ``-dirty`` if files were changed since.
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     parts = [f"{platform.system()} {platform.machine()}", f"{cores} cores", *_gpus()]
     commit = _commit(Path(rollout.__file__).parent.parent)

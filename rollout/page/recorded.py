@@ -1,4 +1,4 @@
-"""A rollout as it was recorded, by training or by an evaluation, and its conversion to what the page shows."""
+"""A rollout as it was recorded, by training or by an evaluation, and what the page shows of it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from configs.thinking import ThinkingMarks, divide
 from rollout.page.flags import Facts, facts_of
 from rollout.page.highlight import Draft, segments
 from rollout.page.view import CallView, CreditView, PromptView, RolloutView, Segment
-from rollout.records import ATTEMPTS
+from rollout.records import ATTEMPTS, REFINE, VERIFY
 
 TEXT_CHARACTERS = 6_000
 """Number of characters kept from the end of a solution, of a thinking and of a prompt."""
@@ -109,7 +109,7 @@ def _prompt(rollout: RecordedRollout, reader: RecordedCall, solutions: Sequence[
     drafts = [
         Draft(call=place, text=solutions[place])
         for place in reader.parents
-        if rollout.calls[place].role != "verify"
+        if rollout.calls[place].role != VERIFY
     ]
     shown, left_out = _end(text)
     start = shown.find(rollout.question)
@@ -121,14 +121,14 @@ def _prompt(rollout: RecordedRollout, reader: RecordedCall, solutions: Sequence[
 
 def _call(call: RecordedCall, prompt: int, parts: tuple[str, str], is_plain: bool) -> CallView:
     (thinking, thinking_left_out), (solution, solution_left_out) = map(_end, parts)
-    reads = call.role in ATTEMPTS and bool(call.parents)
+    has_parents = bool(call.parents)
     return CallView(
         role=call.role,
         round=call.round,
         parents=call.parents,
         prompt=prompt,
-        reads_workspace=reads and not is_plain,
-        is_fallback=reads and is_plain,
+        reads_workspace=has_parents and call.role in ATTEMPTS and not is_plain,
+        is_fallback=has_parents and call.role == REFINE and is_plain,
         thinking=thinking,
         thinking_left_out=thinking_left_out,
         solution=solution,

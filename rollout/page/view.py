@@ -52,7 +52,7 @@ class CallView:
     reads_workspace: bool
     """True for an attempt whose prompt holds a workspace; calls with the same prompt share the workspace."""
     is_fallback: bool
-    """True for an attempt that has parents and reads the plain problem: no draft was usable."""
+    """True for a refinement that reads the plain problem, because no draft was usable."""
     thinking: str
     thinking_left_out: int
     """Number of characters left out of the start of ``thinking``; for ``solution`` in the next field."""

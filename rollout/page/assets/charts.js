@@ -29,6 +29,15 @@ function axis(options = {}) {
   };
 }
 
+/** Positions 1, 2, 5, 10, ... between two values, for an axis in log scale. */
+function logTicks(low, high) {
+  const ticks = [];
+  for (let power = Math.floor(Math.log10(low)); power <= Math.ceil(Math.log10(high)); power += 1) {
+    for (const digit of [1, 2, 5]) ticks.push(digit * 10 ** power);
+  }
+  return ticks.filter((tick) => tick >= low && tick <= high);
+}
+
 /** The picture's description for a screen reader, on the part of a chart that is the picture. */
 function describe(chart, text) {
   const picture = chart.root.querySelector(".u-wrap");

@@ -45,6 +45,9 @@ function drawControls() {
     labelled("Log scale", log, { class: "check" }),
     labelled("Another metric", other),
   );
+  if (TRAINED.some(({ run }) => run.marks.length)) {
+    byId("curves-controls").append(element("p", { class: "quiet", text: "Dashed lines: alarms (red) and the steps that a rollback returned to (blue)." }));
+  }
   for (const { run } of TRAINED) {
     if (run.curves.note) byId("curves-controls").append(element("p", { class: "quiet", text: `${run.name}: ${run.curves.note}` }));
   }
@@ -129,10 +132,10 @@ function drawPanel(figure, panel) {
     figure.querySelector(".chart"),
     {
       series,
-      scales: { x: { time: false }, y: { distr: isLog ? 3 : 1 } },
-      axes: [axis(), axis({ size: 58, values: (_, ticks) => ticks.map((tick) => (tick === null ? "" : short(tick))) })],
+      scales: { x: { time: false }, y: isLog ? { distr: 3 } : { range: (_, low, high) => yLimits(low, high) } },
+      axes: [axis({ size: 34 }), axis({ size: 58, values: (_, ticks) => ticks.map((tick) => (tick === null ? "" : short(tick))) })],
       cursor: { sync: { key: "steps" }, drag: { x: true, y: false } },
-      legend: { live: true },
+      legend: { live: true, markers: { dash: (drawn, i) => (drawn.series[i].dash?.length ? "dashed" : "solid") } },
       hooks: { draw: [drawMarks] },
     },
     columns,
@@ -141,6 +144,11 @@ function drawPanel(figure, panel) {
   faint.forEach((at) => (rows[at].hidden = true));
   describe(chart, `${panel.title} by step. ${lines.map(summaryText).join(" ")}`);
   figure.querySelector("details > div").replaceChildren(valuesTable(panel.title, lines));
+}
+
+function yLimits(low, high) {
+  if (low === null) return [0, 1];
+  return low === high ? [low - Math.abs(low) / 10, high + (Math.abs(high) / 10 || 1)] : uPlot.rangeNum(low, high, 0.1, true);
 }
 
 function sparse(values) {

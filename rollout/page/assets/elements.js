@@ -68,12 +68,12 @@ function percent(value, digits = 1) {
 /** A number in few characters. */
 function short(value) {
   if (value === null || value === undefined || Number.isNaN(value)) return "-";
-  if (value !== 0 && (Math.abs(value) < 1e-3 || Math.abs(value) >= 1e6)) return value.toExponential(2);
+  if (value !== 0 && (Math.abs(value) < 1e-3 || Math.abs(value) >= 1e6)) return value.toExponential(1);
   return String(Number(value.toPrecision(4)));
 }
 
-function signed(value) {
-  return value === null || value === undefined ? "-" : (value < 0 ? "\u2212" : "+") + short(Math.abs(value));
+function signed(value, write = short) {
+  return value === null || value === undefined ? "-" : (value < 0 ? "\u2212" : "+") + write(Math.abs(value));
 }
 
 function byId(id) {

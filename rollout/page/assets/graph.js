@@ -1,6 +1,6 @@
 // The graph of a rollout: calls and the workspaces between them, laid out by dagre from left to right.
 
-const SIZES = { wide: { width: [92, 136], height: [42, 66] }, narrow: { width: [74, 98], height: [42, 58] } };
+const SIZES = { wide: { width: [92, 136], height: [42, 66] }, narrow: { width: [86, 104], height: [42, 58] } };
 const NARROW = 560;
 const WORKSPACE = "workspace";
 
@@ -30,7 +30,7 @@ function graphOf(rollout) {
 function drawGraph(rollout, width) {
   const { nodes, edges } = graphOf(rollout);
   const graph = new dagre.graphlib.Graph();
-  graph.setGraph({ rankdir: "LR", nodesep: 8, ranksep: width < NARROW ? 22 : 44, marginx: 6, marginy: 6 });
+  graph.setGraph({ rankdir: "LR", nodesep: 8, ranksep: width < NARROW ? 18 : 44, marginx: 6, marginy: 6 });
   graph.setDefaultEdgeLabel(() => ({}));
   const most = Math.max(1, ...rollout.calls.map((call) => call.completion_tokens));
   const sizes = width < NARROW ? SIZES.narrow : SIZES.wide;
@@ -38,6 +38,7 @@ function drawGraph(rollout, width) {
   for (const [from, to] of edges) graph.setEdge(from, to);
   dagre.layout(graph);
   const { width: total, height } = graph.graph();
+  if (isUpsideDown(graph, nodes)) mirror(graph, height);
   const plane = element("div", { class: "plane" });
   plane.style.width = `${total}px`;
   plane.style.height = `${height}px`;
@@ -51,6 +52,18 @@ function sizeOf(node, rollout, most, sizes) {
   const share = Math.sqrt(tokens / most);
   const between = ([low, high]) => Math.round(low + share * (high - low));
   return { width: between(sizes.width), height: between(sizes.height) };
+}
+
+/** Whether later calls of a column mostly stand above earlier ones. */
+function isUpsideDown(graph, nodes) {
+  const places = nodes.map((node) => graph.node(node.id));
+  const pairs = places.slice(1).map((place, i) => [places[i], place]).filter(([a, b]) => Math.abs(a.x - b.x) < 40);
+  return pairs.filter(([a, b]) => b.y < a.y).length > pairs.length / 2;
+}
+
+function mirror(graph, height) {
+  for (const id of graph.nodes()) graph.node(id).y = height - graph.node(id).y;
+  for (const edge of graph.edges()) for (const point of graph.edge(edge).points) point.y = height - point.y;
 }
 
 const SVG = "http://www.w3.org/2000/svg";

@@ -43,7 +43,7 @@ function accuracyText(row) {
 function resultsTable(run, place) {
   const final = run.rows.filter((row) => row.final);
   const phases = [...new Set(final.map((row) => row.phase))];
-  if (phases.length < 2) return roundsTable(run, place);
+  if (phases.length < 2) return roundsTables(run, place);
   const operators = [...new Set(final.map((row) => row.operator))];
   const at = (operator, phase) => final.find((row) => row.operator === operator && row.phase === phase);
   const last = phases[phases.length - 1];
@@ -62,8 +62,19 @@ function resultsTable(run, place) {
   return table(titled("Held-out accuracy with 95% intervals, and tokens per answer", place), headers, rows);
 }
 
-function roundsTable(run, place) {
-  const rows = run.rows.map((row) => [
+/** The answers, and folded all rounds. */
+function roundsTables(run, place) {
+  const final = run.rows.filter((row) => row.final);
+  const shown = [roundsTable(titled("Accuracy with 95% intervals, and tokens per answer", place), final)];
+  if (final.length < run.rows.length) {
+    const all = roundsTable(titled("All rounds", place), run.rows);
+    shown.push(element("details", {}, [element("summary", { text: titled("Earlier rounds", place) }), all]));
+  }
+  return element("div", {}, shown);
+}
+
+function roundsTable(caption, shown) {
+  const rows = shown.map((row) => [
     row.operator,
     row.final ? "answer" : `round ${row.round}`,
     accuracyText(row),
@@ -76,11 +87,12 @@ function roundsTable(run, place) {
   const headers = [
     "operator", "round", "accuracy %", "tokens in sequence", "tokens in all", "truncated %", "no answer %", "problems x samples",
   ];
-  return table(titled("Accuracy with 95% intervals, and tokens per answer", place), headers, rows);
+  return table(caption, headers, rows);
 }
 
 function intervalText(each) {
-  return `${signed(100 * each.difference)} [${signed(100 * each.ci_low)}, ${signed(100 * each.ci_high)}]`;
+  const points = (share) => signed(share, percent);
+  return `${points(each.difference)} [${points(each.ci_low)}, ${points(each.ci_high)}]`;
 }
 
 function differencesTable(run, place) {

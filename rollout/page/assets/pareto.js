@@ -2,7 +2,10 @@
 
 const BUDGETS = { b_total: "tokens of all calls", b_seq: "tokens on the longest chain" };
 const RESULTS = DATA.runs.flatMap((run, place) => run.rows.map((row) => ({ ...row, run: place })));
+const FINAL = RESULTS.filter((row) => row.final);
 const NEAR = 28;
+const MOST_NAMES = 8;
+const GREY = NUM_SERIES - 1;
 
 function startPareto() {
   if (!RESULTS.length) return;
@@ -15,7 +18,7 @@ function startPareto() {
     element("div", { class: "controls" }, [labelled("Tokens", choice)]),
     element("p", {
       class: "quiet",
-      text: "Tokens in and out per answer, log scale; bars are 95% intervals over problems. Up and left is better. Rings: earlier rounds. A point, or its button below, shows its rollouts.",
+      text: "Tokens in and out per answer, log scale; bars are 95% intervals over problems. Up and left is better. Grey: the trace, and votes on traces. Rings: earlier rounds. A point, or its button below, shows its rollouts.",
     }),
     element("figure", { id: "pareto-figure" }, [element("div", { class: "chart" })]),
     element("ul", { id: "pareto-points", class: "points", "aria-label": "Points of the picture" }),
@@ -28,10 +31,22 @@ function resultName(row) {
   return parts.filter(Boolean).join(", ");
 }
 
-/** Operators keep their colour over phases and runs. */
+/** Operators keep their colour over phases and runs; the trace and votes on it, the reference, are grey. */
+function seriesPlace(row) {
+  const isReference = (name) => name === "trace" || name.startsWith("majority@");
+  if (isReference(row.operator)) return GREY;
+  const others = [...new Set(RESULTS.map((each) => each.operator))].filter((name) => !isReference(name));
+  return others.indexOf(row.operator) % GREY;
+}
+
 function resultColor(row) {
-  const operators = [...new Set(RESULTS.map((each) => each.operator))];
-  return seriesColor(operators.indexOf(row.operator));
+  return seriesColor(seriesPlace(row));
+}
+
+/** Where names would cover one another, points have numbers, which the list explains. */
+function pointName(row) {
+  const place = FINAL.indexOf(row) + 1;
+  return FINAL.length > MOST_NAMES ? String(place) : resultName(row);
 }
 
 function drawPareto() {
@@ -54,7 +69,7 @@ function drawPareto() {
       series,
       scales: { x: { time: false, distr: 3, range: () => [lowest / 1.6, highest * 1.6] }, y: { range: (_, low, high) => yRange(rows, low, high) } },
       axes: [
-        axis({ label: BUDGETS[state.budget], values: (_, ticks) => ticks.map((tick) => (tick === null ? "" : tick.toLocaleString("en"))) }),
+        axis({ label: BUDGETS[state.budget], splits: (_, __, low, high) => logTicks(low, high), filter: (_, ticks) => ticks, values: (_, ticks) => ticks.map((tick) => (tick === null ? "" : tick.toLocaleString("en"))) }),
         axis({ label: "solved, %", size: 50 }),
       ],
       cursor: { drag: { x: false, y: false }, points: { show: false } },
@@ -69,7 +84,7 @@ function drawPareto() {
     if (row) showResult(row);
   });
   describe(chart, `Accuracy against ${BUDGETS[state.budget]}. The list below has the points.`);
-  byId("pareto-points").replaceChildren(...rows.map(pointButton));
+  byId("pareto-points").replaceChildren(...FINAL.map(pointButton));
 }
 
 function yRange(rows) {
@@ -94,7 +109,7 @@ function drawBars(chart, rows) {
     context.stroke();
     if (!row.final) continue;
     context.fillStyle = color("text");
-    const text = visible(resultName(row));
+    const text = visible(pointName(row));
     const right = x + 9 * scale + context.measureText(text).width < chart.bbox.left + chart.bbox.width;
     context.textAlign = right ? "left" : "right";
     context.fillText(text, x + (right ? 9 : -9) * scale, y - 7 * scale);
@@ -111,17 +126,14 @@ function nearest(chart, rows) {
 }
 
 function pointButton(row) {
-  const text = `${resultName(row)}: ${accuracyText(row)}%, ${Math.round(row[state.budget]).toLocaleString("en")} tokens`;
+  const number = FINAL.length > MOST_NAMES ? `${pointName(row)}. ` : "";
+  const text = `${number}${resultName(row)}: ${accuracyText(row)}%, ${Math.round(row[state.budget]).toLocaleString("en")} tokens`;
   return element("li", {}, [
     element("button", { type: "button", on: { click: () => showResult(row) } }, [
-      element("span", { class: row.final ? "dot" : "dot ring", "data-series": seriesPlace(row) }),
+      element("span", { class: "dot", "data-series": seriesPlace(row) }),
       element("span", { text }),
     ]),
   ]);
-}
-
-function seriesPlace(row) {
-  return [...new Set(RESULTS.map((each) => each.operator))].indexOf(row.operator) % NUM_SERIES;
 }
 
 function showResult(row) {
