@@ -46,7 +46,7 @@ def browser() -> Iterator[Any]:
 
 
 def _open(browser: Any, path: Path, width: int = 1280, scheme: str = "light") -> dict:
-    """Opens a page; returns its data. Anything in the browser's log is an error, a blocked script included."""
+    """Opens a page; returns its data. The browser logs whatever the page's policy blocks."""
     size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     feature = {"name": "prefers-color-scheme", "value": scheme}

@@ -2,7 +2,7 @@
 
 const LONGEST_FORMULA = 2000;
 const MOST_FORMULAS = 300;
-const KATEX = { throwOnError: false, trust: false, strict: "ignore", maxSize: 20, maxExpand: 200, output: "htmlAndMathml" };
+const KATEX = { throwOnError: true, trust: false, strict: "ignore", maxSize: 20, maxExpand: 200, output: "htmlAndMathml" };
 const DELIMITERS = [
   { open: "$$", close: "$$", display: true },
   { open: "\\[", close: "\\]", display: true },
@@ -31,7 +31,9 @@ function formula(part) {
   try {
     katex.render(visible(part.tex), holder, { ...KATEX, displayMode: part.display });
   } catch {
-    // Nested too deeply, for instance: the source is shown.
+    // Not TeX, or nested too deeply: the source is shown.
+    holder.className = "formula broken";
+    holder.title = "KaTeX cannot typeset this.";
     holder.textContent = visible(part.text);
   }
   return holder;
