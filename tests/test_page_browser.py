@@ -18,6 +18,7 @@ from rollout.page.view import Curves, Mark, RunView
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium (extra dev) is not installed")
 from selenium.webdriver.chrome.service import Service  # noqa: E402
+from selenium.webdriver.common.action_chains import ActionChains  # noqa: E402
 from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
 from selenium.webdriver.support.ui import Select  # noqa: E402
@@ -150,6 +151,7 @@ def test_a_click_on_a_draft_shows_its_call(browser, page):
     for place, call in enumerate(shown["calls"]):
         node = browser.find_element(By.CSS_SELECTOR, f'.node[data-call="{place}"]')
         assert call["verdict"] in node.get_attribute("class").split()
+        assert ("answer" in node.get_attribute("class").split()) == (shown["chosen"] == [place])
         node.click()
         facts = _text(browser, "#call dl")
         assert call["verdict"] in facts and f"{call['completion_tokens']} out" in facts
@@ -223,8 +225,9 @@ def test_a_screen_reader_finds_landmarks_names_and_headers(browser, page):
     for tag in ("header", "nav[aria-label]", "main", "footer", "form[role=search][aria-label]"):
         assert len(browser.find_elements(By.CSS_SELECTOR, tag)) == 1, tag
     unnamed = browser.execute_script(
-        "return [...document.querySelectorAll('button, input, select')].filter((e) => "
-        "!(e.getAttribute('aria-label') || e.textContent.trim() && e.tagName === 'BUTTON' || e.labels?.length))"
+        "const named = (e) => e.getAttribute('aria-label') || e.labels?.length"
+        " || (e.tagName === 'BUTTON' && e.textContent.trim());"
+        "return [...document.querySelectorAll('button, input, select')].filter((e) => !named(e))"
         ".map((e) => e.outerHTML)"
     )
     assert unnamed == []
@@ -257,8 +260,12 @@ def test_a_point_of_the_picture_leads_to_its_rollouts(browser, page):
     browser.find_element(By.CSS_SELECTOR, "#pareto-points button").click()
     rollouts = data["runs"][0]["rollouts"]
     assert _listed(browser) == [i for i, each in enumerate(rollouts) if each["operator"] == "pdr"]
+    _filter(browser, "Notable", "truncated")
+    # The only point: x is in the middle, y between 5 below and 7 above its interval of 40 to 60.
     box = browser.find_element(By.CSS_SELECTOR, "#pareto .u-over")
-    assert "clickable" in box.get_attribute("class")
+    down = (0.5 - (50 - 35) / (67 - 35)) * box.size["height"]
+    ActionChains(browser).move_to_element_with_offset(box, 0, int(down)).click().perform()
+    assert len(_listed(browser)) == len(rollouts)
 
 
 @pytest.mark.parametrize("width", WIDTHS)

@@ -67,7 +67,8 @@ def test_a_comparison_writes_its_files_and_started_again_asks_for_nothing(
     _run(*compared, f"rollout.urls=[{url}]")
     out = tmp_path / "out"
     names = {path.name for path in out.iterdir()}
-    assert names >= {"rollouts.jsonl", "report.json", "report.md", "pareto.png", "config.yaml"}
+    assert names >= {"rollouts.jsonl", "report.json", "report.md", "pareto.png", "config.yaml", "page.html"}
+    assert "machine " in (out / "versions.txt").read_text()
     first = _report(tmp_path)
     final = [row["operator"] for row in first["rows"] if row["final"]]
     assert final[:5] == ["trace", "sr", "pdr", "majority", "best_of_n"]

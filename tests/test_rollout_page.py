@@ -4,12 +4,14 @@ import base64
 import hashlib
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from page_fakes import HOSTILE, rollout, write_evaluation, write_journal
 
 from configs.thinking import ThinkingMarks
+from rewards.verdict import Verdict
 from rollout.page.at_end import try_write
 from rollout.page.choosing import choose
 from rollout.page.curves import curves
@@ -217,6 +219,16 @@ def test_an_evaluation_page_shows_its_prompts_with_the_drafts_in_them(tmp_path: 
     assert refine.reads_workspace and shown.flags == (WRONG_TO_RIGHT,)
     assert run.facts["operators"] == "trace; pdr (top_k 2)"
     assert not run.notes
+
+
+def test_a_page_tells_how_an_answer_was_found_if_the_verifier_told(tmp_path: Path):
+    silent = rollout("silent", [("a", WRONG)], ("b", RIGHT))
+    verdict = Verdict(status="unparsable", answer="b", found_by="marker", reason="no number")
+    path = tmp_path / "rollouts.jsonl"
+    write_journal(path, [silent, replace(silent, verdicts={0: silent.verdicts[0], 1: verdict})])
+    _, (first, second) = read_source(path, "evaluation", ThinkingMarks(), None, limit=10**6)
+    assert [(call.found_by, call.reason) for call in first.calls] == [("", "")] * 2
+    assert [(call.found_by, call.reason) for call in second.calls] == [("", ""), ("marker", "no number")]
 
 
 def test_without_its_tokenizer_the_page_tells_that_prompts_are_missing(tmp_path: Path):

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,9 @@ from page_fakes import report, rollout, write_evaluation, write_journal
 from test_rollout_collector import _collector
 from training_fakes import make_config
 
+from rewards.verdict import Verdict
 from rollout.collection.collector import CollectedBatch
+from train.__main__ import print_results
 from train.health.rollbacks import Rollback, record_rollback
 from train.loss.credit import credit
 from train.page import STEPS, training_view
@@ -64,6 +66,15 @@ def test_a_page_holds_every_call_of_the_trace_with_reward_and_advantage(tmp_path
     assert any(credit.advantage for credit in credits)
 
 
+def test_a_trace_keeps_how_an_answer_was_found(tmp_path, batch):
+    first = batch.rollouts[0]
+    verdicts = {place: Verdict(status="wrong", answer="1", found_by="box") for place in first.verdicts}
+    changed = replace(batch, rollouts=(replace(first, verdicts=verdicts), *batch.rollouts[1:]))
+    run = training_view(_run(tmp_path / "run", changed, 1), 10**8)
+    assert {call.found_by for call in run.rollouts[0].calls if call.verdict} == {"box"}
+    assert {call.found_by for call in run.rollouts[1].calls} == {""}
+
+
 def test_a_page_holds_curves_alarms_rollbacks_and_the_evaluations(tmp_path, batch):
     folder = _run(tmp_path / "run", batch)
     made = Rollback(from_step=3, to_step=2, policy_version=4, alarms=("bad",), metrics="m")
@@ -106,3 +117,14 @@ def test_a_trace_of_another_version_is_refused_with_its_line(tmp_path, batch):
     (folder / "groups" / "step_000001.jsonl").write_text('{"call_id":1}\n')
     with pytest.raises(SystemExit, match="line 1: not a call"):
         main([str(folder)])
+
+
+def test_a_run_ends_with_its_page_and_does_not_end_for_it(tmp_path, batch, monkeypatch, capsys):
+    folder = _run(tmp_path / "run", batch)
+    monkeypatch.setattr("train.__main__.write_run_report", lambda config: "the report")
+    print_results(make_config(folder, Path("model")))
+    assert capsys.readouterr().out == f"the report\nRun page: {folder / 'page.html'}\n"
+    (folder / "groups" / "step_000001.jsonl").write_text("{}\n")
+    print_results(make_config(folder, Path("model")))
+    report, line, *others = capsys.readouterr().out.splitlines()
+    assert report == "the report" and "page" in line and "was not written: ValueError" in line and not others

@@ -46,12 +46,12 @@ def main(config: TrainingConfig, overrides: list[str]) -> None:
             came_to_end = trainer.run()
         except UnhealthyRun as error:
             if is_main:
-                _print_results(config)
+                print_results(config)
             _give_up(error, is_main=is_main)
     if not came_to_end:
         leave(status())
     if is_main:
-        _print_results(config)
+        print_results(config)
 
 
 def _start(
@@ -68,7 +68,7 @@ def _start(
         if start.is_done:
             if is_main:
                 print(f"{config.output_dir} is finished: step {config.train.max_steps} was reached.")
-                _print_results(config)
+                print_results(config)
             return None
         set_seed(config.seed)
         if is_main:
@@ -101,7 +101,7 @@ def _start(
     return trainer
 
 
-def _print_results(config: TrainingConfig) -> None:
+def print_results(config: TrainingConfig) -> None:
     """Writes the run's report and page, and prints the report."""
     print(write_run_report(config))
     print(try_write(write_run_page, Path(config.output_dir)))

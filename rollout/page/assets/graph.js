@@ -106,13 +106,15 @@ function callLook(place, rollout) {
   const call = rollout.calls[place];
   const verdict = VERDICTS[verdictOf(call)];
   const credit = call.credit;
-  const lines = [`${verdict.mark} #${place} ${call.role}`, `${call.completion_tokens} tok${call.finish === "length" ? ", cut" : ""}`];
+  const isAnswer = rollout.chosen.length === 1 && rollout.chosen[0] === place;
+  const notes = [`${call.completion_tokens} tok`, call.finish === "length" ? "cut" : "", isAnswer ? "answer" : ""];
+  const lines = [`${verdict.mark} #${place} ${call.role}`, notes.filter(Boolean).join(", ")];
   if (credit) lines.push(`r ${short(credit.reward)}${credit.advantage === null ? "" : `, a ${signed(credit.advantage)}`}`);
   const spoken = [
-    `call ${place}, ${call.role}, ${verdict.text}`, `${call.completion_tokens} tokens`,
+    `call ${place}, ${call.role}, ${verdict.text}`, `${call.completion_tokens} tokens`, isAnswer ? "the rollout's answer" : "",
     credit ? `reward ${short(credit.reward)}` : "", credit && credit.advantage !== null ? `advantage ${signed(credit.advantage)}` : "",
     matchesCall(call) && isFilteringCalls() ? "matches the filter" : "",
   ];
   const hit = isFilteringCalls() && matchesCall(call) ? " hit" : "";
-  return { kind: `${verdictOf(call)}${hit}`, lines, label: spoken.filter(Boolean).join(", ") };
+  return { kind: `${verdictOf(call)}${hit}${isAnswer ? " answer" : ""}`, lines, label: spoken.filter(Boolean).join(", ") };
 }

@@ -129,7 +129,16 @@ function showCall(place, promptFirst) {
     const isShown = promptFirst ? node.id.startsWith(`node-${WORKSPACE}-${prompt}-`) : node.dataset.call === String(place);
     if (isShown) node.setAttribute("aria-current", "true");
     else node.removeAttribute("aria-current");
+    if (isShown) scrollGraphTo(node);
   }
+}
+
+/** Scrolls the graph's box, and not the page, until a node is in it. */
+function scrollGraphTo(node) {
+  const box = node.closest(".scroll");
+  const [outer, inner] = [box.getBoundingClientRect(), node.getBoundingClientRect()];
+  box.scrollLeft += Math.max(0, inner.right + 8 - outer.right) + Math.min(0, inner.left - 8 - outer.left);
+  box.scrollTop += Math.max(0, inner.bottom + 8 - outer.bottom) + Math.min(0, inner.top - 8 - outer.top);
 }
 
 function onKey(event) {
