@@ -136,6 +136,19 @@ def test_filters_list_the_rollouts_that_the_data_says(browser, page):
     assert browser.find_elements(By.CSS_SELECTOR, ".node.hit")
 
 
+def test_a_filter_keeps_the_focus_that_a_keyboard_needs_and_tells_what_is_shown(browser, page):
+    _open(browser, page)
+    control = browser.find_element(By.XPATH, "//form//label[span='Verdict']/select")
+    control.send_keys("w")
+    assert control.get_attribute("value") == "wrong"
+    assert browser.switch_to.active_element == control
+    browser.find_element(By.ID, "clear").click()
+    assert browser.switch_to.active_element.get_attribute("id") == "clear"
+    assert browser.find_element(By.XPATH, "//form//label[span='Verdict']/select").get_attribute("value") == ""
+    browser.find_element(By.CSS_SELECTOR, '.node[data-call="1"]').click()
+    assert _text(browser, "#announced[role=status]") == "Shown: Call #1: draft, round 0"
+
+
 def test_text_search_keeps_its_focus_and_finds_what_only_one_solution_holds(browser, page):
     _open(browser, page)
     browser.find_element(By.TAG_NAME, "body").send_keys("/")
@@ -245,6 +258,11 @@ def test_smoothing_log_scale_and_another_metric_redraw_the_curves(browser, page)
     count = len(browser.find_elements(By.CSS_SELECTOR, "#curves figure"))
     Select(browser.find_element(By.XPATH, "//label[span='Another metric']/select")).select_by_value("other")
     assert len(browser.find_elements(By.CSS_SELECTOR, "#curves figure")) == count + 1
+    # Smoothed and unsmoothed line of the first metric: they come and go together.
+    both = "#panel-other + figure .u-legend .u-series:not(:first-child)"
+    browser.find_element(By.CSS_SELECTOR, f"{both}:not([hidden]) th").click()
+    assert len(browser.find_elements(By.CSS_SELECTOR, both)) == 2
+    assert len(browser.find_elements(By.CSS_SELECTOR, f"{both}.u-off")) == 2
     browser.find_element(By.ID, "log").click()
     browser.execute_script(
         "const s = document.getElementById('smoothing'); s.value = 0; s.dispatchEvent(new Event('input'))"

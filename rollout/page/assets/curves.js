@@ -136,7 +136,7 @@ function drawPanel(figure, panel) {
       axes: [axis({ size: 34 }), axis({ size: 58, values: (_, ticks) => ticks.map((tick) => (tick === null ? "" : short(tick))) })],
       cursor: { sync: { key: "steps" }, drag: { x: true, y: false } },
       legend: { live: true, markers: { dash: (drawn, i) => (drawn.series[i].dash?.length ? "dashed" : "solid") } },
-      hooks: { draw: [drawMarks] },
+      hooks: { draw: [drawMarks], setSeries: [(drawn, i, { show }) => showFaint(drawn, i, show, faint)] },
     },
     columns,
   );
@@ -144,6 +144,11 @@ function drawPanel(figure, panel) {
   faint.forEach((at) => (rows[at].hidden = true));
   describe(chart, `${panel.title} by step. ${lines.map(summaryText).join(" ")}`);
   figure.querySelector("details > div").replaceChildren(valuesTable(panel.title, lines));
+}
+
+/** The unsmoothed line comes and goes with the smoothed one, which stands behind it. */
+function showFaint(chart, place, show, faint) {
+  if (show !== undefined && show !== null && faint.includes(place - 1)) chart.setSeries(place - 1, { show }, false);
 }
 
 function yLimits(low, high) {

@@ -10,12 +10,12 @@ function drawFilters() {
   const form = byId("filters");
   const any = (values) => [["", "all"], ...values.map((value) => [value, value])];
   const calls = ROLLOUTS.flatMap((rollout) => rollout.calls);
-  const choose = (name) => (value) => setFilter({ ...state.filter, [name]: value });
+  const choose = (name) => (value) => setFilter({ ...state.filter, [name]: value }, true);
   const filter = state.filter;
   const runs = DATA.runs.map((run, place) => [String(place), run.name]);
   const search = element("input", {
     type: "search", id: "search", value: filter.text, placeholder: "question, answer, text, id",
-    on: { input: () => setFilter({ ...state.filter, text: search.value }, search) },
+    on: { input: () => setFilter({ ...state.filter, text: search.value }, true) },
   });
   form.replaceChildren(
     ...(SEVERAL ? [labelled("Run", select([["", "all"], ...runs], filter.run, choose("run")))] : []),
@@ -26,14 +26,19 @@ function drawFilters() {
     labelled("Notable", select(any(Object.keys(DATA.flags)), filter.flag, choose("flag"))),
     labelled("Order", select(Object.entries(ORDERS), filter.order, choose("order"))),
     labelled("Search", search, { class: "grow" }),
-    element("button", { type: "button", text: "Clear", on: { click: () => setFilter({ ...NO_FILTER }) } }),
+    element("button", { type: "button", id: "clear", text: "Clear", on: { click: clearFilter } }),
   );
 }
 
-/** Sets the filter, lists what matches and shows the first of it; `keep`: the control that is in use. */
-function setFilter(filter, keep = null) {
+function clearFilter() {
+  setFilter({ ...NO_FILTER });
+  byId("clear").focus();
+}
+
+/** Sets the filter, lists what matches and shows the first of it; `byControl`: the controls show it already. */
+function setFilter(filter, byControl = false) {
   state.filter = filter;
-  if (keep === null) drawFilters();
+  if (!byControl) drawFilters();
   applyFilter();
 }
 

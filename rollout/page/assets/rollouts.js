@@ -124,6 +124,7 @@ function showCall(place, promptFirst) {
   const rollout = ROLLOUTS[state.rollout];
   state.call = place;
   byId("call").replaceChildren(...drawCall(rollout, place, promptFirst));
+  byId("announced").textContent = `Shown: ${byId("call-title").textContent}`;
   const prompt = rollout.calls[place].prompt;
   for (const node of document.querySelectorAll(".node")) {
     const isShown = promptFirst ? node.id.startsWith(`node-${WORKSPACE}-${prompt}-`) : node.dataset.call === String(place);
