@@ -22,7 +22,7 @@ from configs.compose import load
 from launch.slurm.__main__ import script
 from train.checkpoint import finished_checkpoints
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]  # two jobs of several minutes each
 
 START_SECONDS = 600
 LOSS_SECONDS = 60
