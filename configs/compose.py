@@ -24,6 +24,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from configs.help_text import help_text
 from configs.quoting import unreadable
 from configs.rank_errors import record_reason
 from configs.schema import (
@@ -285,6 +286,19 @@ def search_arguments() -> list[str]:
     return [*(part for path in own for part in ("--config-dir", str(Path(path).absolute()))), *paths]
 
 
+def _help(config_name: str, overrides: list[str]) -> str:
+    """Returns the help of the running command, whose module docstring says what it does."""
+    with initialize_config_module("configs", version_base="1.3"):
+        config = _composed(config_name, overrides)
+        loader = GlobalHydra.instance().config_loader()
+        groups = [name for name in loader.list_groups("") if name in config or name == "experiment"]
+        choices = {name: loader.get_group_options(name) for name in groups}
+    running = sys.modules["__main__"]
+    name = (running.__spec__.name if running.__spec__ else config_name).removesuffix(".__main__")
+    about = (running.__doc__ or "").split("\n\n")[0]
+    return help_text(f"python -m {name}", about, config, OmegaConf.get_type(config), choices)
+
+
 def run(
     config_name: str,
     main: Callable[[Any, list[str]], float | None],
@@ -306,9 +320,12 @@ def run(
     # A folder with the user's own groups. Added here for the check; ``hydra.main`` below adds it itself.
     own = [f"hydra.searchpath=[file://{Path(args.config_dir).absolute()}]"] if args.config_dir else []
     try:
+        if args.help:
+            print(_help(config_name, [*own, *overrides]))
+            sys.exit()
         if args.cfg or args.info:
             _composed(config_name, [*own, *overrides])
-        elif not (args.help or args.hydra_help or args.shell_completion or args.multirun):
+        elif not (args.hydra_help or args.shell_completion or args.multirun):
             load(config_name, [*own, *overrides])
     except ConfigError as error:
         record_reason(f"{config_name}: {error}")

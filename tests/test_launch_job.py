@@ -18,7 +18,7 @@ from launch.check import check_training
 from launch.job import assignment, job_processes, worker_options
 from launch.supervise import JobProcess, Supervisor, ranks
 from launch.table import draw, read_runs, table
-from launch.workers import __main__ as workers
+from launch.workers import serve as workers
 from rollout.build import build_operator
 from rollout.workers.loopback import free_port
 from rollout.workspace import find_distiller

@@ -21,9 +21,12 @@ ALLOWED = {
     "rollout": {"rollout", "configs"},
     "train": {"train", "rollout", "rewards", "configs"},
 }
-"""Besides, what composes may import every package but ``train``: a package's ``__main__.py``, a facade."""
+"""Besides, what composes may import every package but ``train``: a package's ``__main__.py`` or the body that
+it imports, a facade."""
 FACADES = {"rollout/api.py"}
 """What a notebook calls in place of a command: its answers and votes must be those of the real verifier."""
+BODIES = {"launch/workers/serve.py", "rollout/command.py"}
+"""What a package's ``__main__.py`` imports once it has checked the options: it composes in its place."""
 BORROWED = {
     "launch": {
         "rollout.endpoints.keys",
@@ -173,7 +176,7 @@ def test_a_package_imports_only_the_packages_below_it(package: str):
     for path in modules:
         names = {name for name in _imports(path) if not _is_within(name, BORROWED.get(package, set()))}
         found = {name.split(".")[0] for name in names} & OURS
-        composes = path.name == "__main__.py" or str(path.relative_to(REPO)) in FACADES
+        composes = path.name == "__main__.py" or str(path.relative_to(REPO)) in FACADES | BODIES
         allowed = ALLOWED[package] | (OURS - {"train"} if composes else set())
         assert found <= allowed, path.relative_to(REPO)
 
@@ -217,6 +220,12 @@ def test_a_facade_is_there_and_nothing_of_its_package_rests_on_it():
         name = facade.removesuffix(".py").replace("/", ".")
         assert (REPO / facade).is_file()
         assert _importers(name) == {f"{facade.partition('/')[0]}/__init__.py"}
+
+
+def test_the_body_of_a_command_is_imported_by_its_command_alone():
+    for body in BODIES:
+        name = body.removesuffix(".py").replace("/", ".")
+        assert _importers(name) == {f"{body.rpartition('/')[0]}/__main__.py"}
 
 
 def test_importing_rollout_and_rewards_loads_no_heavy_library():

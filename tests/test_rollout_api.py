@@ -13,7 +13,7 @@ from tiny import byte_tokenizer
 import rewards
 import rollout
 from configs.compose import load
-from rollout.__main__ import main
+from rollout.command import main
 from rollout.operators import Operator
 from rollout.records import DRAFT, EMPTY, Answers
 from rollout.workers.loopback import free_port

@@ -19,7 +19,7 @@ from stub_server import StubOptions, stub_process
 from tiny import byte_tokenizer
 
 from configs.compose import load
-from rollout.__main__ import main
+from rollout.command import main
 from rollout.engine import RolloutEngine
 
 pytestmark = pytest.mark.component

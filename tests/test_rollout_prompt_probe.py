@@ -9,12 +9,12 @@ from tiny import byte_tokenizer
 from tokenizers import processors
 from transformers import PreTrainedTokenizerFast
 
-import train.__main__ as training
+import train.rank as training
 from configs.compose import load
 from configs.schema import ModelConfig, RolloutConfig
 from rollout import open_policy
-from rollout.__main__ import main
 from rollout.build import load_codec
+from rollout.command import main
 from rollout.prompt_probe import check_prompt
 from rollout.prompts import Codec
 
@@ -111,7 +111,7 @@ def unusable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     def started(*_: object) -> None:
         raise AssertionError("the engine was made before the template was tried")
 
-    for module in ("rollout.__main__", "rollout.api", "train.rank_zero"):
+    for module in ("rollout.command", "rollout.api", "train.rank_zero"):
         monkeypatch.setattr(f"{module}.RolloutEngine", started)
     _with(ONE_TURN).save_pretrained(tmp_path / "model")
     (tmp_path / "problems.jsonl").write_text('{"id": "p", "question": "3 + 4 =", "answer": "7"}\n')

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from configs.schema import ColdStartConfig
 from rollout.prompts import Codec
-from train.coldstart.__main__ import (
+from train.coldstart.make import (
     RECORD_FILE,
     SPECIAL_TOKENS,
     build_model,

@@ -16,11 +16,11 @@ from configs.compose import load
 from configs.schema import TrainingConfig
 from rollout.evaluation.journal import Journal
 from rollout.records import Problem
-from train.__main__ import main
 from train.checkpoint import STATE_FILE, TrainerState, find_checkpoint
 from train.evaluation import AFTER, BEFORE, phase_path
 from train.manifest import seal
 from train.origin import RunData, load_run_data
+from train.rank import main
 from train.rank_zero import _replay
 from train.start import Start
 
@@ -187,8 +187,8 @@ def test_the_command_refuses_before_it_reports_or_starts_a_worker(
     def started(*_: object) -> None:
         raise AssertionError("workers were started")
 
-    monkeypatch.setattr("train.__main__.assemble", started)
-    monkeypatch.setattr("train.__main__.decide_start", lambda *_, **__: Start(is_done=is_done))
+    monkeypatch.setattr("train.rank.assemble", started)
+    monkeypatch.setattr("train.rank.decide_start", lambda *_, **__: Start(is_done=is_done))
     config = _config(folder)
     _evaluate(config, _load(config), BEFORE)
     _other_weights(folder)

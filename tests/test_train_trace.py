@@ -15,10 +15,18 @@ from training_fakes import make_config, make_groups
 from rollout.collection.collector import CollectedBatch
 from rollout.collection.groups import DroppedGroup, GroupFilter
 from rollout.records import DRAFT, REFINE, TRACE
-from train.call_terms import CallTerms, UpdateRecord
+from train.call_terms import CallTerms
 from train.explain import Style, batch_deviations, explain, story
 from train.loss.credit import credit
-from train.trace import CallRecord, GroupTrace, credit_records, read_trace, trace_path, traced_steps
+from train.trace import (
+    CallRecord,
+    GroupTrace,
+    UpdateRecord,
+    credit_records,
+    read_trace,
+    trace_path,
+    traced_steps,
+)
 
 
 @pytest.fixture(scope="module")

@@ -1,35 +1,11 @@
 """Records of each call in an update: its weights, the trainer's log-prob and its part of the loss."""
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from train.batch.collate import MicroBatch
 from train.loss.objective import TokenTerms
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UpdateRecord:
-    """Record of one call in an update, from the first pass over its batch.
-
-    Non-finite numbers, as in a refused step, are read back as None, because JSON cannot represent them.
-    """
-
-    trained_tokens: int
-    advantage: float | None
-    """Mean advantage over trained tokens: the critic's if there is one, otherwise the group's."""
-    policy_weight: float
-    """Weight of each trained token in the policy loss."""
-    imitation_weight: float
-    """Weight of each trained token in the imitation loss."""
-    trainer_logprob: float | None
-    """Sum over trained tokens, computed by the trainer during this update."""
-    loss: float | None
-    """Contribution of this call to the loss of the update: policy, KL, imitation and entropy terms."""
-    teacher_kl: float | None = None
-    """Mean over trained tokens of log policy - log teacher, an estimate of the reverse KL divergence; None
-    without a teacher."""
+from train.trace import UpdateRecord
 
 
 class CallTerms:

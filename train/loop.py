@@ -42,7 +42,7 @@ from configs.stopping import Stopped, StopRequest
 from rollout.collection.collector import CollectedBatch
 from rollout.weights.buckets import BUCKET_BYTES
 from train.batch.rows import Row
-from train.call_terms import CallTerms, UpdateRecord
+from train.call_terms import CallTerms
 from train.checkpoint import Checkpoints, TrainerState, config_fingerprint
 from train.collaborators import Collaborators
 from train.distributed import any_rank, from_rank_zero, gather_objects, give_back_cached_memory
@@ -56,7 +56,7 @@ from train.nonfinite_steps import RefusalGuard
 from train.preemption import leave_marker
 from train.resumed import updates_ratio
 from train.sharding import sharding_of
-from train.trace import credit_records
+from train.trace import UpdateRecord, credit_records
 
 ROLLOUTS_SHOWN = 2
 """Number of rollouts written as text at each checkpoint."""

@@ -15,7 +15,6 @@ from rollout.collection.amortise import amortised_id
 from rollout.collection.collector import CollectedBatch
 from rollout.records import AMORTISE, OWN, Group, Rollout, Sample, VersionSpan, call_id, context_key, grounds
 from train.batch.rows import Branch, Row
-from train.call_terms import UpdateRecord
 
 FOLDER = "groups"
 TEXT_CHARACTERS = 2_000
@@ -23,6 +22,29 @@ TEXT_CHARACTERS = 2_000
 PROMPT_TOKENS = 2_000
 """Number of tokens that are decoded from the end of a prompt."""
 MIB = 2**20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpdateRecord:
+    """Record of one call in an update, from the first pass over its batch.
+
+    Non-finite numbers, as in a refused step, are read back as None, because JSON cannot represent them.
+    """
+
+    trained_tokens: int
+    advantage: float | None
+    """Mean advantage over trained tokens: the critic's if there is one, otherwise the group's."""
+    policy_weight: float
+    """Weight of each trained token in the policy loss."""
+    imitation_weight: float
+    """Weight of each trained token in the imitation loss."""
+    trainer_logprob: float | None
+    """Sum over trained tokens, computed by the trainer during this update."""
+    loss: float | None
+    """Contribution of this call to the loss of the update: policy, KL, imitation and entropy terms."""
+    teacher_kl: float | None = None
+    """Mean over trained tokens of log policy - log teacher, an estimate of the reverse KL divergence; None
+    without a teacher."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

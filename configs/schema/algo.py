@@ -150,8 +150,14 @@ class AlgoConfig:
     """Gradient clipping by the global norm of each model."""
 
     weight_decay: float = 0.0
+    """Weight decay of AdamW."""
+
     adam_beta1: float = 0.9
+    """Decay of AdamW's mean of the gradient."""
+
     adam_beta2: float = 0.999
+    """Decay of AdamW's mean of the squared gradient."""
+
     warmup_steps: int = 0
     """Optimizer steps of linear warm-up."""
 

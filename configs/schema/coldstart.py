@@ -8,12 +8,17 @@ class ColdStartConfig:
     """``python -m train.coldstart``: size, training data and training of the demo's tiny policy."""
 
     hidden_size: int = 128
+    """Width of the model; like the next ones, as in Qwen3Config of transformers."""
     num_hidden_layers: int = 4
+    """Layers."""
     num_attention_heads: int = 4
     """Attention heads, of size 32 with the default hidden_size."""
     num_key_value_heads: int = 2
+    """Key and value heads."""
     intermediate_size: int = 384
+    """Width of the MLP."""
     rope_theta: float = 10000.0
+    """Base of the rotary positions."""
     initializer_range: float = 0.04
     """Standard deviation of the initial weights; 0.02 suits wider models and learns slower here."""
     vocab_size: int = 1024
@@ -31,12 +36,19 @@ class ColdStartConfig:
     """Share of the refine examples whose workspace is a summary instead of drafts."""
 
     max_steps: int = 1200
+    """Optimizer steps of the SFT."""
     per_device_train_batch_size: int = 32
+    """Examples of a step."""
     learning_rate: float = 3e-3
+    """Highest learning rate of the cosine schedule."""
     warmup_steps: int = 40
+    """Steps of linear warm-up."""
     adam_beta2: float = 0.95
+    """Decay of AdamW's mean of the squared gradient."""
     max_grad_norm: float = 1.0
+    """Gradient clipping by the global norm."""
     seed: int = 0
+    """Seed of weights and examples."""
 
     def __post_init__(self) -> None:
         for name in ("solve_share", "refine_share", "glance_share", "copy_share", "summary_share"):

@@ -39,8 +39,13 @@ class RoleConfig:
     """Sampling of the calls of one role. null: as the run's option of the same name."""
 
     temperature: float | None = None
+    """Sampling temperature of these calls."""
+
     top_p: float | None = None
+    """Nucleus of these calls."""
+
     thinking_tokens: int | None = None
+    """Limit of the thinking of these calls."""
 
 
 @dataclass(kw_only=True)

@@ -48,7 +48,10 @@ class TrainConfig:
     """Evaluate every this many steps. 0: only at start and end (eval_at_start, eval_at_end)."""
 
     eval_at_start: bool = True
+    """Evaluate before the first step."""
+
     eval_at_end: bool = True
+    """Evaluate after the last step."""
 
     eval_operators: list[str] = field(default_factory=lambda: ["trace", "pdr"])
     """Operators to evaluate, by the name of their file in configs/operator."""

@@ -29,7 +29,7 @@ from rollout.prompts import Codec, PromptTexts, join_drafts
 from rollout.records import REFINE, TRACE, GroupKey
 from train.batch.collate import collate
 from train.batch.rows import Branch, Row
-from train.coldstart.__main__ import END, build_model, build_tokenizer
+from train.coldstart.make import END, build_model, build_tokenizer
 from train.coldstart.worked_solutions import WorkedExample, completion_text, plausible_error, solution_text
 from train.loss.advantages import group_advantages
 from train.loss.credit import weigh

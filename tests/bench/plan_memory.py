@@ -63,7 +63,7 @@ reward is arbitrary, so that groups have something to learn from."""
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536"}
 BASELINE = """
 import deepspeed, psutil, torch
-import train.__main__
+import train.rank
 from accelerate import Accelerator
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
