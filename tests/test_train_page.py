@@ -15,8 +15,8 @@ from training_fakes import make_config
 
 from rewards.verdict import Verdict
 from rollout.collection.collector import CollectedBatch
-from train.__main__ import print_results
 from train.health.rollbacks import Rollback, record_rollback
+from train.last_words import last_words
 from train.loss.credit import credit
 from train.page import STEPS, training_view
 from train.report_page import main, views
@@ -119,12 +119,12 @@ def test_a_trace_of_another_version_is_refused_with_its_line(tmp_path, batch):
         main([str(folder)])
 
 
-def test_a_run_ends_with_its_page_and_does_not_end_for_it(tmp_path, batch, monkeypatch, capsys):
+def test_a_run_ends_with_its_page_and_does_not_end_for_it(tmp_path, batch, monkeypatch):
     folder = _run(tmp_path / "run", batch)
-    monkeypatch.setattr("train.__main__.write_run_report", lambda config: "the report")
-    print_results(make_config(folder, Path("model")))
-    assert capsys.readouterr().out == f"the report\nRun page: {folder / 'page.html'}\n"
+    monkeypatch.setattr("train.last_words.write_run_report", lambda config: "the report")
+    said = last_words(make_config(folder, Path("model"))).splitlines()
+    assert said[0] == "the report" and f"Run page: {folder / 'page.html'}" in said
     (folder / "groups" / "step_000001.jsonl").write_text("{}\n")
-    print_results(make_config(folder, Path("model")))
-    report, line, *others = capsys.readouterr().out.splitlines()
-    assert report == "the report" and "page" in line and "was not written: ValueError" in line and not others
+    said = last_words(make_config(folder, Path("model"))).splitlines()
+    (line,) = [line for line in said if "page" in line]
+    assert said[0] == "the report" and "was not written: ValueError" in line

@@ -8,11 +8,13 @@ if __name__ == "__main__":
 import sys
 
 from configs.compose import run
+from configs.noise import drop_remarks
 from configs.schema import TrainingConfig
 
 
 def main(config: TrainingConfig, overrides: list[str]) -> None:
     """Runs one rank."""
+    drop_remarks()
     # Imported here: --help and the refusal of an option must not wait for torch, which takes seconds.
     from train.rank import main as run_rank
 

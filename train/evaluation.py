@@ -15,10 +15,11 @@ from configs.schema import TrainingConfig
 from rewards.build import build_scorer
 from rewards.grader import Grader
 from rollout.engine import RolloutEngine
-from rollout.evaluation.evaluate import PlannedRollout, Progress, evaluate, missing
+from rollout.evaluation.evaluate import PlannedRollout, evaluate, missing
 from rollout.evaluation.identity import Identity
 from rollout.evaluation.journal import Journal, read_journal
 from rollout.evaluation.outcomes import Failure, Key, Outcome, accuracy_by_problem, by_operator, group_answers
+from rollout.evaluation.progress import Progress
 from rollout.evaluation.report import Report, count_reasons, require_outcomes, summary, write_report
 from rollout.evaluation.report_rows import Difference, ReportRow, difference, operator_rows, pairwise
 from rollout.operators import Operator
@@ -102,7 +103,7 @@ class HeldOutEvaluator:
         with Progress(journal, title=title, total=len(planned), done=len(planned) - len(left)) as sink:
             work = evaluate(
                 left,
-                self._settings,
+                sink.counting(self._settings),
                 self._grader,
                 sink,
                 seed=self._config.seed,

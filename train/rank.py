@@ -13,14 +13,12 @@ from configs.rank_errors import record_reason
 from configs.schema import TrainingConfig
 from configs.stopping import STOP
 from rollout.build import load_codec
-from rollout.page.at_end import try_write
 from rollout.workers.fleet import warn_if_emulated
 from train.distributed import from_rank_zero, leave, make_accelerator, refuse_shared_gpus
-from train.evaluation import write_run_report
 from train.health.response import UnhealthyRun
+from train.last_words import last_words
 from train.loop import Trainer
 from train.origin import load_run_data
-from train.page import write_run_page
 from train.preemption import leave_marker, status
 from train.rank_zero import assemble
 from train.start import decide_start
@@ -41,12 +39,12 @@ def main(config: TrainingConfig, overrides: list[str]) -> None:
             came_to_end = trainer.run()
         except UnhealthyRun as error:
             if is_main:
-                print_results(config)
+                print(last_words(config))
             _give_up(error, is_main=is_main)
     if not came_to_end:
         leave(status())
     if is_main:
-        print_results(config)
+        print(last_words(config))
 
 
 def _start(
@@ -63,7 +61,7 @@ def _start(
         if start.is_done:
             if is_main:
                 print(f"{config.output_dir} is finished: step {config.train.max_steps} was reached.")
-                print_results(config)
+                print(last_words(config))
             return None
         set_seed(config.seed)
         if is_main:
@@ -94,12 +92,6 @@ def _start(
     # From here on a request to stop is a decision of all ranks, so none may leave this function earlier.
     from_rank_zero(accelerator, True, what="that the workers are up")
     return trainer
-
-
-def print_results(config: TrainingConfig) -> None:
-    """Writes the run's report and page, and prints the report."""
-    print(write_run_report(config))
-    print(try_write(write_run_page, Path(config.output_dir)))
 
 
 def _stop_at_start(config: TrainingConfig, *, is_main: bool) -> int:

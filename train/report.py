@@ -9,6 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from configs.progress import progress_bar
 from configs.schema import TrainingConfig
 from rollout.records import TRACE, Rollout, call_id
 from train.manifest import sync
@@ -34,9 +35,8 @@ class Reporter:
         truncate_metrics(self._directory / METRICS_FILE, step)
         if "wandb" in self._config.train.report_to:
             self._wandb = _start_wandb(self._config)
-        self._bar = tqdm(
-            total=self._config.train.max_steps, initial=step, desc="train", unit="step", dynamic_ncols=True
-        )
+        steps = self._config.train.max_steps
+        self._bar = progress_bar(title="train", total=steps, done=step, unit="step")
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Appends one line to ``metrics.jsonl``; it is on disk (fsync) when this returns."""

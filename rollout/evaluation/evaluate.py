@@ -6,10 +6,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from tqdm import tqdm
-
 from rollout.evaluation.matched_votes import MAJORITY, TRACE, matches
 from rollout.evaluation.outcomes import Failure, Key, Outcome, reduce
+from rollout.evaluation.progress import Progress, Sink
 from rollout.evaluation.report_rows import base_name
 from rollout.operators import Operator, run_operator
 from rollout.policy import derive_seed
@@ -29,13 +28,6 @@ class PlannedRollout:
     @property
     def key(self) -> Key:
         return (self.problem.id, self.operator.name, self.sample)
-
-
-class Sink(Protocol):
-    """Receives rollouts as they end."""
-
-    def add(self, outcome: Outcome, rollout: Rollout) -> None: ...
-    def add_failure(self, failure: Failure) -> None: ...
 
 
 class Record(Sink, Protocol):
@@ -65,31 +57,6 @@ class InMemory:
 
     def add_failure(self, failure: Failure) -> None:
         self.failures[failure.key] = failure
-
-
-class Progress:
-    """Forwards rollouts to another sink and shows a progress bar. Use as a context manager."""
-
-    def __init__(self, sink: Sink, *, title: str, total: int, done: int) -> None:
-        self._sink = sink
-        self._bar = tqdm(total=total, initial=done, unit="rollout", desc=title)
-        self._failed = 0
-
-    def __enter__(self) -> "Progress":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
-
-    def add(self, outcome: Outcome, rollout: Rollout) -> None:
-        self._sink.add(outcome, rollout)
-        self._bar.update()
-
-    def add_failure(self, failure: Failure) -> None:
-        self._sink.add_failure(failure)
-        self._failed += 1
-        self._bar.set_postfix(failed=self._failed)
-        self._bar.update()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,7 +137,8 @@ async def make_missing(
         with Progress(record, title=title, total=total, done=total - left) as sink:
             todo = missing(planned(), done)
             limit = min(left, max_in_flight)
-            await evaluate(todo, settings, grader, sink, seed=seed, max_in_flight=limit)
+            counted = sink.counting(settings)
+            await evaluate(todo, counted, grader, sink, seed=seed, max_in_flight=limit)
 
     await make("evaluate", comparison.planned)
     await make("traces for the votes", lambda: comparison.planned_votes(record.outcomes))

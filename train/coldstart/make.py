@@ -18,11 +18,12 @@ import torch
 from datasets import Dataset
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM, set_seed
+from transformers.utils.logging import disable_progress_bar
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from configs.schema import ColdStartConfig, TrainingConfig
-from configs.stopping import STOP, resume_command
+from configs.stopping import STOP, leave, resume_command
 from rewards.build import gold_checker
 from rollout.problems.composed import is_composed
 from rollout.problems.loading import load_train
@@ -83,6 +84,7 @@ def cold_start(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
 
+    disable_progress_bar()  # of saving, which takes no time
     set_seed(config.seed)
     count = config.max_steps * config.per_device_train_batch_size
     write = worked_lists if is_composed(problems[0].question) else worked_examples
@@ -230,6 +232,7 @@ def train(
         logging_strategy="no",
         save_strategy="no",
         report_to="none",
+        disable_tqdm=not sys.stderr.isatty(),  # a file would hold the bar's cursor codes
     )
     SFTTrainer(
         model=model,
@@ -245,7 +248,8 @@ def main(config: TrainingConfig, overrides: list[str]) -> None:
         with STOP.at_once(_tell_stopped):
             _make(config)
     except (ValueError, OSError, RuntimeError) as error:
-        sys.exit(f"train.coldstart: {error}")
+        print(f"train.coldstart: {error}", file=sys.stderr)
+        leave(1)  # vLLM, which trl imports, would report more after this line
 
 
 def _tell_stopped() -> None:

@@ -1,0 +1,38 @@
+"""What a run prints last: its report, where its files are, and the command that comes next."""
+
+import shlex
+from pathlib import Path
+
+from configs.run_folder import CHECKPOINTS
+from configs.schema import TrainingConfig
+from rollout.page.at_end import try_write
+from train.checkpoint import finished_checkpoints
+from train.evaluation import write_run_report
+from train.page import write_run_page
+
+FILES = (
+    "report.md",
+    "curves.png",
+    "pareto.png",
+    "metrics.jsonl",
+    "evaluation",
+    "rollouts",
+    "groups",
+)
+"""What there is to look into, in the order of interest."""
+
+
+def last_words(config: TrainingConfig) -> str:
+    """Writes the run's report and page; returns the report and the paths and commands that follow it."""
+    report = write_run_report(config)
+    folder = Path(config.output_dir)
+    page = try_write(write_run_page, folder)
+    names = [f"{name}/" if (folder / name).is_dir() else name for name in FILES if (folder / name).exists()]
+    lines = [report.rstrip("\n"), "", f"Written to {folder}: {', '.join(names)}", page]
+    whole = finished_checkpoints(folder / CHECKPOINTS)
+    if not whole:
+        lines.append("There is no checkpoint.")
+    else:
+        target = shlex.join([str(folder), str(folder / "export")])
+        lines += [f"Newest checkpoint: {whole[-1]}", f"Export it: python -m train.export {target}"]
+    return "\n".join(lines)
