@@ -1,5 +1,6 @@
 """Progress bars: drawn in a terminal; in a file or pipe one line each time, without cursor codes."""
 
+import re
 import sys
 from typing import Any, TextIO
 
@@ -9,6 +10,9 @@ SECONDS_BETWEEN_LINES = 10.0
 """Least interval between two lines in a file; a terminal's bar moves at once."""
 
 
+_CURSOR = re.compile(r"\x1b\[\w")  # tqdm moves it between bars
+
+
 class _Lines:
     """A stream that receives each state of a bar as a line of its own."""
 
@@ -16,7 +20,7 @@ class _Lines:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        if state := text.strip():
+        if state := _CURSOR.sub("", text).strip():
             self._stream.write(f"{state}\n")
         return len(text)
 

@@ -147,9 +147,9 @@ def _worker_gpus(rollout: RolloutConfig) -> int:
 
 
 def _devices(config: JobConfig, *, first: int, count: int) -> dict[str, str]:
-    """Returns the variable that selects a process's GPUs; workers use the first (not tested on a GPU)."""
+    """Returns the variable that selects a process's GPUs or the CPU; workers use the first (not tested on a GPU)."""
     if not config.gpus:
-        return {}
+        return {"DS_ACCELERATOR": "cpu"}  # or DeepSpeed would tell every process that it finds no GPU
     if count < 1 or first + count > config.gpus:
         each = config.rollout.tensor_parallel_size
         several = f" of {each} GPUs each (rollout.tensor_parallel_size)" if each > 1 else ""

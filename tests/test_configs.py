@@ -486,7 +486,10 @@ def test_what_is_no_override_is_a_config_error(override: str):
         ("train.save_steps=0", r"train\.save_steps must be at least 1, got 0\."),
         ("train.keep_last=0", r"train\.keep_last must be at least 1, got 0\."),
         ("train.eval_samples=0", r"train\.eval_samples must be at least 1, got 0\."),
-        ("train.report_to=[tensorboard]", r"train\.report_to is 'tensorboard'; choose one of wandb\."),
+        (
+            "train.report_to=[comet]",
+            r"train\.report_to is 'comet'; choose one of wandb, tensorboard, ",
+        ),
     ],
 )
 def test_a_value_that_cannot_run_is_refused_with_its_reason(sound: DictConfig, overrides: str, message: str):

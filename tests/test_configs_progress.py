@@ -39,6 +39,13 @@ def test_in_a_file_a_bar_writes_seldom_and_at_the_end(monkeypatch: pytest.Monkey
     assert [line.partition(" [")[0] for line in text.splitlines()] == ["train: 1/4", "train: 4/4"]
 
 
+def test_a_bar_within_a_bar_adds_no_cursor_codes_to_a_file(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys, "stderr", stream := io.StringIO())
+    with progress.progress_bar(title="train", total=4, done=1, unit="step"):
+        _shown(stream, monkeypatch, steps=3)
+    assert all(line.startswith("train: ") for line in stream.getvalue().splitlines())
+
+
 def test_in_a_terminal_a_bar_is_redrawn_in_place(monkeypatch: pytest.MonkeyPatch):
     text = _shown(_Terminal(), monkeypatch, steps=3)
     assert "\r" in text and text.count("\n") == 1

@@ -32,8 +32,8 @@ from train.distributed import make_accelerator
 from train.export import export
 from train.loop import Trainer
 from train.manifest import damage, is_sealed, remove, seal
+from train.metrics_file import read_metrics, truncate_metrics
 from train.preemption import status
-from train.report import read_metrics, truncate_metrics
 from train.sharding import DeepSpeedZero, Unsharded
 
 STATE = TrainerState(

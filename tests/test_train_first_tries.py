@@ -14,7 +14,7 @@ from rollout.evaluation.identity import Identity
 from train.first_tries import try_drawing, try_first, try_saving, try_writing
 from train.origin import Origin, RunData
 from train.rank_zero import assemble
-from train.report import try_login
+from train.trackers import try_login
 
 
 def test_a_generation_config_that_cannot_be_saved_is_refused(tmp_path: Path, tiny_policy: Path):

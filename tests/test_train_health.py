@@ -24,7 +24,8 @@ from train.health.rollbacks import (
     record_rollback,
 )
 from train.health.rules import RULES, Alarm, alarm_metrics, alarms_of
-from train.report import METRICS_FILE, Reporter, read_metrics
+from train.metrics_file import METRICS_FILE, read_metrics
+from train.report import Reporter
 
 RECORDED = json.loads((REPO / "tests" / "recorded_runs.json").read_text())
 """The watched metrics of two real runs: the collapse of a 0.5B instruct model, and the demo."""

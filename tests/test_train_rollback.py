@@ -14,7 +14,7 @@ from train.checkpoint import finished_checkpoints, read_state
 from train.distributed import make_accelerator
 from train.health.response import UnhealthyRun
 from train.health.rollbacks import read_rollbacks
-from train.report import METRICS_FILE, read_metrics
+from train.metrics_file import METRICS_FILE, read_metrics
 
 pytestmark = pytest.mark.component
 

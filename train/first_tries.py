@@ -7,11 +7,13 @@ from pathlib import Path
 from transformers import GenerationConfig
 
 from configs.schema import ModelConfig, TrainingConfig
-from train.report import METRICS_FILE, draw_curves, try_login
+from train.curves import draw_curves
+from train.metrics_file import METRICS_FILE
+from train.trackers import try_trackers
 
 
 def try_first(config: TrainingConfig) -> None:
-    """Tries writing to the output folder, saving the model, drawing the curves, and the tracker's login.
+    """Tries writing to the output folder, saving the model, drawing the curves, and the trackers.
 
     Raises:
         ValueError, RuntimeError: If one fails; the message names it, its cause and what to do.
@@ -19,8 +21,7 @@ def try_first(config: TrainingConfig) -> None:
     try_writing(Path(config.output_dir))
     try_saving(config.model)
     try_drawing()
-    if "wandb" in config.train.report_to:
-        try_login()
+    try_trackers(config.train.report_to)
 
 
 def try_writing(output_dir: Path) -> None:

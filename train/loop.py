@@ -312,7 +312,7 @@ class Trainer:
         )
         if self.outside:
             self.outside.collector.forget(self.step)
-            self.outside.reporter.draw()
+            self.outside.reporter.draw(self.step)
 
     def _stop_early(self) -> bool:
         self._finish()

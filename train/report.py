@@ -1,22 +1,21 @@
-"""Reports the progress of a run: progress bar, ``metrics.jsonl``, curves, readable rollouts, wandb."""
+"""Reports the progress of a run: progress bar, ``metrics.jsonl``, curves, readable rollouts, trackers."""
 
 import json
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
 from configs.progress import progress_bar
 from configs.schema import TrainingConfig
 from rollout.records import TRACE, Rollout, call_id
-from train.manifest import sync
+from train.curves import CURVES_FILE, draw_curves
+from train.metrics_file import METRICS_FILE, truncate_metrics
 from train.trace import CreditRecord
+from train.trackers import Trackers
 
-METRICS_FILE = "metrics.jsonl"
-CURVES_FILE = "curves.png"
+ROLLOUT_COLUMNS = ("problem", "operator", "gold answer", "call", "role", "reward", "text")
 
 
 class Reporter:
@@ -27,16 +26,15 @@ class Reporter:
         self._directory.mkdir(parents=True, exist_ok=True)
         self._config = config
         self._bar: tqdm | None = None
-        self._wandb: Any = None
+        self._trackers: Trackers | None = None
 
     def start(self, step: int) -> None:
         """Starts after ``step`` finished steps, again after a rollback; drops metrics of later steps."""
         self.close()
         truncate_metrics(self._directory / METRICS_FILE, step)
-        if "wandb" in self._config.train.report_to:
-            self._wandb = _start_wandb(self._config)
         steps = self._config.train.max_steps
         self._bar = progress_bar(title="train", total=steps, done=step, unit="step")
+        self._trackers = Trackers(self._config, step, self.note)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Appends one line to ``metrics.jsonl``; it is on disk (fsync) when this returns."""
@@ -44,8 +42,8 @@ class Reporter:
             file.write(json.dumps({"step": step, **metrics}) + "\n")
             file.flush()
             os.fsync(file.fileno())
-        if self._wandb is not None:
-            self._wandb.log(dict(metrics), step=step)
+        if self._trackers is not None:
+            self._trackers.log(metrics, step)
         if self._bar is not None:
             self._bar.set_postfix(_brief(metrics), refresh=False)
             self._bar.update(step - self._bar.n)
@@ -65,94 +63,25 @@ class Reporter:
         directory.mkdir(exist_ok=True)
         text = "\n\n".join(_readable(rollout, number, credits) for number, rollout in enumerate(rollouts))
         (directory / f"step_{step:06d}.txt").write_text(text, encoding="utf-8")
+        if self._trackers is not None:
+            rows = [row for number, each in enumerate(rollouts) for row in _rows(each, number, credits)]
+            self._trackers.table("rollouts", ROLLOUT_COLUMNS, rows, step)
 
-    def draw(self) -> None:
-        """Draws ``curves.png`` from ``metrics.jsonl``."""
-        draw_curves(self._directory / METRICS_FILE, self._directory / CURVES_FILE)
+    def draw(self, step: int) -> None:
+        """Draws ``curves.png`` from ``metrics.jsonl`` and the report, for the trackers, too."""
+        picture = self._directory / CURVES_FILE
+        save_steps = self._config.train.save_steps
+        drawn = draw_curves(self._directory / METRICS_FILE, picture, save_steps=save_steps)
+        if drawn and self._trackers is not None:
+            self._trackers.picture(picture, step)
 
     def close(self) -> None:
         """Closes the progress bar and the trackers."""
         if self._bar is not None:
             self._bar.close()
-        if self._wandb is not None:
-            self._wandb.finish()
-        self._bar = self._wandb = None
-
-
-def read_metrics(path: Path) -> list[dict[str, float]]:
-    """Returns the lines of ``metrics.jsonl``; an incomplete last line, left by a kill, is skipped."""
-    if not path.exists():
-        return []
-    # Without a newline at its end the last line is incomplete; with one, the last element is empty.
-    lines = path.read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines[:-1] if line]
-
-
-def truncate_metrics(path: Path, step: int) -> None:
-    """Drops lines after ``step``, so that a resumed run logs each step only once."""
-    if not path.exists():
-        return
-    kept = [line for line in read_metrics(path) if line["step"] <= step]
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-    sync(temporary)  # without it a power failure could leave an empty file under the final name
-    os.replace(temporary, path)
-
-
-def draw_curves(metrics: Path, picture: Path) -> None:
-    """Draws rewards, accuracies, lengths and measures of stability over steps, one panel each."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    lines = read_metrics(metrics)
-    panels = ("reward/", "accuracy/", "completion_tokens/", "entropy/", "kl/", "grad_norm", "time/", "eval/")
-    figure, axes = pyplot.subplots(2, 4, figsize=(20, 8), constrained_layout=True)
-    for axis, prefix in zip(axes.flat, panels, strict=True):
-        names = sorted({name for line in lines for name in line if name.startswith(prefix)})
-        for name in names:
-            points = [(line["step"], line[name]) for line in lines if name in line]
-            axis.plot(*zip(*points, strict=True), label=name.removeprefix(prefix) or name, marker=".")
-        axis.set(title=prefix.rstrip("/"), xlabel="step", visible=bool(names))
-        if names:
-            axis.legend(fontsize=7)
-    figure.savefig(picture, dpi=80)
-    pyplot.close(figure)
-
-
-def try_login() -> None:
-    """Checks the key for wandb at its server; no-op if wandb will run offline.
-
-    Raises:
-        RuntimeError: If the server refuses the key or does not answer.
-    """
-    import wandb
-    from wandb.errors import Error
-
-    if _wandb_mode() != "online":
-        return
-    try:
-        wandb.login(verify=True, prompt=False)
-    except Error as error:
-        raise RuntimeError(
-            f"train.report_to holds wandb, but the login fails: {error}. Correct WANDB_API_KEY, or set "
-            "WANDB_MODE=offline, or train.report_to=[]."
-        ) from error
-
-
-def _start_wandb(config: TrainingConfig) -> Any:
-    import wandb
-
-    return wandb.init(project="pdr-rl", dir=config.output_dir, mode=_wandb_mode(), config=asdict(config))  # type: ignore[arg-type]
-
-
-def _wandb_mode() -> str:
-    import wandb
-
-    mode = os.environ.get("WANDB_MODE", "online")
-    # Without a key wandb would prompt for one, and a training run must never wait for input.
-    return "offline" if mode == "online" and wandb.api.api_key is None else mode
+        if self._trackers is not None:
+            self._trackers.finish()
+        self._bar = self._trackers = None
 
 
 def _brief(metrics: Mapping[str, float]) -> dict[str, str]:
@@ -182,6 +111,15 @@ def _readable(rollout: Rollout, number: int, credits: Mapping[str, CreditRecord]
         )
         lines.append(call.text)
     return "\n".join(lines)
+
+
+def _rows(rollout: Rollout, number: int, credits: Mapping[str, CreditRecord]) -> Iterator[tuple[str, ...]]:
+    """Yields a row of ``ROLLOUT_COLUMNS`` for each call."""
+    for place, call in enumerate(rollout.calls):
+        credit = credits.get(call_id(number, place))
+        reward = "" if credit is None else f"{credit.reward:.3g}"
+        problem = rollout.problem
+        yield (problem.id, rollout.operator, problem.answer, str(place), call.role, reward, call.text)
 
 
 def _credit(credit: CreditRecord | None) -> str:

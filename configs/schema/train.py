@@ -27,6 +27,9 @@ ALARMS = (
 )
 """Names of the alarms on a run's metrics; ``train.health`` defines them, docs/metrics.md describes them."""
 
+TRACKERS = ("wandb", "tensorboard", "trackio", "mlflow")
+"""Names of the trackers; ``train.trackers`` knows how to use them."""
+
 
 @dataclass(kw_only=True)
 class TrainConfig:
@@ -84,7 +87,8 @@ class TrainConfig:
     """Alarms that do not apply, e.g. [length_doubled] where answers are meant to grow."""
 
     report_to: list[str] = field(default_factory=list)
-    """Trackers: [] or [wandb]. Without an API key wandb runs offline; it never prompts."""
+    """Trackers: any of wandb, tensorboard, trackio and mlflow. Each writes to output_dir unless its
+    environment variables name a server; without an API key wandb runs offline, and it never prompts."""
 
     collective_timeout_seconds: float = 3600.0
     """Time limit of a collective between ranks, and of rank 0's wait for a batch or an evaluation. The other
@@ -108,7 +112,7 @@ class TrainConfig:
         for alarm in self.ignored_alarms:
             choice("train.ignored_alarms", alarm, ALARMS)
         for tracker in self.report_to:
-            choice("train.report_to", tracker, ("wandb",))
+            choice("train.report_to", tracker, TRACKERS)
 
     def _check_keep_best(self) -> None:
         measured = [f"eval/{name}" for name in self.eval_operators]

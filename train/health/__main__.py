@@ -13,7 +13,7 @@ from configs.exit_status import REFUSED
 from configs.schema.train import ALARMS
 from train.health.rollbacks import read_rollbacks
 from train.health.rules import alarms_of
-from train.report import METRICS_FILE, read_metrics
+from train.metrics_file import METRICS_FILE, read_metrics
 
 UNHEALTHY = 1
 """Exit status: the run raised an alarm."""

@@ -17,7 +17,8 @@ from train.health.rollbacks import (
 )
 from train.health.rules import Alarm, Monitor, alarm_metrics
 from train.manifest import damage, remove
-from train.report import METRICS_FILE, Reporter, read_metrics
+from train.metrics_file import METRICS_FILE, read_metrics
+from train.report import Reporter
 
 
 class UnhealthyRun(RuntimeError):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from train.health.rollbacks import read_rollbacks
 from train.health.rules import Alarm, alarms_of
-from train.report import METRICS_FILE, read_metrics
+from train.metrics_file import METRICS_FILE, read_metrics
 
 
 def alarm_summary(output_dir: Path, ignored: Collection[str] = ()) -> list[str]:
