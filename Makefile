@@ -27,7 +27,7 @@ $(STAMP): pyproject.toml
 	$(PY) -m pip uninstall -q -y torchvision torchaudio torchcodec
 	touch $@
 
-.PHONY: help setup demo test unit lint format bench gpu chaos wheel
+.PHONY: help setup demo test unit lint format bench gpu chaos wheel docs
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -63,6 +63,11 @@ gpu: $(STAMP)  ## Check and measure all that needs a GPU (DEVICE=cpu: tiny shape
 
 chaos: $(STAMP)  ## Train under a seeded stream of faults (CHAOS_SEED) and compare the weights; 15 minutes
 	$(PY) -m pytest -s -m slow tests/test_chaos.py
+
+docs: $(STAMP)  ## Build the site of docs/ into outputs/site, strictly: a lost link is an error (extra docs)
+	$(PY) -m pip install -q -e ".[docs]"
+	$(PY) docs/make_configuration.py > docs/configuration.md
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build
 
 wheel: $(STAMP)  ## Build the wheel into dist/
 	$(PY) -m build --wheel

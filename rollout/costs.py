@@ -78,7 +78,7 @@ def pdr_calls(
     if distiller.cost is None:
         raise ValueError(
             f"operator.distiller is {options.name!r}, which declares no cost, so its calls are not known "
-            "before it runs. Make it a rollout.distiller.Distiller with cost=... (README)."
+            "before it runs. Make it a rollout.distiller.Distiller with cost=... (docs/operators.md)."
         )
     stages = [Stage(role=DRAFT, per_context=widths[0])]
     for round, (drafts, width) in enumerate(pairwise(widths)):

@@ -21,7 +21,7 @@ Training and inference run the same code. Training asks for a group of answers i
 ``num_workspaces`` workspaces; it may also draw M, k and the distiller per problem, and hand in given drafts.
 ``calls`` declares what ``answer`` costs, for plans. ``rollout/siblings.py`` holds the rest of the family: it
 selects among answers or stops early. A custom operator is one more class like these and one YAML file
-(README).
+(docs/operators.md).
 """
 
 import asyncio
@@ -124,7 +124,8 @@ class Operator(ABC):
         kind = type(self)
         raise ValueError(
             f"The operator {kind.__module__}:{kind.__qualname__} declares no calls, so they are not known "
-            "before it runs. Add a method calls next to answer (rollout.operators.Operator.calls, README)."
+            "before it runs. Add a method calls next to answer (rollout.operators.Operator.calls, "
+            "docs/operators.md)."
         )
 
     def __init_subclass__(cls) -> None:

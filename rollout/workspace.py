@@ -2,7 +2,8 @@
 
 A distiller maps the drafts of one round to the workspaces of the next round's calls: one that all calls
 share, or one for each call. The workspace is rebuilt every round from that round's drafts only; only
-``recursive_summary`` updates it. A custom distiller is one more function like these (README).
+``recursive_summary`` updates it. A custom distiller is one more function like these
+(docs/operators.md).
 """
 
 import asyncio

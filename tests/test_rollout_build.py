@@ -54,7 +54,7 @@ async def too_long(context):
 from rollout.records import Workspace
 from rollout.workspace import oracle as knows
 """
-README_BLOCK = re.compile(r"```python\n# shortest\.py.*?\n(.*?)```", re.DOTALL)
+PAGE_BLOCK = re.compile(r"```python\n# shortest\.py.*?\n(.*?)```", re.DOTALL)
 
 
 @pytest.fixture
@@ -96,8 +96,8 @@ def test_a_kind_that_is_no_operator_is_refused_by_name(own_module: str, kind: st
 
 @pytest.fixture
 def readme_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that one starts in, with the README's ``shortest.py``."""
-    blocks = README_BLOCK.findall((REPO / "README.md").read_text())
+    """A folder that one starts in, with the ``shortest.py`` of docs/operators.md."""
+    blocks = PAGE_BLOCK.findall((REPO / "docs" / "operators.md").read_text())
     assert len(blocks) == 2
     (tmp_path / "shortest.py").write_text("".join(blocks))
     monkeypatch.chdir(tmp_path)

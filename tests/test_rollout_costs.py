@@ -87,7 +87,9 @@ class _OnlyRenamed(ParallelDistilRefine):
 
 @pytest.mark.parametrize("kind", [_Undeclared, _AnswersInAnotherWay])
 def test_an_operator_that_declares_no_calls_says_so(kind: type[Operator]):
-    with pytest.raises(ValueError, match=rf"test_rollout_costs:{kind.__name__} declares no calls.*README"):
+    with pytest.raises(
+        ValueError, match=rf"test_rollout_costs:{kind.__name__} declares no calls.*docs/operators"
+    ):
         kind(operator((4, 1)).options).calls()
 
 
@@ -103,7 +105,7 @@ async def _nothing(context: DistilContext) -> list[Workspace]:
 @pytest.mark.parametrize(
     ("own", "message"),
     [
-        (Distiller(_nothing), r"operator\.distiller is 'mine', which declares no cost.*README"),
+        (Distiller(_nothing), r"operator\.distiller is 'mine', which declares no cost.*docs/operators"),
         (Distiller(_nothing, cost=lambda *_: 2), r"distiller mine must be a DistilCost, got 2\."),  # type: ignore[arg-type, return-value]
     ],
 )

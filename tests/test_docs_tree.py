@@ -1,4 +1,4 @@
-"""The README's tree lists exactly the files and folders that exist, each with a gloss."""
+"""The tree of docs/architecture.md lists exactly the files and folders that exist, each with a gloss."""
 
 import re
 from pathlib import Path
@@ -19,7 +19,7 @@ START_HERE = {
 
 def _tree() -> dict[str, str]:
     """Path -> gloss, of the one fenced block that lists the packages. A folder's path ends with ``/``."""
-    text = (REPO / "README.md").read_text(encoding="utf-8")
+    text = (REPO / "docs" / "architecture.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"^```\n(rollout/ .*?)^```", text, re.S | re.M)
     lines = [line for line in block.splitlines() if line]
     entries = [(path, gloss) for path, _, gloss in (line.partition(" ") for line in lines)]
