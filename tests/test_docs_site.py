@@ -153,8 +153,11 @@ def test_no_picture_is_left_over_and_none_loads_anything():
 def test_the_site_needs_no_network_to_be_read():
     config = _config()
     assert config["theme"]["font"] is False
-    assert config["plugins"] == ["search"]
-    assert not set(config) & {"extra_javascript"}
+    assert config["plugins"] == ["search", "offline"]
+    assert "extra_javascript" not in config
+    # Without it the plugin offline would add one that is loaded from elsewhere.
+    (shim,) = config["extra"]["polyfills"]
+    assert "iframe-worker" in shim and (DOCS / shim).is_file()
     assert not any("```mermaid" in _text(path) for path in PAGES), "Material loads mermaid from elsewhere"
 
 
