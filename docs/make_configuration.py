@@ -22,8 +22,8 @@ HEAD = """# Configuration
 
 Every option, with its type and default, made from the schema (`configs/schema`) that checks it. Set an option
 as `NAME=VALUE` on the command line of any command that has it. `--cfg job` prints the resolved config. A
-default `???` has to be set. The files of `configs/` differ from these defaults where they say so. A choice such as
-`algo=ppo` or `experiment=demo` takes a file of the folder of that name.
+default `???` has to be set. The files of `configs/` differ from these defaults where they say so. A choice
+such as `algo=ppo` or `experiment=demo` takes a file of the folder of that name.
 """
 
 
