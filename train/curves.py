@@ -57,9 +57,7 @@ PANELS = (
     Panel(title="groups without signal, share", metrics=("groups_without_signal/",), share=True),
     Panel(title="entropy, nats per token", metrics=("entropy/",)),
     Panel(title="KL from the initial policy, nats per token", metrics=("kl/",), log=True, least=NOISE),
-    Panel(
-        title="KL of sampler and trainer", metrics=("mismatch_kl/",), log=True, least=NOISE
-    ),
+    Panel(title="KL of sampler and trainer", metrics=("mismatch_kl/",), log=True, least=NOISE),
     Panel(title="gradient norm", metrics=("grad_norm",), log=True, least=NOISE),
     Panel(title="seconds of a step", metrics=("time/",), log=True, least=1e-3),
     Panel(title="tokens per second", metrics=("tokens_per_second",)),

@@ -18,7 +18,7 @@ from rollout.page.view import CreditView, Mark, Options, RolloutView, RunView, S
 from train.health.rollbacks import read_rollbacks
 from train.health.rules import alarms_of
 from train.health.summary import alarm_summary
-from train.report import METRICS_FILE, read_metrics
+from train.metrics_file import METRICS_FILE, read_metrics
 from train.trace import TEXT_CHARACTERS, CallRecord, CreditRecord, read_trace, trace_path, traced_steps
 
 STEPS = 12
