@@ -147,7 +147,7 @@ def _worker_gpus(rollout: RolloutConfig) -> int:
 
 
 def _devices(config: JobConfig, *, first: int, count: int) -> dict[str, str]:
-    """Returns the variable that selects a process's GPUs or the CPU; workers use the first ones."""
+    """Returns the variable that selects a process's devices; workers use the first (not tested on a GPU)."""
     if not config.gpus:
         return {"DS_ACCELERATOR": "cpu"}  # or DeepSpeed would tell every process that it finds no GPU
     if count < 1 or first + count > config.gpus:

@@ -56,7 +56,7 @@ def _read_run(folder: Path, sweep: Path) -> SweepRun:
 def table(runs: Sequence[SweepRun]) -> str:
     """Returns a Markdown table of the options that differ between runs, and accuracies after training."""
     pairs = [_settings(run) for run in runs]
-    keys = [key for key in dict.fromkeys(k for p in pairs for k in p) if len({p.get(key) for p in pairs}) > 1]
+    keys = _differing(pairs)
     operators = list(dict.fromkeys(row["operator"] for run in runs for row in run.rows))
     header = [*(keys or ["run"]), "status", *(f"{name} % [95%]" for name in operators)]
     rows = []
@@ -65,6 +65,19 @@ def table(runs: Sequence[SweepRun]) -> str:
         found = {row["operator"]: row for row in run.rows}
         rows.append([*cells, run.status, *(_accuracy(found.get(name)) for name in operators)])
     return "\n".join(markdown_table(header, rows)) + "\n"
+
+
+def _differing(pairs: Sequence[dict[str, str]]) -> list[str]:
+    """Returns the options that do not have the same value in all runs."""
+    return [key for key in dict.fromkeys(k for p in pairs for k in p) if len({p.get(key) for p in pairs}) > 1]
+
+
+def labels(runs: Sequence[SweepRun]) -> list[str]:
+    """Returns what tells each run from the others: its differing options, else the name of its folder."""
+    pairs = [_settings(run) for run in runs]
+    keys = _differing(pairs)
+    own = [", ".join(f"{key}={pair[key]}" for key in keys if key in pair) for pair in pairs]
+    return [label or run.name for label, run in zip(own, runs, strict=True)]
 
 
 def _settings(run: SweepRun) -> dict[str, str]:
@@ -93,7 +106,7 @@ def draw(runs: Sequence[SweepRun], path: Path) -> None:
         # Spread around the line of the run, so that the intervals of the operators do not overlap.
         heights = [i + 0.15 * (shift - (len(operators) - 1) / 2) for i, _ in points]
         axes.errorbar(means, heights, xerr=spans, fmt="o", capsize=3, label=name)
-    axes.set_yticks(range(len(shown)), [run.name for run in shown])
+    axes.set_yticks(range(len(shown)), labels(shown))
     axes.set_ylim(len(shown) - 0.5, -0.5)
     axes.set_xlabel("solved after training, % of held-out problems (95% intervals)")
     axes.grid(axis="x", alpha=0.3)

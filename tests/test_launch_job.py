@@ -17,7 +17,7 @@ from configs.schema import JobConfig, RolesConfig
 from launch.check import check_training
 from launch.job import assignment, job_processes, worker_options
 from launch.supervise import JobProcess, Supervisor, ranks
-from launch.table import draw, read_runs, table
+from launch.table import SweepRun, draw, labels, read_runs, table
 from launch.workers import serve as workers
 from rollout.build import build_operator
 from rollout.workers.loopback import free_port
@@ -423,6 +423,14 @@ def test_the_table_of_a_sweep_shows_what_differs_and_how_each_run_ended(tmp_path
     ]
     with pytest.raises(FileNotFoundError, match="holds no run of a sweep"):
         read_runs(tmp_path / "1e-4" / "nothing")
+
+
+def test_the_plot_of_a_sweep_names_each_run_by_what_differs():
+    def run(name: str, *overrides: str) -> SweepRun:
+        return SweepRun(name=name, overrides=overrides, status="done", rows=())
+
+    runs = [run("0", "algo=grpo", "seed=0"), run("1", "algo=grpo", "seed=1"), run("2", "algo=grpo")]
+    assert labels(runs) == ["seed=0", "seed=1", "2"]
 
 
 @pytest.mark.component

@@ -56,7 +56,10 @@ def _run(folder: Path, model: Path, seconds: str) -> subprocess.CompletedProcess
 def _metrics(folder: Path) -> list[dict[str, float]]:
     """Every metric of every step but those that tell time."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if not k.startswith(("time", "tokens_per"))} for line in lines]
+    return [
+        {k: v for k, v in line.items() if not k.startswith(("time", "tokens_per", "memory"))}
+        for line in lines
+    ]
 
 
 def _weights(folder: Path) -> bytes:

@@ -52,7 +52,7 @@ def _metrics(folder: Path) -> dict[int, dict[str, float]]:
     """By step, without what tells time or of the workers."""
     path = folder / "metrics.jsonl"
     lines = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
-    others = ("time", "tokens_per", "workers")
+    others = ("time", "tokens_per", "workers", "memory")
     return {line["step"]: {k: v for k, v in line.items() if not k.startswith(others)} for line in lines}
 
 

@@ -189,11 +189,11 @@ def _mark(axis: Any, lines: Sequence[Mapping[str, float]], save_steps: int) -> N
     steps = [int(line["step"]) for line in lines]
     for step in steps:
         if save_steps and (step % save_steps == 0 or step == steps[-1]):
-            axis.axvline(step, color=CHECKPOINT, linewidth=0.9, linestyle=":", zorder=1.5)
+            axis.axvline(step, color=CHECKPOINT, linewidth=0.9, linestyle=":", zorder=1.8)
     for line in lines:
         names = [name.removeprefix("alarm/") for name in line if name.startswith("alarm/")]
         if names:
-            axis.axvline(line["step"], color=ALARM, linewidth=0.9, alpha=0.6, zorder=1.5)
+            axis.axvline(line["step"], color=ALARM, linewidth=0.9, alpha=0.6, zorder=1.8)
             axis.annotate(
                 ", ".join(names),
                 (line["step"], 1),

@@ -29,7 +29,7 @@ the log-probs of their sampler. Only rank 0 communicates with the outside (``Col
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -39,37 +39,25 @@ from transformers.utils.logging import disable_progress_bar
 from configs.run_folder import STOPPED
 from configs.schema import TrainingConfig
 from configs.stopping import Stopped, StopRequest
-from rollout.collection.collector import CollectedBatch
-from rollout.weights.buckets import BUCKET_BYTES
-from train.batch.rows import Row
 from train.call_terms import CallTerms
 from train.checkpoint import Checkpoints, TrainerState, config_fingerprint
 from train.collaborators import Collaborators
-from train.distributed import any_rank, from_rank_zero, gather_objects, give_back_cached_memory
+from train.credited_batch import Batch, credited
+from train.distributed import any_rank, from_rank_zero, gather_objects
 from train.health.response import AlarmWatch, UnhealthyRun
 from train.health.rollbacks import forget_rollbacks, rate_scale, read_rollbacks
 from train.learner import Learner
-from train.loss.credit import credit
-from train.metrics import Stopwatch, group_metrics, kept_cache_share, staleness_metrics
-from train.model.weights import HOST_BUCKET_BYTES, PolicyWeights
+from train.memory import peak_gib
+from train.metrics import Stopwatch
 from train.nonfinite_steps import RefusalGuard
 from train.preemption import leave_marker
+from train.publishing import publish
 from train.resumed import updates_ratio
 from train.sharding import sharding_of
 from train.trace import UpdateRecord, credit_records
 
 ROLLOUTS_SHOWN = 2
 """Number of rollouts written as text at each checkpoint."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Batch:
-    """Data of one step on every rank: the credited rows, and rank 0's metrics of their groups."""
-
-    rows: list[Row]
-    metrics: dict[str, float]
-    collected: CollectedBatch | None = None
-    """Source of the rows, on rank 0 only; None on the other ranks."""
 
 
 class Trainer:
@@ -135,9 +123,11 @@ class Trainer:
                 with clock("trace"):
                     self._trace(batch, calls)
             with clock("publish"):
+                self.policy_version += 1
                 self._publish()
             with clock("evaluate"):
                 metrics |= self._evaluate_if_due()
+            metrics["memory/peak_gib"] = peak_gib(self.accelerator)
             self._report(batch, metrics, clock)
             if self._respond_to_alarms():
                 continue
@@ -167,7 +157,7 @@ class Trainer:
         # The workers have started with the weights of model.path: not with those of the checkpoint, and
         # without an adapter, which their requests name from the first.
         if state is not None or self.config.rollout.max_lora_rank:
-            self._publish_version(self.policy_version)
+            self._publish()
         if state is not None:
             self._evaluate_if_due()  # no-op unless a request to stop has interrupted it
 
@@ -209,22 +199,17 @@ class Trainer:
         self._load(response.checkpoint)
         self._start_outside()
         # The older weights, as a version that no sample of the steps given up has.
-        self._publish_version(self.policy_version)
+        self._publish()
         return True
 
     def _collect(self) -> Batch:
         batch = collected = None
         if self.outside:
             collected = self.outside.collector.next(self.step + 1, self.policy_version)
-            rows = credit(collected.groups, self.config.algo)
-            metrics = dict(collected.metrics) | group_metrics(collected.groups, rows)
-            metrics |= staleness_metrics(collected.rollouts, self.policy_version)
-            if self.config.rollout.pause_mode == "keep_cache":
-                metrics["staleness/kept_cache_share"] = kept_cache_share(collected.rollouts)
-            batch = Batch(rows=rows, metrics=metrics)
+            batch = credited(collected, self.config, self.policy_version)
             if (self.step + 1) % self.config.train.save_steps == 0 or self.step == 0:
                 shown = collected.rollouts[:ROLLOUTS_SHOWN]
-                credits = credit_records(collected, rows, updates={})
+                credits = credit_records(collected, batch.rows, updates={})
                 self.outside.reporter.write_rollouts(self.step + 1, shown, credits)
             if self.config.rollout.enable_sleep_mode:
                 # Before the broadcast: no rank may start its update while workers hold GPU memory.
@@ -246,21 +231,8 @@ class Trainer:
             self.outside.trace.write(self.step, batch.collected, batch.rows, updates)
 
     def _publish(self) -> None:
-        self.policy_version += 1
-        self._publish_version(self.policy_version)
-
-    def _publish_version(self, version: int) -> None:
-        if self.config.rollout.enable_sleep_mode:
-            give_back_cached_memory(self.accelerator)
-        rollout, path = self.config.rollout, self.config.model.path
-        size = BUCKET_BYTES.get(rollout.weight_transfer, HOST_BUCKET_BYTES)
-        adapter_of = path if rollout.max_lora_rank else ""
-        weights = PolicyWeights(self.model, self._sharding, size, adapter_of=adapter_of)
-        try:
-            if self.outside:
-                self.outside.publisher.publish(weights, version)
-        finally:
-            weights.finish()  # ranks gather together, also if the publish failed in between
+        publisher = self.outside.publisher if self.outside else None
+        publish(self.config, self.accelerator, self.model, self._sharding, publisher, self.policy_version)
 
     def _evaluate_if_due(self) -> dict[str, float]:
         train = self.config.train
@@ -322,5 +294,6 @@ class Trainer:
 
     def _finish(self) -> None:
         if self.outside:
+            self.outside.reporter.draw(self.step)  # with the last evaluation
             self.outside.reporter.close()
         self.accelerator.end_training()
