@@ -5,6 +5,7 @@ A graph is that of a rollout by the real operators on the scripted policy of the
 
 import random
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from fakes import Reply, Request, ScriptedPolicy, boxed, operator, roll
@@ -36,6 +37,7 @@ def _script(request: Request, rng: random.Random) -> Reply | str:
     return boxed(request, rng)
 
 
+@cache
 def rollouts() -> dict[str, Rollout]:
     """Returns a rollout for each picture, by the name of its file."""
     made = {

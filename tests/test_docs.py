@@ -13,7 +13,10 @@ from configs.schema import LaunchConfig, RewardsConfig, RolloutConfig, TrainConf
 PACKAGES = ("configs", "launch", "rewards", "rollout", "train")
 OPTIONS = {"launch": LaunchConfig, "rewards": RewardsConfig, "rollout": RolloutConfig, "train": TrainConfig}
 """Sections of a config that share their name with a package."""
-DOCUMENTS = [REPO / "README.md", REPO / "CONTRIBUTING.md", *sorted((REPO / "docs").glob("*.md"))]
+GENERATED = REPO / "docs" / "configuration.md"
+"""Made by ``make docs``; where it exists it may be older than the code."""
+PAGES = sorted(set((REPO / "docs").glob("*.md")) - {GENERATED})
+DOCUMENTS = [REPO / "README.md", REPO / "CONTRIBUTING.md", *PAGES]
 NAME = re.compile(rf"(?<![\w./])(?:{'|'.join(PACKAGES)})(?:\.[A-Za-z_]\w*)+")
 """Not within a path or a longer name: ``configs/rollout.py`` and ``my_project.rewards`` are none of ours."""
 
