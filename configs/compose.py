@@ -296,7 +296,9 @@ def _help(config_name: str, overrides: list[str]) -> str:
     running = sys.modules["__main__"]
     name = (running.__spec__.name if running.__spec__ else config_name).removesuffix(".__main__")
     about = (running.__doc__ or "").split("\n\n")[0]
-    return help_text(f"python -m {name}", about, config, OmegaConf.get_type(config), choices)
+    schema = OmegaConf.get_type(config)
+    assert schema is not None
+    return help_text(f"python -m {name}", about, config, schema, choices)
 
 
 def run(

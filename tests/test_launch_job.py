@@ -49,7 +49,7 @@ def test_a_job_is_workers_on_fixed_ports_and_a_trainer_that_knows_them():
     ]
     assert {"algo.num_generations=4", "model.path=x", "--config_file"} <= set(trainer.command)
     assert trainer.environment == servers.environment
-    assert trainer.environment.keys() == {"HOME", "VLLM_API_KEY"}
+    assert trainer.environment.keys() == {"HOME", "VLLM_API_KEY", "DS_ACCELERATOR"}
 
 
 def test_workers_and_trainer_of_a_job_share_a_key_that_is_on_no_command_line():

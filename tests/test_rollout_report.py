@@ -17,7 +17,7 @@ from rollout.evaluation.alarms import alarms
 from rollout.evaluation.findings import Finding
 from rollout.evaluation.matched_votes import Match, matches, vote_row
 from rollout.evaluation.outcomes import Failure, Outcome
-from rollout.evaluation.pareto import draw_pareto
+from rollout.evaluation.pareto import RINGS, VOTES, draw_pareto, footnote
 from rollout.evaluation.report import Report, Run, busy_seconds, compare, require_outcomes, write_report
 from rollout.evaluation.report_rows import Difference, ReportRow, Vote, Whole
 from rollout.evaluation.transitions import Transition
@@ -237,6 +237,14 @@ def test_operators_that_read_thoughts_are_named_with_their_source(tmp_path: Path
     line = "* rsa: operator.source is full, so its calls read thoughts of earlier ones. Workspaces cut"
     assert line in text and "* pdr: operator.source" not in text
     assert "| rsa | 3 x 2 |" in text
+
+
+def test_the_footnote_of_a_pareto_picture_names_only_marks_that_are_there(tmp_path: Path):
+    rows = run_comparison(comparison(6), tmp_path / "rollouts.jsonl").rows
+    final = [row for row in rows if row.final and row.vote is None]
+    assert RINGS not in footnote(final) and VOTES not in footnote(final)
+    assert VOTES in footnote([*final, *(row for row in rows if row.vote)])
+    assert RINGS in footnote([*final, replace(final[0], final=False, width=1)])
 
 
 @pytest.mark.component

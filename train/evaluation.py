@@ -161,7 +161,12 @@ def _asked_for(config: TrainingConfig) -> dict[str, Any]:
 
 
 def write_run_report(config: TrainingConfig) -> str:
-    """Writes ``report.json`` and ``report.md`` from the phases on disk; returns the text of ``report.md``.
+    """Writes ``report.json`` and ``report.md`` from the phases on disk; returns the text of ``report.md``."""
+    return write_report(Path(config.output_dir), run_report(config))
+
+
+def run_report(config: TrainingConfig) -> Report:
+    """Returns the report on the phases on disk.
 
     The report has one row per operator and phase. It covers the final answers only; earlier rounds are in
     the rollouts.
@@ -179,14 +184,13 @@ def write_run_report(config: TrainingConfig) -> str:
                 rows[phase] = _phase_rows(config, phase, made, failed, Grader(scorer))
                 outcomes += made
                 failures += failed.values()
-    report = Report(
+    return Report(
         rows=[row for items in rows.values() for row in items],
         differences=_differences(rows),
         run=summary(outcomes, failures),
         reasons=count_reasons(failures),
         alarms=alarm_summary(Path(config.output_dir), config.train.ignored_alarms),
     )
-    return write_report(Path(config.output_dir), report)
 
 
 def _phase_rows(

@@ -5,9 +5,11 @@ from pathlib import Path
 
 from configs.run_folder import CHECKPOINTS
 from configs.schema import TrainingConfig
+from rollout.evaluation.pareto import draw_pareto
+from rollout.evaluation.report import write_report
 from rollout.page.at_end import try_write
 from train.checkpoint import finished_checkpoints
-from train.evaluation import write_run_report
+from train.evaluation import run_report
 from train.page import write_run_page
 
 FILES = (
@@ -23,12 +25,17 @@ FILES = (
 
 
 def last_words(config: TrainingConfig) -> str:
-    """Writes the run's report and page; returns the report and the paths and commands that follow it."""
-    report = write_run_report(config)
+    """Writes report, picture and page of the run; returns the text and the paths and commands that follow it."""
     folder = Path(config.output_dir)
+    report = run_report(config)
+    text = write_report(folder, report)
+    if report.rows:
+        # Earlier rows first. Those in between would hide the two.
+        ends = {report.rows[0].phase, report.rows[-1].phase}
+        draw_pareto([row for row in report.rows if row.phase in ends], folder / "pareto.png")
     page = try_write(write_run_page, folder)
     names = [f"{name}/" if (folder / name).is_dir() else name for name in FILES if (folder / name).exists()]
-    lines = [report.rstrip("\n"), "", f"Written to {folder}: {', '.join(names)}", page]
+    lines = [text.rstrip("\n"), "", f"Written to {folder}: {', '.join(names)}", page]
     whole = finished_checkpoints(folder / CHECKPOINTS)
     if not whole:
         lines.append("There is no checkpoint.")

@@ -98,13 +98,13 @@ class _Trackio:
         self._tracker.log(dict(metrics), step=step)
 
     def picture(self, path: Path, step: int) -> None:
-        import trackio
+        import trackio  # pyright: ignore[reportMissingImports]
 
         self._tracker.log({path.stem: trackio.Image(str(path))}, step=step)
 
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[str]], step: int) -> None:
         import pandas
-        import trackio
+        import trackio  # pyright: ignore[reportMissingImports]
 
         frame = pandas.DataFrame([list(row) for row in rows], columns=list(columns))
         self._tracker.log({name: trackio.Table(dataframe=frame)}, step=step)
@@ -115,7 +115,7 @@ class _Trackio:
 
 class _Mlflow:
     def __init__(self, config: TrainingConfig, step: int) -> None:
-        import mlflow
+        import mlflow  # pyright: ignore[reportMissingImports]
 
         folder = Path(config.output_dir).absolute()
         if "MLFLOW_TRACKING_URI" not in os.environ:
@@ -133,7 +133,7 @@ class _Mlflow:
         self._tracker.log_artifact(str(path))
 
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[str]], step: int) -> None:
-        import mlflow
+        import mlflow  # pyright: ignore[reportMissingImports]
 
         data = {column: [row[place] for row in rows] for place, column in enumerate(columns)}
         mlflow.log_table({"step": [step] * len(rows), **data}, f"{name}.json")

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 import matplotlib
 
-from rollout.evaluation.report_rows import ReportRow, base_name, short_name
+from rollout.evaluation.report_rows import ReportRow, base_name, row_name, short_name
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
@@ -58,11 +58,10 @@ GLOSSARY = {
     "adaptive": "pdr that stops when drafts agree",
 }
 """Descriptions of the built-in operators, for the footnote."""
-FOOTNOTE = (
-    "Tokens in + out, mean per answer, log scale. Bars: 95% bootstrap intervals over problems. Small rings: "
-    "earlier rounds of an operator, had one stopped there. Grey: one trace, and majority votes of as many "
-    "traces as the named operator costs. Up and left is better."
-)
+FOOTNOTE = "Tokens in + out, mean per answer, log scale. Bars: 95% bootstrap intervals over problems."
+RINGS = "Small rings: earlier rounds of an operator, had one stopped there."
+VOTES = "Grey: one trace, and majority votes of as many traces as the named operator costs."
+BETTER = "Up and left is better."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,12 +82,20 @@ def draw_pareto(rows: Sequence[ReportRow], path: Path) -> None:
         axis.set_title(title, fontsize=12, loc="left")
         axis.set_xlabel(label, fontsize=11)
     axes[0].set_ylabel(f"solved, % of {max(row.problems for row in rows)} problems", fontsize=11)
-    figure.text(0.01, -0.01, f"{FOOTNOTE}\n{_glossary(rows)}", fontsize=9, color="0.3", va="top", wrap=True)
+    below = f"{footnote(rows)}\n{_glossary(rows)}"
+    figure.text(0.01, -0.01, below, fontsize=9, color="0.3", va="top", wrap=True)
     # Labels last: their places are in pixels, which move while anything else is added.
     for axis, (budget, _, _) in zip(axes, PANELS, strict=True):
         _label(axis, _points(rows, budget, styles))
     figure.savefig(path, dpi=110, bbox_inches="tight", pad_inches=0.15)
     pyplot.close(figure)
+
+
+def footnote(rows: Sequence[ReportRow]) -> str:
+    """Returns what explains the marks that the picture of ``rows`` has."""
+    has_rings = any(not row.final and row.width == 1 for row in rows)
+    has_votes = any(row.vote is not None for row in rows)
+    return " ".join([FOOTNOTE, *[RINGS] * has_rings, *[VOTES] * has_votes, BETTER])
 
 
 def _glossary(rows: Sequence[ReportRow]) -> str:
@@ -132,7 +139,7 @@ def _points(rows: Sequence[ReportRow], budget: str, styles: _Styles) -> list[_Po
 
 def _name(row: ReportRow, are_few: bool) -> str:
     """Returns the name that labels a point; where there are many votes, without what they are matched to."""
-    return row.operator.replace("matched to", "cost of") if are_few else short_name(row)
+    return row_name(row).replace("matched to", "cost of") if are_few else short_name(row)
 
 
 def _panel(axis: Axes, rows: Sequence[ReportRow], budget: str, styles: _Styles) -> None:
