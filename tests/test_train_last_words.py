@@ -16,9 +16,11 @@ def test_the_last_lines_name_the_files_the_newest_checkpoint_and_the_export(tmp_
         checkpoint = folder / CHECKPOINTS / f"step_{step:06d}"
         checkpoint.mkdir(parents=True)
         (checkpoint / MANIFEST).touch()
-    report, blank, written, newest, export = last_words(make_config(folder, Path("model"))).splitlines()
+    said = last_words(make_config(folder, Path("model"))).splitlines()
+    report, blank, written, page, newest, export = said
     assert (report, blank) == ("No evaluation was made, so there is nothing to report.", "")
     assert written == f"Written to {folder}: report.md, metrics.jsonl, groups/"
+    assert "page" in page
     assert newest == f"Newest checkpoint: {folder}/checkpoints/step_000004"
     assert export == f"Export it: python -m train.export '{folder}' '{folder}/export'"
 

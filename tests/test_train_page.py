@@ -5,6 +5,7 @@ import json
 import re
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -121,7 +122,8 @@ def test_a_trace_of_another_version_is_refused_with_its_line(tmp_path, batch):
 
 def test_a_run_ends_with_its_page_and_does_not_end_for_it(tmp_path, batch, monkeypatch):
     folder = _run(tmp_path / "run", batch)
-    monkeypatch.setattr("train.last_words.write_run_report", lambda config: "the report")
+    monkeypatch.setattr("train.last_words.run_report", lambda config: SimpleNamespace(rows=[]))
+    monkeypatch.setattr("train.last_words.write_report", lambda folder, report: "the report")
     said = last_words(make_config(folder, Path("model"))).splitlines()
     assert said[0] == "the report" and f"Run page: {folder / 'page.html'}" in said
     (folder / "groups" / "step_000001.jsonl").write_text("{}\n")

@@ -25,7 +25,7 @@ FILES = (
 
 
 def last_words(config: TrainingConfig) -> str:
-    """Writes report, picture and page of the run; returns the text and the paths and commands that follow it."""
+    """Writes report, picture and page of the run; returns the text, and the paths and commands after it."""
     folder = Path(config.output_dir)
     report = run_report(config)
     text = write_report(folder, report)
