@@ -73,14 +73,15 @@ def _keys(node: DictConfig, prefix: str = "") -> Iterable[str]:
 def _nearest(key: str, valid: list[str]) -> str:
     """Returns a hint naming the valid key most like ``key``, or an empty string.
 
-    Tries the same last name under any parent, then similar names under the same parent, then similar whole
-    keys, then similar last names.
+    Tries very similar names under the same parent, then the same last name under any parent, then similar
+    names under the same parent, then similar whole keys, then similar last names.
     """
     last = {name.rsplit(".", 1)[-1]: name for name in reversed(valid)}
     parent, _, leaf = key.rpartition(".")
     siblings = [name for name in valid if name.rpartition(".")[0] == parent]
     same = [name for name in valid if name.rpartition(".")[2] == leaf]
-    close = difflib.get_close_matches(key, same, n=1, cutoff=0)
+    close = difflib.get_close_matches(key, siblings, n=1, cutoff=0.9)
+    close = close or difflib.get_close_matches(key, same, n=1, cutoff=0)
     close = close or difflib.get_close_matches(key, siblings, n=1, cutoff=0.5)
     close = close or difflib.get_close_matches(key, valid, n=1, cutoff=0.6)
     close = close or [last[m] for m in difflib.get_close_matches(leaf, last, n=1, cutoff=0.6)]

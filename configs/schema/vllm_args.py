@@ -20,6 +20,10 @@ SET_BY = {
     "data_parallel_size": "rollout.num_workers",
     "generation_config": "rollout.temperature and rollout.top_p",
     "override_generation_config": "rollout.temperature and rollout.top_p",
+    "enable_lora": "rollout.max_lora_rank",
+    "max_lora_rank": "rollout.max_lora_rank",
+    "max_loras": "rollout.max_lora_rank",
+    "weight_transfer_config": "rollout.weight_transfer",
     "hf_overrides": "model.path (its config.json) and model.cast_lm_head_to_fp32",
 }
 """Options of vLLM that the project sets -> what sets them."""
