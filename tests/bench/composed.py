@@ -26,7 +26,7 @@ def vote(ballots: Sequence[Hashable], right: Hashable) -> float:
 
 
 def measure(p: float, k: int, drafts: int, votes: int, draws: int) -> dict[str, float]:
-    """Returns percentages right: a draft, the majority, a vote on each part (also with no right draft)."""
+    """Returns percentages of right answers: a draft, the majority, a vote on each part."""
     rng = random.Random(f"{p} {k}")
     gold = (0,) * k
     totals: Counter[str] = Counter()

@@ -3,7 +3,7 @@
 The forms and ways are those of ``worked_solutions``; what differs is that an answer is a list::
 
     solve    glance     no work; every value is at best close to the right one
-             careful    the running totals of each part
+             careful    the running totals of each part, some of them with a slip
     refine   copy       the first answer of the workspace, unchecked
              check      for each part the value that most drafts share, the first of them on a tie
     distil   summarise  the same values, and the parts on which drafts differ
@@ -43,6 +43,10 @@ from train.coldstart.worked_solutions import (
     terms,
 )
 
+SLIP = 0.15
+"""Share of the parts in whose totals a careful solution slips, at random: so the policy's errors, too, differ
+between its drafts, as those of a sampled model do."""
+
 Answer = tuple[int, ...]
 """The value of every part."""
 
@@ -50,6 +54,13 @@ Answer = tuple[int, ...]
 def running_totals(values: Sequence[int]) -> str:
     """Returns the total after each term but the first: ``7 -1`` for ``(4, 3, -8)``."""
     return " ".join(str(total) for total in list(accumulate(values))[1:] or values)
+
+
+def with_slip(chain: Sequence[int], rng: random.Random) -> tuple[int, ...]:
+    """Returns the terms with one of them misread, as in a slip of mental arithmetic."""
+    slipped = list(chain)
+    slipped[rng.randrange(1, len(chain))] += rng.choice((-10, -3, -2, -1, 1, 2, 3, 10))
+    return tuple(slipped)
 
 
 def list_drafts(gold: Answer, rng: random.Random) -> list[Answer]:
@@ -120,7 +131,8 @@ class _ListWriter:
     def solve(self, way: str) -> WorkedExample:
         prompt = self.prompts.solve_text(self.problem.question)
         if way == CAREFUL:
-            return self._made(SOLVE, way, prompt, self._steps(), self.gold)
+            worked = [with_slip(c, self.rng) if self.rng.random() < SLIP else c for c in self.chains]
+            return self._made(SOLVE, way, prompt, _steps(worked), tuple(sum(chain) for chain in worked))
         guess = tuple(value + round(self.rng.gauss(0, GLANCE_ERROR)) for value in self.gold)
         return self._made(SOLVE, way, prompt, "At a glance.", guess)
 
@@ -145,12 +157,8 @@ class _ListWriter:
     def verify(self, answer: Answer) -> WorkedExample:
         prompt = self.prompts.verify_text(self.problem.question, solution_text(named(answer)))
         verdict = "yes" if answer == self.gold else "no"
-        completion = completion_text(self._steps(), solution_text(verdict))
+        completion = completion_text(_steps(self.chains), solution_text(verdict))
         return self._written(VERIFY, RECOMPUTE, prompt, completion, is_correct=True)
-
-    def _steps(self) -> str:
-        lines = zip(ascii_lowercase, self.chains, strict=False)
-        return "\n".join(f"{name}: {running_totals(chain)}" for name, chain in lines)
 
     def _made(self, form: str, way: str, prompt: str, thinking: str, answer: Answer) -> WorkedExample:
         completion = completion_text(thinking, solution_text(named(answer)))
@@ -167,3 +175,8 @@ class _ListWriter:
             completion=completion,
             is_correct=is_correct,
         )
+
+
+def _steps(chains: Sequence[Sequence[int]]) -> str:
+    lines = zip(ascii_lowercase, chains, strict=False)
+    return "\n".join(f"{name}: {running_totals(chain)}" for name, chain in lines)
