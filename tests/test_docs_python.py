@@ -4,6 +4,7 @@ import ast
 import asyncio
 import inspect
 import re
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,6 +65,7 @@ def url() -> Iterator[str]:
 def here(url: str, chat_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """What stands for what in the text. Blocks that show a file are written to ``tmp_path``."""
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "shortest", raising=False)  # another page's module of that name
     byte_tokenizer().save_pretrained(tmp_path / "model")
     return {
         f'open_policy("{MODEL}")': f'open_policy("{MODEL}", urls=["{WORKER}"])',  # where a worker would start
