@@ -45,14 +45,15 @@ TEXTS = PromptTexts(
     analyse="{question}{solution}",
     analysis="{draft}{analysis}",
 )
-TERMS, SLIP, DRAFTS, RIGHT = 8, 0.2, 4, 0.2
-"""Terms of a sum; share of the long way's steps that slip; drafts of a workspace, and the share that is
-right."""
+TERMS, SLIP, DRAFTS = 8, 0.2, 4
+"""Terms of a sum; share of the long way's steps that slip; drafts of a workspace."""
+RIGHT_EXAMPLES, RIGHT = 0.2, 0.35
+"""Share of the drafts that is right: in the examples, and in the training, where it is that of the policy."""
 SHORT = {TRACE: 0.05, REFINE: 0.25}
 """Share of short answers in the examples."""
 GUESS_ERROR = 6.0
 PROBLEMS, GENERATIONS, LONGEST = 16, 8, 64
-BASE = {"learning_rate": 1e-3, "loss_type": "cispo", "sft_coef": 0.1}
+BASE = {"learning_rate": 1e-4, "loss_type": "cispo", "sft_coef": 0.1}
 ARMS: dict[str, dict[str, object]] = {
     "base": {},
     "no_sft": {"sft_coef": 0.0},
@@ -62,8 +63,8 @@ ARMS: dict[str, dict[str, object]] = {
     "negative_0.3": {"negative": 0.3},
     "kl_0.1": {"beta": 0.1},
     "warmup_10": {"warmup_steps": 10},
-    "lr_third": {"learning_rate": 3e-4},
-    "lr_tenth": {"learning_rate": 1e-4},
+    "lr_triple": {"learning_rate": 3e-4},
+    "lr_tenfold": {"learning_rate": 1e-3},
     "traces_only": {"operator_fraction": 0.0},
     "grpo": {"loss_type": "grpo", "sft_coef": 0.0, "epsilon_high": 0.28},
 }
@@ -81,12 +82,12 @@ class Task:
     drafts: tuple[int, ...] = ()
 
 
-def draw_task(role: str, rng: random.Random) -> Task:
+def draw_task(role: str, rng: random.Random, share_right: float = RIGHT) -> Task:
     terms = tuple(rng.randint(0, 9) for _ in range(TERMS))
     question, gold = " + ".join(map(str, terms)), sum(terms)
     if role == TRACE:
         return Task(role=role, question=question, prompt=TEXTS.solve_text(question), gold=gold, terms=terms)
-    drafts = tuple(gold if rng.random() < RIGHT else plausible_error(gold, rng) for _ in range(DRAFTS))
+    drafts = tuple(gold if rng.random() < share_right else plausible_error(gold, rng) for _ in range(DRAFTS))
     workspace = join_drafts(TEXTS.draft_texts([solution_text(draft) for draft in drafts]))
     prompt = TEXTS.refine_text(question, workspace)
     return Task(role=role, question=question, prompt=prompt, gold=gold, terms=terms, drafts=drafts)
@@ -117,7 +118,7 @@ def make_policy(folder: Path, steps: int) -> None:
         num_hidden_layers=3,
         intermediate_size=256,
     )
-    tasks = [draw_task(rng.choice((TRACE, REFINE)), rng) for _ in range(48 * steps)]
+    tasks = [draw_task(rng.choice((TRACE, REFINE)), rng, RIGHT_EXAMPLES) for _ in range(48 * steps)]
     examples = [
         WorkedExample(
             problem_id="", form=t.role, way="", prompt=t.prompt, completion=worked(t, rng), is_correct=True
