@@ -1,6 +1,6 @@
 """Experiment: what makes a policy that can answer briefly stop working its answers out.
 
-    python tests/bench/collapse.py --policy FOLDER [--arms base,no_sft,...] [--seeds 2] [--steps 20]
+    python tests/bench/collapse.py --policy FOLDER [--arms base,no_sft,...] [--learning-rate 1e-4]
 
 A tiny policy adds one-digit numbers in a long way (running totals, with a slip in some of the steps) or a
 short way (no work). As a solver it is seldom right the short way. As a refiner, it reads four drafts and is
@@ -53,7 +53,7 @@ SHORT = {TRACE: 0.05, REFINE: 0.25}
 """Share of short answers in the examples."""
 GUESS_ERROR = 6.0
 PROBLEMS, GENERATIONS, LONGEST = 16, 8, 64
-BASE = {"learning_rate": 1e-4, "loss_type": "cispo", "sft_coef": 0.1}
+BASE = {"loss_type": "cispo", "sft_coef": 0.1}
 ARMS: dict[str, dict[str, object]] = {
     "base": {},
     "no_sft": {"sft_coef": 0.0},
@@ -63,8 +63,6 @@ ARMS: dict[str, dict[str, object]] = {
     "negative_0.3": {"negative": 0.3},
     "kl_0.1": {"beta": 0.1},
     "warmup_10": {"warmup_steps": 10},
-    "lr_triple": {"learning_rate": 3e-4},
-    "lr_tenfold": {"learning_rate": 1e-3},
     "traces_only": {"operator_fraction": 0.0},
     "grpo": {"loss_type": "grpo", "sft_coef": 0.0, "epsilon_high": 0.28},
 }
@@ -214,9 +212,9 @@ def credited(rows: Sequence[Row], algo: AlgoConfig, negative: float) -> list[Row
     return result
 
 
-def run(folder: Path, arm: str, seed: int, steps: int) -> None:
+def run(folder: Path, arm: str, seed: int, steps: int, learning_rate: float) -> None:
     """Trains one arm and prints a line per step."""
-    options = {**BASE, **ARMS[arm]}
+    options = {**BASE, "learning_rate": learning_rate, **ARMS[arm]}
     negative = float(str(options.pop("negative", 1.0)))
     warmup = int(str(options.pop("warmup_steps", 0)))
     algo = AlgoConfig(**options)  # type: ignore[arg-type]
@@ -235,7 +233,7 @@ def run(folder: Path, arm: str, seed: int, steps: int) -> None:
             measured = sample(model, codec, [draw_task(REFINE, rng) for _ in range(PROBLEMS)])
         else:
             measured = []
-        record: dict[str, object] = {"arm": arm, "seed": seed, "step": step}
+        record: dict[str, object] = {"arm": arm, "learning_rate": learning_rate, "seed": seed, "step": step}
         for role in (TRACE, REFINE):
             of_role = [b for row in (*rows, *measured) for b in row.branches if b.role == role]
             record[f"tokens/{role}"] = round(float(np.mean([len(b.completion_ids) for b in of_role])), 1)
@@ -276,14 +274,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--policy", type=Path, required=True)
     parser.add_argument("--arms", default=",".join(ARMS))
+    parser.add_argument("--learning-rate", type=float, default=3e-4)
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--cold-steps", type=int, default=500)
+    parser.add_argument("--steps", type=int, default=16)
+    parser.add_argument("--cold-steps", type=int, default=450)
     options = parser.parse_args()
     make_policy(options.policy, options.cold_steps)
     for arm in options.arms.split(","):
         for seed in range(options.seeds):
-            run(options.policy, arm, seed, options.steps)
+            run(options.policy, arm, seed, options.steps, options.learning_rate)
 
 
 if __name__ == "__main__":
