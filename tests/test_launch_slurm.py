@@ -41,10 +41,10 @@ STUBS = {
         echo "python $SLURM_PROCID key=${#VLLM_API_KEY} $*" >> "$CALLS"
         [[ $2 == launch.fetch ]] && exit "$FETCH"
         if [[ $2 == launch.workers ]]; then
-          [[ $WORKERS == fail ]] && exit 1
+          [[ $STUB_WORKERS == fail ]] && exit 1
           touch "$UP"
-          [[ $WORKERS == late ]] && sleep 3 && exit 0
-          [[ $WORKERS == told ]] && kill -USR1 "$PPID_OF_SCRIPT"
+          [[ $STUB_WORKERS == late ]] && sleep 3 && exit 0
+          [[ $STUB_WORKERS == told ]] && kill -USR1 "$PPID_OF_SCRIPT"
           exec sleep 60
         fi
         [[ $TRAINER == runs ]] && exec sleep 60
@@ -103,7 +103,7 @@ def _submit(
         "OUTPUT": str(output),
         "REAL_PYTHON": sys.executable,
         "RANK_ON_A_NODE": RANK_ON_A_NODE,
-        "WORKERS": workers,
+        "STUB_WORKERS": workers,
         "TRAINER": trainer,
     }
     environment.pop("VLLM_API_KEY", None)

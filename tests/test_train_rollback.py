@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -67,8 +68,9 @@ def test_a_rollback_returns_to_the_policy_that_was_seen_healthy_at_half_the_rate
     publish, published = trainer.outside.publisher.publish, {}
 
     def keep(made, version):
-        published[version] = {name: value.clone() for name, value in made.state.items()}
-        publish(made, version)
+        host = made.to_host()  # weights are read once
+        published[version] = {name: value.clone() for name, value in host.state.items()}
+        publish(SimpleNamespace(to_host=lambda: host), version)
 
     trainer.outside.publisher.publish = keep
     assert trainer.run()
