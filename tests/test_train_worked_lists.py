@@ -19,10 +19,11 @@ from rollout.records import Problem
 from rollout.thinking import OK, split
 from train.coldstart import worked_lists as wl
 from train.coldstart import worked_solutions as ws
+from train.coldstart import writer
 
 TEXTS = Path(__file__).parents[1] / "configs" / "operator" / "prompts" / "default.yaml"
 PROMPTS = PromptTexts(**yaml.safe_load(TEXTS.read_text(encoding="utf-8")))
-MIX = ws.Mix(solve=0.4, refine=0.4, glance=0.5, copy=0.5, summary=0.2)
+MIX = writer.Mix(solve=0.4, refine=0.4, glance=0.5, copy=0.5, summary=0.2)
 PARTS = 3
 
 
@@ -39,7 +40,7 @@ def problems() -> list[Problem]:
     return load_train(data, lambda gold, columns: None)
 
 
-def examples(count: int = 1500, seed: int = 0) -> list[ws.WorkedExample]:
+def examples(count: int = 1500, seed: int = 0) -> list[writer.WorkedExample]:
     return list(wl.worked_lists(problems(), PROMPTS, MIX, count=count, seed=seed))
 
 
@@ -51,7 +52,7 @@ def boxed(text: str) -> str:
     return answer
 
 
-def drafts_of(example: ws.WorkedExample) -> list[wl.Answer]:
+def drafts_of(example: writer.WorkedExample) -> list[wl.Answer]:
     shown = re.findall(r"Draft \d+:\nThe answer is \\boxed\{([^}]*)\}", example.prompt)
     return [tuple(int(pair.partition("=")[2]) for pair in draft.split(", ")) for draft in shown]
 
@@ -72,7 +73,7 @@ def test_the_terms_of_the_experiments_own_parts_sum_to_their_gold_answers():
 
 def test_is_correct_tells_whether_the_box_holds_the_whole_list():
     for example in examples():
-        if example.form in (ws.SOLVE, ws.REFINE):
+        if example.form in (writer.SOLVE, writer.REFINE):
             assert example.is_correct == (boxed(example.completion) == GOLD[example.problem_id])
 
 
@@ -80,7 +81,7 @@ def test_a_careful_answer_holds_its_own_totals_and_slips_in_about_as_many_parts_
     questions = {problem.id: part_questions(problem.question) for problem in problems()}
     right: list[bool] = []
     for example in examples(4000):
-        if example.way == ws.CAREFUL:
+        if example.way == writer.CAREFUL:
             shown = re.findall(r"^[abc]: (.*)$", example.completion, re.MULTILINE)
             assert boxed(example.completion) == named([totals.split(" ")[-1] for totals in shown])
             exact = [wl.running_totals(ws.terms(q)) for q in questions[example.problem_id]]
@@ -92,7 +93,7 @@ def test_check_takes_the_most_frequent_value_of_each_part():
     put_together = 0
     for example in examples(3000):
         drafts = drafts_of(example)
-        if example.way != ws.CHECK or not drafts:
+        if example.way != writer.CHECK or not drafts:
             continue
         expected = [max(values, key=values.count) for values in zip(*drafts, strict=True)]
         assert boxed(example.completion) == named(expected)
@@ -101,7 +102,7 @@ def test_check_takes_the_most_frequent_value_of_each_part():
 
 
 def test_copy_takes_the_first_draft_whatever_it_holds():
-    copies = [example for example in examples() if example.way == ws.COPY]
+    copies = [example for example in examples() if example.way == writer.COPY]
     assert copies
     for example in copies:
         assert boxed(example.completion) == named(drafts_of(example)[0])
@@ -109,7 +110,7 @@ def test_copy_takes_the_first_draft_whatever_it_holds():
 
 def test_recompute_compares_the_whole_list():
     for example in examples():
-        if example.way == ws.RECOMPUTE:
+        if example.way == writer.RECOMPUTE:
             shown = re.findall(r"\\boxed\{([^}]+)\}\.", example.prompt)[0]
             assert boxed(example.completion) == ("yes" if shown == GOLD[example.problem_id] else "no")
 
@@ -132,15 +133,18 @@ def test_every_completion_but_a_summary_has_thinking_and_a_boxed_solution():
     for example in examples():
         parts = split(example.completion, finish="stop", marks=ThinkingMarks())
         assert parts.thinking and parts.solution
-        assert (parts.label == OK) == (example.form != ws.DISTIL)
+        assert (parts.label == OK) == (example.form != writer.DISTIL)
 
 
 def test_every_form_and_way_appears_about_as_often_as_the_mix_tells():
     ways = Counter((example.form, example.way) for example in examples(4000))
-    assert abs(ways[ws.SOLVE, ws.GLANCE] / 1600 - 0.5) < 0.06
+    assert abs(ways[writer.SOLVE, writer.GLANCE] / 1600 - 0.5) < 0.06
     # Half of the refinements that read drafts copy; all that read a summary use it.
-    assert abs(ways[ws.REFINE, ws.COPY] / 1600 - 0.4) < 0.05
-    assert abs((ways[ws.DISTIL, ws.SUMMARISE] + ways[ws.VERIFY, ws.RECOMPUTE]) / 4000 - 0.2) < 0.03
+    assert abs(ways[writer.REFINE, writer.COPY] / 1600 - 0.4) < 0.05
+    assert (
+        abs((ways[writer.DISTIL, writer.SUMMARISE] + ways[writer.VERIFY, writer.RECOMPUTE]) / 4000 - 0.2)
+        < 0.03
+    )
 
 
 def test_a_seed_fixes_the_examples():

@@ -17,10 +17,11 @@ from rollout.prompts import PromptTexts
 from rollout.records import Problem
 from rollout.thinking import OK, split
 from train.coldstart import worked_solutions as ws
+from train.coldstart import writer
 
 TEXTS = Path(__file__).parents[1] / "configs" / "operator" / "prompts" / "default.yaml"
 PROMPTS = PromptTexts(**yaml.safe_load(TEXTS.read_text(encoding="utf-8")))
-MIX = ws.Mix(solve=0.4, refine=0.4, glance=0.5, copy=0.5, summary=0.2)
+MIX = writer.Mix(solve=0.4, refine=0.4, glance=0.5, copy=0.5, summary=0.2)
 
 
 def problems(count: int = 50) -> list[Problem]:
@@ -31,7 +32,7 @@ def problems(count: int = 50) -> list[Problem]:
     return load_train(data, lambda gold, columns: None)
 
 
-def examples(count: int = 1500, seed: int = 0) -> list[ws.WorkedExample]:
+def examples(count: int = 1500, seed: int = 0) -> list[writer.WorkedExample]:
     return list(ws.worked_examples(problems(), PROMPTS, MIX, count=count, seed=seed))
 
 
@@ -70,16 +71,16 @@ def test_a_question_that_is_no_chain_sum_is_refused_by_name(question: str) -> No
 def test_is_correct_says_what_the_box_holds() -> None:
     gold = {problem.id: problem.answer for problem in problems()}
     for example in examples():
-        if example.form in (ws.SOLVE, ws.REFINE):
+        if example.form in (writer.SOLVE, writer.REFINE):
             assert example.is_correct == (boxed(example.completion) == gold[example.problem_id])
 
 
 def test_careful_and_recompute_are_always_right() -> None:
     gold = {problem.id: problem.answer for problem in problems()}
     for example in examples():
-        if example.way == ws.CAREFUL:
+        if example.way == writer.CAREFUL:
             assert boxed(example.completion) == gold[example.problem_id]
-        if example.way == ws.RECOMPUTE:
+        if example.way == writer.RECOMPUTE:
             shown = re.findall(r"\\boxed\{(-?\d+)\}", example.prompt)[0]
             right = shown == gold[example.problem_id]
             assert boxed(example.completion) == ("yes" if right else "no")
@@ -91,9 +92,9 @@ def test_glance_and_copy_are_often_wrong_and_check_is_right_more_often_than_copy
     def share(way: str) -> float:
         return counts[way, True] / (counts[way, True] + counts[way, False])
 
-    assert share(ws.GLANCE) < 0.12
-    assert 0.3 < share(ws.COPY) < 0.75
-    assert share(ws.CHECK) > share(ws.COPY) + 0.1
+    assert share(writer.GLANCE) < 0.12
+    assert 0.3 < share(writer.COPY) < 0.75
+    assert share(writer.CHECK) > share(writer.COPY) + 0.1
 
 
 def test_check_is_right_where_every_draft_is_wrong_and_none_agree() -> None:
@@ -101,7 +102,7 @@ def test_check_is_right_where_every_draft_is_wrong_and_none_agree() -> None:
     seen = 0
     for example in examples(4000):
         drafts = re.findall(r"Draft \d+:\nThe answer is \\boxed\{(-?\d+)\}", example.prompt)
-        if example.way != ws.CHECK or not drafts or gold[example.problem_id] in drafts:
+        if example.way != writer.CHECK or not drafts or gold[example.problem_id] in drafts:
             continue
         if ws.majority([int(draft) for draft in drafts]) is None:
             seen += 1
@@ -112,7 +113,7 @@ def test_check_is_right_where_every_draft_is_wrong_and_none_agree() -> None:
 def test_copy_gives_the_first_draft_whatever_it_says() -> None:
     for example in examples():
         drafts = re.findall(r"Draft \d+:\nThe answer is \\boxed\{(-?\d+)\}", example.prompt)
-        if example.way == ws.COPY and drafts:
+        if example.way == writer.COPY and drafts:
             assert boxed(example.completion) == drafts[0]
 
 
@@ -133,7 +134,7 @@ def test_every_completion_but_a_summary_has_thinking_and_a_boxed_solution() -> N
     for example in examples():
         parts = split(example.completion, finish="stop", marks=ThinkingMarks())
         assert parts.thinking and parts.solution
-        assert (parts.label == OK) == (example.form != ws.DISTIL)
+        assert (parts.label == OK) == (example.form != writer.DISTIL)
 
 
 def test_a_summary_names_the_agreed_answer_and_every_other() -> None:
@@ -146,11 +147,11 @@ def test_every_form_and_way_appears_about_as_often_as_the_mix_says() -> None:
     made = examples(4000)
     forms = Counter(example.form for example in made)
     ways = Counter(example.way for example in made)
-    assert abs(forms[ws.SOLVE] / 4000 - 0.4) < 0.03
-    assert abs(forms[ws.REFINE] / 4000 - 0.4) < 0.03
-    assert abs(forms[ws.DISTIL] / 4000 - 0.1) < 0.02
-    assert abs(ways[ws.GLANCE] / forms[ws.SOLVE] - 0.5) < 0.05
-    assert abs(ways[ws.COPY] / forms[ws.REFINE] - 0.5) < 0.05
+    assert abs(forms[writer.SOLVE] / 4000 - 0.4) < 0.03
+    assert abs(forms[writer.REFINE] / 4000 - 0.4) < 0.03
+    assert abs(forms[writer.DISTIL] / 4000 - 0.1) < 0.02
+    assert abs(ways[writer.GLANCE] / forms[writer.SOLVE] - 0.5) < 0.05
+    assert abs(ways[writer.COPY] / forms[writer.REFINE] - 0.5) < 0.05
 
 
 def test_a_seed_fixes_the_examples() -> None:

@@ -30,7 +30,8 @@ from rollout.records import REFINE, TRACE, GroupKey
 from train.batch.collate import collate
 from train.batch.rows import Branch, Row
 from train.coldstart.make import END, build_model, build_tokenizer
-from train.coldstart.worked_solutions import WorkedExample, completion_text, plausible_error, solution_text
+from train.coldstart.worked_solutions import plausible_error
+from train.coldstart.writer import WorkedExample, completion_text, solution_text
 from train.loss.advantages import group_advantages
 from train.loss.credit import weigh
 from train.loss.objective import objective

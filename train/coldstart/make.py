@@ -30,7 +30,8 @@ from rollout.problems.loading import load_train
 from rollout.prompts import Codec, PromptTexts, prompt_texts
 from rollout.records import Problem
 from train.coldstart.worked_lists import worked_lists
-from train.coldstart.worked_solutions import Mix, WorkedExample, worked_examples
+from train.coldstart.worked_solutions import worked_examples
+from train.coldstart.writer import Mix, WorkedExample
 
 RECORD_FILE = "coldstart.json"
 FORMAT = 1

@@ -13,7 +13,6 @@ The forms and ways are those of ``worked_solutions``; what differs is that an an
 import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 from string import ascii_lowercase
@@ -21,26 +20,17 @@ from string import ascii_lowercase
 from rollout.problems.composed import named, part_questions
 from rollout.prompts import PromptTexts, join_drafts
 from rollout.records import Problem
-from train.coldstart.worked_solutions import (
+from train.coldstart.worked_solutions import GLANCE_ERROR, draft_count, plausible_error, terms
+from train.coldstart.writer import (
     CAREFUL,
     CHECK,
     COPY,
-    DISTIL,
-    GLANCE,
-    GLANCE_ERROR,
-    KAPPA,
-    RECOMPUTE,
     REFINE,
     SOLVE,
-    SUMMARISE,
-    VERIFY,
     Mix,
     WorkedExample,
-    completion_text,
-    draft_count,
-    plausible_error,
-    solution_text,
-    terms,
+    Writer,
+    drawn_examples,
 )
 
 SLIP = 0.15
@@ -97,28 +87,11 @@ def worked_lists(
     Raises:
         ValueError: If a question is not composed, or a part is not a chain of additions and subtractions.
     """
-    rng = random.Random(seed)
-    for _ in range(count):
-        yield _ListWriter(problem=rng.choice(problems), prompts=prompts, rng=rng).example(mix)
+    return drawn_examples(_ListWriter, problems, prompts, mix, count=count, seed=seed)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _ListWriter:
+class _ListWriter(Writer[Answer]):
     """Writes examples on one composed problem."""
-
-    problem: Problem
-    prompts: PromptTexts
-    rng: random.Random
-
-    def example(self, mix: Mix) -> WorkedExample:
-        form = self.rng.random()
-        if form < mix.solve:
-            return self.solve(GLANCE if self.rng.random() < mix.glance else CAREFUL)
-        drafts = list_drafts(self.gold, self.rng)
-        if form < mix.solve + mix.refine:
-            way = COPY if self.rng.random() < mix.copy else CHECK
-            return self.refine(way, drafts, from_summary=self.rng.random() < mix.summary)
-        return self.distil(drafts) if self.rng.random() < 0.5 else self.verify(drafts[0])
 
     @cached_property
     def chains(self) -> list[tuple[int, ...]]:
@@ -128,53 +101,39 @@ class _ListWriter:
     def gold(self) -> Answer:
         return tuple(sum(chain) for chain in self.chains)
 
+    def drafts(self) -> list[Answer]:
+        return list_drafts(self.gold, self.rng)
+
+    def steps(self) -> str:
+        return _steps(self.chains)
+
+    def shown(self, answer: Answer) -> str:
+        return named(answer)
+
+    def remark(self, drafts: Sequence[Answer]) -> str:
+        return "Part by part."
+
+    def summary(self, drafts: Sequence[Answer]) -> str:
+        return list_summary(drafts)
+
     def solve(self, way: str) -> WorkedExample:
         prompt = self.prompts.solve_text(self.problem.question)
         if way == CAREFUL:
             worked = [with_slip(c, self.rng) if self.rng.random() < SLIP else c for c in self.chains]
-            return self._made(SOLVE, way, prompt, _steps(worked), tuple(sum(chain) for chain in worked))
+            return self.made(SOLVE, way, prompt, _steps(worked), tuple(sum(chain) for chain in worked))
         guess = tuple(value + round(self.rng.gauss(0, GLANCE_ERROR)) for value in self.gold)
-        return self._made(SOLVE, way, prompt, "At a glance.", guess)
+        return self.made(SOLVE, way, prompt, "At a glance.", guess)
 
     def refine(self, way: str, drafts: Sequence[Answer], *, from_summary: bool) -> WorkedExample:
         if from_summary:
-            workspace = list_summary(drafts)
+            workspace = self.summary(drafts)
         else:
-            texts = self.prompts.draft_texts([solution_text(named(draft)) for draft in drafts])
-            workspace = join_drafts(texts)
+            workspace = join_drafts(self.prompts.draft_texts(self.solutions(drafts)))
         prompt = self.prompts.refine_text(self.problem.question, workspace)
         # A summary has no first draft to copy.
         if way == COPY and not from_summary:
-            return self._made(REFINE, way, prompt, "Take the first.", drafts[0])
-        return self._made(REFINE, CHECK, prompt, "Part by part.", most_common(drafts))
-
-    def distil(self, drafts: Sequence[Answer]) -> WorkedExample:
-        solutions = [solution_text(named(draft)) for draft in drafts]
-        prompt = self.prompts.distil_text(self.problem.question, solutions, KAPPA)
-        completion = completion_text("Part by part.", list_summary(drafts))
-        return self._written(DISTIL, SUMMARISE, prompt, completion, is_correct=True)
-
-    def verify(self, answer: Answer) -> WorkedExample:
-        prompt = self.prompts.verify_text(self.problem.question, solution_text(named(answer)))
-        verdict = "yes" if answer == self.gold else "no"
-        completion = completion_text(_steps(self.chains), solution_text(verdict))
-        return self._written(VERIFY, RECOMPUTE, prompt, completion, is_correct=True)
-
-    def _made(self, form: str, way: str, prompt: str, thinking: str, answer: Answer) -> WorkedExample:
-        completion = completion_text(thinking, solution_text(named(answer)))
-        return self._written(form, way, prompt, completion, is_correct=answer == self.gold)
-
-    def _written(
-        self, form: str, way: str, prompt: str, completion: str, *, is_correct: bool
-    ) -> WorkedExample:
-        return WorkedExample(
-            problem_id=self.problem.id,
-            form=form,
-            way=way,
-            prompt=prompt,
-            completion=completion,
-            is_correct=is_correct,
-        )
+            return self.made(REFINE, way, prompt, "Take the first.", drafts[0])
+        return self.made(REFINE, CHECK, prompt, self.remark(drafts), most_common(drafts))
 
 
 def _steps(chains: Sequence[Sequence[int]]) -> str:

@@ -18,22 +18,20 @@ import random
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from functools import cached_property
 
 from rollout.prompts import PromptTexts, join_drafts
 from rollout.records import Problem
-
-SOLVE = "solve"
-REFINE = "refine"
-DISTIL = "distil"
-VERIFY = "verify"
-
-GLANCE = "glance"
-CAREFUL = "careful"
-COPY = "copy"
-CHECK = "check"
-SUMMARISE = "summarise"
-RECOMPUTE = "recompute"
+from train.coldstart.writer import (
+    CAREFUL,
+    COPY,
+    REFINE,
+    SOLVE,
+    Mix,
+    WorkedExample,
+    Writer,
+    drawn_examples,
+)
 
 MAX_DRAFTS = 4
 """Maximum number of drafts in an example; most examples show this many, as PDR [4, 1] does."""
@@ -41,38 +39,7 @@ MAX_DRAFTS = 4
 GLANCE_ERROR = 8.0
 """Standard deviation of a guess, which is then right about once in twenty times."""
 
-KAPPA = 256
 _CHAIN = re.compile(r"(?:^|: |Calculate )(-?\d+(?: [+-] -?\d+)*)(?: =|\.)\s*$")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Mix:
-    """Shares, between 0 and 1, of the forms of prompt and ways of answering.
-
-    ``solve + refine <= 1``; the remainder is half distil, half verify.
-    """
-
-    solve: float
-    refine: float
-    glance: float
-    """Share of the solve examples; the others are careful."""
-    copy: float
-    """Share of the refine examples; the others check."""
-    summary: float
-    """Share of the refine examples whose workspace holds a summary instead of drafts."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkedExample:
-    """One user message with one completion (thinking and solution, without the end token)."""
-
-    problem_id: str
-    form: str
-    way: str
-    prompt: str
-    completion: str
-    is_correct: bool
-    """True if the box holds the gold answer or the right yes/no; always True for a summary."""
 
 
 def terms(question: str) -> tuple[int, ...]:
@@ -107,16 +74,6 @@ def careful_steps(values: Sequence[int]) -> str:
         total += value
         lines.append(f"{'-' if value < 0 else '+'} {abs(value)} = {total}")
     return "\n".join(lines)
-
-
-def solution_text(answer: int | str) -> str:
-    """Returns the text after the thinking, which is also a draft's text in a workspace."""
-    return f"The answer is \\boxed{{{answer}}}."
-
-
-def completion_text(thinking: str, solution: str) -> str:
-    """Returns thinking and solution in the format that the policy learns."""
-    return f"<think>\n{thinking}\n</think>\n\n{solution}"
 
 
 def majority(answers: Sequence[int]) -> int | None:
@@ -163,92 +120,56 @@ def draft_answers(gold: int, rng: random.Random) -> list[int]:
 def worked_examples(
     problems: Sequence[Problem], prompts: PromptTexts, mix: Mix, *, count: int, seed: int
 ) -> Iterator[WorkedExample]:
-    """Yields ``count`` examples on randomly drawn problems; equal arguments yield equal examples.
+    """Yields ``count`` examples on randomly drawn sums; equal arguments yield equal examples.
 
     Raises:
         ValueError: If a question is not a chain of additions and subtractions.
     """
-    rng = random.Random(seed)
-    for _ in range(count):
-        yield _Writer(problem=rng.choice(problems), prompts=prompts, rng=rng).example(mix)
+    return drawn_examples(_SumWriter, problems, prompts, mix, count=count, seed=seed)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Writer:
-    """Writes examples on one problem."""
+class _SumWriter(Writer[int]):
+    """Writes examples on one sum."""
 
-    problem: Problem
-    prompts: PromptTexts
-    rng: random.Random
-
-    def example(self, mix: Mix) -> WorkedExample:
-        form = self.rng.random()
-        if form < mix.solve:
-            return self.solve(GLANCE if self.rng.random() < mix.glance else CAREFUL)
-        answers = draft_answers(self.gold, self.rng)
-        if form < mix.solve + mix.refine:
-            way = COPY if self.rng.random() < mix.copy else CHECK
-            return self.refine(way, answers, from_summary=self.rng.random() < mix.summary)
-        return self.distil(answers) if self.rng.random() < 0.5 else self.verify(answers[0])
-
-    @property
+    @cached_property
     def gold(self) -> int:
         return sum(terms(self.problem.question))
+
+    def drafts(self) -> list[int]:
+        return draft_answers(self.gold, self.rng)
+
+    def steps(self) -> str:
+        return careful_steps(terms(self.problem.question))
+
+    def shown(self, answer: int) -> str:
+        return str(answer)
+
+    def remark(self, drafts: Sequence[int]) -> str:
+        return f"Drafts say {', '.join(map(str, drafts))}."
+
+    def summary(self, drafts: Sequence[int]) -> str:
+        return summary_text(drafts)
 
     def solve(self, way: str) -> WorkedExample:
         prompt = self.prompts.solve_text(self.problem.question)
         if way == CAREFUL:
-            return self._made(SOLVE, way, prompt, self._steps(), self.gold)
+            return self.made(SOLVE, way, prompt, self.steps(), self.gold)
         guess = self.gold + round(self.rng.gauss(0, GLANCE_ERROR))
-        return self._made(SOLVE, way, prompt, "At a glance.", guess)
+        return self.made(SOLVE, way, prompt, "At a glance.", guess)
 
-    def refine(self, way: str, answers: Sequence[int], *, from_summary: bool) -> WorkedExample:
-        agreed = majority(answers)
+    def refine(self, way: str, drafts: Sequence[int], *, from_summary: bool) -> WorkedExample:
+        agreed = majority(drafts)
         if from_summary:
-            workspace = summary_text(answers)
-            shown = "The summary."
-            first = answers[0] if agreed is None else agreed
+            workspace = self.summary(drafts)
+            seen = "The summary."
+            first = drafts[0] if agreed is None else agreed
         else:
-            drafts = self.prompts.draft_texts([solution_text(answer) for answer in answers])
-            workspace = join_drafts(drafts)
-            shown = f"Drafts say {', '.join(map(str, answers))}."
-            first = answers[0]
+            workspace = join_drafts(self.prompts.draft_texts(self.solutions(drafts)))
+            seen = self.remark(drafts)
+            first = drafts[0]
         prompt = self.prompts.refine_text(self.problem.question, workspace)
         if way == COPY:
-            return self._made(REFINE, way, prompt, "Take the first.", first)
+            return self.made(REFINE, way, prompt, "Take the first.", first)
         if agreed is None:
-            return self._made(REFINE, way, prompt, f"{shown}\nNo majority.\n{self._steps()}", self.gold)
-        return self._made(REFINE, way, prompt, f"{shown}\nMost say {agreed}.", agreed)
-
-    def distil(self, answers: Sequence[int]) -> WorkedExample:
-        solutions = [solution_text(answer) for answer in answers]
-        prompt = self.prompts.distil_text(self.problem.question, solutions, KAPPA)
-        thinking = f"Drafts say {', '.join(map(str, answers))}."
-        return self._written(
-            DISTIL, SUMMARISE, prompt, completion_text(thinking, summary_text(answers)), is_correct=True
-        )
-
-    def verify(self, answer: int) -> WorkedExample:
-        prompt = self.prompts.verify_text(self.problem.question, solution_text(answer))
-        verdict = "yes" if answer == self.gold else "no"
-        completion = completion_text(self._steps(), solution_text(verdict))
-        return self._written(VERIFY, RECOMPUTE, prompt, completion, is_correct=True)
-
-    def _steps(self) -> str:
-        return careful_steps(terms(self.problem.question))
-
-    def _made(self, form: str, way: str, prompt: str, thinking: str, answer: int) -> WorkedExample:
-        completion = completion_text(thinking, solution_text(answer))
-        return self._written(form, way, prompt, completion, is_correct=answer == self.gold)
-
-    def _written(
-        self, form: str, way: str, prompt: str, completion: str, *, is_correct: bool
-    ) -> WorkedExample:
-        return WorkedExample(
-            problem_id=self.problem.id,
-            form=form,
-            way=way,
-            prompt=prompt,
-            completion=completion,
-            is_correct=is_correct,
-        )
+            return self.made(REFINE, way, prompt, f"{seen}\nNo majority.\n{self.steps()}", self.gold)
+        return self.made(REFINE, way, prompt, f"{seen}\nMost say {agreed}.", agreed)
