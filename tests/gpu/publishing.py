@@ -8,8 +8,6 @@ have the log-probs of the published model. "plain" copies the same bytes: a file
 Prints one JSON object a line; ends with status 1 if an equality fails.
 """
 
-import argparse
-import json
 import os
 import shutil
 import sys
@@ -18,9 +16,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
+from gpu_script import options_of, teller
 
-PART = "publishing"
+tell = teller("publishing")
 SHAPES: dict[str, dict[str, Any]] = {
     "tiny": {},
     "0.6b": {"hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28},
@@ -34,11 +32,6 @@ TARGETS = {("8b", "ipc"): 1.0, ("8b", "nccl"): 2.0}
 """Seconds."""
 TOLERANCE = {"cpu": 1e-3, "cuda": 0.15}
 """Largest difference of a log-prob, in fp32 on a CPU and in bf16 by other kernels on a GPU."""
-
-
-def say(name: str, value: float | bool, unit: str, **more: Any) -> None:
-    """Prints one figure."""
-    print(json.dumps({"part": PART, "name": name, "value": value, "unit": unit} | more), flush=True)
 
 
 def make_model(shape: str, device: str, seed: int) -> Any:
@@ -129,7 +122,7 @@ def measure(shape: str, device: str, transfer: str, folder: Path) -> bool:
             report(shape, device, way, seconds, plain_seconds(model, way, folder))
             with torch.no_grad():
                 same = serves(engine, model, version, TOLERANCE[device])
-            say(f"{shape} {way} serves what was published", same, "bool")
+            tell(f"{shape} {way} serves what was published", same)
             equal &= same
     return equal
 
@@ -170,10 +163,9 @@ def plain_seconds(model: Any, way: str, folder: Path) -> float:
 
 def report(shape: str, device: str, way: str, seconds: list[float], plain: float) -> None:
     """Prints the figures of one way."""
-    target = {"target": TARGETS[shape, way]} if (shape, way) in TARGETS else {}
-    say(f"{shape} {way} on {device}", round(min(seconds), 4), "s", **target)
-    say(f"{shape} {way} on {device}, first publish", round(seconds[0], 4), "s")
-    say(f"{shape} {way} on {device}, plain copy", round(plain, 4), "s")
+    tell(f"{shape} {way} on {device}", round(min(seconds), 4), "s", TARGETS.get((shape, way)))
+    tell(f"{shape} {way} on {device}, first publish", round(seconds[0], 4), "s")
+    tell(f"{shape} {way} on {device}, plain copy", round(plain, 4), "s")
 
 
 def serves(engine: Any, model: Any, version: int, tolerance: float) -> bool:
@@ -195,16 +187,13 @@ def serves(engine: Any, model: Any, version: int, tolerance: float) -> bool:
 
 def main() -> int:
     """Measures every way that this machine has; returns the exit status."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--device", choices=("cuda", "cpu"), required=True)
-    parser.add_argument("--size", choices=("tiny", "full"), required=True)
-    options = parser.parse_args()
+    options = options_of(__doc__ or "")
     shapes = ("tiny",) if options.size == "tiny" else ("0.6b", "8b")
     equal = True
     for shape in shapes:
         for way, reason in ways(options.device).items():
             if reason:
-                say(f"{shape} {way} skipped: {reason}", True, "bool")
+                tell(f"{shape} {way}", f"skipped: {reason}")
             elif way != "directory":  # a directory is measured on the worker of another way
                 with tempfile.TemporaryDirectory() as made:
                     equal &= measure(shape, options.device, way, Path(made))

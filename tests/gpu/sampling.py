@@ -26,12 +26,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
-sys.path.insert(0, str(Path(__file__).parents[1]))
+from gpu_script import parser_of, teller
 
 from configs.schema import RolloutConfig
 
-PART = "sampling"
+tell = teller("sampling")
 SCHEDULE = (8, 4, 1)
 READY = "ready"
 TARGET = 0.85
@@ -112,12 +111,6 @@ def _request(rng: random.Random, size: Size, prompt: int, n: int) -> Request:
 
 
 CASES = {"traces": traces, "pdr": pdr}
-
-
-def tell(name: str, value: float | bool, unit: str, target: float | None = None) -> None:
-    """Prints a figure."""
-    line: dict[str, Any] = {"part": PART, "name": name, "value": value, "unit": unit}
-    print(json.dumps(line | ({} if target is None else {"target": target})), flush=True)
 
 
 def worker_options(size: Size, device: str, *, eager: bool) -> RolloutConfig:
@@ -299,10 +292,7 @@ def save_policy(folder: Path, size: Size, device: str) -> None:
 
 def main() -> int:
     """Runs the comparison; returns 1 if the sides do not agree."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument("--size", choices=tuple(SIZES), default="full")
-    parser.add_argument("--model", type=Path, help="HF folder in place of a random policy")
+    parser = parser_of(__doc__ or "")
     parser.add_argument("--llm", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--eager", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -10,26 +10,22 @@ Prints one JSON object per figure; fails if the tokens differ or, on a GPU, if t
 """
 
 import argparse
-import json
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
+from gpu_script import options_of, teller
 
 from configs.schema import RolloutConfig
 from rollout.engine import RolloutEngine
 from rollout.records import Completion, Prompt, Sampling
 
-PART = "sleep"
+tell = teller("sleep")
 GIB = 2**30
-HELD_ASLEEP = 0.25
-"""Largest share of a worker's memory that it may hold while it sleeps: CUDA context and graphs."""
+FREED_ASLEEP = 0.75
+"""Least share of a worker's memory that it frees while it sleeps; CUDA context and graphs stay."""
 MODELS: dict[str, dict[str, int]] = {
     "tiny": {},
     "full": {
@@ -45,12 +41,6 @@ MODELS: dict[str, dict[str, int]] = {
 }
 """``full`` has the sizes of Qwen3-1.7B."""
 PROMPT = Prompt(text="", ids=tuple(range(40, 104)), context="sleep")
-
-
-def tell(name: str, value: float | bool, unit: str, target: float | None = None) -> None:
-    """Prints a figure."""
-    line: dict[str, Any] = {"part": PART, "name": name, "value": value, "unit": unit}
-    print(json.dumps(line | ({} if target is None else {"target": target})), flush=True)
 
 
 def used_gib() -> float:
@@ -119,24 +109,21 @@ def check(options: argparse.Namespace, folder: Path) -> bool:
         tell("worker awake", round(awake - empty, 2), "GiB")
         freed = sleep_and_publish(engine, first, 1, awake)
         same = are_equal(fresh, sample(engine))
-        tell("same tokens after the same weights", same, "")
+        tell("same tokens after the same weights", same)
         tell("worker awake again", round(used_gib() - empty, 2), "GiB")
         sleep_and_publish(engine, other, 2, used_gib())
         changed = not are_equal(fresh, sample(engine))
-        tell("other tokens after other weights", changed, "")
+        tell("other tokens after other weights", changed)
     if options.device == "cpu":
         return same and changed
-    held = 1 - freed / (awake - empty)
-    tell("share held asleep", round(held, 3), "share", HELD_ASLEEP)
-    return same and changed and held <= HELD_ASLEEP
+    share = freed / (awake - empty)
+    tell("share freed by sleep", round(share, 3), "share", FREED_ASLEEP)
+    return same and changed and share >= FREED_ASLEEP
 
 
 def main() -> int:
     """Runs the check; returns 1 if it fails."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument("--size", choices=tuple(MODELS), default="full")
-    options = parser.parse_args()
+    options = options_of(__doc__ or "")
     with tempfile.TemporaryDirectory() as made:
         return 0 if check(options, Path(made)) else 1
 

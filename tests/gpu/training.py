@@ -82,7 +82,6 @@ def _import_path() -> str:
 
 
 def _tiny_policy(folder: Path) -> Path:
-    sys.path.insert(0, str(Path(__file__).parents[1]))
     from tiny import byte_tokenizer, tiny_model
 
     tiny_model().save_pretrained(folder)

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from gpu_script import Tell, teller
+from gpu_script import Tell, parser_of, teller
 
 BENCH = Path(__file__).resolve().parents[1] / "bench" / "update.py"
 SHAPES = {
@@ -235,13 +235,11 @@ def head_agrees(options: argparse.Namespace, tell: Tell) -> bool:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = parser_of(__doc__ or "")
     parser.add_argument("--side", choices=tuple(LIMITS), help=argparse.SUPPRESS)
     parser.add_argument("--shape", choices=tuple(SHAPES), help=argparse.SUPPRESS)
     parser.add_argument("--liger", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--brief", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument("--size", choices=("full", "tiny"), default="full")
     options, tell = parser.parse_args(), teller("update")
     if options.side:
         {"ours": measure_ours, "trl": measure_trl}[options.side](options, tell)
