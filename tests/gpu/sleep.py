@@ -51,6 +51,12 @@ def used_gib() -> float:
     return (total - free) / GIB
 
 
+def tell_memory(name: str, gib: float) -> None:
+    """Prints a figure of the GPU's memory; no-op on a CPU, where none is measured."""
+    if torch.cuda.is_available():
+        tell(name, round(gib, 2), "GiB")
+
+
 def save(folder: Path, size: str, device: str, seed: int) -> None:
     """Saves a random policy with a tokenizer of bytes."""
     from tiny import byte_tokenizer, tiny_model
@@ -72,7 +78,7 @@ def sleep_and_publish(engine: RolloutEngine, folder: Path, version: int, before:
     engine.run(engine.publisher.sleep(), 120, what="putting the worker to sleep")
     tell(f"sleep {version}", round(time.perf_counter() - started, 3), "s")
     freed = before - used_gib()
-    tell(f"freed by sleep {version}", round(freed, 2), "GiB")
+    tell_memory(f"freed by sleep {version}", freed)
     started = time.perf_counter()
     engine.run(engine.publisher.publish(folder, version), 300, what="a publish")
     tell(f"wake and publish {version}", round(time.perf_counter() - started, 3), "s")
@@ -106,11 +112,11 @@ def check(options: argparse.Namespace, folder: Path) -> bool:
     with RolloutEngine(config, str(first), folder / "logs") as engine:
         fresh = sample(engine)
         awake = used_gib()
-        tell("worker awake", round(awake - empty, 2), "GiB")
+        tell_memory("worker awake", awake - empty)
         freed = sleep_and_publish(engine, first, 1, awake)
         same = are_equal(fresh, sample(engine))
         tell("same tokens after the same weights", same)
-        tell("worker awake again", round(used_gib() - empty, 2), "GiB")
+        tell_memory("worker awake again", used_gib() - empty)
         sleep_and_publish(engine, other, 2, used_gib())
         changed = not are_equal(fresh, sample(engine))
         tell("other tokens after other weights", changed)
