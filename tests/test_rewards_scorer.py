@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
@@ -20,7 +21,8 @@ import pytest
 from rewards.answers.extract import MAX_COMPLETION_CHARS
 from rewards.processes import pool
 from rewards.processes.fork_server import ForkServer, shared_fork_server
-from rewards.processes.pool import Gate
+from rewards.processes.pool import Gate, _Worker
+from rewards.processes.worker import read_message
 from rewards.scorer import Scorer
 from rewards.verdict import STATUSES
 
@@ -343,6 +345,23 @@ def test_no_worker_outlives_a_killed_parent_and_main_runs_once(tmp_path: Path) -
     rest = process.communicate(timeout=60)[0]
     assert rest == ""  # neither a second "main runs" nor noise
     assert not any(is_running(pid) for pid in [*pids, fork_server])
+
+
+def test_killing_a_worker_ends_its_owners_wait_and_keeps_the_number_of_its_socket() -> None:
+    process = subprocess.Popen(["sleep", "60"])
+    ours, theirs = socket.socketpair()  # the other end stays open: only the kill can end the wait
+    worker = _Worker(process.pid, ours)
+    number = ours.fileno()
+    with theirs, ThreadPoolExecutor(1) as owner:
+        waiting = owner.submit(worker.ask, {"number": 1}, 30.0)
+        assert read_message(theirs) == {"number": 1}
+        worker.kill()
+        with pytest.raises(ConnectionError):
+            waiting.result(timeout=10)
+        assert ours.fileno() == number  # a new file cannot take its place under the owner's eyes
+        worker.close()
+        assert ours.fileno() == -1
+    assert process.wait(timeout=10) == -signal.SIGKILL
 
 
 def test_closing_ends_checks_under_way_with_an_error(tmp_path, monkeypatch) -> None:

@@ -64,7 +64,10 @@ class _Worker:
                 return result
 
     def kill(self) -> None:
-        """Kills the process at once. It is a child of the fork server, so there is nothing to wait for."""
+        """Kills the process at once and ends a wait for its answer, from any thread; no-op if killed.
+
+        The process is a child of the fork server, so there is nothing to wait for.
+        """
         if self._is_killed:
             return
         self._is_killed = True
@@ -75,6 +78,13 @@ class _Worker:
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
         if self._pidfd is not None:
             os.close(self._pidfd)
+        # Not closed: the kernel could hand out its number again while the owner is about to wait for it.
+        with contextlib.suppress(OSError):  # the process closed its end before
+            self.connection.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Kills the process and closes its socket; only for the thread that owns it, or once that ended."""
+        self.kill()
         self.connection.close()
 
 
@@ -138,15 +148,13 @@ class Pool:
         """Kills the workers; tasks that have not started are cancelled."""
         self._closed = True
         self._threads.shutdown(wait=False, cancel_futures=True)
-        self._kill_all()
-        self._threads.shutdown(wait=True)
-        self._kill_all()  # a thread may have forked another one meanwhile
-
-    def _kill_all(self) -> None:
         with self._lock:
             for worker in self._workers.values():
                 worker.kill()
-            self._workers.clear()
+        self._threads.shutdown(wait=True)
+        for worker in self._workers.values():
+            worker.close()
+        self._workers.clear()
 
     def _do(self, request: dict[str, Any]) -> dict[str, Any]:
         with self._lock:
@@ -193,6 +201,8 @@ class Pool:
         self._own.worker = worker
         with self._lock:
             self._workers[worker.pid] = worker
+            if self._closed:  # after `close` killed the others
+                worker.kill()
         return worker
 
     def _discard(self, worker: _Worker) -> None:
@@ -200,7 +210,7 @@ class Pool:
         with self._lock:
             self._workers.pop(worker.pid, None)
             self.num_replaced += 1
-            worker.kill()
+            worker.close()
         self._own.worker = None
 
 
