@@ -14,7 +14,7 @@ EXPERIMENTS = {path.stem for path in (REPO / "configs" / "experiment").glob("*.y
 PRETRAINED = {
     **dict.fromkeys(("qwen3_8b_pdr", "llama31_8b_pdr", "qwen3_8b_ppo", "thinking_8b"), 2048),
     **dict.fromkeys(("paper_eval", "family_eval"), 2048),
-    **dict.fromkeys(("instruct_small", "continual", "ppo"), 1024),
+    **dict.fromkeys(("instruct_small", "continual", "ppo", "aggregation_only"), 1024),
     "gsm8k_small": 512,
 }
 """Experiment -> tokens of the longest question; longer ones are refused by the workers."""

@@ -128,7 +128,12 @@ FREE = {
     *(f"algo.{name}" for name in ("lam", "whiten_advantages", "cliprange_value", "vf_coef", "max_grad_norm")),
     *(f"algo.{name}" for name in ("weight_decay", "adam_beta1", "adam_beta2", "warmup_steps")),
     "algo.lr_scheduler_type",
-    *("collect.draft_cache", "collect.max_refused_share", "collect.max_history_pass_rate"),
+    *(
+        "collect.draft_cache",
+        "collect.max_refused_share",
+        "collect.max_history_pass_rate",
+        "collect.curriculum",
+    ),
     *(f"rollout.{name}" for name in ("chat_url", "chat_model", "temperature", "top_p", "host", "port")),
     *(f"rollout.{name}_timeout_seconds" for name in ("request", "start", "publish")),
     *("algo.amortise_max_per_problem", "collect.balance_share", "rollout.draft_url", "rollout.draft_model"),

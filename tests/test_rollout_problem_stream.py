@@ -1,5 +1,7 @@
 """The order of problems, and those that are drawn no more."""
 
+from collections import Counter
+
 import pytest
 from fakes import ScriptedPolicy, operator, problem, roll
 
@@ -30,6 +32,26 @@ def test_a_problem_that_became_too_easy_is_drawn_no_more():
     stream.remember([_attempts("p3", right=9, wrong=1), _attempts("p4", right=8, wrong=2)])
     names = _names(stream, 20)
     assert set(names) == {"p0", "p1", "p2", "p4", "p5"}
+
+
+def test_a_curriculum_draws_a_problem_as_often_as_its_rewards_vary():
+    stream = ProblemStream(PROBLEMS[:4], seed=0, min_attempts=8, by_learnability=True)
+    known = {"p0": (4, 4), "p1": (8, 0), "p2": (7, 1)}
+    stream.remember(_attempts(name, right=right, wrong=wrong) for name, (right, wrong) in known.items())
+    counts = Counter(_names(stream, 2000))
+    epochs = counts["p0"]  # half of its attempts were right: it is in every epoch
+    assert abs(counts["p3"] - epochs) <= 1  # nothing is known about it
+    assert counts["p1"] / epochs == pytest.approx(0.1, abs=0.03)
+    assert counts["p2"] / epochs == pytest.approx(4 * 7 / 64, abs=0.05)
+
+
+def test_a_curriculum_resumes_from_its_state():
+    first = ProblemStream(PROBLEMS, seed=2, by_learnability=True)
+    first.remember([_attempts("p2", right=3, wrong=1), _attempts("p4", right=4, wrong=0)])
+    first.draw(7)
+    second = ProblemStream(PROBLEMS, seed=2, by_learnability=True)
+    second.load_state_dict(first.state_dict())
+    assert _names(first, 40) == _names(second, 40)
 
 
 def test_history_adds_up_and_few_attempts_decide_nothing():

@@ -90,6 +90,7 @@ def assemble(config: TrainingConfig, overrides: list[str], data: RunData, stack:
             seed=config.seed,
             max_pass_rate=config.collect.max_history_pass_rate,
             min_attempts=config.algo.num_generations,
+            by_learnability=config.collect.curriculum == "learnability",
         ),
         build_operator(config.operator),
         build_operator(load_operator("trace", config.operator)),

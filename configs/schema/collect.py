@@ -64,6 +64,10 @@ class CollectConfig:
     max_refused_share: float = 0.1
     """Stop the run once workers refused more than this share of its problems, and at least 20."""
 
+    curriculum: str = "none"
+    """none, or learnability: draw a problem with pass rate p of its plain attempts in a share 4 p (1 - p) of
+    the epochs, at least in a tenth of them. Needs data that a run sees more than once."""
+
     max_history_pass_rate: float | None = None
     """Do not draw a problem again once at least this share of its plain attempts was correct. null: no
     limit."""
@@ -77,6 +81,7 @@ class CollectConfig:
                 "draft_cache goes with draft_source=cached."
             )
         choice("collect.filter", self.filter, tuple(FILTERS))
+        choice("collect.curriculum", self.curriculum, ("none", "learnability"))
         choice("collect.balance", self.balance, ("none", "majority_wrong"))
         share("collect.balance_share", self.balance_share)
         at_least("collect.max_refill", self.max_refill, 0)

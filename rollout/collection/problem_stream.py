@@ -1,4 +1,4 @@
-"""The order in which problems are drawn, without those that became too easy.
+"""The order in which problems are drawn: not those that became too easy, more rarely those without signal.
 
 The problems of a step depend only on the stream's position when the step begins, and those of its refills
 on a seed: steps that are collected side by side do not depend on one another's timing.
@@ -11,9 +11,18 @@ from typing import Any
 from rollout.policy import derive_seed
 from rollout.records import DRAFT, OWN, TRACE, Problem, Rollout
 
+LEAST_SHARE = 0.1
+"""Share of the epochs in which a curriculum draws a problem whose attempts were all right, or all wrong: the
+policy changes, so no problem is given up."""
+
 
 class ProblemStream:
-    """Draws every problem once per epoch, each epoch in its own order; skips those that became too easy."""
+    """Draws every problem once per epoch, each epoch in its own order; skips those that became too easy.
+
+    By learnability, a problem of whose plain attempts a share p was right is drawn in a share ``4 p (1 - p)``
+    of the epochs, and at least in ``LEAST_SHARE``: p (1 - p) is the variance of its rewards (Foster and
+    Foerster, arXiv 2502.12272). Problems with fewer than ``min_attempts`` are drawn in every epoch.
+    """
 
     def __init__(
         self,
@@ -22,6 +31,7 @@ class ProblemStream:
         seed: int,
         max_pass_rate: float | None = None,
         min_attempts: int = 1,
+        by_learnability: bool = False,
     ) -> None:
         """With ``max_pass_rate``, skips a problem once at least this share of its plain attempts was right,
         if it has at least ``min_attempts``."""
@@ -29,6 +39,7 @@ class ProblemStream:
         self._seed = seed
         self._max_pass_rate = max_pass_rate
         self._min_attempts = min_attempts
+        self._by_learnability = by_learnability
         self._position = 0
         self._epoch = -1
         self._order: list[int] = []
@@ -59,7 +70,8 @@ class ProblemStream:
         while len(drawn) < num:
             problem = self._next()
             if not self._is_too_easy(problem):
-                drawn.append(problem)
+                if self._has_its_turn(problem):
+                    drawn.append(problem)
                 skipped = 0
                 continue
             skipped += 1
@@ -116,7 +128,18 @@ class ProblemStream:
         return self._problems[self._order[place]]
 
     def _is_too_easy(self, problem: Problem) -> bool:
+        pass_rate = self._pass_rate(problem)
+        return self._max_pass_rate is not None and pass_rate is not None and pass_rate >= self._max_pass_rate
+
+    def _has_its_turn(self, problem: Problem) -> bool:
+        """Decides by the curriculum and the seed whether the problem just taken from the order is drawn."""
+        pass_rate = self._pass_rate(problem) if self._by_learnability else None
+        if pass_rate is None:
+            return True
+        chance = random.Random(derive_seed(self._seed, "turn", self._position)).random()
+        return chance < max(4 * pass_rate * (1 - pass_rate), LEAST_SHARE)
+
+    def _pass_rate(self, problem: Problem) -> float | None:
+        """Returns the share of right plain attempts; None while there are too few."""
         right, attempts = self._history.get(problem.id, (0, 0))
-        if self._max_pass_rate is None or attempts < self._min_attempts:
-            return False
-        return right / attempts >= self._max_pass_rate
+        return right / attempts if attempts >= self._min_attempts else None
