@@ -5,17 +5,15 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import BinaryIO, Self
 
-import psutil
-
+from rollout.workers.asking import ask, ranks
 from rollout.workers.log_excerpt import log_excerpt
 from rollout.workers.loopback import is_up
-from rollout.workers.process_guard import commands, end_guarded, start_guarded
+from rollout.workers.process_guard import end_guarded, start_guarded
 
 KEPT_CHARACTERS = 20_000
 """Characters of the last process's output that are kept to find the reason of a failure."""
@@ -140,13 +138,7 @@ class Supervisor:
         Ranks get SIGINT after Ctrl-C, else SIGUSR1: a SIGTERM is what ends them if the job ends.
         """
         number = signal.SIGINT if signal.SIGINT in self.told else signal.SIGUSR1
-        found = ranks(self._running[-1].guard.pid)
-        if not found or not all(listens(rank) for rank in found):
-            return False
-        for rank in found:
-            with suppress(psutil.NoSuchProcess):
-                rank.send_signal(number)
-        return True
+        return ask(ranks(self._running[-1].guard.pid), number)
 
     def _start(self, process: JobProcess) -> _Running:
         process.log.parent.mkdir(parents=True, exist_ok=True)
@@ -192,25 +184,3 @@ def _why(process: JobProcess, output: str) -> list[str]:
     """Returns the last output line with the reason of a failure, or an empty list."""
     lines = output.replace("\r", "\n").splitlines()
     return [line for line in lines if line.startswith(process.says_why)][-1:]
-
-
-def ranks(pid: int) -> list[psutil.Process]:
-    """Returns the ranks under a guarded ``accelerate launch``: its children that have RANK set."""
-    found = []
-    for launcher in commands(pid):
-        with suppress(psutil.NoSuchProcess):
-            for child in launcher.children():
-                with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-                    if "RANK" in child.environ():
-                        found.append(child)
-    return found
-
-
-def listens(rank: psutil.Process) -> bool:
-    """Returns True if a rank handles SIGUSR1. It ends by that signal while its interpreter still starts."""
-    try:
-        status = Path(f"/proc/{rank.pid}/status").read_text()
-    except OSError:
-        return True  # it has ended
-    caught = int(status.split("SigCgt:")[1].split()[0], 16)
-    return bool(caught & 1 << signal.SIGUSR1 - 1)

@@ -153,7 +153,9 @@ time.sleep(0.3)
 
 
 @pytest.mark.component
-@pytest.mark.parametrize("module", ["train", "train.coldstart", "rollout", "launch", "launch.workers"])
+@pytest.mark.parametrize(
+    "module", ["train", "train.coldstart", "train.study", "rollout", "launch", "launch.workers"]
+)
 def test_every_long_command_listens_before_its_heavy_imports(module: str, tmp_path: Path):
     """With imports that never end, each command is asked: it neither dies nor shows a traceback."""
     (tmp_path / "sitecustomize.py").write_text(

@@ -16,10 +16,11 @@ from configs.compose import load
 from configs.schema import JobConfig, RolesConfig
 from launch.check import check_training
 from launch.job import assignment, job_processes, worker_options
-from launch.supervise import JobProcess, Supervisor, ranks
+from launch.supervise import JobProcess, Supervisor
 from launch.table import SweepRun, draw, labels, read_runs, table
 from launch.workers import serve as workers
 from rollout.build import build_operator
+from rollout.workers.asking import ranks
 from rollout.workers.loopback import free_port
 from rollout.workspace import find_distiller
 

@@ -32,6 +32,7 @@ BORROWED = {
         "rollout.endpoints.keys",
         "rollout.endpoints.vllm_api",
         "rollout.evaluation.tables",
+        "rollout.workers.asking",
         "rollout.workers.log_excerpt",
         "rollout.workers.loopback",
         "rollout.workers.process_guard",

@@ -102,6 +102,24 @@ def test_a_stage_that_hangs_is_ended_with_all_its_processes(tmp_path: Path):
     assert set(psutil.Process().children(recursive=True)) <= before
 
 
+@pytest.mark.component
+def test_a_request_to_stop_asks_the_running_stage_and_ends_the_study_with_its_own_status(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    first, *_ = stages(_study(tmp_path))
+    code = (
+        "import signal, time\ntime.sleep(1)\n"
+        "signal.signal(signal.SIGUSR1, lambda *_: print('saved') or exit(75))\ntime.sleep(60)"
+    )
+    listening = replace(first, command=[study.sys.executable, "-u", "-c", code])
+    monkeypatch.setattr(study.STOP, "name", "SIGTERM")
+    with pytest.raises(SystemExit) as ended:
+        study._run(listening, 30.0)
+    assert ended.value.code == 75 and listening.log.read_text() == "saved\n"
+    said = capsys.readouterr().out
+    assert said.startswith("study: stopped by SIGTERM in 'cold start'; resume with: python -m train.study")
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

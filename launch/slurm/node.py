@@ -11,9 +11,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-import psutil
-
-from launch.supervise import listens, ranks
+from rollout.workers.asking import ask, ranks
 from rollout.workers.process_guard import end_guarded, start_guarded
 
 LOOK_SECONDS = 1.0
@@ -26,22 +24,11 @@ def main(stop_file: Path, command: list[str]) -> int:
     told = False
     try:
         while (status := guard.poll()) is None:
-            told = told or (_exists(stop_file) and tell_ranks(guard.pid))
+            told = told or (_exists(stop_file) and ask(ranks(guard.pid), signal.SIGUSR1))
             time.sleep(LOOK_SECONDS)
         return status
     finally:
         end_guarded(guard)
-
-
-def tell_ranks(guard: int) -> bool:
-    """Asks the ranks under a guard to stop; returns False if there are none or one does not listen yet."""
-    found = ranks(guard)
-    if not found or not all(map(listens, found)):
-        return False
-    for rank in found:
-        with suppress(psutil.NoSuchProcess):
-            rank.send_signal(signal.SIGUSR1)
-    return True
 
 
 def _exists(path: Path) -> bool:

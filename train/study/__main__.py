@@ -5,20 +5,33 @@ processes as ``launch`` does, but belongs to ``train``: its table reads the jour
 ``rollout.evaluation``, which ``launch`` does not import.
 """
 
+from configs.stopping import STOP
+
+if __name__ == "__main__":
+    STOP.listen()  # before the imports below, which take seconds
+
 import shlex
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
 from configs.compose import run
+from configs.exit_status import PREEMPTED
 from configs.schema import ArmConfig, StudyConfig
+from configs.stopping import resume_command
+from rollout.workers.asking import ask, ranks
 from rollout.workers.log_excerpt import log_excerpt
-from rollout.workers.process_guard import end_guarded, start_guarded
+from rollout.workers.process_guard import commands, end_guarded, start_guarded
 from train.export import CARD_FILE
 from train.study.table import COLD_START, Trained, study_table
+
+LOOK_SECONDS = 0.2
+"""Interval between two looks at the running stage."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,17 +161,42 @@ def _run(stage: Stage, limit_seconds: float) -> None:
         begin = log.tell()
         process = start_guarded(stage.command, log)
     try:
-        status = process.wait(timeout=limit_seconds)
+        status = _wait(process, limit_seconds)
         ended = f"ended with status {status}"
     except subprocess.TimeoutExpired:
         status, ended = 1, f"took longer than stage_timeout_seconds = {limit_seconds:g}"
     finally:
         end_guarded(process)
+    if STOP.name:
+        print(
+            f"study: stopped by {STOP.name} in '{stage.name}'; resume with: {resume_command('train.study')}"
+        )
+        sys.exit(PREEMPTED)
     if status:
         sys.exit(
             f"study: '{stage.name}' {ended}. {log_excerpt(stage.log, begin)}\n"
             f"The command: {shlex.join(stage.command)}\nStart the study again to resume with this stage."
         )
+
+
+def _wait(process: "subprocess.Popen[bytes]", limit_seconds: float) -> int:
+    """Returns the status of a stage once it has ended, which a request to stop asks it to do.
+
+    A stage that does not listen to such requests, an export, runs to its end.
+
+    Raises:
+        subprocess.TimeoutExpired: If it takes longer than ``limit_seconds``.
+    """
+    deadline = time.monotonic() + limit_seconds
+    is_asked = False
+    while (status := process.poll()) is None:
+        if time.monotonic() > deadline:
+            raise subprocess.TimeoutExpired(process.args, limit_seconds)
+        if STOP.name and not is_asked:
+            # The ranks of a training; of another stage the command itself.
+            is_asked = ask(ranks(process.pid) or commands(process.pid), signal.SIGUSR1)
+        time.sleep(LOOK_SECONDS)
+    return status
 
 
 if __name__ == "__main__":
