@@ -29,7 +29,7 @@ SMALL = {
     "compositional": compose([(SUM.format(" + ".join("9999")), "36")] * 4)[0],
 }
 """Experiment -> its longest question."""
-STUDIES = {"paper_small": "paper_small", "compositional_study": "compositional"}
+STUDIES = {"paper_small": "paper_small", "compositional_study": "compositional", "amortise_study": "demo"}
 """Studies -> whose question and limits they have."""
 
 

@@ -23,7 +23,7 @@ from train.coldstart import writer
 
 TEXTS = Path(__file__).parents[1] / "configs" / "operator" / "prompts" / "default.yaml"
 PROMPTS = PromptTexts(**yaml.safe_load(TEXTS.read_text(encoding="utf-8")))
-MIX = writer.Mix(solve=0.4, refine=0.4, glance=0.5, copy=0.5, summary=0.2)
+MIX = writer.Mix(solve=0.4, refine=0.4, glance=0.5, copy=0.5, solve_again=0.2, summary=0.2)
 PARTS = 3
 
 
@@ -106,6 +106,16 @@ def test_copy_takes_the_first_draft_whatever_it_holds():
     assert copies
     for example in copies:
         assert boxed(example.completion) == named(drafts_of(example)[0])
+
+
+def test_to_solve_again_is_to_work_on_every_part():
+    again = [example for example in examples() if example.way == writer.AGAIN]
+    assert again
+    for example in again:
+        totals = [
+            line.split(" ")[-1] for line in re.findall(r"^[abc]: (.*)$", example.completion, re.MULTILINE)
+        ]
+        assert boxed(example.completion) == named(totals)
 
 
 def test_recompute_compares_the_whole_list():

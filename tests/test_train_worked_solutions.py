@@ -21,7 +21,7 @@ from train.coldstart import writer
 
 TEXTS = Path(__file__).parents[1] / "configs" / "operator" / "prompts" / "default.yaml"
 PROMPTS = PromptTexts(**yaml.safe_load(TEXTS.read_text(encoding="utf-8")))
-MIX = writer.Mix(solve=0.4, refine=0.4, glance=0.5, copy=0.5, summary=0.2)
+MIX = writer.Mix(solve=0.4, refine=0.4, glance=0.5, copy=0.5, solve_again=0.2, summary=0.2)
 
 
 def problems(count: int = 50) -> list[Problem]:
@@ -117,6 +117,13 @@ def test_copy_gives_the_first_draft_whatever_it_says() -> None:
             assert boxed(example.completion) == drafts[0]
 
 
+def test_to_solve_again_is_to_answer_as_without_a_workspace() -> None:
+    careful = {e.problem_id: e.completion for e in examples(4000) if e.way == writer.CAREFUL}
+    again = [e for e in examples(4000) if e.way == writer.AGAIN and e.problem_id in careful]
+    assert len(again) > 20
+    assert all(e.completion == careful[e.problem_id] for e in again)
+
+
 @pytest.mark.parametrize(
     ("answers", "expected"),
     [([5], None), ([5, 5], 5), ([5, 6], None), ([5, 5, 6, 6], None), ([6, 5, 5, 7], 5), ([1, 2, 3, 4], None)],
@@ -152,6 +159,7 @@ def test_every_form_and_way_appears_about_as_often_as_the_mix_says() -> None:
     assert abs(forms[writer.DISTIL] / 4000 - 0.1) < 0.02
     assert abs(ways[writer.GLANCE] / forms[writer.SOLVE] - 0.5) < 0.05
     assert abs(ways[writer.COPY] / forms[writer.REFINE] - 0.5) < 0.05
+    assert abs(ways[writer.AGAIN] / forms[writer.REFINE] - 0.2) < 0.05
 
 
 def test_a_seed_fixes_the_examples() -> None:

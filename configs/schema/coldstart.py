@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from configs.schema.checks import share
+
 
 @dataclass(kw_only=True)
 class ColdStartConfig:
@@ -32,6 +34,8 @@ class ColdStartConfig:
     """Share of the solve examples that answer without work; initially the policy does so as often."""
     copy_share: float = 0.5
     """Share of the refine examples that copy the workspace's first answer unchecked."""
+    solve_again_share: float = 0.0
+    """Share of the refine examples that work the problem out again; those left use the workspace."""
     summary_share: float = 0.06
     """Share of the refine examples whose workspace is a summary instead of drafts."""
 
@@ -51,13 +55,17 @@ class ColdStartConfig:
     """Seed of weights and examples."""
 
     def __post_init__(self) -> None:
-        for name in ("solve_share", "refine_share", "glance_share", "copy_share", "summary_share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"coldstart.{name} must lie between 0 and 1, got {getattr(self, name)}.")
+        for name in ("solve", "refine", "glance", "copy", "solve_again", "summary"):
+            share(f"coldstart.{name}_share", getattr(self, f"{name}_share"))
         if self.solve_share + self.refine_share > 1:
             raise ValueError(
                 f"coldstart.solve_share and coldstart.refine_share are {self.solve_share} and "
                 f"{self.refine_share}; together they must not exceed 1."
+            )
+        if self.copy_share + self.solve_again_share > 1:
+            raise ValueError(
+                f"coldstart.copy_share and coldstart.solve_again_share are {self.copy_share} and "
+                f"{self.solve_again_share}; together they must not exceed 1."
             )
         if self.num_attention_heads % self.num_key_value_heads:
             raise ValueError(

@@ -63,6 +63,7 @@ def mix_of(config: ColdStartConfig) -> Mix:
         refine=config.refine_share,
         glance=config.glance_share,
         copy=config.copy_share,
+        solve_again=config.solve_again_share,
         summary=config.summary_share,
     )
 

@@ -5,6 +5,7 @@ The forms and ways are those of ``worked_solutions``; what differs is that an an
     solve    glance     no work; every value is at best close to the right one
              careful    the running totals of each part, some of them with a slip
     refine   copy       the first answer of the workspace, unchecked
+             again      worked out as without a workspace, slips included
              check      for each part the value that most drafts share, the first of them on a tie
     distil   summarise  the same values, and the parts on which drafts differ
     verify   recompute  computed again, then compared
@@ -22,6 +23,7 @@ from rollout.prompts import PromptTexts, join_drafts
 from rollout.records import Problem
 from train.coldstart.worked_solutions import GLANCE_ERROR, draft_count, plausible_error, terms
 from train.coldstart.writer import (
+    AGAIN,
     CAREFUL,
     CHECK,
     COPY,
@@ -119,8 +121,7 @@ class _ListWriter(Writer[Answer]):
     def solve(self, way: str) -> WorkedExample:
         prompt = self.prompts.solve_text(self.problem.question)
         if way == CAREFUL:
-            worked = [with_slip(c, self.rng) if self.rng.random() < SLIP else c for c in self.chains]
-            return self.made(SOLVE, way, prompt, _steps(worked), tuple(sum(chain) for chain in worked))
+            return self._worked_out(SOLVE, way, prompt)
         guess = tuple(value + round(self.rng.gauss(0, GLANCE_ERROR)) for value in self.gold)
         return self.made(SOLVE, way, prompt, "At a glance.", guess)
 
@@ -133,7 +134,13 @@ class _ListWriter(Writer[Answer]):
         # A summary has no first draft to copy.
         if way == COPY and not from_summary:
             return self.made(REFINE, way, prompt, "Take the first.", drafts[0])
+        if way == AGAIN:
+            return self._worked_out(REFINE, way, prompt)
         return self.made(REFINE, CHECK, prompt, self.remark(drafts), most_common(drafts))
+
+    def _worked_out(self, form: str, way: str, prompt: str) -> WorkedExample:
+        worked = [with_slip(c, self.rng) if self.rng.random() < SLIP else c for c in self.chains]
+        return self.made(form, way, prompt, _steps(worked), tuple(sum(chain) for chain in worked))
 
 
 def _steps(chains: Sequence[Sequence[int]]) -> str:

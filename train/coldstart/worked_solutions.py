@@ -7,6 +7,7 @@ answered in more than one way::
     solve    glance     no work; an answer that is at best close to the right one
              careful    running totals, term by term
     refine   copy       the first answer of the workspace, unchecked
+             again      worked out as without a workspace
              check      the answer that most drafts share; computed again if there is none
     distil   summarise  which answer is agreed, which contradict it, what to do next
     verify   recompute  computed again, then compared
@@ -23,6 +24,7 @@ from functools import cached_property
 from rollout.prompts import PromptTexts, join_drafts
 from rollout.records import Problem
 from train.coldstart.writer import (
+    AGAIN,
     CAREFUL,
     COPY,
     REFINE,
@@ -170,6 +172,8 @@ class _SumWriter(Writer[int]):
         prompt = self.prompts.refine_text(self.problem.question, workspace)
         if way == COPY:
             return self.made(REFINE, way, prompt, "Take the first.", first)
+        if way == AGAIN:
+            return self.made(REFINE, way, prompt, self.steps(), self.gold)
         if agreed is None:
             return self.made(REFINE, way, prompt, f"{seen}\nNo majority.\n{self.steps()}", self.gold)
         return self.made(REFINE, way, prompt, f"{seen}\nMost say {agreed}.", agreed)

@@ -19,6 +19,7 @@ GLANCE = "glance"
 CAREFUL = "careful"
 COPY = "copy"
 CHECK = "check"
+AGAIN = "again"
 SUMMARISE = "summarise"
 RECOMPUTE = "recompute"
 
@@ -39,7 +40,9 @@ class Mix:
     glance: float
     """Share of the solve examples; the others are careful."""
     copy: float
-    """Share of the refine examples; the others check."""
+    """Share of the refine examples that copy the first draft."""
+    solve_again: float
+    """Share of the refine examples that work as one without a workspace; the rest check the drafts."""
     summary: float
     """Share of the refine examples whose workspace holds a summary instead of drafts."""
 
@@ -114,7 +117,8 @@ class Writer(ABC, Generic[AnswerT]):
             return self.solve(GLANCE if self.rng.random() < mix.glance else CAREFUL)
         drafts = self.drafts()
         if form < mix.solve + mix.refine:
-            way = COPY if self.rng.random() < mix.copy else CHECK
+            drawn = self.rng.random()
+            way = COPY if drawn < mix.copy else AGAIN if drawn < mix.copy + mix.solve_again else CHECK
             return self.refine(way, drafts, from_summary=self.rng.random() < mix.summary)
         return self.distil(drafts) if self.rng.random() < 0.5 else self.verify(drafts[0])
 
