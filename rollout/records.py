@@ -5,7 +5,8 @@ calls on one problem; a *group* is a set of samples drawn from one context and c
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -64,6 +65,15 @@ def grounds(verdict: Verdict) -> dict[str, str]:
     empty; for records of the rollout."""
     told = {name: str(getattr(verdict, name, "") or "") for name in ("found_by", "reason")}
     return {name: text for name, text in told.items() if text}
+
+
+def measures_of(verdicts: Iterable[Verdict]) -> dict[str, float]:
+    """Returns the sums of the verdicts' ``measures`` by name, such as a judging model's tokens; empty for a
+    verifier that costs nothing beyond the machine's time."""
+    sums: Counter[str] = Counter()
+    for verdict in verdicts:
+        sums.update(getattr(verdict, "measures", {}))
+    return dict(sums)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from rollout.budget import budget
-from rollout.evaluation.markdown import markdown
-from rollout.evaluation.report import Report
+from rollout.evaluation.report import Report, report_text
 from rollout.evaluation.report_rows import ReportRow
 from rollout.policy import Policy
 from rollout.records import Rollout
@@ -159,8 +158,7 @@ class Evaluation:
         return f"Evaluation({', '.join(rows)})"
 
     def __str__(self) -> str:
-        report = self.report
-        return markdown(report.rows, report.differences, failed=report.run.failed, reasons=report.reasons)
+        return report_text(self.report)
 
     def _repr_markdown_(self) -> str:
         """Returns the representation that Jupyter shows."""

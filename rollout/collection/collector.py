@@ -18,7 +18,7 @@ from rollout.collection.step_groups import Selection, StepGroups
 from rollout.operators import Operator, run_operator
 from rollout.policy import derive_seed
 from rollout.policy_settings import PolicySettings
-from rollout.records import DRAFT, REFERENCE, Call, Grader, Group, Problem, Rollout
+from rollout.records import DRAFT, REFERENCE, Call, Grader, Group, Problem, Rollout, measures_of
 from rollout.sampler import RequestRefused
 
 logger = logging.getLogger(__name__)
@@ -291,8 +291,7 @@ def _metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
     for rollout in rollouts:
         counts.update(rollout.counts)
         statuses.update(verdict.status for verdict in rollout.verdicts.values())
-        for verdict in rollout.verdicts.values():
-            costs.update(getattr(verdict, "measures", {}))  # only some verifiers cost more than time
+        costs.update(measures_of(rollout.verdicts.values()))
         drafts += [
             verdict.is_correct
             for place, verdict in rollout.verdicts.items()

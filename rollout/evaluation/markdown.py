@@ -16,6 +16,7 @@ def markdown(
     *,
     failed: int = 0,
     reasons: Mapping[str, int] | None = None,
+    measures: Mapping[str, float] | None = None,
 ) -> str:
     """Returns the whole text. Parts without data are left out; without any row it is one sentence."""
     parts = [
@@ -27,6 +28,7 @@ def markdown(
         _given_drafts(rows),
         _labels(rows) if rows else "",
         _findings(findings(rows, differences)),
+        _judge(measures or {}),
         _failures(failed, reasons or {}),
     ]
     return "\n\n".join(part for part in parts if part)
@@ -192,6 +194,28 @@ def _pairs(title: str, found: Sequence[Finding]) -> list[str]:
         lines.append([f"{item.a} - {item.b}", points, *ratios, item.sentence])
     head = [f"{title}: a - b", "points [95% interval]", "B_total", "B_seq", "finding"]
     return ["\n".join(markdown_table(head, lines))] if lines else []
+
+
+def _judge(measures: Mapping[str, float]) -> str:
+    """Returns what a judging model cost, and how often it agrees with the rules."""
+    spent = {
+        name: int(measures.get(f"judge/{name}", 0))
+        for name in ("requests", "prompt_tokens", "completion_tokens", "failed", "compared", "agreed")
+    }
+    if not spent["requests"]:
+        return ""
+    cost = (
+        f"The judging model: {spent['requests']} requests, {spent['prompt_tokens']} prompt tokens, "
+        f"{spent['completion_tokens']} completion tokens; {spent['failed']} answers got no verdict. Equal "
+        "answers to one question are judged once. No budget above includes it."
+    )
+    if not spent["compared"]:
+        return f"{cost} The rules had a verdict on none of these answers."
+    share = percent(spent["agreed"] / spent["compared"])
+    return (
+        f"{cost} It agrees with the rules on {spent['agreed']} of {spent['compared']} answers on which both "
+        f"have a verdict ({share}%)."
+    )
 
 
 def _failures(failed: int, reasons: Mapping[str, int]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from configs.thinking import ThinkingMarks
 from rollout.budget import budget, chains
 from rollout.evaluation.measures import Ballot
-from rollout.records import ATTEMPTS, Call, Rollout
+from rollout.records import ATTEMPTS, Call, Rollout, measures_of
 from rollout.thinking import split
 from rollout.vote import Same, equivalence_classes
 
@@ -68,6 +68,8 @@ class Outcome:
     """Wall time of the rollout, its verdicts included."""
     counts: Mapping[str, int] = field(default_factory=dict)
     """See ``Rollout.counts``."""
+    measures: Mapping[str, float] = field(default_factory=dict)
+    """Sums of what the verdicts on all attempts cost and measured, see ``records.measures_of``."""
 
     @property
     def key(self) -> Key:
@@ -149,6 +151,7 @@ def reduce(
         started=started,
         seconds=seconds,
         counts=dict(rollout.counts),
+        measures=measures_of(rollout.verdicts.values()),
     )
 
 

@@ -4,7 +4,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,9 @@ class Run:
     """Time during which at least one finished rollout was running, over all starts of the command."""
     tokens_per_second: float | None
     """Completion tokens of finished rollouts per wall second; None if ``wall_seconds`` is 0."""
+    measures: Mapping[str, float] = field(default_factory=dict)
+    """Sums over finished rollouts of what the verdicts cost and measured: a judging model's requests, its
+    tokens, and its agreement with the rules. Empty for other verifiers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,12 +118,16 @@ def summary(outcomes: Sequence[Outcome], failures: Collection[Failure]) -> Run:
     """Returns the facts of the whole run."""
     tokens = sum(item.completion_tokens for item in outcomes)
     seconds = busy_seconds((item.started, item.started + item.seconds) for item in outcomes)
+    measures: Counter[str] = Counter()
+    for item in outcomes:
+        measures.update(item.measures)
     return Run(
         rollouts=len(outcomes),
         failed=len(failures),
         completion_tokens=tokens,
         wall_seconds=seconds,
         tokens_per_second=tokens / seconds if seconds else None,
+        measures={name: measures[name] for name in sorted(measures)},
     )
 
 
@@ -133,10 +140,18 @@ def busy_seconds(intervals: Iterable[tuple[float, float]]) -> float:
     return total
 
 
+def report_text(report: Report) -> str:
+    """Returns the report as Markdown, without the alarms of a training run."""
+    run = report.run
+    return markdown(
+        report.rows, report.differences, failed=run.failed, reasons=report.reasons, measures=run.measures
+    )
+
+
 def write_report(output_dir: Path, report: Report) -> str:
     """Writes ``report.json`` and ``report.md``; returns the text of the latter."""
     output_dir.mkdir(parents=True, exist_ok=True)
-    text = markdown(report.rows, report.differences, failed=report.run.failed, reasons=report.reasons)
+    text = report_text(report)
     if report.alarms:
         text += "\n\nAlarms of the training (docs/metrics.md):\n\n"
         text += "\n".join(f"* {line}" for line in report.alarms)
