@@ -109,6 +109,12 @@ HOSTILE = [
     r"\lfloor 9^{9^{9}} \rfloor",
     r"\log(9^{9^{9}})",
     r"\left(1+\frac{1}{10^{9}}\right)^{10^{9}}",
+    r"\prod_{k=1}^{50}\cos(\frac{x}{2^k})",
+    r"\prod_{k=1}^{128}\sin(kx)",
+    r"\sum_{k=1}^{100} (x+k)!",
+    r"\sum_{k=1}^{128}\ln(k)",
+    r"\lfloor e^{99999} \rfloor",
+    "+".join(rf"\sin({k}x)" for k in range(90)),
 ]
 
 ALGEBRA = SymPyAlgebra()

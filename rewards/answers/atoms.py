@@ -3,7 +3,7 @@
 import re
 
 from rewards.answers.intervals import REAL_LINE
-from rewards.answers.notation import CLOCK, is_clock_only, is_cycles
+from rewards.answers.notation import CLOCK, is_clock_only, is_cycles, is_promotion
 from rewards.answers.shapes import Expression, Shape, Text, UnreadableError
 from rewards.answers.units import split_unit
 from rewards.answers.wording import has_word, is_algebra
@@ -32,7 +32,7 @@ def read_atom(text: str, *, is_gold: bool) -> Shape:
         UnreadableError: If it divides by zero.
     """
     clock = CLOCK.fullmatch(text)
-    if (clock and clock[3]) or (is_gold and is_clock_only(text)) or (is_gold and is_cycles(text)):
+    if (clock and clock[3]) or is_promotion(text) or (is_gold and (is_clock_only(text) or is_cycles(text))):
         return Text(text=text)
     if _REAL_LINE.fullmatch(text):
         return REAL_LINE

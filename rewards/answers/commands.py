@@ -105,9 +105,11 @@ def _function(parser: Reader, name: str) -> sympy.Expr:
         function, power = _INVERSES[function], None
     argument = _argument(parser)
     if base is not None:
-        value = parser.guard.divide(sympy.log(argument), sympy.log(base))
+        value = parser.guard.divide(parser.guard.function(sympy.log, argument), sympy.log(base))
+    elif name == "exp":
+        value = parser.guard.power(sympy.E, argument)
     else:
-        value = parser.guard.power(sympy.E, argument) if name == "exp" else function(argument)
+        value = parser.guard.function(function, argument)
     return value if power is None else parser.guard.power(value, power)
 
 

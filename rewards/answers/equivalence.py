@@ -7,7 +7,7 @@ decimal may be a rounded value, an answer may not), so both are always keyword-o
 import re
 
 from rewards.answers.algebra import Algebra, squash
-from rewards.answers.ordering import by_names, with_order
+from rewards.answers.ordering import assignments, by_names, num_named, with_order
 from rewards.answers.ranges import range_of, variable_of
 from rewards.answers.readings import other_readings, same_choice
 from rewards.answers.shapes import (
@@ -21,7 +21,8 @@ from rewards.answers.shapes import (
     Shape,
     Text,
 )
-from rewards.answers.structure import canonical_spelling, parse_shape, parse_spelling
+from rewards.answers.spelling import canonical_spelling
+from rewards.answers.structure import parse_shape, parse_spelling
 from rewards.answers.values import same_value
 
 
@@ -59,6 +60,7 @@ def equivalent(*, gold: str, answer: str, algebra: Algebra, ordered_lists: str =
 
 def _same(*, gold: Shape, answer: Shape, algebra: Algebra) -> bool:
     """Dispatches on the pair of structures; any pair that is not listed is different."""
+    gold, answer = _spread(gold, beside=answer), _spread(answer, beside=gold)
     match gold, answer:
         case Named(), Named():
             return _same_named(gold=gold, answer=answer, algebra=algebra)
@@ -107,6 +109,15 @@ def _same(*, gold: Shape, answer: Shape, algebra: Algebra) -> bool:
             return False
 
 
+def _spread(shape: Shape, *, beside: Shape) -> Shape:
+    """Returns ``x = y = 2`` as the list ``x = 2, y = 2``, beside another such chain or list."""
+    spread = assignments(shape)
+    if spread is None:
+        return shape
+    is_list = isinstance(beside, Compound) and num_named(beside.items) > 1
+    return spread if is_list or assignments(beside) is not None else shape
+
+
 _NOT_A_SIDE = (Compound, Relation, Interval, Matrix, Text)
 
 
@@ -130,18 +141,21 @@ def _same_named(*, gold: Named, answer: Named, algebra: Algebra) -> bool:
 
 
 def _with_argument(gold: Named, answer: Named) -> Named | None:
-    """Returns the answer with its function's argument named as in the gold: ``f(t)=t^2`` as ``f(x)=x^2``.
+    """Returns the answer with its function's arguments named as in the gold: ``f(t)=t^2`` as ``f(x)=x^2``.
 
-    None if that name has another meaning in the answer: ``f(t)=x^2`` is constant.
+    None if such a name has another meaning in the answer: ``f(t)=x^2`` is constant.
     """
-    names = [re.fullmatch(r"[a-zA-Z]+'*\(([a-zA-Z])\)", named.name) for named in (gold, answer)]
-    if not names[0] or not names[1] or names[0][1] == names[1][1]:
+    heads = [re.fullmatch(r"[a-zA-Z]+'*\(([a-zA-Z](?:,[a-zA-Z])*)\)", named.name) for named in (gold, answer)]
+    if not heads[0] or not heads[1] or heads[0][1] == heads[1][1]:
         return answer
-    wanted, found = names[0][1], names[1][1]
-    tokens = re.findall(r"\\[a-zA-Z]+|.", answer.text, re.S)
-    if wanted in tokens:
+    wanted, found = heads[0][1].split(","), heads[1][1].split(",")
+    if len(wanted) != len(found):
         return None
-    renamed = parse_shape("".join(wanted if token == found else token for token in tokens))
+    tokens = re.findall(r"\\[a-zA-Z]+|.", answer.text, re.S)
+    if set(wanted) - set(found) & set(tokens):
+        return None
+    names = dict(zip(found, wanted, strict=True))
+    renamed = parse_shape("".join(names.get(token, token) for token in tokens))
     return renamed if isinstance(renamed, Named) else answer
 
 
@@ -189,8 +203,11 @@ def _same_compound(*, gold: Compound, answer: Shape, algebra: Algebra) -> bool:
     if not isinstance(answer, Compound):
         if _is_empty_set(answer):
             return False
-        # A list of one value, e.g. a gold ``x = 3, x = 3``.
-        return gold.kind in ("list", "set") and _same_unordered(gold.items, (answer,), algebra)
+        # A list of one value, e.g. a gold ``x = 3, x = 3``, but not ``x = 3, y = 3``.
+        is_one = gold.kind in ("list", "set") and num_named(gold.items) < 2
+        return is_one and _same_unordered(gold.items, (answer,), algebra)
+    if num_named(gold.items) > max(1, len(answer.items)):
+        return False
     if (named := by_names(gold.items, answer.items)) is not None and "set" not in (gold.kind, answer.kind):
         return _same_in_order(gold.items, named, algebra)
     kinds = (gold.kind, answer.kind)
@@ -211,8 +228,9 @@ def _compound_for_single(*, gold: Shape, answer: Compound, algebra: Algebra) -> 
         return answer.kind == "tuple" and _same_in_order(vector, answer.items, algebra)
     if _is_empty_set(gold):
         return False
-    # Several candidates match one value only if all of them equal it.
-    return answer.kind in ("list", "set") and _same_unordered((gold,), answer.items, algebra)
+    # Several candidates match one value only if all of them equal it; ``x = 3, y = 3`` are two values.
+    is_one = answer.kind in ("list", "set") and num_named(answer.items) < 2
+    return is_one and _same_unordered((gold,), answer.items, algebra)
 
 
 def _is_empty_set(shape: Shape) -> bool:

@@ -14,10 +14,11 @@ import re
 from dataclasses import dataclass, field
 
 from configs.thinking import MALFORMED, UNCLOSED, ThinkingMarks, divide
+from rewards.answers.brackets import matching_braces
 from rewards.answers.denial import is_denied
 from rewards.answers.forms import READERS
-from rewards.answers.joining import Span, joined, parts
-from rewards.answers.latex import matching_braces, normalise
+from rewards.answers.joining import MAX_JOINED, Span, joined, parts
+from rewards.answers.latex import normalise
 
 FORMS = tuple(READERS)
 """Forms of an answer outside a box, in the order in which they are tried: ``<answer>7</answer>``; a choice
@@ -60,6 +61,10 @@ class Rules:
             raise ValueError(f"`forms` has {', '.join(map(repr, unknown))}; choose from {', '.join(FORMS)}.")
 
 
+MAX_BOXES = 2 * MAX_JOINED
+"""Number of boxes at a solution's end that are looked at."""
+
+
 def extract(
     completion: str, rules: Rules, *, gold_is_choice: bool = False, gold_parts: int = 1
 ) -> Extraction:
@@ -99,7 +104,16 @@ def extract(
 
 # --- boxes -------------------------------------------------------------------------------------
 
+_NOTHING = "{} ~$\n\t"
+"""Characters of a box without content."""
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])\s*")
+
+
+def _from_boxes(text: str) -> str:
+    """Returns the part of a text that has its boxes, the last ``MAX_BOXES`` if it has more, and some words
+    before them: a completion may have a million characters, or ten thousand boxes."""
+    starts = [match.start() for match in _BOX.finditer(text)][-MAX_BOXES:]
+    return text[max(0, starts[0] - MAX_BOXES) :] if starts else text
 
 
 def boxed_answer(text: str, *, num_parts: int = 1, may_be_denied: bool = False) -> Extraction:
@@ -110,6 +124,7 @@ def boxed_answer(text: str, *, num_parts: int = 1, may_be_denied: bool = False) 
         num_parts: If the text has this many boxes, and more than one, they are the parts of one answer.
         may_be_denied: True if a box whose sentence denies it is no answer.
     """
+    text = _from_boxes(text)
     partners = matching_braces(text)
     if matches := list(_BOX.finditer(text)):
         last = matches[-1].end()
@@ -128,12 +143,13 @@ def boxed_answer(text: str, *, num_parts: int = 1, may_be_denied: bool = False) 
         if opening in partners and (not spans or match.start() >= spans[-1][1]):
             end = partners[opening]
             spans.append((match.start(), end + 1, text[opening + 1 : end]))
-    if len(spans[-1][2]) < 200 and not normalise(spans[-1][2]):
+    last_text = spans[-1][2]
+    if not last_text.strip(_NOTHING) or (len(last_text) < 200 and not normalise(last_text)):
         return Extraction(answer=None, reason="The last box is empty.")
     if may_be_denied and is_denied(text, spans[-1][0], spans[-1][1]):
         return Extraction(answer=None, reason="The sentence of the last box denies it or leaves it open.")
     # A prompt's own ``\\boxed{}`` may be repeated.
-    spans = [span for span in spans if span[2].strip("{} ~$\n\t")]
+    spans = [span for span in spans if span[2].strip(_NOTHING)]
     answers = [
         answer.strip() for answer in parts(spans, text, num_parts) or joined(spans, text, are_boxes=True)
     ]

@@ -147,7 +147,7 @@ class Parser(Reader):
             return self._number()
         if token in _PAIRS:
             value = self.group(token)
-            return _ROUNDINGS[token](value) if token in _ROUNDINGS else value
+            return self.guard.rounding(_ROUNDINGS[token], value) if token in _ROUNDINGS else value
         if token == "|":
             self.take()
             self._bars += 1

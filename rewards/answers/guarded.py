@@ -17,6 +17,10 @@ MAX_EXPONENT = 100_000
 """Absolute value of an exponent that is evaluated."""
 MAX_TOWER = 2
 """Number of exponents with variables that may be stacked on each other."""
+MAX_SIMPLIFIED = 12
+"""Number of functions of one expression that SymPy may simplify, at up to half a millisecond each."""
+MAX_ROUNDED = 10**100
+"""Absolute value of an irrational number whose floor or ceiling is computed, to as many digits as it has."""
 
 
 class NotInGrammarError(Exception):
@@ -28,6 +32,7 @@ class Guard:
 
     def __init__(self) -> None:
         self._bits = 0
+        self._num_functions = 0
         self.num_opaque = 0
         """Number of symbols made for parts that are not evaluated."""
 
@@ -93,9 +98,13 @@ class Guard:
         """Returns the factorial.
 
         Raises:
-            UnreadableError: If the value is a negative number or not an integer.
+            UnreadableError: If the value is a negative number or not an integer, or has a variable and the
+                expression many functions.
         """
         if not value.is_number:
+            self._num_functions += 1
+            if self._num_functions > MAX_SIMPLIFIED:  # each takes a millisecond at each point
+                raise UnreadableError(f"It has a factorial of a variable after {MAX_SIMPLIFIED} functions.")
             return sympy.factorial(value)
         if not isinstance(value, sympy.Integer) or value < 0:
             raise UnreadableError("It is the factorial of a number that is not a natural number.")
@@ -122,6 +131,19 @@ class Guard:
             raise UnreadableError("It divides by zero.")
         are_integers = isinstance(value, sympy.Integer) and isinstance(modulus, sympy.Integer)
         return value % modulus if are_integers else self.opaque("mod", value, modulus)
+
+    def function(self, function: Any, argument: sympy.Expr) -> sympy.Expr:
+        """Returns a function of an argument, simplified unless the expression has had many."""
+        self._num_functions += 1
+        return function(argument, evaluate=self._num_functions <= MAX_SIMPLIFIED)
+
+    def rounding(self, function: Any, value: sympy.Expr) -> sympy.Expr:
+        """Returns the floor or ceiling of a value."""
+        if value.is_number and not isinstance(value, sympy.Rational):
+            size = value.evalf(15)
+            if not size.is_real or abs(size) > MAX_ROUNDED:
+                return self.opaque(str(function), value)
+        return function(value)
 
     def apply(self, name: str, arguments: list[sympy.Expr]) -> sympy.Expr:
         """Returns an unknown function of its arguments."""

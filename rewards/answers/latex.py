@@ -4,6 +4,8 @@ import re
 import unicodedata
 from functools import lru_cache
 
+from rewards.answers.brackets import matching_braces, strip_outer
+
 _CHARACTERS = {
     "\u2212": "-", "\u2010": "-", "\u2011": "-", "\u2012": "-", "\u2013": "-", "\u2014": "-",
     "\u00d7": r"\times ", "\u00b7": r"\cdot ", "\u22c5": r"\cdot ", "\u00f7": "/",
@@ -26,14 +28,21 @@ _WORD_COMMANDS = re.compile(
     r"|centering|immediate)(?![a-zA-Z])"
 )
 _SPACES = re.compile(r"\\q?quad|(?<!\\)\\[,;:!> ]|\\thinspace|\\enspace|~|\\hspace\*?\{[^{}]*\}|\s+")
-_THOUSANDS = re.compile(r"(?<=\d)(?:\{,\}|,\s*\\!|\\[,;: !]|,\s*\\,)\s*(?=\d{3}(?!\d))")
+_THOUSANDS = re.compile(r"(?<=\d)(?:\{,\}|\{\s*\\[,;:! ]\s*\}|,\s*\\!|\\[,;: !]|,\s*\\,)\s*(?=\d{3}(?!\d))")
 _FONT = re.compile(
     r"\\(?:math(?:rm|bf|it|sf|tt|cal|normal)|boldsymbol|bm|pmb|text(?:rm|bf|it|sf|tt|normal|up)?"
     r"|mbox|hbox|emph|math(?:bin|rel|ord|op|punct|open|close)|underline|operatorname\*?|boxed|fbox|textcolor\{[^{}]*\}|color\{[^{}]*\})"
     r"\s*(?=\{)"
 )
+_UNIT_NAMES = {"m": "meter", "g": "gram", "s": "second", "h": "hour", "l": "liter", "L": "liter"}
+_UNIT_LETTER = re.compile(
+    r"(?<=[\d})])(?:\\[,;: ]|~|\s)*\\(?:text|mbox|textrm|mathrm)\s*\{\s*([mgshlL])\s*\}"
+    r"(?=\s*(?:\^\s*\{?\s*[23]\s*\}?)?[\s.$]*$)"
+)
+"""The letter of a unit in upright type at the end, ``10\\sqrt3\\text{ m}``, which is no variable."""
 _COLOUR = re.compile(r"\\color\{[^{}]*\}|\\[hv]?phantom(?:\{[^{}]*\})?")
 _DOUBLED = re.compile(r"\\\\(?=[a-zA-Z(){}\[\]%$,;!])")
+_PLAIN_NUMBER = re.compile(r"[-+]*(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]*)(?:\.[0-9]*)?[.,]?")
 _SYNONYMS = [
     (re.compile(pattern), replacement)
     for pattern, replacement in (
@@ -46,7 +55,10 @@ _SYNONYMS = [
         (r"\\(?:pounds|textsterling)(?![a-z])(?:\{\})?", "\u00a3"),
         (r"\\(?:yen|textyen)(?![a-z])(?:\{\})?", "\u00a5"),
         (r"\\(?:cents?|textcent)(?![a-z])(?:\{\})?", "\u00a2"),
-        (r"\\\{\s*\\\}", r"\\emptyset "),
+        (r"\\\{\s*\\\}|^\s*(?i:(?:the )?(?:empty|null) set)\.?\s*$", r"\\emptyset "),
+        (r"\s*\\(?:colon|ratio)(?![a-z])\s*", ":"),
+        (r"\\Bbb(?![a-z])", r"\\mathbb"),
+        (r"(?<![A-Za-z])US\s*\\\$", r"\\$"),
         (r" ?\{ ?([:.,]) ?\} ?", r"\1"),
         (r"(?<![\w\\^}\]\s])\{(\d+)\}", r"\1"),
         (r"\\(?:leqslant|leqq|leq|le)(?![a-z])|<=|\u2264", r"\\le "),
@@ -79,19 +91,6 @@ _SYNONYMS = [
         (r"\\{2}\s*$", ""),
     )
 ]
-
-
-def matching_braces(text: str, openers: str = "{", closers: str = "}") -> dict[int, int]:
-    """Maps positions of opening brackets to those of their partners; escaped braces count as text."""
-    partners: dict[int, int] = {}
-    stack: list[int] = []
-    for match in re.finditer(rf"\\.|[{re.escape(openers + closers)}]", text, re.S):
-        character = match.group()
-        if character in openers:
-            stack.append(match.start())
-        elif stack and character in closers:
-            partners[stack.pop()] = match.start()
-    return partners
 
 
 def _plain_character(character: str) -> str:
@@ -130,9 +129,10 @@ def ascii_spelling(text: str) -> str:
     """
     if text.isascii() and text.isprintable():
         return text
-    return "".join(
-        character if " " <= character <= "~" else _plain_character(character) for character in text
-    ).replace("}^{", "")
+    others = {
+        ord(character): _plain_character(character) for character in set(text) if not " " <= character <= "~"
+    }
+    return text.translate(others).replace("}^{", "")
 
 
 def _unwrap_fonts(text: str) -> str:
@@ -162,6 +162,11 @@ def _unwrap_fonts(text: str) -> str:
     return text
 
 
+def is_plain_number(text: str) -> bool:
+    """Returns True for digits with signs, points and commas, the one kind of answer that may be very long."""
+    return bool(_PLAIN_NUMBER.fullmatch(text))
+
+
 def normalise(text: str) -> str:
     """Returns the canonical spelling of an answer: wrappers, fonts, spacing and synonyms are removed.
 
@@ -172,12 +177,15 @@ def normalise(text: str) -> str:
 
 
 def _normalise(text: str) -> str:
+    if is_plain_number(text):
+        return strip_outer(text)
     text = ascii_spelling(text)
     if "\\begin" not in text:
         # Escaped twice, as in JSON; inside an environment a double backslash separates rows.
         text = _DOUBLED.sub(r"\\", text)
     text = _THOUSANDS.sub("", text)
     text = _WORD_COMMANDS.sub(" ", text)
+    text = _UNIT_LETTER.sub(lambda match: f"\\ {_UNIT_NAMES[match[1]]}", text)
     text = _unwrap_fonts(text)
     text = _COLOUR.sub(" ", text)
     text = _SPACES.sub(" ", text)
@@ -218,73 +226,3 @@ def brace_arguments(text: str) -> str:
         pieces += [text[position:start], "{" + argument + "}"]
         position = start + len(argument)
     return "".join(pieces) + text[position:]
-
-
-def strip_outer(text: str) -> str:
-    """Removes pairs of braces and parentheses around the whole text, and final punctuation.
-
-    A pair with a comma or semicolon at its own level is kept: it is a set, tuple or interval.
-    """
-    # Bounded, since each layer costs a pass over the text.
-    for _ in range(20):
-        before = text
-        text = text.strip().rstrip(".;, ").strip()
-        text = re.sub(r"(?<!\\)(?:\\\\)*\\$", "", text)
-        text = re.sub(r"^\*\*(.*)\*\*$", r"\1", text, flags=re.S)
-        text = _strip_pairs(text)
-        if text == before:
-            break
-    return text
-
-
-_CYCLE = re.compile(r"(?!\d{1,3}(?: \d{3})+$)\d+(?: \d+)+")
-
-
-def _strip_pairs(text: str) -> str:
-    if not text or text[0] not in "{(":
-        return text
-    partners = matching_braces(text, "{([", "})]")
-    first, last = 0, len(text) - 1
-    while first < last and text[first] in "{(" and partners.get(first) == last:
-        if text[first] + text[last] not in ("{}", "()"):
-            break
-        first, last = first + 1, last - 1
-        while first < last and text[first] == " ":
-            first += 1
-        while first < last and text[last] == " ":
-            last -= 1
-    # Restore the innermost pair if it encloses a list or a cycle, such as ``(1 2 3)``.
-    inner = text[first : last + 1]
-    if first and (len(split_top(inner, ",;")) > 1 or (text[0] == "(" and _CYCLE.fullmatch(inner))):
-        opening = max(index for index in range(first) if text[index] in "{(")
-        return text[opening : partners[opening] + 1]
-    return inner
-
-
-_OPENERS = {"(", "[", "{", r"\{", r"\langle", r"\lfloor", r"\lceil"}
-_CLOSERS = {")", "]", "}", r"\}", r"\rangle", r"\rfloor", r"\rceil"}
-_TOKEN = re.compile(r"\\begin\{[^{}]*\}|\\end\{[^{}]*\}|\\[a-zA-Z]+|\\.|.", re.S)
-
-
-def top_tokens(text: str) -> list[tuple[int, str]]:
-    """Returns the tokens outside all brackets and environments, each with its position."""
-    tokens, depth = [], 0
-    for match in _TOKEN.finditer(text):
-        token = match.group()
-        if token in _OPENERS or token.startswith("\\begin"):
-            depth += 1
-        elif token in _CLOSERS or token.startswith("\\end"):
-            depth = max(0, depth - 1)
-        elif depth == 0:
-            tokens.append((match.start(), token))
-    return tokens
-
-
-def split_top(text: str, separators: str | set[str]) -> list[str]:
-    """Splits at separators outside all brackets and environments."""
-    parts, start = [], 0
-    for position, token in top_tokens(text):
-        if token in separators:
-            parts.append(text[start:position].strip())
-            start = position + len(token)
-    return [*parts, text[start:].strip()]

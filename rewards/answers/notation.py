@@ -6,7 +6,13 @@ import re
 CLOCK = re.compile(r"(\d{1,2}) ?: ?(\d{2}(?: ?: ?\d{2})?(?:\.\d+)?)(?:\s*([ap])\.?\s?m\.?)?", re.I)
 """A time of day or a duration; minutes and seconds have two digits."""
 _DATE = re.compile(r"(\d{1,4})([-/.])(\d{1,2})\2(\d{1,4})")
+_PROMOTION = re.compile(r"(?:[a-h]x)?[a-h][18]=[QRBN][+#]?")
 _CYCLES = re.compile(r"(?:\(\s*\d+(?:[\s,]+\d+)*\s*\)\s*)+")
+
+
+def is_promotion(text: str) -> bool:
+    """Returns True for the chess move of a pawn that becomes a piece, ``e8=Q``, which is no equation."""
+    return bool(_PROMOTION.fullmatch(text))
 
 
 def is_clock_only(text: str) -> bool:

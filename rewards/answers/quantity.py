@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
+from rewards.answers.bases import with_index
 from rewards.answers.numerals import number_of_words
 from rewards.answers.units import is_currency, split_currency, split_scale, unit_suffix
 
@@ -148,6 +149,18 @@ def _number(text: str) -> tuple[Quantity, int] | None:
     return None
 
 
+def _spelled(text: str, is_gold: bool) -> Quantity | None:
+    """Reads a number in words, in an answer also before a unit: ``five apples``."""
+    words = text.split()
+    for length in range(len(words), 0 if len(words) <= 8 and not is_gold else len(words) - 1, -1):
+        value = number_of_words(" ".join(words[:length]))
+        if value is not None:
+            rest = " ".join(words[length:])
+            unit = unit_suffix(f" {rest}", is_gold=False) if rest else ""
+            return None if unit is None else Quantity(value=Fraction(value), unit=unit)
+    return None
+
+
 def parse_quantity(text: str, *, is_gold: bool = False) -> Quantity | None:
     """Parses a normalised text as a number with its unit; returns None if it is anything else.
 
@@ -155,8 +168,10 @@ def parse_quantity(text: str, *, is_gold: bool = False) -> Quantity | None:
         text: An answer as ``latex.normalise`` returns it.
         is_gold: True for gold answers, where a letter directly after a number is a variable, not a unit.
     """
-    if text[:1].isalpha() and (spelled := number_of_words(text)) is not None:
-        return Quantity(value=Fraction(spelled))
+    if text[:1].isalpha() and (spelled := _spelled(text, is_gold)) is not None:
+        return spelled
+    if "_" in text or "base" in text:
+        text = with_index(text)
     sign_length = len(text) - len(text.lstrip("+- "))
     currency, body = split_currency(text[sign_length:])
     sign = text[:sign_length]

@@ -5,7 +5,12 @@ import re
 from rewards.answers.algebra import squash
 from rewards.answers.shapes import Compound, Number, Shape
 from rewards.answers.structure import parse_shape
+from rewards.answers.units import CURRENCY_SIGNS
 
+_DECIMAL_COMMA = re.compile(
+    rf"(?:[{CURRENCY_SIGNS}] ?)?-?\d+,(?:\d{{1,2}}|\d{{4,}})(?: ?[{CURRENCY_SIGNS}])?"
+)
+_THOUSANDS = re.compile(r"-?[1-9]\d{0,2}(?:,[1-9]\d{2})+")
 _CHOICE = re.compile(r"(?:\(([A-J])\)|([A-J])(?:[.:)]|(?=\s)))\s*((?:[A-Za-z]{2}|\d|\\|-).*)", re.S)
 
 
@@ -31,15 +36,13 @@ def other_readings(*, gold: tuple[str, Shape], answer: tuple[str, Shape]) -> lis
     """
     (gold_text, gold_shape), (answer_text, answer_shape) = gold, answer
     readings: list[tuple[Shape, Shape]] = []
-    decimal_comma = re.compile(r"-?\d+,(?:\d{1,2}|\d{4,})")
-    if _places(gold_shape) and decimal_comma.fullmatch(answer_text):
+    if _places(gold_shape) and _DECIMAL_COMMA.fullmatch(answer_text):
         readings.append((gold_shape, parse_shape(answer_text.replace(",", "."))))
-    if _places(answer_shape) > 1 and decimal_comma.fullmatch(gold_text):
+    if _places(answer_shape) > 1 and _DECIMAL_COMMA.fullmatch(gold_text):
         readings.append((parse_shape(gold_text.replace(",", "."), is_gold=True), answer_shape))
-    thousands = re.compile(r"-?[1-9]\d{0,2}(?:,[1-9]\d{2})+")
-    if isinstance(answer_shape, Compound) and thousands.fullmatch(gold_text):
+    if isinstance(answer_shape, Compound) and _THOUSANDS.fullmatch(gold_text):
         readings.append((parse_shape(gold_text.replace(",", ", "), is_gold=True), answer_shape))
-    if isinstance(gold_shape, Compound) and thousands.fullmatch(answer_text):
+    if isinstance(gold_shape, Compound) and _THOUSANDS.fullmatch(answer_text):
         readings.append((gold_shape, parse_shape(answer_text.replace(",", ", "))))
     return readings
 

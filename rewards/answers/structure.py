@@ -8,9 +8,9 @@ import re
 from functools import lru_cache
 
 from rewards.answers.atoms import read_atom
-from rewards.answers.intervals import REAL_LINE, punctured_line
-from rewards.answers.latex import normalise, split_top, strip_outer, top_tokens
-from rewards.answers.notation import is_cycles
+from rewards.answers.brackets import split_top, strip_outer, top_tokens
+from rewards.answers.intervals import REAL_LINE, condition_of, punctured_line, with_setminus
+from rewards.answers.notation import is_cycles, is_promotion
 from rewards.answers.quantity import parse_quantity
 from rewards.answers.shapes import (
     Compound,
@@ -24,13 +24,13 @@ from rewards.answers.shapes import (
     Text,
     UnreadableError,
 )
+from rewards.answers.spelling import canonical_spelling
 
-MAX_RAW_CHARS = 60_000
-MAX_CHARS = 5_000
 MAX_DEPTH = 12
 MAX_ITEMS = 64
 
 _SIGNS = {"=", "<", ">", r"\le", r"\ge", r"\ne", r"\approx", r"\in", r"\equiv", r"\sim"}
+_HAS_SIGN = re.compile(r"[=<>]|\\(?:le|ge|ne|approx|in|equiv|sim)(?![a-zA-Z])")
 _NAME = re.compile(
     r"""(?x)
     (?:[a-zA-Z]|\\(?!frac|sqrt|sin|cos|tan|sec|csc|cot|log|ln|cdot|times|cup|cap|pm|mp|pi|infty)[a-zA-Z]+)
@@ -63,20 +63,6 @@ def parse_shape(text: str, *, is_gold: bool = False) -> Shape:
         UnreadableError: If it is empty, too long, too deeply nested, or has too many items.
     """
     return parse_spelling(canonical_spelling(text), is_gold=is_gold)
-
-
-def canonical_spelling(text: str) -> str:
-    """Same as ``latex.normalise``, with limits for untrusted texts.
-
-    Raises:
-        UnreadableError: If it is too long for an answer; only plain numbers may be very long.
-    """
-    if len(text) > MAX_RAW_CHARS:
-        raise UnreadableError(f"It is longer than {MAX_RAW_CHARS} characters.")
-    text = normalise(text)
-    if len(text) > MAX_CHARS and not re.fullmatch(r"[-+]*[\d.,]+", text):
-        raise UnreadableError(f"It is longer than {MAX_CHARS} characters.")
-    return text
 
 
 @lru_cache(maxsize=2048)
@@ -121,9 +107,12 @@ def _parse_all(parts: list[str], is_gold: bool, depth: int) -> tuple[Shape, ...]
 
 def _split_connectives(text: str) -> list[str]:
     """Splits at the words ``or`` and ``and`` outside brackets."""
+    matches = list(_CONNECTIVES.finditer(text))
+    if not matches:
+        return [text]
     spans, start = [], 0
     outside = {position for position, _ in top_tokens(text)}
-    for match in _CONNECTIVES.finditer(text):
+    for match in matches:
         if match.start() in outside and not _is_item(text, match):
             spans.append(text[start : match.start()])
             start = match.end()
@@ -165,6 +154,8 @@ def _is_prose(text: str) -> bool:
 
 
 def _read_relation(text: str, is_gold: bool, depth: int) -> Shape | None:
+    if not _HAS_SIGN.search(text) or is_promotion(text):
+        return None
     sides: list[str] = []
     signs: list[str] = []
     start = 0
@@ -199,7 +190,7 @@ def _read_relation(text: str, is_gold: bool, depth: int) -> Shape | None:
 
 
 def _read_union(text: str, is_gold: bool, depth: int) -> Shape | None:
-    without = split_top(text, {r"\setminus", r"\backslash"})
+    without = split_top(with_setminus(text), {r"\setminus", r"\backslash"})
     if len(without) == 2:
         left, right = (_parse(strip_outer(part), is_gold=is_gold, depth=depth) for part in without)
         return punctured_line(right) if left == REAL_LINE else None
@@ -236,7 +227,8 @@ def _read_brackets(text: str, is_gold: bool, depth: int) -> Shape | None:
     opening, inside, closing = pair
     if opening in (r"\{", "{") and closing in (r"\}", "}"):
         if "|" in inside or r"\mid" in inside or ":" in inside:
-            return None
+            condition = condition_of(inside)
+            return None if condition is None else _read_relation(strip_outer(condition), is_gold, depth)
         return Compound(kind="set", items=_parse_all(_items(inside), is_gold, depth))
     if opening == "(" and "," not in inside and is_cycles(text):
         return Text(text=text)

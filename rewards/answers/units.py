@@ -10,7 +10,7 @@ infty infinity undefined
 _NOT_UNITS = frozenset(_NOT_UNITS_TEXT.split())
 _SYMBOLS_TEXT = """
 cm mm km nm ft in yd mi kg mg lb oz sec ms min hr ml dl kj kw pa hz mph kmh kph rad deg gm mol
-usd eur gbp jpy inr am pm a.m p.m sq cu
+usd eur gbp jpy inr am pm a.m p.m sq cu um us ohm
 """
 _SYMBOLS = frozenset(_SYMBOLS_TEXT.split())
 _LETTERS = frozenset("mgslhLNJWVKA")
@@ -25,12 +25,12 @@ _ALIASES = {
 }  # fmt: skip
 _GENERIC = frozenset({"unit", "total", "of", "the"})
 _CURRENCIES = frozenset({"usd", "eur", "gbp", "jpy", "inr", "cent"})
-_SIGNS = (
+CURRENCY_SIGNS = (
     "\u00a2-\u00a5\u058f\u060b\u09f2\u09f3\u09fb\u0af1\u0bf9\u0e3f\u17db\u20a0-\u20cf\ua838\ufdfc"
     "\ufe69\uffe0\uffe1\uffe5\uffe6"
 )
 """All currency signs of Unicode, as a character class, but the dollar, which becomes ``usd``."""
-_SUFFIX_WORD = re.compile(rf"[A-Za-z]+(?:\.[A-Za-z]+)*\.?|[{_SIGNS}]|[\u00b5\u3040-\u9fff]+")
+_SUFFIX_WORD = re.compile(rf"[A-Za-z]+(?:\.[A-Za-z]+)*\.?|[{CURRENCY_SIGNS}]|[\u00b5\u3040-\u9fff]+")
 _PREFIXED = re.compile(
     r"(?:da|[YZEPTGMkhdcmunpf]|[KMGTP]i)?"
     r"(?:m|g|s|l|L|A|K|mol|Hz|N|J|W|Wh|V|Pa|F|C|T|H|B|b|bit|bps|cal|eV|bar|t|S|lm|lx)"
@@ -46,6 +46,13 @@ _NAME_PREFIXES = {
 }  # fmt: skip
 _PREFIXED_NAME = re.compile(rf"({'|'.join(_NAME_PREFIXES)})({'|'.join(_NAMES)})")
 
+_UNIT_SIGNS = (
+    (re.compile(r"(?:\\mu|[\u00b5\u03bc])\s*(?=[a-zA-Z])"), "u"),
+    (re.compile(r"(?:(?<=[kMG])\s*)?(?:\\Omega|[\u03a9\u2126])(?![a-z])"), "ohm"),
+    (re.compile(r"\\frac\s*\{([A-Za-z ]+)\}\s*\{([A-Za-z ]+)\}"), r"\1/\2"),
+    (re.compile(r"\s+([a-z]+)\s*\^\s*\{?\s*-1\s*\}?"), r"/\1"),
+)
+"""Signs in units and their spelling in letters: micro, ohm, a fraction of units, ``m s^{-1}``."""
 _SKELETON = re.compile(r"[/*]?(?:[\s(),']*u[\s(),']*[/*\-]?)*(?<![/*\-])")
 """Matches words (``u``) with at most one sign between two of them: ``u/u``, ``u-u``, not ``-- u``."""
 
@@ -58,7 +65,7 @@ _PREFIXES = {
     "\u20b9": "inr",
     "\u00a2": "cent",
 }
-_PREFIX = re.compile(rf"(?:(rs|usd)\.?|([{_SIGNS}]))\s*(?=[+\-\d.])", re.I)
+_PREFIX = re.compile(rf"(?:(rs|usd)\.?|([{CURRENCY_SIGNS}]))\s*(?=[+\-\d.])", re.I)
 _SCALES = {
     "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12,
 }  # fmt: skip
@@ -82,7 +89,7 @@ def split_scale(text: str) -> tuple[int, str]:
 
 def is_currency(unit: str) -> bool:
     """Returns True if a canonical unit is a currency."""
-    return unit in _CURRENCIES or bool(re.fullmatch(rf"[{_SIGNS}]", unit))
+    return unit in _CURRENCIES or bool(re.fullmatch(rf"[{CURRENCY_SIGNS}]", unit))
 
 
 def _singular(name: str) -> str:
@@ -147,11 +154,13 @@ def _is_unit_word(word: str, *, is_spaced: bool, is_gold: bool) -> bool:
 
 def unit_suffix(text: str, *, is_gold: bool) -> str | None:
     """Returns the canonical unit of the text after a number; None if that is part of an expression."""
-    body = text.strip()
-    if not body:
+    if not text.strip():
         return ""
-    if len(body) > 80:
+    if len(text) > 120:
         return None
+    for pattern, replacement in _UNIT_SIGNS:
+        text = pattern.sub(replacement, text)
+    body = text.strip()
     words = _SUFFIX_WORD.findall(body)
     skeleton = re.sub(r"\^\s*\{?\s*[23]\s*\}?", " ", _SUFFIX_WORD.sub("u", body.replace(r"\cdot", "*")))
     if not words or not _SKELETON.fullmatch(skeleton):

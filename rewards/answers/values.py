@@ -33,7 +33,7 @@ def same_value(
     if isinstance(answer, Expression):
         answer = _comparable(gold, answer)
     if ":" in gold.text:
-        return _same_ratio(gold=gold.text, answer=answer.text, algebra=algebra)
+        return _same_ratio(gold=gold.text, answer=_TO.sub(":", answer.text), algebra=algebra)
     if isinstance(gold, Number):
         bare = _expression_of(gold.quantity)
         return bare is not None and algebra.same_expression(gold=bare, answer=_degrees(answer.text))
@@ -99,6 +99,10 @@ _DEGREES = re.compile(r"(?<![\d.])(\d++(?:\.\d++)?)\s*+\^\\circ")
 
 def _degrees(text: str) -> str:
     return _DEGREES.sub(r"{(\\frac{\1 \\pi}{180})}", text).replace(r"^\circ", r" \cdot \frac{\pi}{180}")
+
+
+_TO = re.compile(r"(?<=[\d}])\s+to\s+(?=[\d\\])")
+"""The word of a ratio, ``2 to 3``."""
 
 
 def _same_ratio(*, gold: str, answer: str, algebra: Algebra) -> bool:

@@ -7,14 +7,22 @@ import inspect
 import pickle
 import sys
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
+
+REASONING_GYM = "reasoning_gym"
 
 
 def import_module(request: dict[str, Any]) -> dict[str, Any]:
-    """Imports the module that a later request needs; if it fails, that request tells why."""
+    """Imports the module that a later request needs; if it fails, that request tells why.
+
+    Of reasoning-gym the task's scorer is made, too, which loads the task's data.
+    """
     sys.path[:] = request["import_path"]
     with contextlib.redirect_stdout(sys.stderr):
         importlib.import_module(request["imports"])
+        if request["imports"] == REASONING_GYM:
+            _scorer_of(request["name"])
     return {"status": "imported", "reason": ""}
 
 
@@ -50,16 +58,34 @@ def call_custom(request: dict[str, Any]) -> dict[str, Any]:
 
 def call_reasoning_gym(request: dict[str, Any]) -> dict[str, Any]:
     """Scores an answer by the scorer of its reasoning-gym task."""
-    from reasoning_gym import get_score_answer_fn  # here, since the import takes a second
-
     entry = pickle.loads(base64.b64decode(request["entry"]))  # written by this program's own main process
-    judge: Callable[..., Any] = get_score_answer_fn(request["name"])
+    # Some scorers compare tuples, and the metadata, which are stored as JSON, have lists for them.
+    with_tuples = {**entry, "metadata": _with_tuples(entry["metadata"])}
     with contextlib.redirect_stdout(sys.stderr):
+        judge = _scorer_of(request["name"])
         score = judge(request["answer"], entry)
+        if _finite(score) is not None and score < 1:
+            with contextlib.suppress(Exception):
+                score = max(score, judge(request["answer"], with_tuples))
     number = _finite(score)
     if number is None:
         return {"status": "error", "reason": f"reasoning-gym's {request['name']} returned {score!r:.200}."}
     return {"status": "correct" if number >= 1 else "wrong", "reason": "", "value": number}
+
+
+@lru_cache
+def _scorer_of(name: str) -> Callable[..., Any]:
+    """Returns the scorer of a task, which some tasks take a second to make."""
+    from reasoning_gym import get_score_answer_fn  # here, since the import takes a second
+
+    return get_score_answer_fn(name)
+
+
+def _with_tuples(value: Any) -> Any:
+    """Returns JSON data with tuples in place of lists."""
+    if isinstance(value, dict):
+        return {name: _with_tuples(item) for name, item in value.items()}
+    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
 
 
 def _imported(request: dict[str, Any]) -> Callable[..., Any]:

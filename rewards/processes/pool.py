@@ -30,19 +30,20 @@ class _Worker:
         # The kernel may reuse the id of a dead process; a pidfd (Linux) keeps naming the same process.
         self._pidfd = os.pidfd_open(pid) if hasattr(os, "pidfd_open") else None
         self._is_killed = False
-        self._imported: set[str] = set()
+        self._imported: set[tuple[str, str]] = set()
 
     def prepare(self, request: dict[str, Any]) -> None:
-        """Imports the module that a request ``imports``, if it does, before its time counts.
+        """Imports the module that a request ``imports``, if it does, and loads what the task of that ``name``
+        needs, before its time counts.
 
         Raises:
             TimeoutError: If that took longer than ``START_SECONDS``.
             ConnectionError: If the process died.
         """
-        module = request.get("imports")
-        if module is not None and module not in self._imported:
+        needed = (request.get("imports", ""), request.get("name", ""))
+        if needed[0] and needed not in self._imported:
             self.ask({**request, "task": "import"}, START_SECONDS)
-            self._imported.add(module)
+            self._imported.add(needed)
 
     def ask(self, request: dict[str, Any], seconds: float) -> dict[str, Any]:
         """Sends a request and returns the answer.

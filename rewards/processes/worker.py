@@ -33,6 +33,7 @@ _WARM_UP = (
     r"11z^{7}(5+11z^{7})", r"\log_2 8", r"5!", r"\sqrt[3]{2}", r"3 \cdot 2", r"\ln 2", r"-\infty",
     r"\frac{x+2}{7}-3\pi", r"\sqrt{x^2+y^2}", "2x(x+1)", r"\sqrt{8}",
     r"\frac{1}{1+\frac{1}{x}}", r"\sum_{k=1}^{n} k^2", r"|x|^{\sqrt{2}}", r"\tan(x!)-\pi",
+    r"\frac{d}{dx}\frac{d}{dx} e^{x}\sin x\cos x", r"\frac{x}{(x+1)!}", r"\prod_{k=1}^{30}\cos(kx)",
     r"\begin{pmatrix} 1 & 0 \\ 0 & 1 \end{pmatrix} \begin{pmatrix} 1 & x \\ 0 & 1 \end{pmatrix}",
 )  # fmt: skip
 

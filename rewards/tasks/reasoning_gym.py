@@ -11,6 +11,7 @@ from typing import Any
 from rewards.answers.extract import Rules
 from rewards.facts import Facts
 from rewards.processes.fork_server import import_path
+from rewards.processes.functions import REASONING_GYM
 from rewards.solving import Request
 from rewards.tasks.task import Prepared, found_answer
 from rewards.verdict import Verdict
@@ -39,7 +40,7 @@ class ReasoningGym:
         entry = {"question": facts.question or "", "answer": gold, METADATA: metadata}
         packed = base64.b64encode(pickle.dumps(entry)).decode()
         name = metadata["source_dataset"]
-        where = {"import_path": import_path(), "imports": "reasoning_gym"}
+        where = {"import_path": import_path(), "imports": REASONING_GYM}
         body = {"task": "reasoning_gym", "name": name, "entry": packed, "answer": found.answer, **where}
         digest = hashlib.blake2b(packed.encode(), digest_size=16).hexdigest()
         return found, Request(body=body, key=("reasoning_gym", digest, found.answer))

@@ -1,9 +1,11 @@
 """Cases of reasoning-gym families: right answers in other writings, wrong permutations, near misses."""
 
+import contextlib
 import itertools
 import random
 import re
 import string
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -43,10 +45,11 @@ def cases_of(family: str, *, problems: int = PROBLEMS) -> Iterator[Case]:
     """Yields right and wrong answers to the family's problems; the seed is fixed."""
     import reasoning_gym
 
-    data = reasoning_gym.create_dataset(family, size=problems, seed=1)
     generator = random.Random(1)
-    for index in range(problems):
-        gold = str(data[index]["answer"]).strip()
+    with contextlib.redirect_stdout(sys.stderr):  # some families print while they make a problem
+        data = reasoning_gym.create_dataset(family, size=problems, seed=1)
+        golds = [str(data[index]["answer"]).strip() for index in range(problems)]
+    for gold in golds:
         if not gold:
             continue
         for answer in dict.fromkeys(spellings(gold)):

@@ -8,6 +8,7 @@ means that ours is better. Plain math-verify runs with its defaults, in the main
 
 import argparse
 import asyncio
+import contextlib
 import json
 import random
 import re
@@ -131,13 +132,14 @@ def hostile(data: Path, scorer: Scorer) -> Iterator[Row]:
     rows = rows_of(data / "adversarial.jsonl")
     for severity in ("hard", "policy"):
         chosen = [row for row in rows if row["severity"] == severity]
-        slowest = 0.0
+        slowest = costliest = 0.0
 
         def ours(gold: str, pred: str) -> bool:
-            nonlocal slowest
-            start = time.perf_counter()
+            nonlocal slowest, costliest
+            start, spent = time.perf_counter(), cpu_seconds(scorer)
             verdict = scorer.score_sync(gold=gold, completion=pred)
             slowest = max(slowest, time.perf_counter() - start)
+            costliest = max(costliest, cpu_seconds(scorer) - spent)
             return verdict.is_correct
 
         with _PeakWatch(scorer) as watch:
@@ -148,7 +150,17 @@ def hostile(data: Path, scorer: Scorer) -> Iterator[Row]:
         yield result("hostile", f"{severity} met (theirs: tame kinds)", 100 * mine["agree"] / mine["rows"],
                      100 * other["agree"] / other["rows"], "%", more_is_better=True)  # fmt: skip
         yield result("hostile", f"{severity} slowest call", slowest, None, "s", more_is_better=False)
+        yield result("hostile", f"{severity} costliest call, CPU", costliest, None, "s", more_is_better=False)
         yield result("hostile", f"{severity} largest worker", watch.peak, None, "MiB", more_is_better=False)
+
+
+def cpu_seconds(scorer: Scorer) -> float:
+    """CPU time of this process and the workers; unlike wall time it does not depend on other jobs."""
+    total = time.process_time()
+    for pid in scorer.worker_pids():
+        with contextlib.suppress(OSError):  # it was killed
+            total += int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
+    return total
 
 
 class _PeakWatch:
