@@ -54,7 +54,7 @@ def _tracked(name: str, folder: Path) -> Path:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=600,
         cwd=folder,
     )
     assert done.returncode == 0, done.stderr
