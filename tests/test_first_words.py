@@ -18,7 +18,7 @@ COMMANDS = (
     "train.coldstart",
     "train.study",
 )
-WITH_ARGPARSE = ("train.export", "train.explain", "train.health", "rewards")
+WITH_ARGPARSE = ("train.export", "train.explain", "train.health", "train.report_page", "rewards")
 
 
 def _run(command: str, option: str) -> tuple[int, set[str], str]:

@@ -15,8 +15,8 @@ from rollout.page.evaluation import JOURNAL_FILE, PAGE_FILE, evaluation_view
 from rollout.page.html import write_page
 from rollout.page.sources import SHARE_BYTES
 from rollout.page.view import RunView
+from train.metrics_file import METRICS_FILE
 from train.page import training_view
-from train.report import METRICS_FILE
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
