@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from configs.schema import JobConfig, RolloutConfig
-from launch.plan.planning import GpuSplit, make_plan
+from launch.plan.planning import make_plan
+from launch.plan.splits import GpuSplit
 from launch.plan.workload import CallsOf
 
 OPTION = "rollout.num_workers"

@@ -6,10 +6,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, Qwen3Config
 
+from configs.schema import RECOMPUTATIONS
 from launch.plan.architecture import parse_architecture
 from launch.plan.memory import MicroBatchSize, ShardLayout, trainer_memory, worker_memory
 from train.batch.rows import RowShape
 from train.model.attention import SHARED_PROMPT
+from train.model.recompute import recompute_activations
 
 MODEL = parse_architecture(
     {
@@ -27,15 +29,17 @@ MODEL = parse_architecture(
 MICRO = MicroBatchSize(tokens=2048, repeated=512)
 
 
-def _memory(stage: int = 2, ranks: int = 2, *, size: int = 4, checkpointing: bool = False, micro=MICRO):
+def _memory(stage: int = 2, ranks: int = 2, *, size: int = 4, recomputes: str = "none", micro=MICRO):
     sharding = ShardLayout(zero_stage=stage, ranks=ranks)
-    return trainer_memory(MODEL, sharding, micro, bytes_per_value=size, checkpointing=checkpointing)
+    return trainer_memory(MODEL, sharding, micro, bytes_per_value=size, recomputes=recomputes)
 
 
-def _kept_bytes(config: PreTrainedConfig, rows: list[RowShape]) -> int:
+def _kept_bytes(config: PreTrainedConfig, rows: list[RowShape], recomputes: str) -> int:
     """Bytes of all tensors but parameters that a forward pass keeps for its backward pass."""
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config, attn_implementation=SHARED_PROMPT).base_model
+    whole = AutoModelForCausalLM.from_config(config, attn_implementation=SHARED_PROMPT).train()
+    recompute_activations(whole, recomputes)
+    model = whole.base_model
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: dict[int, torch.UntypedStorage] = {}
 
@@ -53,8 +57,9 @@ def _kept_bytes(config: PreTrainedConfig, rows: list[RowShape]) -> int:
 
 @pytest.mark.parametrize("kind", [LlamaConfig, Qwen3Config])
 @pytest.mark.parametrize("completions", [(56,), (14, 14, 14, 14)])
+@pytest.mark.parametrize("recomputes", RECOMPUTATIONS)
 def test_activations_are_what_a_forward_pass_keeps(
-    kind: type[PreTrainedConfig], completions: tuple[int, ...]
+    kind: type[PreTrainedConfig], completions: tuple[int, ...], recomputes: str
 ):
     sizes = {
         "vocab_size": 300,
@@ -71,9 +76,11 @@ def test_activations_are_what_a_forward_pass_keeps(
     repeated = 3 * 200 * len(completions) if len(completions) > 1 else 0
     micro = MicroBatchSize(tokens=3 * 256, repeated=repeated)
     memory = trainer_memory(
-        model, ShardLayout(zero_stage=0, ranks=1), micro, bytes_per_value=4, checkpointing=False
+        model, ShardLayout(zero_stage=0, ranks=1), micro, bytes_per_value=4, recomputes=recomputes
     )
-    assert memory.activations == pytest.approx(_kept_bytes(config, rows), rel=0.1)
+    # The backbone's output, and that of it which the head reads: this pass ends before it keeps them.
+    for_head = 2 * 4 * micro.tokens * model.hidden
+    assert memory.activations - for_head == pytest.approx(_kept_bytes(config, rows, recomputes), rel=0.1)
 
 
 @pytest.mark.parametrize(("stage", "weights"), [(2, 1.0), (3, 0.125)])
@@ -91,7 +98,7 @@ def test_bfloat16_gradients_are_summed_in_float32(stage: int):
 
 def test_a_cpu_takes_the_bucket_of_gradients_when_the_activations_are_gone():
     device, host = (ShardLayout(zero_stage=2, ranks=2, on_cpu=on_cpu) for on_cpu in (False, True))
-    options = {"bytes_per_value": 4, "checkpointing": False}
+    options = {"bytes_per_value": 4, "recomputes": "none"}
     at_once, later = (trainer_memory(MODEL, sharding, MICRO, **options) for sharding in (device, host))
     assert at_once.gradients - later.gradients == 4 * MODEL.parameters
     assert later.step >= 4 * MODEL.parameters
@@ -103,7 +110,7 @@ def test_only_zero_3_gathers_weights_and_no_more_than_its_limit():
     assert _memory(3).gathered == 4 * MODEL.parameters
     large = replace(MODEL, layers=10**6)
     memory = trainer_memory(
-        large, ShardLayout(zero_stage=3, ranks=8), MICRO, bytes_per_value=2, checkpointing=True
+        large, ShardLayout(zero_stage=3, ranks=8), MICRO, bytes_per_value=2, recomputes="full"
     )
     assert memory.gathered == 2 * 10**9
 
@@ -115,10 +122,18 @@ def test_half_the_bytes_halve_weights_but_not_the_optimizer():
 
 
 def test_checkpointing_keeps_one_array_a_layer_and_recomputes_one_layer():
-    plain, saving = _memory(), _memory(checkpointing=True)
+    plain, saving = _memory(), _memory(recomputes="full")
     assert saving.activations < plain.activations / 5
     assert saving.recompute > plain.recompute
     assert saving.peak < plain.peak
+
+
+def test_recomputed_attention_saves_its_own_part_and_recomputes_that_alone():
+    none, attention, full = (_memory(recomputes=value) for value in RECOMPUTATIONS)
+    assert full.activations < attention.activations < none.activations
+    again = attention.recompute - none.recompute
+    assert none.activations - attention.activations == MODEL.layers * again > 0
+    assert full.recompute > attention.recompute
 
 
 def test_activations_grow_with_tokens_and_with_what_is_repeated():
@@ -128,7 +143,7 @@ def test_activations_grow_with_tokens_and_with_what_is_repeated():
 
 def test_offloaded_state_takes_no_memory_of_the_device():
     sharding = ShardLayout(zero_stage=3, ranks=8, offloads_optimizer=True, offloads_weights=True)
-    memory = trainer_memory(MODEL, sharding, MICRO, bytes_per_value=2, checkpointing=True)
+    memory = trainer_memory(MODEL, sharding, MICRO, bytes_per_value=2, recomputes="full")
     assert memory.optimizer == memory.weights == memory.step == 0
 
 

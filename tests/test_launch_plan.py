@@ -150,7 +150,7 @@ def test_decoding_takes_at_least_the_longest_path():
 @pytest.mark.parametrize(
     ("overrides", "fix"),
     [
-        (["gpus=8", "model.gradient_checkpointing=false"], "model.gradient_checkpointing=true"),
+        (["gpus=8", "model.gradient_checkpointing=none"], "model.gradient_checkpointing=full"),
         (["gpus=8", "train.tokens_per_micro_batch=300000"], "train.tokens_per_micro_batch=28672"),
         (["gpus=2"], "launch.accelerate=gpu_zero3_offload"),
         (["gpus=2"], "nodes=4"),
@@ -169,6 +169,41 @@ def test_every_fix_that_is_named_really_makes_it_fit():
     assert plan.fixes
     for fix in plan.fixes:
         assert _plan("gpus=8", "hardware.memory_gib=24", *fix.split()).best.fits, fix
+
+
+def _recomputing(value: str, tokens: int) -> Plan:
+    return _plan(
+        "gpus=8",
+        "rollout.thinking_tokens=0",
+        "rollout.max_completion_length=2048",
+        "operator.workspace_tokens=1024",
+        "plan.max_question_tokens=256",
+        f"train.tokens_per_micro_batch={tokens}",
+        f"model.gradient_checkpointing={value}",
+    )
+
+
+def test_a_run_that_recomputes_more_than_it_must_is_told_what_is_faster_and_fits():
+    plan, faster = _recomputing("full", 2048), _recomputing("none", 2048)
+    assert plan.cheaper is not None and plan.best.seconds is not None and faster.best.seconds is not None
+    assert (plan.cheaper.recomputes, plan.cheaper.split) == ("none", faster.best)
+    assert faster.best.seconds.total < plan.best.seconds.total
+    assert "  model.gradient_checkpointing=none" in plan_text(plan).splitlines()
+    assert faster.cheaper is None
+
+
+def test_less_recomputation_that_leaves_only_slower_splits_is_not_advised():
+    full, attention = _recomputing("full", 8192), _recomputing("attention", 8192)
+    assert full.best.fits and attention.best.fits
+    assert full.best.seconds is not None and attention.best.seconds is not None
+    assert attention.best.seconds.total > full.best.seconds.total
+    assert full.cheaper is None
+
+
+def test_of_recomputations_only_the_cheapest_that_fits_is_named_as_a_fix():
+    fixes = _recomputing("none", 8192).fixes
+    assert "model.gradient_checkpointing=attention" in fixes
+    assert "model.gradient_checkpointing=full" not in fixes
 
 
 def test_a_worker_without_room_for_one_sequence_does_not_fit():

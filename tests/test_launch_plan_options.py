@@ -24,7 +24,7 @@ PPO = "algo.loss_type=ppo algo.sft_coef=0"
 MODELLED = {
     "model.path": "model.path=deepseek-ai/DeepSeek-R1-Distill-Llama-8B",
     "model.dtype": "model.dtype=float32",
-    "model.gradient_checkpointing": "model.gradient_checkpointing=false",
+    "model.gradient_checkpointing": "model.gradient_checkpointing=none",
     "model.lora_r": "model.lora_r=8",
     "model.lora_target_modules": "model.lora_r=8 model.lora_target_modules=[q_proj]",
     "operator.kind": "operator.kind=trace operator.schedule=[1]",

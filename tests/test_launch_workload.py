@@ -7,7 +7,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, Qwen3Config
 
-from configs.schema import JobConfig
+from configs.schema import RECOMPUTATIONS, JobConfig
 from launch.plan.architecture import parse_architecture
 from launch.plan.flops import training_flops
 from launch.plan.workload import Workload, largest_micro_batches, longest_row, workload_of
@@ -271,7 +271,7 @@ def test_flops_are_those_that_torch_counts():
     # The eager implementation also computes the half of the scores that the causal mask throws away.
     passes, products, rows, layers, width = 3, 2, 2, 3, 128
     thrown_away = passes * products * 2 * rows * layers * width * 256 * 256 / 2
-    expected = training_flops(parse_architecture(config.to_dict(), "test"), work, recomputes=False)
+    expected = training_flops(parse_architecture(config.to_dict(), "test"), work, recomputes="none")
     assert expected == pytest.approx(counter.get_total_flops() - thrown_away, rel=0.01)
     assert thrown_away > 0.1 * expected
 
@@ -289,5 +289,7 @@ def test_recomputing_costs_a_third_more_but_for_the_head():
         },
         "test",
     )
-    plain, again = (training_flops(model, work, recomputes=value) for value in (False, True))
+    plain, attention, again = (training_flops(model, work, recomputes=value) for value in RECOMPUTATIONS)
     assert again / plain == pytest.approx(4 / 3, rel=0.01)
+    # What is not recomputed then is the product with gate, up and down.
+    assert again - attention == 2 * model.layers * 3 * 64 * 64 * work.forwarded

@@ -162,7 +162,7 @@ def test_a_changed_prompt_is_shown_where_it_changed():
         "rewards.num_workers=1",
         "rewards.weights.format=1",
         "operator.drafts=[2,4]",
-        "model.gradient_checkpointing=true",
+        "model.gradient_checkpointing=full",
     ],
 )
 def test_an_option_that_cannot_change_a_rollout_is_no_part_of_the_identity(override: str):

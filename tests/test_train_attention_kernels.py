@@ -9,7 +9,7 @@ import torch
 from training_fakes import make_group
 from transformers import LlamaConfig
 
-from configs.schema import AlgoConfig, ModelConfig
+from configs.schema import RECOMPUTATIONS, AlgoConfig, ModelConfig
 from rollout.records import REFINE
 from train.batch.collate import collate
 from train.batch.rows import RowShape
@@ -84,20 +84,20 @@ def test_the_gradient_of_a_model_is_that_with_the_reference(tiny_policy):
     batch = collate(credit([group], AlgoConfig()), roles=[REFINE])
     results = {}
     for attention in ("shared_prompt", "varlen"):
-        for recompute in (False, True):
+        for recomputes in RECOMPUTATIONS:
             config = ModelConfig(
                 path=str(tiny_policy),
                 dtype="float32",
                 attention=attention,
-                gradient_checkpointing=recompute,
+                gradient_checkpointing=recomputes,
             )
             model = load_model(config).train()
             assert SHARING[model.config._attn_implementation] == attention
             logprobs, _, _ = PolicyModel(model, temperature=1.0)(batch)
             logprobs.square().sum().backward()
             gradient = torch.cat([p.grad.flatten() for p in model.parameters()])
-            results[attention, recompute] = (logprobs.detach(), gradient)
-    expected = results["shared_prompt", False]
+            results[attention, recomputes] = (logprobs.detach(), gradient)
+    expected = results["shared_prompt", "none"]
     for name, result in results.items():
         for mine, theirs in zip(result, expected, strict=True):
             assert (mine - theirs).norm() < 1e-5 * theirs.norm(), name

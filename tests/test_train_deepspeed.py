@@ -253,11 +253,11 @@ def adapted_alone(tiny_policy: Path, tmp_path_factory: pytest.TempPathFactory) -
     return folder
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize(("stage", "recomputes"), [*((stage, "full") for stage in STAGES), (3, "attention")])
 def test_adapters_in_bfloat16_with_recomputed_activations_follow_those_of_one_process(
-    stage, adapted_alone, tiny_policy, tmp_path
+    stage, recomputes, adapted_alone, tiny_policy, tmp_path
 ):
-    model = {**LORA, "dtype": "bfloat16", "gradient_checkpointing": True, "cast_lm_head_to_fp32": True}
+    model = {**LORA, "dtype": "bfloat16", "gradient_checkpointing": recomputes, "cast_lm_head_to_fp32": True}
     run = {"output_dir": str(tmp_path), "model": str(tiny_policy), "changes": {"model": model, **EVERYTHING}}
     done = launch(stage, run)
     assert done.returncode == 0, done.stdout[-4000:]

@@ -18,7 +18,7 @@ from configs.schema.commands import (
 )
 from configs.schema.data import DataConfig
 from configs.schema.launch import HardwareConfig, LaunchConfig, PlanConfig
-from configs.schema.model import ModelConfig
+from configs.schema.model import RECOMPUTATIONS, ModelConfig
 from configs.schema.operator import (
     OWN,
     OperatorConfig,
@@ -36,6 +36,7 @@ __all__ = [
     "FILTERS",
     "HEAD_CHUNK_BYTES",
     "OWN",
+    "RECOMPUTATIONS",
     "SHARE_FROM",
     "WITHOUT_EFFECT",
     "AlgoConfig",

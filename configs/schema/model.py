@@ -6,6 +6,9 @@ from omegaconf import MISSING
 
 from configs.schema.checks import at_least, choice
 
+RECOMPUTATIONS = ("none", "attention", "full")
+"""Values of ``model.gradient_checkpointing``, the fastest first and the one with the least memory last."""
+
 
 @dataclass(kw_only=True)
 class ModelConfig:
@@ -17,8 +20,10 @@ class ModelConfig:
     dtype: str = "bfloat16"
     """Precision of the trainer's weights: float32 or bfloat16."""
 
-    gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, about a third more time."""
+    gradient_checkpointing: str = "none"
+    """Activations that the backward pass recomputes instead of keeping them. none. attention: those of each
+    layer's attention, without the MLP's. full: all within a layer; least memory, about a third more time.
+    true and false are read as full and none."""
 
     attention: str = "auto"
     """Attention of prompts that completions share. shared_prompt: one call a completion, the reference.
@@ -49,6 +54,9 @@ class ModelConfig:
         choice("model.dtype", self.dtype, ("float32", "bfloat16"))
         choice("model.attention", self.attention, ("auto", "shared_prompt", "flex", "varlen"))
         # Hydra reads true and false as booleans.
+        recomputes = self.gradient_checkpointing.lower()
+        self.gradient_checkpointing = {"true": "full", "false": "none"}.get(recomputes, recomputes)
+        choice("model.gradient_checkpointing", self.gradient_checkpointing, RECOMPUTATIONS)
         self.use_liger_kernel = self.use_liger_kernel.lower()
         choice("model.use_liger_kernel", self.use_liger_kernel, ("auto", "true", "false"))
         at_least("model.lora_r", self.lora_r, 0)

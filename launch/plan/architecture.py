@@ -44,11 +44,16 @@ class Architecture:
         return self.kv_heads * self.head_dim
 
     @property
+    def attention_matrices(self) -> int:
+        """Parameters of the weight matrices of one layer's attention."""
+        # q and o are hidden x query, k and v hidden x key.
+        return 2 * self.hidden * self.query + 2 * self.hidden * self.key
+
+    @property
     def layer_matrices(self) -> int:
         """Parameters of one layer's weight matrices, without norms and biases."""
-        # q and o are hidden x query, k and v hidden x key; gate, up and down are hidden x intermediate.
-        attention = 2 * self.hidden * self.query + 2 * self.hidden * self.key
-        return attention + 3 * self.hidden * self.intermediate
+        # gate, up and down are hidden x intermediate.
+        return self.attention_matrices + 3 * self.hidden * self.intermediate
 
     @property
     def embedding(self) -> int:

@@ -104,7 +104,7 @@ def trainer_memory(
     micro: MicroBatchSize,
     *,
     bytes_per_value: int,
-    checkpointing: bool,
+    recomputes: str,
     companions: Companions = ALONE,
     adapters: int = 0,
 ) -> TrainerMemory:
@@ -115,16 +115,21 @@ def trainer_memory(
         sharding: ZeRO stage, ranks, offload.
         micro: The largest micro-batch.
         bytes_per_value: 2 for bfloat16, 4 for float32.
-        checkpointing: True if activations are recomputed in the backward pass.
+        recomputes: ``model.gradient_checkpointing``.
         companions: Models beside the policy. Their passes follow the policy's and need no more memory.
         adapters: Parameters of LoRA adapters; if not 0, nothing else of the policy is trained.
     """
     size = bytes_per_value
-    layer = _layer_bytes(model, size, micro)
-    residual = micro.tokens * model.hidden * size
-    # With checkpointing only the (tokens, hidden) input of each layer is kept, and one layer is recomputed.
-    kept = model.layers * (residual if checkpointing else layer) + micro.tokens * _final_bytes(model, size)
-    working = micro.tokens * _backward_bytes(model, size) + (layer if checkpointing else 0)
+    attention, others = _attention_bytes(model, size, micro), micro.tokens * _others_bytes(model, size)
+    # Kept of each layer, and recomputed of one at a time. In full, a layer keeps its (tokens, hidden) input.
+    # The input of attention is also the output of a norm, which ``others`` holds.
+    layer, again = {
+        "none": (attention + others, 0.0),
+        "attention": (others, attention),
+        "full": (micro.tokens * model.hidden * size, attention + others),
+    }[recomputes]
+    kept = model.layers * layer + micro.tokens * _final_bytes(model, size)
+    working = micro.tokens * _backward_bytes(model, size) + again
     # The critic trains all its weights, whether or not the policy has adapters.
     state = _state(model, sharding, size, adapters)
     whole = _state(model, sharding, size, 0)
@@ -182,17 +187,21 @@ def _weight_parts(sharding: ShardLayout) -> int:
     return sharding.ranks if sharding.zero_stage == 3 else 1
 
 
-def _layer_bytes(model: Architecture, size: int, micro: MicroBatchSize) -> float:
-    """Returns the bytes that one layer keeps for its backward pass."""
+def _others_bytes(model: Architecture, size: int) -> int:
+    """Returns the bytes per token that the norms and the MLP of one layer keep for their backward pass."""
     norms = 2 * _norm_bytes(model.hidden, size) + 2 * size * model.hidden  # and the output of each
+    return norms + 4 * size * model.intermediate  # gate, its activation, up, their product
+
+
+def _attention_bytes(model: Architecture, size: int, micro: MicroBatchSize) -> float:
+    """Returns the bytes that the attention of one layer keeps for its backward pass, without its input."""
     queries = 2 * size * model.query  # rotated queries and the output of attention
     if model.qk_norm:
         queries += _norm_bytes(model.query, size) + _norm_bytes(model.key, size)
     keys = 2 * size * model.key
     if micro.repeated:
         queries += size * model.query  # the outputs of both parts, in addition to the whole
-    mlp = 4 * size * model.intermediate  # gate, its activation, up, their product
-    return micro.tokens * (norms + queries + keys + mlp) + micro.repeated * keys
+    return micro.tokens * (queries + keys) + micro.repeated * keys
 
 
 def _norm_bytes(width: int, size: int) -> int:

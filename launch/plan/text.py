@@ -4,7 +4,8 @@ import math
 from dataclasses import asdict
 
 from launch.plan.not_modelled import not_modelled
-from launch.plan.planning import GIB, GpuSplit, Plan
+from launch.plan.planning import Plan
+from launch.plan.splits import GIB, GpuSplit
 from launch.plan.timing import StepSeconds
 from launch.plan.workload import adapters_of, longest_row
 
@@ -70,8 +71,8 @@ def _head(plan: Plan) -> list[str]:
     return [
         f"model      {config.model.path}, {parameters}, {config.model.dtype}",
         f"machines   {where}: {split}",
-        f"trainer    {plan.file.path.name}: ZeRO-{plan.file.zero_stage}, gradient checkpointing "
-        f"{'on' if config.model.gradient_checkpointing else 'off'}",
+        f"trainer    {plan.file.path.name}: ZeRO-{plan.file.zero_stage}, gradient checkpointing: "
+        f"{config.model.gradient_checkpointing}",
     ]
 
 
@@ -195,10 +196,21 @@ def _verdict(plan: Plan) -> list[str]:
     if not plan.config.gpus:
         return []
     if plan.best.fits:
-        return ["It fits."]
+        return ["It fits.", *_cheaper(plan)]
     if not plan.fixes:
         return ["It does not fit, and none of the changes that were tried makes it fit."]
     return ["It does not fit. Each of these lines makes it fit:", *(f"  {fix}" for fix in plan.fixes)]
+
+
+def _cheaper(plan: Plan) -> list[str]:
+    if plan.cheaper is None or plan.cheaper.split.seconds is None or plan.best.seconds is None:
+        return []
+    split, now = plan.cheaper.split, plan.best.seconds.total
+    return [
+        f"It fits with less recomputation, too: {split.seconds.total:.1f} s a step instead of {now:.1f}, "
+        f"trainer:workers {split.trainer}:{split.workers}:",
+        f"  model.gradient_checkpointing={plan.cheaper.recomputes}",
+    ]
 
 
 def _assumptions(plan: Plan) -> list[str]:

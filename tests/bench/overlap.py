@@ -37,7 +37,8 @@ from virtual_time import run_virtually
 
 from configs.compose import load
 from configs.schema import JobConfig, RolloutConfig
-from launch.plan.planning import GpuSplit, make_plan
+from launch.plan.planning import make_plan
+from launch.plan.splits import GpuSplit
 from launch.plan.timing import token_seconds
 from rollout.build import training_calls
 from rollout.collection.collector import BatchCollector, CollectOptions

@@ -90,7 +90,7 @@ def predicted(policy: Path, stage: int) -> TrainerMemory:
     work = workload_of(config, training_calls)
     sharding = ShardLayout(zero_stage=stage, ranks=2 if stage else 1, on_cpu=True)
     return largest(
-        trainer_memory(architecture_of(str(policy)), sharding, micro, bytes_per_value=4, checkpointing=False)
+        trainer_memory(architecture_of(str(policy)), sharding, micro, bytes_per_value=4, recomputes="none")
         for micro in largest_micro_batches(config, work)
     )
 

@@ -46,7 +46,7 @@ MODEL = [
     "rollout.max_completion_length=384",
     "rollout.max_model_len=3072",
     "train.tokens_per_micro_batch=32768",
-    "model.gradient_checkpointing=true",
+    "model.gradient_checkpointing=full",
 ]
 ON_CPU = [
     "launch.accelerate=cpu_zero2",

@@ -15,6 +15,7 @@ from train.model.critic import ValueHead
 from train.model.fused_kernels import apply_fused_kernels
 from train.model.head import TokenHead
 from train.model.logprobs import HeadOptions
+from train.model.recompute import recompute_activations
 from train.model.weights import PolicyWeights
 from train.sharding import Sharding
 
@@ -25,8 +26,8 @@ def load_model(config: ModelConfig) -> PreTrainedModel:
     Under ZeRO-3, create the ``Accelerator`` first: the weights are then sharded while they load.
 
     Raises:
-        ValueError: If the folder or name cannot be loaded as a causal LM, or ``model.attention`` or
-            ``model.use_liger_kernel`` cannot be had on this device.
+        ValueError: If the folder or name cannot be loaded as a causal LM, or ``model.attention``,
+            ``model.use_liger_kernel`` or ``model.gradient_checkpointing`` cannot be had with it here.
     """
     options = {"trust_remote_code": config.trust_remote_code}
     on_gpu = torch.cuda.is_available()
@@ -48,8 +49,7 @@ def load_model(config: ModelConfig) -> PreTrainedModel:
         raise _does_not_load(config.path, error) from error
     recompute_buffers(model)
     model.config.use_cache = False
-    if config.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    recompute_activations(model, config.gradient_checkpointing)
     return model
 
 
