@@ -4,8 +4,8 @@
 
 Random weights of Qwen3's shapes, gradient checkpointing, bfloat16 on a GPU. Useful FLOPs count each prompt
 once and nothing that is recomputed. First the LM head's log-probs and gradients are compared with plain fp32
-products. Then each side runs in a process of its own with a limit: TRL on the mixed batch as it collates it
-may not end.
+products, and its seconds with those of TRL's fused head. Then each side runs in a process of its own with a
+limit: TRL on the mixed batch as it collates it may not end.
 """
 
 import argparse
@@ -20,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from gpu_head import compare_heads, head_agrees
 from gpu_script import Tell, parser_of, teller
 
 BENCH = Path(__file__).resolve().parents[1] / "bench" / "update.py"
@@ -203,37 +204,6 @@ def in_a_process(arguments: list[str], limit: float, tell: Tell) -> dict[str, fl
     return found
 
 
-def head_agrees(options: argparse.Namespace, tell: Tell) -> bool:
-    """Compares the LM head with plain fp32 products of the same low-precision weights, in several chunks."""
-    import torch
-
-    import train.model.logprobs as logprobs
-
-    device, dtype = torch.device(options.device), torch.bfloat16
-    tokens, width, vocabulary = (4096, 1024, 151_936) if options.size == "full" else (64, 32, 400)
-    generator = torch.Generator().manual_seed(0)
-    hidden = torch.randn(tokens, width, generator=generator).to(device, dtype).requires_grad_()
-    weight = (torch.randn(vocabulary, width, generator=generator) / width**0.5).to(device, dtype)
-    weight.requires_grad_()
-    targets = torch.randint(vocabulary, (tokens,), generator=generator).to(device)
-    logprobs.HEAD_CHUNK_BYTES = 4 * vocabulary * tokens // 5
-    head = logprobs.HeadWeights(weight=weight)
-    ours, _ = logprobs.head_logprobs(hidden, head, targets, logprobs.HeadOptions(in_fp32=True))
-    of_ours = torch.autograd.grad(ours.mean(), (hidden, weight))
-    plain = (hidden.float() @ weight.float().t()).log_softmax(-1).gather(1, targets[:, None]).squeeze(1)
-    of_plain = torch.autograd.grad(plain.mean(), (hidden, weight))
-    value = float((ours - plain).detach().abs().max())
-    gradient = max(
-        float((a.float() - b.float()).norm() / b.float().norm())
-        for a, b in zip(of_ours, of_plain, strict=True)
-    )
-    tell("LM head in fp32: largest difference of a log-prob", value)
-    tell("LM head in fp32: difference of the gradients", gradient)
-    agrees = value < 1e-3 and gradient < 0.01
-    tell("LM head in fp32 equals plain products", agrees)
-    return agrees
-
-
 def main() -> int:
     parser = parser_of(__doc__ or "")
     parser.add_argument("--side", choices=tuple(LIMITS), help=argparse.SUPPRESS)
@@ -245,6 +215,7 @@ def main() -> int:
         {"ours": measure_ours, "trl": measure_trl}[options.side](options, tell)
         return 0
     agrees = head_agrees(options, tell)
+    compare_heads(options, tell)
     given = ["--device", options.device, "--size", options.size]
     has_liger = options.device == "cuda" and importlib.util.find_spec("liger_kernel") is not None
     with_liger = ["--liger"] if has_liger else []
