@@ -16,7 +16,7 @@ import gpu_parts  # noqa: E402
 from gpu_figures import Line, NotAFigure, read_line  # noqa: E402
 from gpu_parts import PARTS, Part, run_part  # noqa: E402
 
-SHARED = {"__main__", "gpu_parts", "gpu_figures", "gpu_head", "gpu_script"}
+SHARED = {"__main__", "gpu_parts", "gpu_figures", "gpu_head", "gpu_requests", "gpu_script"}
 
 
 def _run(

@@ -94,6 +94,11 @@ class LaunchConfig:
 class PlanConfig:
     """Assumptions of ``python -m launch.plan``, all printed with the result."""
 
+    calibration: str = ""
+    """File of figures of a GPU as python tests/gpu writes it (tests/bench/results_gpu.json). What it measured
+    on a model of about this size replaces train_mfu, decode_bandwidth_share, publish_gbps and
+    hardware.memory_gib where they have their defaults. Empty: none."""
+
     mean_question_tokens: int = 256
     """Mean tokens of a problem with its prompt."""
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from configs.schema import JobConfig
 from launch.accelerate_file import AccelerateFile, accelerate_file
 from launch.plan.architecture import Architecture, architecture_of
+from launch.plan.calibration import Measured, calibrated
 from launch.plan.fixes import LESS_FOR_WORKERS, Cheaper, cheaper_recomputation, fixes_of
 from launch.plan.flops import step_flops
 from launch.plan.splits import GpuSplit, fastest, splits_of
@@ -38,6 +39,8 @@ class Plan:
     """None if the run shares its GPUs already, has none or several machines, or both do not fit on them."""
     cheaper: Cheaper | None = None
     """None if the run does not fit, or recomputes no more than it must."""
+    measured: tuple[Measured, ...] = ()
+    """Assumptions of ``config`` that ``plan.calibration`` replaced."""
 
     @property
     def best(self) -> GpuSplit:
@@ -60,10 +63,11 @@ def make_plan(config: JobConfig, calls_of: CallsOf) -> Plan:
         calls_of: Returns the stages that the operator of a run declares.
 
     Raises:
-        ValueError: If the model's sizes or the accelerate file cannot be found, there is one GPU for both
-            trainer and workers, or the operator does not declare its calls.
+        ValueError: If the model's sizes, the accelerate file or ``plan.calibration`` cannot be read, there is
+            one GPU for both trainer and workers, or the operator does not declare its calls.
     """
     model, file = architecture_of(config.model.path), accelerate_file(config)
+    config, measured = calibrated(config, model)
     work = workload_of(config, calls_of)
     splits = tuple(splits_of(config, model, file, work))
     needs_fix = config.gpus and not any(split.fits for split in splits)
@@ -77,6 +81,7 @@ def make_plan(config: JobConfig, calls_of: CallsOf) -> Plan:
         splits=splits,
         fixes=fixes,
         shared=_shared(config, model, file, work),
+        measured=measured,
         cheaper=cheaper_recomputation(config, model, file, work, fastest(splits)),
     )
 

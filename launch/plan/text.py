@@ -214,9 +214,14 @@ def _cheaper(plan: Plan) -> list[str]:
 
 
 def _assumptions(plan: Plan) -> list[str]:
+    measured = {item.option: item.origin for item in plan.measured}
     lines = ["assumptions (change them as options; none is a measurement of this run)"]
     for part in ("plan", "hardware"):
         for name, value in asdict(getattr(plan.config, part)).items():
             if name in UNITS and (plan.config.gpus or name.endswith(("tokens", "_share"))):
+                origin = measured.get(f"{part}.{name}")
                 lines.append(f"  {f'{part}.{name}={value:g}':42}{UNITS[name]}")
+                lines += [f"    {origin}"] if origin else []
+    if plan.config.plan.calibration and not measured:
+        lines.append(f"  {plan.config.plan.calibration} holds no figure for this model and these options.")
     return lines

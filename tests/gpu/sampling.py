@@ -16,101 +16,27 @@ import argparse
 import asyncio
 import json
 import os
-import random
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from gpu_requests import CASES, SIZES, Request, Samples, Size, bytes_read
 from gpu_script import parser_of, teller
 
 from configs.schema import RolloutConfig
+from launch.plan.architecture import architecture_of
 
 tell = teller("sampling")
-SCHEDULE = (8, 4, 1)
 READY = "ready"
 TARGET = 0.85
 """Least ratio to ``LLM.generate`` in tokens per second, with graphs."""
 AGREE = 0.9
 """Least share of samples with equal first tokens."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """``n`` samples of one prompt."""
-
-    ids: list[int]
-    n: int
-    seed: int
-    max_tokens: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Size:
-    """The requests and the random policy that they are made to, if no model is given."""
-
-    traces: int
-    problems: int
-    question: int
-    """Tokens of a prompt without drafts."""
-    median: int
-    """Median tokens of a completion; log-normal with sigma 0.6, up to four times the median."""
-    max_num_seqs: int
-    model: dict[str, int]
-
-
-SIZES = {
-    "tiny": Size(traces=4, problems=2, question=24, median=16, max_num_seqs=32, model={}),
-    "full": Size(
-        traces=64,
-        problems=32,
-        question=200,
-        median=300,
-        max_num_seqs=512,
-        model={
-            "vocab_size": 151_936,
-            "hidden_size": 896,
-            "intermediate_size": 4864,
-            "num_hidden_layers": 24,
-            "num_attention_heads": 14,
-            "num_key_value_heads": 2,
-            "head_dim": 64,
-        },
-    ),
-}
-"""``full`` has the sizes of Qwen2.5-0.5B."""
-
-
-def traces(size: Size) -> list[list[list[Request]]]:
-    """Returns problems of one stage of one group."""
-    rng = random.Random(0)
-    return [[[_request(rng, size, size.question, 8)]] for _ in range(size.traces)]
-
-
-def pdr(size: Size) -> list[list[list[Request]]]:
-    """Returns problems of three stages; a refinement reads four drafts of the median length."""
-    rng = random.Random(1)
-    longer = size.question + 4 * size.median
-    return [
-        [
-            [_request(rng, size, size.question if i == 0 else longer, width)]
-            for i, width in enumerate(SCHEDULE)
-        ]
-        for _ in range(size.problems)
-    ]
-
-
-def _request(rng: random.Random, size: Size, prompt: int, n: int) -> Request:
-    length = min(round(size.median * rng.lognormvariate(0, 0.6)), 4 * size.median)
-    ids = [rng.randrange(5, 260) for _ in range(prompt)]  # bytes, in any vocabulary
-    return Request(ids=ids, n=n, seed=rng.randrange(2**30), max_tokens=max(length, 4))
-
-
-CASES = {"traces": traces, "pdr": pdr}
 
 
 def worker_options(size: Size, device: str, *, eager: bool) -> RolloutConfig:
@@ -202,9 +128,6 @@ class OtherSide:
             self._process.wait(60)
 
 
-Samples = list[list[list[int]]]
-
-
 def theirs(side: OtherSide, problems: list[list[list[Request]]]) -> Samples:
     """Makes one stage of all problems after the other."""
     stages = range(len(problems[0]))
@@ -232,8 +155,11 @@ async def ours(pool: Any, problems: list[list[list[Request]]]) -> Samples:
 def _timed(work: Any) -> tuple[Samples, float]:
     started = time.perf_counter()
     samples = work()
-    tokens = sum(len(ids) for group in samples for ids in group)
-    return samples, tokens / (time.perf_counter() - started)
+    return samples, _tokens(samples) / (time.perf_counter() - started)
+
+
+def _tokens(samples: Samples) -> int:
+    return sum(len(ids) for group in samples for ids in group)
 
 
 def compare(options: argparse.Namespace, folder: Path, logs: Path, *, eager: bool) -> bool:
@@ -271,6 +197,9 @@ def compare(options: argparse.Namespace, folder: Path, logs: Path, *, eager: boo
                 share = sum(firsts) / len(firsts)
                 agree &= share >= AGREE
                 tell(f"{name}, {kind}", round(my_rate), "tokens/s")
+                if name == "traces" and options.device == "cuda":
+                    read = bytes_read(problems, mine, folder) * my_rate / _tokens(mine) / 1e9
+                    tell(f"{name}, {kind}: memory read by decoding", round(read, 1), "GB/s")
                 tell(f"{name} by LLM.generate, {kind}", round(their_rate), "tokens/s")
                 goal = None if eager else TARGET
                 tell(f"{name}, {kind}, against LLM.generate", round(my_rate / their_rate, 3), "x", goal)
@@ -303,6 +232,7 @@ def main() -> int:
         folder = options.model or Path(made, "policy")
         if options.model is None:
             save_policy(folder, SIZES[options.size], options.device)
+        tell("parameters of the model", round(architecture_of(str(folder)).parameters / 1e6, 1), "M")
         kinds = (False, True) if options.device == "cuda" else (True,)
         agreed = [compare(options, folder, Path(made, "logs"), eager=eager) for eager in kinds]
     return 0 if all(agreed) else 1
