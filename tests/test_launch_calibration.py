@@ -1,4 +1,4 @@
-"""A plan with assumptions that were measured on a GPU: which figures it takes, for which models; what it shows."""
+"""A plan with assumptions that were measured on a GPU: what it takes, for which models, and what it shows."""
 
 import json
 from pathlib import Path

@@ -206,6 +206,29 @@ def test_of_recomputations_only_the_cheapest_that_fits_is_named_as_a_fix():
     assert "model.gradient_checkpointing=full" not in fixes
 
 
+def test_drafts_that_are_taken_from_traces_are_not_sampled():
+    fresh, reused = _plan("gpus=8"), _plan("gpus=8", "collect.draft_source=reuse")
+    roles = [[calls.role for calls in plan.work.calls] for plan in (fresh, reused)]
+    assert roles == [["trace", "draft", "refine"], ["trace", "refine"]]
+    assert reused.work.trained == fresh.work.trained
+    assert reused.work.rounds == fresh.work.rounds  # a refinement waits for its drafts all the same
+
+
+def test_a_plan_without_gpus_says_so_and_shows_no_assumption_about_them():
+    text = plan_text(_plan())
+    assert "without a GPU (gpus=N plans for GPUs): 2 ranks train, 1 worker samples" in text
+    assert "plan.completion_share=" in text
+    assert "bandwidth" not in text and "gathered by ZeRO-3" not in text
+
+
+def test_a_run_of_less_than_an_hour_is_told_in_minutes():
+    plan = _plan("gpus=8", "train.max_steps=1")
+    hours = plan.run.hours
+    assert hours is not None and hours < 1
+    (line,) = (line for line in plan_text(plan).splitlines() if line.startswith("  wall time"))
+    assert line.endswith(f"{60 * hours:,.1f} minutes")
+
+
 def test_a_worker_without_room_for_one_sequence_does_not_fit():
     plan = _plan("gpus=8", "plan.worker_activation_gib=70")
     assert not any(split.workers_fit for split in plan.splits)

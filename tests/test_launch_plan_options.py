@@ -46,6 +46,7 @@ MODELLED = {
     "algo.beta": "algo.beta=0.1",
     "algo.num_updates": "algo.num_updates=1",
     "algo.num_iterations": "algo.num_iterations=2",
+    "collect.draft_source": "collect.draft_source=reuse",
     "collect.max_staleness": "collect.max_staleness=1",
     "rollout.num_workers": "rollout.num_workers=2",
     "rollout.max_completion_length": "rollout.thinking_tokens=0 rollout.max_completion_length=512",
@@ -93,7 +94,7 @@ NAMED = {
     "collect.balance": "collect.balance=majority_wrong collect.max_refill=1",
     "collect.filter": "collect.filter=pacore_stage2",
     "rollout.roles": "rollout.roles.draft.thinking_tokens=100",
-    "collect.draft_source": "collect.draft_source=reuse",
+    "collect.draft_source": "collect.draft_source=cached collect.draft_cache=drafts.jsonl",
     "collect.drop_equal_rewards": "collect.drop_equal_rewards=true",
     "collect.max_pass_rate": "collect.max_pass_rate=0.9",
     "collect.draft_accuracy": "collect.draft_accuracy=[0.1,0.9]",
@@ -170,7 +171,8 @@ def _options() -> Iterator[str]:
 
 def test_every_option_is_modelled_named_or_free():
     assert set(_options()) == MODELLED.keys() | NAMED.keys() | FREE
-    assert MODELLED.keys() & NAMED.keys() == {"rollout.tensor_parallel_size"}  # memory, but no exchange
+    # The memory of tensor parallelism, but no exchange; drafts from traces, but not those from elsewhere.
+    assert MODELLED.keys() & NAMED.keys() == {"rollout.tensor_parallel_size", "collect.draft_source"}
     assert NAMED.keys() == NEUTRAL.keys()
     assert not MODELLED.keys() & FREE
 
@@ -225,7 +227,7 @@ def test_workers_of_several_gpus_must_fill_their_machines():
 
 
 def test_more_sequences_than_the_cache_has_room_for_are_named():
-    said = "fewer than rollout.max_num_seqs=128: of more, some are cut and read again"
+    said = "rollout.max_num_seqs=128 lets more begin, of which some are cut off and read again"
     assert said in plan_text(_plan("rollout.max_num_seqs=128"))
     assert "of more, some are cut" not in plan_text(_plan("rollout.max_num_seqs=16"))
 

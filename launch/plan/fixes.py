@@ -82,10 +82,8 @@ def _changes(config: JobConfig, calls_of: CallsOf) -> Iterator[tuple[str, Change
     if config.nodes == 1 and not file.offloads_optimizer:
         yield "launch.accelerate=gpu_zero3_offload", _setter("launch", "accelerate", "gpu_zero3_offload")
     if config.rollout.enable_sleep_mode:
-        for share in LESS_FOR_WORKERS:
-            if share < config.rollout.gpu_memory_utilization:
-                name = f"rollout.gpu_memory_utilization={share}"
-                yield name, _setter("rollout", "gpu_memory_utilization", share)
+        less = [share for share in LESS_FOR_WORKERS if share < config.rollout.gpu_memory_utilization]
+        yield from _least(config, calls_of, "rollout", "gpu_memory_utilization", less)
     yield _shorter_calls(config, work)
     more = [number for number in (2, 4, 8, 16) if number > config.nodes]
     yield from _least(config, calls_of, "", "nodes", more)

@@ -19,7 +19,7 @@ NEUTRAL: dict[str, tuple[Any, str]] = {
     "operator.draft_policy": ("own", "drafts are written elsewhere"),
     "collect.balance": ("none", "more is sampled"),
     "collect.filter": ("none", "less is trained"),
-    "collect.draft_source": ("fresh", "fewer drafts are sampled"),
+    "collect.draft_source": (("fresh", "reuse"), "drafts are not sampled by these workers"),
     "collect.drop_equal_rewards": (False, "less is trained"),
     "collect.max_pass_rate": (None, "less is trained"),
     "collect.draft_accuracy": ([0.0, 1.0], "less is trained"),

@@ -28,6 +28,9 @@ UNITS = {
     "storage_read_gbps": "GB/s to all machines",
 }
 
+LENGTHS = ("mean_question_tokens", "max_question_tokens", "completion_share", "solution_share")
+"""Assumptions that matter without GPUs as well."""
+
 PARTS = {
     "weights": "weights",
     "gradients": "gradients",
@@ -41,8 +44,8 @@ PARTS = {
     "step": "temporaries of the step",
 }
 
-COMPANIONS = ("critic", "reference")
-"""Parts that are left out if they are 0, since most runs do not have them."""
+OPTIONAL = ("critic", "reference", "gathered")
+"""Parts that are left out if they are 0, since many runs do not have them."""
 
 
 def plan_text(plan: Plan) -> str:
@@ -63,8 +66,9 @@ def _head(plan: Plan) -> list[str]:
         if config.rollout.enable_sleep_mode:
             split = "all GPUs sample, then train"
     else:
-        where = "one machine without a GPU"
-        split = f"{best.trainer} ranks train, {best.workers} workers sample"
+        where = "one machine without a GPU (gpus=N plans for GPUs)"
+        split = f"{best.trainer} {'rank trains' if best.trainer == 1 else 'ranks train'}, "
+        split += f"{best.workers} {'worker samples' if best.workers == 1 else 'workers sample'}"
     parameters = f"{plan.model.parameters / 1e6:,.1f} M parameters"
     if adapters := adapters_of(config, plan.model):
         parameters += f", {adapters / 1e6:,.1f} M in adapters"
@@ -85,7 +89,7 @@ def _memory(plan: Plan) -> list[str]:
     lines += [
         f"  {label:38}{size / GIB:8.2f}"
         for name, label in PARTS.items()
-        if (size := getattr(memory, name)) or name not in COMPANIONS
+        if (size := getattr(memory, name)) or name not in OPTIONAL
     ]
     limit = f" of {best.trainer_limit / GIB:.1f}" if plan.config.gpus else ""
     lines.append(f"  {'peak':38}{memory.peak / GIB:8.2f}{limit}{_mark(best.peak_fits, plan)}")
@@ -107,8 +111,8 @@ def _memory(plan: Plan) -> list[str]:
     mean = int(worker.tokens / plan.work.mean_context)
     if plan.config.gpus and 0 < mean < plan.config.rollout.max_num_seqs:
         lines.append(
-            f"    {mean} sequences of mean length, fewer than rollout.max_num_seqs="
-            f"{plan.config.rollout.max_num_seqs}: of more, some are cut and read again"
+            f"    {mean} sequences of mean length; rollout.max_num_seqs="
+            f"{plan.config.rollout.max_num_seqs} lets more begin, of which some are cut off and read again"
         )
     return lines
 
@@ -142,7 +146,7 @@ def _time(plan: Plan) -> list[str]:
         lines.append(_time_line(split) + ("   <- best" if split is plan.best and split.fits else ""))
     if plan.shared is not None:
         share = plan.shared.gpu_memory_utilization
-        lines.append(f"{_time_line(plan.shared.split)}   in turns, without sleeping and waking:")
+        lines.append(f"{_time_line(plan.shared.split)}   in turns; sleeping and waking not counted:")
         lines.append(f"    rollout.enable_sleep_mode=true rollout.gpu_memory_utilization={share:g}")
     best = plan.best.seconds
     if best is not None:
@@ -165,7 +169,8 @@ def _whole(plan: Plan) -> list[str]:
     run, config = plan.run, plan.config
     lines = [f"the whole run (train.max_steps={config.train.max_steps})"]
     if run.hours is not None and run.gpu_hours is not None:
-        lines.append(f"  {'wall time':38}{run.hours:10,.1f} h")
+        shown = f"{run.hours:10,.1f} h" if run.hours >= 1 else f"{60 * run.hours:10,.1f} minutes"
+        lines.append(f"  {'wall time':38}{shown}")
         lines.append(f"  {'on all GPUs':38}{run.gpu_hours:10,.1f} GPU-hours")
     lines.append(
         f"  {'disk of checkpoints':38}{run.disk / GIB:10,.1f} GiB ({run.checkpoints} at once of "
@@ -218,7 +223,7 @@ def _assumptions(plan: Plan) -> list[str]:
     lines = ["assumptions (change them as options; none is a measurement of this run)"]
     for part in ("plan", "hardware"):
         for name, value in asdict(getattr(plan.config, part)).items():
-            if name in UNITS and (plan.config.gpus or name.endswith(("tokens", "_share"))):
+            if name in UNITS and (plan.config.gpus or name in LENGTHS):
                 origin = measured.get(f"{part}.{name}")
                 lines.append(f"  {f'{part}.{name}={value:g}':42}{UNITS[name]}")
                 lines += [f"    {origin}"] if origin else []

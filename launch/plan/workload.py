@@ -191,7 +191,10 @@ def workload_of(config: JobConfig, calls_of: CallsOf) -> Workload:
             )
         )
     stages = calls_of(config) if operators else ()
-    calls += [_operator_calls(config, stages, stage, operators, completion) for stage in stages]
+    # Traces of the same problems serve as drafts then.
+    reused = [stage for stage in stages if stage.role == "draft" and stage.round == 0]
+    sampled = [s for s in stages if config.collect.draft_source != "reuse" or s not in reused]
+    calls += [_operator_calls(config, stages, stage, operators, completion) for stage in sampled]
     most = config.rollout.max_model_len - config.rollout.call_tokens  # workers refuse longer prompts
     calls = [
         replace(
