@@ -222,10 +222,13 @@ def training_calls(config: TrainingConfig) -> tuple[Stage, ...]:
         ValueError: If the operator does not exist, if it or its distiller declares no calls, or if it
             declares another number of answers than training asks for.
     """
-    kind, wanted = config.operator.kind, config.algo.num_generations
+    kind, algo = config.operator.kind, config.algo
+    wanted = algo.num_generations
     operator = build_operator(config.operator)
-    operator = type(operator)(replace(operator.options, num_workspaces=config.algo.num_workspaces))
-    stages = operator.calls(wanted)
+    options = replace(
+        operator.options, num_workspaces=algo.num_workspaces, middle_readers=algo.middle_readers
+    )
+    stages = type(operator)(options).calls(wanted)
     if not isinstance(stages, tuple) or not all(isinstance(stage, Stage) for stage in stages):
         raise ValueError(f"calls of operator.kind {kind} must return a tuple of Stage, got {stages!r}.")
     if (declared := sum(stage.number for stage in stages[-1:])) != wanted:
@@ -247,7 +250,8 @@ class Ranges:
     drafts: tuple[int, ...] = ()
     """Minimum and maximum of the first round's drafts (M)."""
     top_k: tuple[int, ...] = ()
-    """Minimum and maximum of the drafts that a distiller keeps (k)."""
+    """Minimum and maximum of the drafts that a distiller keeps (k); the built-in distillers draw it again for
+    each workspace."""
     distillers: tuple[str, ...] = ()
     """Distillers to choose from: names, or import paths of custom ones."""
 
@@ -262,7 +266,7 @@ class Ranges:
         if self.drafts:
             options = replace(options, schedule=(rng.randint(*self.drafts), *options.schedule[1:]))
         if self.top_k:
-            distil = replace(distil, top_k=rng.randint(*self.top_k))
+            distil = replace(distil, top_k=rng.randint(*self.top_k), top_k_range=self.top_k)
         if self.distillers:
             distil = replace(distil, name=rng.choice(self.distillers))
         return type(operator)(replace(options, distil=distil))

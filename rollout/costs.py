@@ -62,14 +62,14 @@ def select_calls(drafts: int, match_size: int, votes: int, options: DistillerOpt
 
 
 def pdr_calls(
-    widths: Sequence[int], options: DistillerOptions, num_workspaces: int | None
+    widths: Sequence[int], options: DistillerOptions, num_workspaces: Sequence[int | None]
 ) -> tuple[Stage, ...]:
     """Returns the stages of PDR: drafts, then for each round its distil calls and the refinements.
 
     Args:
         widths: Calls of each round; the last round's are the answers.
         options: Options of the distiller.
-        num_workspaces: Workspaces of the last round; None: the distiller's own number.
+        num_workspaces: Workspaces of each round after the first; None: the distiller's own number.
 
     Raises:
         ValueError: If the distiller declares no cost, or its cost is not a ``DistilCost``.
@@ -82,8 +82,7 @@ def pdr_calls(
         )
     stages = [Stage(role=DRAFT, per_context=widths[0])]
     for round, (drafts, width) in enumerate(pairwise(widths)):
-        is_last = round == len(widths) - 2
-        num = distiller.num_workspaces(width, num_workspaces if is_last else None)
+        num = distiller.num_workspaces(width, num_workspaces[round])
         cost = distiller.cost(drafts, num, options)
         if not isinstance(cost, DistilCost):
             raise ValueError(f"The cost of the distiller {options.name} must be a DistilCost, got {cost!r}.")

@@ -21,6 +21,9 @@ class DistillerOptions:
     """A key of ``DISTILLERS``, or ``package.module:function``."""
     top_k: int
     """Drafts that a top-k or random-k distiller keeps."""
+    top_k_range: tuple[int, ...] = ()
+    """Minimum and maximum of the drafts that such a distiller keeps in a workspace, drawn for each workspace;
+    empty: ``top_k``."""
     kappa: int
     """Bound of a workspace, in tokens of the policy's own tokenizer."""
     oracle: str = "only_correct"
@@ -46,6 +49,11 @@ class DistilContext:
     """Source of every random choice of the distiller; the calls have their own seeds."""
     previous: Workspace = EMPTY
     """The workspace that all of the drafts read, for a distiller that ``updates`` it; else empty."""
+
+    def draw_k(self) -> int:
+        """Returns the number of drafts to keep in one workspace: ``top_k``, or one drawn from its range."""
+        bounds = self.options.top_k_range
+        return self.rng.randint(*bounds) if bounds else self.options.top_k
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,9 +84,15 @@ class Distiller:
     updates: bool = False
     """True: its calls also read the last workspace, from the second round on."""
 
-    def num_workspaces(self, width: int, wanted: int | None = None) -> int:
-        """Returns the number of workspaces for ``width`` calls: ``wanted``, or the distiller's own number."""
-        return wanted or (width if self.one_each else 1)
+    def num_workspaces(self, width: int, wanted: int | None = None, *, readers: int = 1) -> int:
+        """Returns the number of workspaces for ``width`` calls: ``wanted``, or the distiller's own number.
+
+        The calls share them evenly; with ``one_each``, each is read by at least ``readers`` calls, or by all
+        if they are fewer.
+        """
+        if wanted or not self.one_each:
+            return wanted or 1
+        return max((n for n in range(1, width + 1) if not width % n and width // n >= readers), default=1)
 
 
 def is_distil(function: object) -> bool:

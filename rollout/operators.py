@@ -18,10 +18,10 @@ What flows through PDR with widths ``(M_0, ..., M_R)``::
       -> Rollout   all calls, the answers and one verdict per attempt
 
 Training and inference run the same code. Training asks for a group of answers instead of one, which share
-``num_workspaces`` workspaces; it may also draw M, k and the distiller per problem, and hand in given drafts.
-``calls`` declares what ``answer`` costs, for plans. ``rollout/siblings.py`` holds the rest of the family: it
-selects among answers or stops early. A custom operator is one more class like these and one YAML file
-(docs/operators.md).
+``num_workspaces`` workspaces, as ``middle_readers`` calls of an earlier round do; it may also draw M, k and
+the distiller per problem, and hand in given drafts. ``calls`` declares what ``answer`` costs, for plans.
+``rollout/siblings.py`` holds the rest of the family: it selects among answers or stops early. A custom
+operator is one more class like these and one YAML file (docs/operators.md).
 """
 
 import asyncio
@@ -49,7 +49,7 @@ from rollout.records import (
 )
 from rollout.stages import Stage
 from rollout.vote import largest_class
-from rollout.workspace import carry_over, distil
+from rollout.workspace import carry_over, distil, find_distiller
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +94,8 @@ class OperatorOptions:
     agreement: AgreementOptions = AgreementOptions()
     num_workspaces: int | None = None
     """Workspaces that a group of answers shares evenly; None: the distiller's own number."""
+    middle_readers: int = 1
+    """Least number of calls of a middle round that share a workspace, as far as the round is wide enough."""
 
 
 class Operator(ABC):
@@ -167,16 +169,15 @@ class ParallelDistilRefine(Operator):
 
     async def answer(self, policy: Policy, rng: random.Random, num_answers: int = 1) -> Answers:
         widths = self._widths(num_answers)
+        shared = self._num_workspaces(widths)
         workspaces = [EMPTY] * widths[0]
         for round, next_width in enumerate(widths[1:]):
             # drafts: positions of this round's calls; workspaces: one for each call of the next round.
             drafts = await policy.solve(
                 workspaces, role=role_of(round), round=round, quorum=self.options.quorum
             )
-            # Only the answers' workspaces are limited: each of their groups needs several samples.
-            num_workspaces = self.options.num_workspaces if round == len(widths) - 2 else None
             workspaces = await distil(
-                policy, drafts, next_width, self.options.distil, rng, num_workspaces, previous=workspaces
+                policy, drafts, next_width, self.options.distil, rng, shared[round], previous=workspaces
             )
         answers = await policy.solve(workspaces, role=REFINE, round=len(widths) - 1)
         if self.options.outcome == "majority" and num_answers == 1:
@@ -184,7 +185,17 @@ class ParallelDistilRefine(Operator):
         return Answers(calls=answers)
 
     def calls(self, num_answers: int = 1) -> tuple[Stage, ...]:
-        return pdr_calls(self._widths(num_answers), self.options.distil, self.options.num_workspaces)
+        widths = self._widths(num_answers)
+        return pdr_calls(widths, self.options.distil, self._num_workspaces(widths))
+
+    def _num_workspaces(self, widths: Sequence[int]) -> list[int | None]:
+        """Returns the number of workspaces of each round after the first; None: the distiller's own.
+
+        Calls that are compared with one another share a workspace, so training draws fewer of them.
+        """
+        distiller, least = find_distiller(self.options.distil.name), self.options.middle_readers
+        middle = [distiller.num_workspaces(width, readers=least) for width in widths[1:-1]]
+        return [*middle, self.options.num_workspaces]
 
     def _widths(self, num_answers: int) -> tuple[int, ...]:
         # The schedule ends in 1, or in a population; training widens that last round to the group.

@@ -141,9 +141,8 @@ class Adaptive(ParallelDistilRefine):
         first = options.schedule[0]
         if num_answers == 1:
             first *= max(1, options.agreement.max_drafts // first)
-        return pdr_calls(
-            (first, *options.schedule[1:-1], num_answers), options.distil, options.num_workspaces
-        )
+        widths = (first, *options.schedule[1:-1], num_answers)
+        return pdr_calls(widths, options.distil, self._num_workspaces(widths))
 
 
 def _after(workspace: Workspace, drafts: Sequence[int]) -> Workspace:

@@ -191,18 +191,18 @@ async def most_trusted(context: DistilContext) -> list[Workspace]:
 
 
 async def random_k(context: DistilContext) -> list[Workspace]:
-    """k drafts, drawn uniformly."""
-    return _drawn(context, min(context.options.top_k, len(context.drafts)))
+    """k drafts, drawn uniformly, in random order."""
+    return [_drawn(context, context.draw_k()) for _ in range(context.num)]
 
 
 async def all_drafts(context: DistilContext) -> list[Workspace]:
     """Every usable draft, in random order."""
-    return _drawn(context, len(context.drafts))
+    return [_drawn(context, len(context.drafts)) for _ in range(context.num)]
 
 
-def _drawn(context: DistilContext, k: int) -> list[Workspace]:
-    kappa, draw = context.options.kappa, context.rng.sample
-    return [paste(context.policy, draw(context.drafts, k), kappa) for _ in range(context.num)]
+def _drawn(context: DistilContext, k: int) -> Workspace:
+    drawn = context.rng.sample(context.drafts, min(k, len(context.drafts)))
+    return paste(context.policy, drawn, context.options.kappa)
 
 
 async def oracle(context: DistilContext) -> list[Workspace]:
@@ -291,10 +291,10 @@ async def trust(
 
 async def _paste_most_trusted(context: DistilContext) -> Workspace:
     """Pastes the k most trusted drafts in random order; makes no call if no draft has to be left out."""
-    options, rng = context.options, context.rng
+    k, rng = context.draw_k(), context.rng
     calls: list[int] = []
     kept = list(context.drafts)
-    if len(context.drafts) > options.top_k:
+    if len(context.drafts) > k:
         ranked, calls = await trust(context.policy, context.drafts, rng)
-        kept = ranked[: options.top_k]
-    return paste(context.policy, rng.sample(kept, len(kept)), options.kappa, calls)
+        kept = ranked[:k]
+    return paste(context.policy, rng.sample(kept, len(kept)), context.options.kappa, calls)

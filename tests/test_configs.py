@@ -345,6 +345,15 @@ def test_what_is_no_override_is_a_config_error(override: str):
         ),
         ("algo.credit=[refine,draft] operator.drafts=[1,4]", r"starts with 1 draft, which has nothing"),
         (
+            "algo.credit=[refine,draft] algo.draft_credit=contribution operator.distiller=random_k",
+            r"algo\.num_workspaces is 1: all answers read the same drafts",
+        ),
+        (
+            "algo.credit=[refine,draft] algo.draft_credit=contribution algo.num_workspaces=2 "
+            "operator.distiller=all",
+            r"algo\.draft_credit is contribution, but all reads every draft.*such as random_k",
+        ),
+        (
             "algo.credit=[refine,draft] algo.draft_credit=pass_at_k algo.pass_k=4",
             r"algo\.pass_k is 4, but the operator may make only 4 drafts",
         ),

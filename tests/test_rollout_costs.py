@@ -38,10 +38,11 @@ def _declared(stages: tuple[Stage, ...]) -> dict[tuple[str, int], tuple[int, set
 @pytest.mark.parametrize("distiller", DISTILLERS)
 @pytest.mark.parametrize("schedule", [(4, 1), (2, 1), (6, 4, 1), (3, 4, 2, 1)])
 @pytest.mark.parametrize(("num_workspaces", "answers"), [(None, 1), (None, 3), (2, 6)])
+@pytest.mark.parametrize("middle_readers", [1, 2])
 def test_pdr_makes_the_calls_that_it_declares(
-    distiller: str, schedule: tuple[int, ...], num_workspaces: int | None, answers: int
+    distiller: str, schedule: tuple[int, ...], num_workspaces: int | None, answers: int, middle_readers: int
 ):
-    pdr = operator(schedule, distiller, top_k=2, num_workspaces=num_workspaces)
+    pdr = operator(schedule, distiller, top_k=2, num_workspaces=num_workspaces, middle_readers=middle_readers)
     rollout = roll(ScriptedPolicy(script=_even), pdr, num_answers=answers)
     assert _made(rollout) == _declared(pdr.calls(answers))
 

@@ -138,9 +138,33 @@ def test_a_draft_that_all_answers_read_has_no_contribution():
 def test_attempts_of_a_middle_round_share_a_baseline_only_where_they_share_a_workspace(
     distiller: str, sizes: list[int]
 ):
-    pdr = operator((6, 4, 1), distiller, top_k=2)
+    assert _middle_groups(distiller, (6, 4, 1)) == sizes
+
+
+@pytest.mark.parametrize("distiller", ["random_k", "per_sample_topk"])
+@pytest.mark.parametrize(
+    ("width", "readers", "sizes"),
+    [(8, 2, [2, 2, 2, 2]), (8, 3, [4, 4]), (5, 2, [5]), (4, 8, [4]), (6, 1, [1] * 6)],
+)
+def test_attempts_of_a_middle_round_share_workspaces_evenly_where_they_are_to_be_compared(
+    distiller: str, width: int, readers: int, sizes: list[int]
+):
+    assert _middle_groups(distiller, (16, width, 1), middle_readers=readers) == sizes
+
+
+def test_the_answers_share_workspaces_as_before_whatever_the_middle_rounds_do():
+    pdr = operator((16, 8, 1), "random_k", top_k=6, middle_readers=4, num_workspaces=3)
+    rollout = roll(ScriptedPolicy(), pdr, num_answers=6)
+    groups = group_rollout(rollout, _reward)
+    assert [(g.key.round, len(g.samples)) for g in groups] == [(2, 2)] * 3
+
+
+def _middle_groups(distiller: str, schedule: tuple[int, int, int], **options: int) -> list[int]:
+    """Sizes of the groups of the middle round."""
+    pdr = operator(schedule, distiller, top_k=min(6, schedule[0] - 1), **options)
     rollout = roll(ScriptedPolicy(), pdr, num_answers=4, seed=1)
     groups = group_rollout(rollout, _reward, Credited(drafts=True, intermediate=True))
-    middle = [group for group in groups if group.key.role == REFINE and group.key.round == 1]
-    assert sorted(len(group.samples) for group in middle) == sizes
     assert {group.key.round for group in _of(groups, DRAFT)} == {0}
+    middle = [group for group in groups if group.key.role == REFINE and group.key.round == 1]
+    assert all(len({id(sample.call) for sample in group.samples}) == len(group.samples) for group in middle)
+    return sorted(len(group.samples) for group in middle)

@@ -154,3 +154,70 @@ def test_a_collector_draws_the_operator_anew_for_each_problem_and_the_same_for_t
     first = widths()
     assert len(set(first)) > 3
     assert first == widths()
+
+
+def _subsets(collector_seed: int, pool: int, width: int, **changes) -> list[list[tuple[int, ...]]]:
+    """For each problem of a step, the drafts behind each of its workspaces, in their order in the prompt."""
+    collector = _collector(
+        ScriptedPolicy(),
+        problems=6,
+        problems_per_step=6,
+        operator_fraction=1.0,
+        seed=collector_seed,
+        num_generations=16,
+        num_workspaces=8,
+        cache=_Pool(pool),  # type: ignore[arg-type]
+        pdr=operator((width, 1), "random_k"),
+        **changes,
+    )
+    rollouts = asyncio.run(collector.collect(0)).rollouts
+    assert all(sum(call.is_given for call in rollout.calls) == width for rollout in rollouts)
+    read = []
+    for rollout in rollouts:
+        parents = {rollout.calls[place].parents for place in rollout.answers}
+        assert 5 < len(parents) <= 8  # small subsets of a small part may coincide
+        read.append([tuple(int(_number(rollout.calls[i].text)) for i in each) for each in sorted(parents)])
+    return read
+
+
+def _number(text: str) -> str:
+    return text.rpartition("{")[2].rstrip("}")
+
+
+class _Pool:
+    """A cache of ``size`` messages of every problem, numbered."""
+
+    def __init__(self, size: int) -> None:
+        (call,) = roll(ScriptedPolicy(), operator((1,), name="trace")).calls
+        self._calls = [replace(call, text=f"<think>t</think>m \\boxed{{{i}}}") for i in range(size)]
+
+    def draw(self, problem_id: str, num: int, rng: random.Random):
+        return rng.sample(self._calls, min(num, len(self._calls)))
+
+
+def test_each_workspace_of_a_pool_draws_the_size_of_its_subset_anew_and_shuffles_it():
+    problems = [each for seed in range(4) for each in _subsets(seed, 24, 24, ranges=Ranges(top_k=(16, 24)))]
+    sizes = Counter(len(subset) for workspaces in problems for subset in workspaces)
+    assert set(sizes) == set(range(16, 25))  # 192 draws: one of nine sizes is missing with p < 1e-8
+    assert all(len({len(subset) for subset in workspaces}) > 1 for workspaces in problems)
+    subsets = [subset for workspaces in problems for subset in workspaces]
+    assert all(len(set(subset)) == len(subset) for subset in subsets)
+    # Neither sorted nor in one order for all: two messages stand either way round about equally often.
+    first = [subset.index(0) < subset.index(1) for subset in subsets if {0, 1} <= set(subset)]
+    assert 0.25 < sum(first) / len(first) < 0.75
+
+
+def test_a_pool_may_be_larger_than_the_width_and_every_problem_reads_its_own_part_of_it():
+    problems = _subsets(0, 60, 8, ranges=Ranges(top_k=(2, 5)))
+    drawn = [set().union(*map(set, workspaces)) for workspaces in problems]
+    assert all(len(each) <= 8 for each in drawn)
+    assert len(set().union(*drawn)) > 20
+    assert {len(subset) for workspaces in problems for subset in workspaces} == {2, 3, 4, 5}
+
+
+@pytest.mark.parametrize("distiller", ["shared_topk", "per_sample_topk"])
+def test_rankings_draw_the_number_of_drafts_that_they_keep_for_each_workspace(distiller: str):
+    pdr = Ranges(top_k=(1, 6)).draw(operator((8, 1), distiller, num_workspaces=6), random.Random(0))
+    rollout = roll(ScriptedPolicy(), pdr, num_answers=12)
+    kept = {len(rollout.drafts_behind(place)) for place in rollout.answers}
+    assert len(kept) > 2 and kept <= set(range(1, 7))

@@ -119,6 +119,8 @@ def _group_lines(calls: Sequence[CallRecord], style: Style) -> Iterator[str]:
     reason = credited[0][1].dropped
     if reason is not None:
         yield f"   dropped before training: {reason}"
+    elif len(rewards) == 1:
+        yield "   no other call read this prompt: there is no baseline, so the advantage is 0"
     elif len(set(rewards)) == 1:
         yield "   all rewards are equal, so every advantage is 0"
     else:

@@ -177,6 +177,7 @@ def collect_options(config: TrainingConfig) -> CollectOptions:
         num_generations=algo.num_generations,
         seed=config.seed,
         num_workspaces=algo.num_workspaces,
+        middle_readers=algo.middle_readers,
         max_refill=config.collect.max_refill,
         max_refused_share=config.collect.max_refused_share,
         reuse_traces=config.collect.draft_source == "reuse",

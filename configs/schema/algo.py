@@ -51,8 +51,8 @@ class AlgoConfig:
     contribution (mean reward of the answers that read it minus that of those that did not)."""
 
     credit_rounds: str = "last"
-    """With several rounds: credit only the answers (last), or with draft all earlier attempts as well
-    (all)."""
+    """With several rounds: credit only the answers (last), or with draft all earlier attempts as well (all).
+    Calls of a middle round then share workspaces in groups as large as those of the answers."""
 
     sft_coef: float = 0.1
     """Weight of the length-normalised negative log-likelihood of positive samples (J_SFT)."""
@@ -277,6 +277,12 @@ class AlgoConfig:
     def critic_is_head(self) -> bool:
         """True if the critic is a head on the policy's trunk."""
         return self.has_critic and self.critic == "policy_trunk"
+
+    @property
+    def middle_readers(self) -> int:
+        """Calls of a middle round that share a workspace, and with it a baseline, at least; 1 if it has no
+        credit."""
+        return self.num_generations // self.num_workspaces if self.credit_rounds == "all" else 1
 
     @property
     def updates_per_batch(self) -> int:

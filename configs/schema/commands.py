@@ -170,6 +170,8 @@ class TrainingConfig:
                 f"algo.pass_k is {algo.pass_k}, but the operator may make only {fewest} drafts: the baseline "
                 "of pass_at_k needs more drafts than pass_k."
             )
+        if "draft" in algo.credit and algo.draft_credit == "contribution":
+            self._check_contribution(used)
         if "draft" in algo.credit and self.collect.draft_source != "fresh":
             raise ValueError(
                 f"algo.credit holds draft, but collect.draft_source is {self.collect.draft_source}: only "
@@ -185,6 +187,19 @@ class TrainingConfig:
             raise ValueError(
                 f"algo.operator_fraction is {algo.operator_fraction}, but with collect.draft_source=reuse "
                 "each operator group needs a trace group of the same problem: it can be at most 0.5."
+            )
+
+    def _check_contribution(self, distillers: list[str]) -> None:
+        """Checks that answers may read different drafts: else every contribution is 0."""
+        if self.algo.num_workspaces == 1:
+            raise ValueError(
+                "algo.draft_credit is contribution, but algo.num_workspaces is 1: all answers read the same "
+                "drafts, so that every contribution is 0. Raise algo.num_workspaces."
+            )
+        if set(distillers) <= {"all", *SUMMARIES}:
+            raise ValueError(
+                f"algo.draft_credit is contribution, but {', '.join(distillers)} reads every draft, so that "
+                "every contribution is 0. Use a distiller that chooses drafts, such as random_k."
             )
 
 

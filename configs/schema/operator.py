@@ -154,7 +154,7 @@ class OperatorConfig:
     problem, in place of the schedule's first width. Empty: the schedule's."""
 
     top_k_range: list[int] = field(default_factory=list)
-    """In training, the range [min, max] from which top_k is drawn for each problem. Empty: top_k."""
+    """In training, the range [min, max] from which top_k is drawn for each workspace. Empty: top_k."""
 
     distillers: list[str] = field(default_factory=list)
     """In training, the distillers from which one is drawn for each problem. Empty: distiller."""

@@ -54,6 +54,8 @@ class CollectOptions:
     seed: int
     num_workspaces: int = 1
     """Workspaces that the answers of an operator rollout share evenly."""
+    middle_readers: int = 1
+    """Least number of calls of a middle round that share a workspace."""
     max_refill: int = 0
     max_refused_share: float = 1.0
     """Maximum share of all problems so far that workers may refuse."""
@@ -104,7 +106,12 @@ class BatchCollector:
         self.stream = stream
         drafts = REFERENCE if options.reference_drafts else operator.options.draft_policy
         self._operator = type(operator)(
-            replace(operator.options, num_workspaces=options.num_workspaces, draft_policy=drafts)
+            replace(
+                operator.options,
+                num_workspaces=options.num_workspaces,
+                middle_readers=options.middle_readers,
+                draft_policy=drafts,
+            )
         )
         self._trace = trace
         self._settings = settings
