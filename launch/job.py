@@ -120,7 +120,7 @@ def is_of_the_job(override: str) -> bool:
 
 NOT_OF_WORKERS = (
     *("urls", "host", "port", "num_workers", "vllm_args"),
-    *("roles", "draft_url", "draft_model", "num_draft_workers"),
+    *("roles", "draft_url", "draft_model", "num_draft_workers", "teacher_model_server_url"),
 )
 """Options that the job sets itself, or that only requests and the trainer use."""
 

@@ -327,7 +327,9 @@ class Sample:
     status: str
     reward_parts: Mapping[str, float] = field(default_factory=dict)
     teacher_prompt_ids: tuple[int, ...] = ()
-    """Context in which the policy, as its own teacher, scores the completion; empty without a teacher."""
+    """Context in which the policy, as its own teacher, scores the completion; else empty."""
+    teacher_logprobs: tuple[float, ...] = ()
+    """Log-probs of the completion's tokens under another model as the teacher; else empty."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

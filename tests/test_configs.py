@@ -487,6 +487,16 @@ def test_what_is_no_override_is_a_config_error(override: str):
             r"rollout\.num_draft_workers is 1, but with rollout\.enable_sleep_mode",
         ),
         ("algo.opd_coef=0.1", r"algo\.opd_coef is 0\.1, .* set collect\.draft_source=reuse"),
+        ("rollout.teacher_model_server_url=http://a", r"_server_url is 'http://a', but algo\.opd_coef is 0"),
+        (
+            "rollout.teacher_model_server_url=http://a/v1/ algo.opd_coef=1",
+            r"_server_url is 'http://a/v1/': leave out /v1",
+        ),
+        ("rollout.teacher_model_server_url=a algo.opd_coef=1", r"start with http:// or https://, got 'a'"),
+        (
+            "rollout.teacher_model_server_url=http://a algo.opd_coef=1 rollout.roles.refine.temperature=0.8",
+            r"temperature of the role refine is 0\.8, but the teacher .* scores at temperature 1\. Set",
+        ),
         (
             "algo.opd_coef=0.1 collect.draft_source=reuse operator.schedule=[8,1] operator.distiller=all",
             r"every workspace reads 8 of 8 traces",
@@ -528,6 +538,7 @@ def test_evaluation_may_chat_and_no_key_is_in_a_config(monkeypatch: pytest.Monke
         ("rollout.urls=['me:hunter2@b:1']", "VLLM_API_KEY"),
         ("rollout.urls=[https://hunter2@b]", "VLLM_API_KEY"),
         ("rollout.chat_url='https://me:hunter2@b/v1'", "OPENAI_API_KEY"),
+        ("rollout.teacher_model_server_url='https://me:hunter2@b'", "OPENAI_API_KEY"),
         ("rollout.draft_url='https://me:hunter2@b/v1'", "OPENAI_API_KEY"),
     ],
 )

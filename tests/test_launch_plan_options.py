@@ -138,6 +138,7 @@ FREE = {
     *(f"rollout.{name}" for name in ("chat_url", "chat_model", "temperature", "top_p", "host", "port")),
     *(f"rollout.{name}_timeout_seconds" for name in ("request", "start", "publish")),
     *("algo.amortise_max_per_problem", "collect.balance_share", "rollout.draft_url", "rollout.draft_model"),
+    "rollout.teacher_model_server_url",  # its effect is that of algo.opd_coef
     "rollout.num_draft_workers",  # refused where a plan divides GPUs
     *("rollout.max_retries", "rollout.num_threads", "rollout.samples_per_request"),
     *(f"train.{name}" for name in ("eval_operators", "eval_samples", "trace_steps", "trace_limit_mib")),

@@ -46,7 +46,9 @@ def _collector(
         "num_generations": 3,
         "seed": 0,
     }
-    outside = {name: changes.pop(name) for name in ("keep", "cache", "amortise") if name in changes}
+    outside = {
+        name: changes.pop(name) for name in ("keep", "cache", "amortise", "teacher") if name in changes
+    }
     return BatchCollector(
         ProblemStream([problem(f"p{i}") for i in range(problems)], seed=changes.get("seed", 0)),
         pdr or operator((4, 1)),

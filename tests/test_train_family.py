@@ -1,11 +1,13 @@
-"""Trainings with amortised answers, a teacher, or drafts of another policy: real vLLM workers, two ranks."""
+"""Trainings of the family on real vLLM workers and two ranks: each operator, teachers, drafts of others."""
 
 import json
 import os
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import fmean, stdev
 
 import pytest
 from conftest import REPO
@@ -15,6 +17,7 @@ from configs.schema import RolloutConfig
 from rollout.engine import RolloutEngine
 from rollout.workers.process_guard import end_tree
 from train.explain import explain
+from train.loss.advantages import STD_EPSILON
 from train.trace import CallRecord, read_trace, trace_path
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
@@ -170,3 +173,98 @@ def test_an_endpoint_drafts_and_the_policy_learns_to_refine(
     assert "by the policy endpoint" in shown or "trace" in shown
     key = endpoint._fleet.key
     assert not any(key in path.read_text(errors="replace") for path in tmp_path.rglob("*.yaml"))
+
+
+def test_another_model_teaches_every_role_by_its_log_probs_of_the_samples(
+    policy: Path, endpoint: RolloutEngine, tmp_path: Path
+):
+    (worker,) = endpoint.pool.endpoints
+    assert endpoint._fleet is not None
+    steps = _train(
+        policy,
+        tmp_path,
+        "algo.opd_coef=0.2",
+        "algo.credit=[refine,draft]",
+        "rollout.max_model_len=700",  # the teacher takes more
+        f"rollout.teacher_model_server_url={worker.url}",
+        OPENAI_API_KEY=endpoint._fleet.key,
+    )
+    first, *_, last = _metrics(tmp_path)
+    assert first["collect/taught"] > 0
+    updates = [call.credit.update for call in steps[1] if call.credit and call.credit.update]
+    # The teacher serves the policy's first weights, so before the first update both agree.
+    assert updates and all(abs(update.teacher_kl or 0) < 1e-3 for update in updates)
+    taught = {
+        call.role: call
+        for call in steps[STEPS]
+        if call.credit and call.credit.update and call.credit.update.teacher_kl is not None
+    }
+    assert set(taught) == {"trace", "draft", "refine"}
+    assert all(f"opd_kl/{role}" in last for role in taught)
+    # After two updates they do not.
+    assert max(abs(call.credit.update.teacher_kl or 0) for call in taught.values()) > 1e-3  # type: ignore[union-attr]
+    shown = explain(tmp_path, STEPS, call=taught["refine"].call_id, characters=60)
+    assert f"teacher: the model at {worker.url}; log policy - log teacher" in shown
+
+
+PAIRS = "algo.num_workspaces=3 "
+ALL_ROUNDS = PAIRS + "algo.credit=[refine,draft] algo.credit_rounds=all "
+OPERATORS: dict[str, tuple[str, set[tuple[str, int]]]] = {
+    "rsa": (
+        ALL_ROUNDS + "operator.schedule=[4,4,4] operator.top_k=2",
+        {("draft", 0), ("refine", 1), ("refine", 2)},
+    ),
+    "recursive_summary": (
+        PAIRS + "algo.credit=[refine,draft,distil] algo.credit_rounds=all operator.schedule=[3,2,1]",
+        {("draft", 0), ("refine", 1), ("distil", 1), ("refine", 2)},
+    ),
+    "trace": ("operator.schedule=[1]", set()),
+    "sr": ("operator.schedule=[1,1,1]", {("refine", 2)}),
+    "sr_error_analysis": ("operator.schedule=[1,1,1]", {("refine", 2)}),
+    "pdr": ("algo.credit=[refine,draft]", {("draft", 0), ("refine", 1)}),
+    "adaptive": ("algo.credit=[refine,draft]", {("draft", 0), ("refine", 1)}),
+    "markovian_rsa": (
+        ALL_ROUNDS + "operator.schedule=[4,4,4] operator.top_k=2 operator.tail_tokens=9",
+        {("draft", 0), ("refine", 1), ("refine", 2)},
+    ),
+    "pacore": (ALL_ROUNDS + "operator.schedule=[4,2,1]", {("draft", 0), ("refine", 1), ("refine", 2)}),
+    "reasoning_cache": (
+        PAIRS + "algo.credit=[refine,distil] operator.schedule=[1,1,1]",
+        {("distil", 1), ("refine", 2)},
+    ),
+    "solver_judge": ("algo.credit=[refine,draft]", {("draft", 0), ("refine", 1)}),
+}
+"""Options, and the roles and rounds that are credited. That of two_policy is a test of its own."""
+FAST = ("rsa", "recursive_summary")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in OPERATORS]
+)
+def test_three_steps_of_an_operator_credit_each_of_its_rounds_against_a_shared_context(
+    name: str, policy: Path, tmp_path: Path
+):
+    options, expected = OPERATORS[name]
+    steps = _train(policy, tmp_path, f"operator={name}", *options.split(), "rollout.temperature=1.6")
+    assert [line["updates"] for line in _metrics(tmp_path)] == [1] * STEPS
+    moved = set()
+    for step, calls in steps.items():
+        groups: dict[tuple[str, int, str, str], list[CallRecord]] = defaultdict(list)
+        for call in calls:
+            if call.credit is not None:
+                groups[call.role, call.round, call.context, call.problem_id].append(call)
+        for (role, round, _, problem), sharing in groups.items():
+            rewards = [call.credit.reward or 0.0 for call in sharing if call.credit]
+            advantages = [call.credit.advantage or 0.0 for call in sharing if call.credit]
+            assert len(sharing) > 1  # none is alone, and so without a baseline
+            centred = [reward - fmean(rewards) for reward in rewards]
+            assert advantages == pytest.approx([c / (stdev(rewards) + STD_EPSILON) for c in centred])
+            shown = explain(tmp_path, step, problem=problem, characters=60)
+            assert f"-- round {round}, {role}: {len(sharing)} calls, " in shown
+            assert f"group of {len(sharing)}: mean reward {fmean(rewards):.4g}" in shown
+            updates = [call.credit.update for call in sharing if call.credit and call.credit.update]
+            if any(advantages):
+                assert sum(update.trained_tokens > 0 for update in updates) == len(sharing)
+                moved.add((role, round))
+    assert moved - {("trace", 0)} == expected
+    assert ("trace", 0) in moved

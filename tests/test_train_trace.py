@@ -211,7 +211,8 @@ def test_a_refinement_of_an_empty_workspace_is_told_as_such(tmp_path: Path, batc
         next(call for call in calls if call.role == REFINE and draft.call_id in call.parents),
         context=draft.context,
     )
-    style = Style(algo=asdict(make_config(tmp_path, Path("model")).algo), batch_std={}, characters=0)
+    algo = asdict(make_config(tmp_path, Path("model")).algo)
+    style = Style(algo=algo, teacher="", batch_std={}, characters=0)
     text = story([draft, refined], style)
     assert f"reads the plain problem: no usable solution in calls {', '.join(refined.parents)}" in text
 

@@ -45,6 +45,8 @@ class Style:
 
     algo: Mapping[str, Any]
     """The run's ``algo`` options, for the formula of the advantage."""
+    teacher: str
+    """The teacher of ``algo.opd_coef``, in words."""
     batch_std: Mapping[str, float]
     """Standard deviation of all trained groups' rewards in the step, by role."""
     characters: int | None
@@ -110,7 +112,7 @@ def _group_lines(calls: Sequence[CallRecord], style: Style) -> Iterator[str]:
         return
     if calls[0].role == AMORTISE:
         yield f"   imitated with algo.amortise_coef {style.algo['amortise_coef']:g}: no baseline and no ratio"
-        yield from _credit_lines(credited)
+        yield from _credit_lines(credited, style)
         return
     rewards = [credit.reward for _, credit in credited if credit.reward is not None]
     deviation = stdev(rewards) if len(rewards) > 1 else 0.0
@@ -125,10 +127,10 @@ def _group_lines(calls: Sequence[CallRecord], style: Style) -> Iterator[str]:
         yield "   all rewards are equal, so every advantage is 0"
     else:
         yield f"   {_formula(calls[0].role, style)}"
-    yield from _credit_lines(credited)
+    yield from _credit_lines(credited, style)
 
 
-def _credit_lines(credited: Sequence[tuple[CallRecord, CreditRecord]]) -> Iterator[str]:
+def _credit_lines(credited: Sequence[tuple[CallRecord, CreditRecord]], style: Style) -> Iterator[str]:
     """Yields the lines of each call: reward, advantage and its part of the update."""
     for call, credit in credited:
         parts = " ".join(f"{name}={value:.3g}" for name, value in credit.reward_parts.items())
@@ -146,7 +148,7 @@ def _credit_lines(credited: Sequence[tuple[CallRecord, CreditRecord]]) -> Iterat
             )
             if update.teacher_kl is not None:
                 yield (
-                    f"      teacher: the policy reading a workspace; log policy - log teacher "
+                    f"      teacher: {style.teacher}; log policy - log teacher "
                     f"{update.teacher_kl:+.4g} per token, which algo.opd_coef subtracts from the advantage"
                 )
         elif credit.dropped is None:
@@ -211,8 +213,16 @@ def explain(
             raise ValueError(
                 f"No call of step {step} is on problem {problem!r}. Omit --problem to list the problems."
             )
-    algo = yaml.safe_load(config.read_text(encoding="utf-8"))["algo"]
-    return story(chosen, Style(algo=algo, batch_std=batch_deviations(calls), characters=characters))
+    options = yaml.safe_load(config.read_text(encoding="utf-8"))
+    # Runs of earlier versions have no such option.
+    url = options["rollout"].get("teacher_model_server_url")
+    style = Style(
+        algo=options["algo"],
+        teacher=f"the model at {url}" if url else "the policy reading a workspace",
+        batch_std=batch_deviations(calls),
+        characters=characters,
+    )
+    return story(chosen, style)
 
 
 def _existing_trace(folder: Path, step: int) -> Path:

@@ -32,10 +32,12 @@ from rollout.collection.groups import Credited, GroupFilter, RewardGroup
 from rollout.collection.problem_stream import ProblemStream
 from rollout.collection.producer import Producer
 from rollout.collection.replay import Replay
+from rollout.endpoints.teacher_api import TeacherEndpoint
 from rollout.engine import RolloutEngine
 from rollout.output_lock import locked
 from rollout.page.provenance import provenance
 from rollout.problems.reading import column_names
+from rollout.prompts import Codec
 from rollout.records import Call, JudgedDraft, Verdict
 from train.collaborators import Collaborators
 from train.engine_links import EngineCollector, EnginePublisher
@@ -47,6 +49,9 @@ from train.trace import GroupTrace
 
 logger = logging.getLogger(__name__)
 
+TEACHER_SECONDS = 10.0
+"""Time limit for opening or closing the connections of the teacher."""
+
 
 @dataclass(frozen=True, slots=True)
 class RankZero:
@@ -55,10 +60,22 @@ class RankZero:
     engine: RolloutEngine
     collector: EngineCollector
     collaborators: Collaborators
+    codec: Codec
+    teacher: TeacherEndpoint | None = None
+    """Another model that scores the samples."""
 
     def open(self, stack: ExitStack) -> None:
-        """Waits for the workers; ``stack`` closes them. Raises as entering ``RolloutEngine`` does."""
-        stack.enter_context(self.engine)
+        """Waits for the workers; ``stack`` closes them.
+
+        Raises as entering ``RolloutEngine`` does, and as ``TeacherEndpoint.check`` does.
+        """
+        run, teacher = stack.enter_context(self.engine).run, self.teacher
+        if teacher is not None:
+            opening, closing = "opening the teacher's connections", "closing the teacher's connections"
+            run(teacher.__aenter__(), TEACHER_SECONDS, what=opening)
+            stack.callback(lambda: run(teacher.__aexit__(), TEACHER_SECONDS, what=closing))
+            # Its requests have limits of their own.
+            run(teacher.check(self.codec.tokenizer), None, what="asking the teacher")
         stack.callback(self.collector.close)
 
 
@@ -84,6 +101,7 @@ def assemble(config: TrainingConfig, overrides: list[str], data: RunData, stack:
     scorer.check_columns(column_names(data.problems))
     settings = policy_settings(config.operator, config.rollout, engine.pool, codec, engine.drafts)
     grader = Grader(scorer)
+    teacher = TeacherEndpoint(config.rollout) if config.rollout.teacher_model_server_url else None
     collector = BatchCollector(
         ProblemStream(
             data.problems,
@@ -113,6 +131,7 @@ def assemble(config: TrainingConfig, overrides: list[str], data: RunData, stack:
         amortise=(
             Amortiser(settings, config.algo.amortise_max_per_problem) if config.algo.amortise_coef else None
         ),
+        teacher=teacher,
     )
     evaluated = [load_operator(name, config.operator) for name in config.train.eval_operators]
     for each in evaluated:
@@ -125,6 +144,8 @@ def assemble(config: TrainingConfig, overrides: list[str], data: RunData, stack:
     return RankZero(
         engine=engine,
         collector=engine_collector,
+        codec=codec,
+        teacher=teacher,
         collaborators=Collaborators(
             collector=engine_collector,
             publisher=EnginePublisher(engine, config),
@@ -182,7 +203,7 @@ def collect_options(config: TrainingConfig) -> CollectOptions:
         max_refused_share=config.collect.max_refused_share,
         reuse_traces=config.collect.draft_source == "reuse",
         reference_drafts=config.collect.draft_source == "reference",
-        teaches=algo.opd_coef > 0,
+        teaches=algo.opd_coef > 0 and not config.rollout.teacher_model_server_url,
         majority_wrong_share=(
             config.collect.balance_share if config.collect.balance == "majority_wrong" else 0.0
         ),

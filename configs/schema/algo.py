@@ -69,9 +69,10 @@ class AlgoConfig:
     """Limit of such samples of one problem. 0: all."""
 
     opd_coef: float = 0.0
-    """Weight of on-policy self-distillation: opd_coef * (teacher's log-prob - policy's) is added to the
-    advantage of each trace token; the teacher is the policy reading a workspace. TRL's SDPO calls such a
-    weight distillation_weight, tinker kl_penalty_coef. Needs collect.draft_source=reuse. 0: off."""
+    """Weight of on-policy distillation: opd_coef * (teacher's log-prob - policy's) is added to the advantage
+    of each token. The teacher is the model at rollout.teacher_model_server_url, which scores every sample;
+    without it the policy reading a workspace, which scores traces and needs collect.draft_source=reuse. TRL's
+    SDPO calls such a weight distillation_weight, tinker kl_penalty_coef. 0: off."""
 
     epsilon: float = 0.2
     """The ratio is clipped below at 1 - epsilon."""

@@ -17,6 +17,7 @@ from configs.schema.operator import EVALUATION_ONLY, PDR_KINDS, SUMMARIES, Opera
 from configs.schema.rewards import RewardsConfig
 from configs.schema.rollout import RolloutConfig
 from configs.schema.study import StudyConfig
+from configs.schema.teaching import check_teacher
 from configs.schema.train import TrainConfig
 
 
@@ -73,7 +74,7 @@ class TrainingConfig:
         self._check_credit()
         self._check_adapter()
         self._check_sampling()
-        self._check_teacher()
+        check_teacher(self.algo, self.operator, self.collect, self.rollout)
         self._check_draft_policy()
         if self.rollout.enable_sleep_mode and self.collect.max_staleness:
             raise ValueError(
@@ -85,27 +86,6 @@ class TrainingConfig:
             raise ValueError(
                 "rollout.chat_url is for evaluation only: a chat endpoint returns neither token ids nor "
                 "log-probs, and accepts no weights."
-            )
-
-    def _check_teacher(self) -> None:
-        """Checks that traces and workspaces of the same problem exist, and traces that no workspace holds."""
-        algo, operator = self.algo, self.operator
-        if not algo.opd_coef:
-            return
-        if self.collect.draft_source != "reuse" or not algo.operator_fraction:
-            raise ValueError(
-                f"algo.opd_coef is {algo.opd_coef}, for which traces are scored by the policy as it reads a "
-                "workspace of the same problem: set collect.draft_source=reuse and an algo.operator_fraction "
-                f"above 0 (they are {self.collect.draft_source} and {algo.operator_fraction})."
-            )
-        read = operator.drafts[0] if operator.drafts else operator.schedule[0]
-        if not {"all", "global_summary"} & set(operator.distillers or [operator.distiller]):
-            read = min(read, operator.top_k_range[0] if operator.top_k_range else operator.top_k)
-        if read >= algo.num_generations:
-            raise ValueError(
-                f"algo.opd_coef is {algo.opd_coef}, but every workspace reads {read} of "
-                f"{algo.num_generations} traces: none is left that a teacher has not read. Raise "
-                "algo.num_generations, or lower operator.schedule or operator.top_k."
             )
 
     def _check_draft_policy(self) -> None:
@@ -240,6 +220,8 @@ class EvaluationConfig:
                 "collect.draft_source=reference. To evaluate with drafts of another policy, serve it and set "
                 "operator=two_policy with rollout.draft_url."
             )
+        if self.rollout.teacher_model_server_url:
+            raise ValueError("rollout.teacher_model_server_url is for training: leave it out here.")
         if self.rollout.chats and self.operator.quorum < 1:
             raise ValueError(
                 f"operator.quorum is {self.operator.quorum}, but a chat endpoint (rollout.chat_url) "

@@ -10,6 +10,7 @@ WITHOUT_EFFECT = (
     "urls",
     "num_workers",
     "draft_url",
+    "teacher_model_server_url",
     "num_draft_workers",
     "host",
     "port",
@@ -94,6 +95,11 @@ class RolloutConfig:
 
     draft_model: str = ""
     """Name of the model at the endpoint ``draft_url``."""
+
+    teacher_model_server_url: str = ""
+    """Base URL (without /v1) of a vLLM server of another model, the teacher of algo.opd_coef, with the
+    environment's OPENAI_API_KEY as key. It scores every trained sample, so its tokenizer must be the
+    policy's. TRL's name. Empty: the policy is its own teacher."""
 
     num_draft_workers: int = 0
     """Further local workers that keep the weights of model.path, for collect.draft_source=reference."""
@@ -307,13 +313,20 @@ class RolloutConfig:
             ("urls", "VLLM_API_KEY", self.urls),
             ("chat_url", "OPENAI_API_KEY", [self.chat_url]),
             ("draft_url", "OPENAI_API_KEY", [self.draft_url]),
+            ("teacher_model_server_url", "OPENAI_API_KEY", [self.teacher_model_server_url]),
         ):
             if any(map(has_user, urls)):  # the message does not repeat it
                 raise ValueError(
                     f"rollout.{name} holds a user name or password, which would be written to config.yaml, "
                     f"logs and the tracker. Leave it out and set the environment variable {variable}."
                 )
-        for url in filter(None, [*self.urls, self.chat_url, self.draft_url]):
+        if self.teacher_model_server_url.rstrip("/").endswith("/v1"):
+            raise ValueError(
+                f"rollout.teacher_model_server_url is '{self.teacher_model_server_url}': leave out /v1, as "
+                "the teacher is asked on other paths, too."
+            )
+        every = [*self.urls, self.chat_url, self.draft_url, self.teacher_model_server_url]
+        for url in filter(None, every):
             if not url.startswith(("http://", "https://")):
                 raise ValueError(f"A rollout URL must start with http:// or https://, got '{url}'.")
         if bool(self.draft_url) != bool(self.draft_model):

@@ -15,6 +15,7 @@ from rollout.collection.groups import Credited, DroppedGroup, GroupFilter, Rewar
 from rollout.collection.problem_stream import ProblemStream
 from rollout.collection.replay import Replay
 from rollout.collection.step_groups import Selection, StepGroups
+from rollout.collection.teacher import Teacher, scored
 from rollout.operators import Operator, run_operator
 from rollout.policy import derive_seed
 from rollout.policy_settings import PolicySettings
@@ -96,12 +97,14 @@ class BatchCollector:
         cache: DraftCache | None = None,
         replay: Replay | None = None,
         amortise: Amortiser | None = None,
+        teacher: Teacher | None = None,
     ) -> None:
         """Stores the parts; nothing is drawn or sampled yet.
 
         With ``cache``, drafts are taken from it up to their number, and the rest is sampled. With
         ``replay``, no finished rollout is sampled again after a resume. With ``amortise``, right answers of
-        the operator are samples of the plain problem, too; no filter drops them.
+        the operator are samples of the plain problem, too; no filter drops them. With ``teacher``, another
+        model scores every sample that is kept.
         """
         self.stream = stream
         drafts = REFERENCE if options.reference_drafts else operator.options.draft_policy
@@ -126,6 +129,7 @@ class BatchCollector:
             teaches=options.teaches,
             majority_wrong_share=options.majority_wrong_share,
         )
+        self._teacher = teacher
         self._cache = cache
         self.replay = replay
         self._steps_without_groups = 0
@@ -171,8 +175,12 @@ class BatchCollector:
         metrics: dict[str, float] = {"collect/refused": len(refused), "collect/refills": refills}
         metrics |= {f"collect/dropped_{reason}": count for reason, count in reasons.items()}
         metrics |= found.counts
+        groups = found.groups
+        if self._teacher is not None:
+            groups = await scored(groups, self._teacher)
+            metrics["collect/taught"] = sum(bool(s.teacher_logprobs) for each in groups for s in each.samples)
         return CollectedBatch(
-            groups=tuple(found.groups),
+            groups=tuple(groups),
             rollouts=tuple(found.rollouts),
             metrics=metrics | _metrics(found.rollouts),
             dropped=tuple(found.dropped),

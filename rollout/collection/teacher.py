@@ -1,13 +1,47 @@
-"""On-policy distillation: which traces get a teacher, and in which context it scores them.
+"""On-policy distillation: which samples get a teacher, and in which context it scores them.
 
-The teacher is the policy itself as it reads a workspace of the same problem. A workspace that was made from a
-trace would make that trace likely because it holds it, so no teacher reads the trace that it scores.
+Either the teacher is the policy itself as it reads a workspace of the same problem (``taught``). A workspace
+that was made from a trace would make that trace likely because it holds it, so no teacher reads the trace
+that it scores. Or it is another model, which scores every sample in the sample's own context (``scored``).
 """
 
+import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from rollout.collection.groups import ancestors
-from rollout.records import ATTEMPTS, Group, Rollout
+from rollout.records import AMORTISE, ATTEMPTS, Group, Rollout, Sample
+
+
+class Teacher(Protocol):
+    """Another model, which scores given tokens."""
+
+    async def logprobs(self, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> Sequence[float]:
+        """Returns the log-prob of each completion token, given all tokens before it, at temperature 1."""
+        ...
+
+
+async def scored(groups: Sequence[Group], teacher: Teacher) -> list[Group]:
+    """Returns the groups with the teacher's log-probs of every sample of their own contexts.
+
+    Amortised answers were sampled in another context than that of their group: they have no teacher.
+    """
+
+    async def of_sample(sample: Sample) -> Sample:
+        call = sample.call
+        if not call.completion_ids:  # aborted before its first token
+            return sample
+        return replace(
+            sample, teacher_logprobs=tuple(await teacher.logprobs(call.prompt_ids, call.completion_ids))
+        )
+
+    async def of_group(group: Group) -> Group:
+        if group.key.role == AMORTISE:
+            return group
+        return replace(group, samples=tuple(await asyncio.gather(*map(of_sample, group.samples))))
+
+    return await asyncio.gather(*map(of_group, groups))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -44,7 +44,7 @@ class Branch:
     imitation_weight: float = 0.0
     entropy_weight: float = 0.0
     teacher_prompt_ids: tuple[int, ...] = ()
-    """Context in which the teacher scores the completion; empty without a teacher."""
+    """Context in which the policy, as its own teacher, scores the completion; else empty."""
     teacher_logprobs: np.ndarray | None = None
     """The teacher's log-probs, one entry per completion token; None without a teacher."""
 

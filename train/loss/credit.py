@@ -59,7 +59,7 @@ def _estimator(role: str, algo: AlgoConfig) -> str:
 
 
 def _branch(sample: Sample, role: str, advantage: float, *, mask_truncated: bool) -> Branch:
-    call = sample.call
+    call, taught = sample.call, sample.teacher_logprobs
     trained = np.asarray(call.train_mask, dtype=bool)  # (L,): False for forced tokens
     if mask_truncated and call.finish == "length":
         trained = np.zeros_like(trained)
@@ -73,6 +73,7 @@ def _branch(sample: Sample, role: str, advantage: float, *, mask_truncated: bool
         train_mask=trained,
         advantages=np.full(len(trained), advantage),
         teacher_prompt_ids=sample.teacher_prompt_ids,
+        teacher_logprobs=np.asarray(taught, dtype=np.float32) if taught else None,
     )
 
 
