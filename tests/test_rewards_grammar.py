@@ -13,6 +13,16 @@ from rewards.answers.shapes import UnreadableError
 from rewards.answers.symbolic import SymPyAlgebra, parse_expression
 
 SAME = [
+    (r"\int_0^1 f(x)\,dx", r"\int_0^1 f(t)\,dt"),
+    (r"\int_{0}^{\infty} e^{-x}f(x)\,dx", r"\int_0^\infty f(t)e^{-t}\,dt"),
+    (r"\int_0^1\int_0^x f(x,y)\,dydx", r"\int_0^1\int_0^u f(u,v)\,dvdu"),
+    (r"\sum_{i=1}^n\sum_{j=1}^m a_{ij}", r"\sum_{k=1}^n\sum_{l=1}^m a_{kl}"),
+    (r"\sum_{i=1}^2 a_{i1}", "a_{11}+a_{21}"),
+    (r"\log_2^2 x", r"(\log_2 x)^2"),
+    (r"\sum^{n}_{k=1} f(k)", r"\sum_{k=1}^{n} f(k)"),
+    (r"\sqrt{(x-5)^2}", "|x-5|"),
+    (r"\lfloor x/8 \rfloor", r"\lfloor \frac{x}{8} \rfloor"),
+    ("|x-5|<3", "|5-x|<3"),
     # bound variables
     (r"\sum_{k=1}^{n} k^2", r"\sum_{j=1}^{n} j^2"),
     (r"\sum_{k=0}^{n-1} F_k F_{n-k-1}", r"\sum_{k=0}^{n-1} F_{n-k-1} F_k"),
@@ -44,6 +54,21 @@ SAME = [
 ]
 
 DIFFERENT = [
+    (r"\int_0^1 f(x)\,dx", r"\int_0^2 f(x)\,dx"),
+    (r"\int_{0}^{1} x\,dx", r"\int_{0}^{2} x\,dx"),
+    (r"\int_a^b f(x)\,dx", r"\int_b^a f(x)\,dx"),
+    (r"\int_0^1\int_0^x f(x,y)\,dydx", r"\int_0^1\int_0^u f(v,u)\,dvdu"),
+    (r"\sum_{i=1}^n\sum_{j=1}^m a_{ij}", r"\sum_{i=1}^n\sum_{j=1}^m a_{ji}"),
+    ("a_{1k}", "a_k"),
+    (r"\log_2^2 x", r"\log_4 x"),
+    # Equal near zero, where the points are.
+    ("|x-5|", "5-x"),
+    ("|x-1000|", "1000-x"),
+    ("|x-5|+|x+5|", "10"),
+    (r"\sqrt{(x-5)^2}", "5-x"),
+    (r"\lfloor x/8 \rfloor", r"\lfloor x/9 \rfloor"),
+    ("|x-y-50|", "50+y-x"),
+    ("|x-5|<3", "5-x<3"),
     ("n^2", r"\lim_{n\to0} n^2"),
     ("2x", r"\lim_{x\to5} 2x"),
     (r"\sin x", r"\lim_{x\to0}\sin x"),

@@ -70,6 +70,43 @@ def test_named_values_are_given_by_as_many_values_or_by_a_chain(gold: str, answe
     assert accepted(gold, answer)
 
 
+OTHER_NAMES = [
+    (r"x \in [1,2]", r"y \in [1,2]"),
+    ("x = 1, 2", "y = 1, 2"),
+    (r"\alpha = 3", r"\beta = 3"),
+    ("x_1 = 3", "x_2 = 3"),
+    ("AB = 3", "BC = 3"),
+    ("|AB| = 3", "|BB| = 3"),
+    (r"\angle ABC = 60^\circ", r"\angle BAC = 60^\circ"),
+    (r"P(A) = \frac12", r"P(B) = \frac12"),
+    (r"\vec{u} = (1,2)", r"\vec{v} = (1,2)"),
+    ("y = 9x+7", "x = 9x+7"),
+    ("9x+7", "x = 9x+7"),
+]
+NAMES_OF_THE_SAME = [
+    ("AB = 3", "BA = 3"),
+    ("|AB| = 3", r"\overline{AB} = 3"),
+    (r"\angle ABC = 60^\circ", r"\angle CBA = 60^\circ"),
+    (r"P(A) = \frac12", r"\frac12"),
+    ("the area = 3", "A = 3"),
+    ("x = 3", "x_0 = 3"),
+    ("v = (1,2)", r"\vec{v} = (1,2)"),
+    ("9x+7", "y = 9x+7"),
+    ("y = 9x+7", "y - 9x = 7"),
+    ("x = x^2", "x^2 = x"),
+]
+
+
+@pytest.mark.parametrize(("gold", "answer"), OTHER_NAMES)
+def test_the_value_of_another_name_is_another_answer(gold: str, answer: str) -> None:
+    assert not accepted(gold, answer)
+
+
+@pytest.mark.parametrize(("gold", "answer"), NAMES_OF_THE_SAME)
+def test_names_that_denote_the_same_or_do_not_count_are_equivalent(gold: str, answer: str) -> None:
+    assert accepted(gold, answer)
+
+
 SAME = [
     ("101_2", "(101)_2"),
     ("101_2", r"101_{\text{two}}"),
@@ -107,6 +144,15 @@ SAME = [
     ("2:3", r"2\,\colon\,3"),
     ("2:3", r"2 \text{ to } 3"),
     ("e8=Q", "e8=Q"),
+    (r"x \equiv 5 \pmod{8}", r"x \equiv 13 \bmod 8"),
+    (r"x \equiv 5 \pmod{8}", r"x \equiv -3 (\text{mod } 8)"),
+    (r"5 \pmod{8}", r"5 \pmod 8"),
+    ("x^3+C", "x^3+C_1"),
+    ("1234567", r"1\text{,}234\text{,}567"),
+    ("100", "100\u2103"),
+    ("5", r"{\$}5"),
+    ("5", r"5\textdollar"),
+    ("42", r"\Large 42"),
     (r"\sin(x)+\sin(2x)", r"\sin(2x)+\sin(x)"),
 ]
 DIFFERENT = [
@@ -126,6 +172,10 @@ DIFFERENT = [
     (r"5 \mu m", "5 mm"),
     ("5", "six apples"),
     ("e8=Q", "e8=R"),
+    (r"x \equiv 5 \bmod 8", r"x \equiv 5 \bmod 9"),
+    (r"x \equiv 5 \pmod{8}", r"y \equiv 5 \pmod{8}"),
+    (r"x \equiv 5 \pmod{8}", r"x \equiv 6 \pmod{8}"),
+    ("x^3+C", "x^3+x_1"),
     ("dxe8=Q+", "fxe8=Q+"),
     ("2:3", r"3 \text{ to } 2"),
     ("5.50", "5,05 €"),

@@ -16,6 +16,8 @@ _FIGURE = re.compile(
     r"(\\(?:angle|measuredangle|triangle|square|widehat|over(?:line|arc|rightarrow|leftrightarrow)))"
     r"\s*\{?\s*([A-Z]{2,4})\s*\}?"
 )
+_DIFFERENTIALS = re.compile(r"(?<![a-zA-Z\\])[a-z]?(?:d[a-z]){2,3}(?![a-zA-Z])")
+"""``dxdy`` at the end of an integral, which is no word."""
 _DIVISION_BY_ZERO = re.compile(r"\\frac\s*\{[^{}]*\}\s*\{\s*0+\s*\}|/\s*0+(?![\d./-])")
 
 _REAL_LINE = re.compile(r"\\mathbb\s*(?:\{\s*R\s*\}|R)|(?:the set of )?(?:all )?(?:reals|real numbers)", re.I)
@@ -47,7 +49,7 @@ def read_atom(text: str, *, is_gold: bool) -> Shape:
     if is_gold and not is_algebra(text):
         return Text(text=text)
     text, unit = split_unit(text)
-    bare = _BARE_FUNCTION.sub(" ", text)
+    bare = _BARE_FUNCTION.sub(" ", _DIFFERENTIALS.sub(" ", text) if r"\int" in text else text)
     if has_word(re.sub(r"\\(?:begin|end)\{\w+\}|_\{[a-zA-Z]+\}", " ", bare)):
         return Text(text=text)
     return Expression(text=_BARE_FUNCTION.sub(lambda match: "\\" + match.group(), text), unit=unit)

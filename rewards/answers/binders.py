@@ -105,20 +105,23 @@ def _integral(parser: Reader) -> sympy.Expr:
 
 
 def _differential(parser: Reader) -> int | None:
-    """Returns the position of the ``d`` of ``dx`` outside brackets."""
-    depth = 0
+    """Returns the position of the ``d`` of ``dx`` outside brackets and inner integrals."""
+    depth = inner = 0
     for position in range(parser.position, len(parser.tokens) - 1):
         token, following = parser.tokens[position : position + 2]
         depth += token in ("(", "[", "{")
         depth -= token in (")", "]", "}")
+        inner += depth == 0 and token == r"\int"
         if depth == 0 and token == "d" and following.lstrip("\\").isalpha():
-            return position
+            if not inner:
+                return position
+            inner -= 1
     return None
 
 
 def _bound(parser: Reader) -> sympy.Expr:
     had_infinity, parser.has_infinity = parser.has_infinity, False
-    value = parser.exponent()
+    value = parser.script()
     parser.has_infinity = had_infinity
     return value
 

@@ -98,9 +98,9 @@ def _function(parser: Reader, name: str) -> sympy.Expr:
         if parser.take() == "_":
             if name != "log":
                 raise NotInGrammarError(f"an index of {name}")
-            base = parser.exponent()
+            base = parser.script()
         else:
-            power = parser.exponent()
+            power = parser.script()
     if power == -1 and function in _INVERSES:
         function, power = _INVERSES[function], None
     argument = _argument(parser)

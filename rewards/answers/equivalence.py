@@ -7,6 +7,7 @@ decimal may be a rounded value, an answer may not), so both are always keyword-o
 import re
 
 from rewards.answers.algebra import Algebra, squash
+from rewards.answers.naming import denote_others
 from rewards.answers.ordering import assignments, by_names, num_named, with_order
 from rewards.answers.ranges import range_of, variable_of
 from rewards.answers.readings import other_readings, same_choice
@@ -122,10 +123,8 @@ _NOT_A_SIDE = (Compound, Relation, Interval, Matrix, Text)
 
 
 def _same_named(*, gold: Named, answer: Named, algebra: Algebra) -> bool:
-    # ``x = 3`` and ``y = 3`` differ; other names, such as ``the area``, are ignored.
-    letters = re.fullmatch("[a-zA-Z]", gold.name) and re.fullmatch("[a-zA-Z]", answer.name)
     is_constant = _is_constant(gold.value) and _is_constant(answer.value)
-    if letters and is_constant and gold.name != answer.name:
+    if is_constant and denote_others(gold.name, answer.name):
         return False
     renamed = _with_argument(gold, answer)
     if renamed is None:
@@ -160,6 +159,10 @@ def _with_argument(gold: Named, answer: Named) -> Named | None:
 
 
 def _is_constant(value: Shape) -> bool:
+    if isinstance(value, Compound):
+        return all(map(_is_constant, value.items))
+    if isinstance(value, Interval):
+        return _is_constant(value.low) and _is_constant(value.high)
     if isinstance(value, Expression | Text):
         return not re.search("[a-zA-Z]", re.sub(r"\\[a-zA-Z]+", "", value.text))
     return isinstance(value, Number)

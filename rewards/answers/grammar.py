@@ -119,16 +119,23 @@ class Parser(Reader):
         return value
 
     def exponent(self) -> sympy.Expr:
-        """Reads what follows ``^``: a group, or a single sign, digit or command as in TeX."""
+        """Reads what follows the ``^`` of a power, and the powers of that: ``2^2^3``."""
         sign = self._sign()
-        if len(self.token) > 1 and self.token.isdigit():
-            # ``normalise`` braces whole numbers; only ``x^-12`` gets here.
-            return sign * sympy.Integer(self.take())
-        value = self._base(is_exponent=True)
+        value = self._unsigned_script()
         while self.token == "^":
             self.take()
             value = self.guard.power(value, self.exponent())
         return sign * value
+
+    def script(self) -> sympy.Expr:
+        """Reads what follows ``_`` or ``^`` at an operator: a group, or a single sign, digit or command."""
+        return self._sign() * self._unsigned_script()
+
+    def _unsigned_script(self) -> sympy.Expr:
+        if len(self.token) > 1 and self.token.isdigit():
+            # ``normalise`` braces whole numbers; only ``x^-12`` and ``\\int_10`` get here.
+            return sympy.Integer(self.take())
+        return self._base(is_exponent=True)
 
     def group(self, opening: str = "{") -> sympy.Expr:
         """Reads an expression between brackets."""

@@ -16,7 +16,8 @@ _CHARACTERS = {
     "\u2208": r"\in ", "\u2205": r"\emptyset ", "\u211d": r"\mathbb{R}", "\u2124": r"\mathbb{Z}",
     "\u2115": r"\mathbb{N}", "\u211a": r"\mathbb{Q}", "\u3001": ",", "\u3002": ".",
     "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u3000": " ", "\u00a0": " ", "\u2009": " ",
-    "\u202f": " ", "\u2007": " ", "\u03b1": r"\alpha ", "\u03b2": r"\beta ", "\u03b8": r"\theta ",
+    "\u202f": " ", "\u2007": " ", "\u2103": r"^\circ C",
+    "\u03b1": r"\alpha ", "\u03b2": r"\beta ", "\u03b8": r"\theta ",
     "\u03bb": r"\lambda ", "\u03c6": r"\phi ", "\u2192": r"\to ", "\u21d2": r"\to ",
 }  # fmt: skip
 _SUPERSCRIPTS = dict(zip("\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079\u207b\u207f",
@@ -24,11 +25,14 @@ _SUPERSCRIPTS = dict(zip("\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078
 _SUBSCRIPTS = {chr(0x2080 + digit): str(digit) for digit in range(10)}
 
 _WORD_COMMANDS = re.compile(
-    r"\\(?:displaystyle|textstyle|scriptstyle|limits|nolimits|left|right|[bB]igg?[lrm]?|rm|bf|it"
+    r"\\(?:displaystyle|textstyle|scriptstyle|tiny|small|normalsize|large|Large|huge|Huge|checkmark|limits|nolimits|left|right|[bB]igg?[lrm]?|rm|bf|it"
     r"|centering|immediate)(?![a-zA-Z])"
 )
 _SPACES = re.compile(r"\\q?quad|(?<!\\)\\[,;:!> ]|\\thinspace|\\enspace|~|\\hspace\*?\{[^{}]*\}|\s+")
-_THOUSANDS = re.compile(r"(?<=\d)(?:\{,\}|\{\s*\\[,;:! ]\s*\}|,\s*\\!|\\[,;: !]|,\s*\\,)\s*(?=\d{3}(?!\d))")
+_THOUSANDS = re.compile(
+    r"(?<=\d)(?:\\(?:text|mathord|mathpunct|mathrm)\s*\{\s*,\s*\}|\{,\}|\{\s*\\[,;:! ]\s*\}"
+    r"|,\s*\\!|\\[,;: !]|,\s*\\,)\s*(?=\d{3}(?!\d))"
+)
 _FONT = re.compile(
     r"\\(?:math(?:rm|bf|it|sf|tt|cal|normal)|boldsymbol|bm|pmb|text(?:rm|bf|it|sf|tt|normal|up)?"
     r"|mbox|hbox|emph|math(?:bin|rel|ord|op|punct|open|close)|underline|operatorname\*?|boxed|fbox|textcolor\{[^{}]*\}|color\{[^{}]*\})"
@@ -58,7 +62,7 @@ _SYNONYMS = [
         (r"\\\{\s*\\\}|^\s*(?i:(?:the )?(?:empty|null) set)\.?\s*$", r"\\emptyset "),
         (r"\s*\\(?:colon|ratio)(?![a-z])\s*", ":"),
         (r"\\Bbb(?![a-z])", r"\\mathbb"),
-        (r"(?<![A-Za-z])US\s*\\\$", r"\\$"),
+        (r"(?<![A-Za-z])US\s*\\\$|\{\s*\\\$\s*\}|\\textdollar(?![a-z])", r"\\$"),
         (r" ?\{ ?([:.,]) ?\} ?", r"\1"),
         (r"(?<![\w\\^}\]\s])\{(\d+)\}", r"\1"),
         (r"\\(?:leqslant|leqq|leq|le)(?![a-z])|<=|\u2264", r"\\le "),

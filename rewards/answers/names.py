@@ -1,6 +1,7 @@
 """Reads names in expressions: variables with index and primes, constants, functions and their arguments."""
 
 import contextlib
+import re
 
 import sympy
 
@@ -47,6 +48,11 @@ def _index(parser: Reader) -> str:
     if parser.token == "{":
         start = parser.position
         raw = parser.raw_group()
+        if 1 < len(raw) <= 3 and any(letter in parser.env for letter in raw):  # ``a_{ij}`` under a sum
+            parts = [sympy.sstr(parser.env.get(letter, letter)) for letter in raw]
+            return ("" if max(map(len, parts)) == 1 else ",").join(parts)
+        if re.fullmatch("1[a-zA-Z]", raw):  # a row and a column, as no one writes 1 times k
+            return raw
         if len(raw) == 1 or not raw.isalpha():  # ``x_{max}`` is no product
             parser.position = start
             with contextlib.suppress(NotInGrammarError, UnreadableError):

@@ -7,12 +7,31 @@ CLOCK = re.compile(r"(\d{1,2}) ?: ?(\d{2}(?: ?: ?\d{2})?(?:\.\d+)?)(?:\s*([ap])\
 """A time of day or a duration; minutes and seconds have two digits."""
 _DATE = re.compile(r"(\d{1,4})([-/.])(\d{1,2})\2(\d{1,4})")
 _PROMOTION = re.compile(r"(?:[a-h]x)?[a-h][18]=[QRBN][+#]?")
+_CONGRUENCE = re.compile(
+    r"(?:(?P<left>[^=<>]+?)\\equiv(?![a-zA-Z]))?(?P<right>[^=<>]+?),?\s*\(?\s*"
+    r"(?:\\p(?:mod|od)|(?P<operator>\\b?mod|mod))(?![a-zA-Z])\s*"
+    r"\{?\s*(?P<modulus>[^{}()]+?)\s*\}?\s*\)?"
+)
 _CYCLES = re.compile(r"(?:\(\s*\d+(?:[\s,]+\d+)*\s*\)\s*)+")
 
 
 def is_promotion(text: str) -> bool:
     """Returns True for the chess move of a pawn that becomes a piece, ``e8=Q``, which is no equation."""
     return bool(_PROMOTION.fullmatch(text))
+
+
+def congruence(text: str) -> str | None:
+    """Returns ``x \\equiv 13 \\pmod{8}`` in canonical spelling, with 5 for 13; None for any other text.
+
+    The modulus is a part of the answer, whose relation is no equation.
+    """
+    match = _CONGRUENCE.fullmatch(text)
+    if match is None or (match["operator"] and not match["left"]):
+        return None  # ``13 \\bmod 8`` is a number
+    left, right, modulus = (re.sub(r"\s", "", match[name] or "") for name in ("left", "right", "modulus"))
+    if re.fullmatch(r"-?\d{1,100}", right) and re.fullmatch(r"[1-9]\d{0,99}", modulus):
+        right = str(int(right) % int(modulus))
+    return rf"{left} \equiv {right} \pmod {modulus}"
 
 
 def is_clock_only(text: str) -> bool:

@@ -101,7 +101,11 @@ class Reader(ABC):
 
     @abstractmethod
     def exponent(self) -> sympy.Expr:
-        """Reads what follows ``^``: a group, or a single sign, digit or command as in TeX."""
+        """Reads what follows the ``^`` of a power, and the powers of that."""
+
+    @abstractmethod
+    def script(self) -> sympy.Expr:
+        """Reads what follows ``_`` or ``^`` at an operator: a group, or a single sign, digit or command."""
 
     @abstractmethod
     def group(self, opening: str = "{") -> sympy.Expr:

@@ -10,7 +10,8 @@ from functools import lru_cache
 from rewards.answers.atoms import read_atom
 from rewards.answers.brackets import split_top, strip_outer, top_tokens
 from rewards.answers.intervals import REAL_LINE, condition_of, punctured_line, with_setminus
-from rewards.answers.notation import is_cycles, is_promotion
+from rewards.answers.naming import occurs
+from rewards.answers.notation import congruence, is_cycles, is_promotion
 from rewards.answers.quantity import parse_quantity
 from rewards.answers.shapes import (
     Compound,
@@ -36,6 +37,7 @@ _NAME = re.compile(
     (?:[a-zA-Z]|\\(?!frac|sqrt|sin|cos|tan|sec|csc|cot|log|ln|cdot|times|cup|cap|pm|mp|pi|infty)[a-zA-Z]+)
     (?:_\{?\w+\}?)?'*                                                           # x, x_1, \theta
     (?:\s*\(\s*[a-zA-Z](?:\s*,\s*[a-zA-Z])*\s*\))?                            # f(x), P(A)
+    | \\(?:vec|hat|bar|overrightarrow)\s*\{?\s*[a-zA-Z]\s*\}?                      # \vec{v}
     | \|\s*[A-Z]{1,2}\s*\|                                                       # |AB|
     | (?:\\(?:overline|angle|triangle|measuredangle|widehat)\s*)?\{?[A-Z]{2,4}\}? # AB, \angle ABC
     | [A-Z](?:_\{?\w+\}?)?\s*:\s*[A-Z](?:_\{?\w+\}?)?                            # A:B
@@ -154,6 +156,8 @@ def _is_prose(text: str) -> bool:
 
 
 def _read_relation(text: str, is_gold: bool, depth: int) -> Shape | None:
+    if "mod" in text and (residue := congruence(text)) is not None:
+        return Text(text=residue)
     if not _HAS_SIGN.search(text) or is_promotion(text):
         return None
     sides: list[str] = []
@@ -173,7 +177,8 @@ def _read_relation(text: str, is_gold: bool, depth: int) -> Shape | None:
         raise UnreadableError("A side of a relation is empty.")
     if not signs:
         return _parse(sides[0], is_gold=is_gold, depth=depth)
-    if signs[0] in ("=", r"\in", r"\approx") and _NAME.fullmatch(sides[0]):
+    is_named = signs[0] in ("=", r"\in", r"\approx") and _NAME.fullmatch(sides[0])
+    if is_named and not occurs(sides[0], sides[1:]):
         rest: Shape
         if len(signs) == 1:
             rest = _parse(sides[1], is_gold=is_gold, depth=depth)
@@ -183,7 +188,7 @@ def _read_relation(text: str, is_gold: bool, depth: int) -> Shape | None:
             rest = Relation(sides=tuple(sides[1:]), signs=tuple(signs[1:]))
         name = re.sub(r"[\s{}]", "", sides[0])
         return Named(name=name, value=rest, text=text)
-    if signs == ["="] and re.fullmatch("[a-zA-Z]", sides[1]):
+    if signs == ["="] and re.fullmatch("[a-zA-Z]", sides[1]) and not occurs(sides[1], sides[:1]):
         value = _parse(sides[0], is_gold=is_gold, depth=depth)  # ``3 = x``
         return Named(name=sides[1], value=value, text=f"{sides[1]} = {sides[0]}")
     return Relation(sides=tuple(sides), signs=tuple(signs))

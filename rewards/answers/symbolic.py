@@ -4,7 +4,6 @@ The grammar builds nothing large, so a call takes milliseconds; the limits of th
 """
 
 import logging
-import random
 import re
 from functools import lru_cache
 from typing import Any
@@ -17,6 +16,8 @@ from rewards.answers.algebra import squash
 from rewards.answers.fallback import read_with_latex2sympy
 from rewards.answers.grammar import read_expression
 from rewards.answers.guarded import Guard, NotInGrammarError
+from rewards.answers.naming import occurs
+from rewards.answers.points import points
 from rewards.answers.shapes import Relation, UnreadableError
 
 DIGITS = 120
@@ -127,7 +128,8 @@ class SymPyAlgebra:
             return None
         for side in chain.sides:
             # ``x = y = 2`` names its value twice.
-            if side == value_text or _BIG_OPERATOR.search(side) or re.fullmatch("[a-zA-Z]", side):
+            is_name = re.fullmatch("[a-zA-Z]", side) and not occurs(side, [value_text])
+            if side == value_text or _BIG_OPERATOR.search(side) or is_name:
                 continue
             other = parse_expression(side)
             if other.free_symbols:
@@ -145,20 +147,6 @@ def _difference(relation: Relation) -> sympy.Expr:
     if not isinstance(left, sympy.Expr) or not isinstance(right, sympy.Expr):
         raise UnreadableError("A side of the relation is not an expression.")
     return left - right
-
-
-def _points(symbols: set[Any], count: int) -> list[dict[Any, Any]]:
-    """Returns fixed rational points: the first half positive, the second half with mixed signs."""
-    generator = random.Random(20)
-    names = sorted(symbols, key=str)
-    points = []
-    for index in range(count):
-        point = {}
-        for name in names:
-            value = sympy.Rational(generator.randint(400, 2600), 997)
-            point[name] = -value if index >= count // 2 and generator.random() < 0.6 else value
-        points.append(point)
-    return points
 
 
 _REAL = (sympy.Float, sympy.Rational)
@@ -214,10 +202,10 @@ def _same_constant(gold: sympy.Expr, answer: sympy.Expr) -> bool:
     return bool(abs(difference) < sympy.Float(10) ** -PROOF_DIGITS)
 
 
-def _same_at_points(gold: sympy.Expr, answer: sympy.Expr, symbols: set[Any], count: int = 8) -> bool:
+def _same_at_points(gold: sympy.Expr, answer: sympy.Expr, symbols: set[Any]) -> bool:
     """Tests identity at several points: equal at all, and at least three, at which both have a value."""
     agreed = 0
-    for point in _points(symbols, count):
+    for point in points(symbols, gold, answer):
         left, right = _number_at(gold, point), _number_at(answer, point)
         if left is None or right is None:
             continue
@@ -230,7 +218,7 @@ def _same_at_points(gold: sympy.Expr, answer: sympy.Expr, symbols: set[Any], cou
 def _constant_ratio(left: sympy.Expr, right: sympy.Expr) -> sympy.Expr | None:
     """Returns the nonzero real constant c with left = c * right; None if there is none."""
     ratio = None
-    for point in _points(left.free_symbols, 6):
+    for point in points(left.free_symbols, left, right):
         top, bottom = _number_at(left, point), _number_at(right, point)
         if top is None or bottom is None or not bottom:
             continue

@@ -56,7 +56,7 @@ def _unit_of(leaf: Number | Expression | Text) -> str:
 _LETTER_UNIT = re.compile(
     r"(.*[\d})])(\s*[mgslhLNJWVKA](?:\s*\^\s*\{?\s*[23]\s*\}?)?(?:\s*/\s*[a-z]+)?)", re.S
 )
-_CONSTANT = re.compile(r"(.+)\+\s*([CcKk])", re.S)
+_CONSTANT = re.compile(r"(.+)\+\s*([CcKk](?:_\{?\w\}?)?)", re.S)
 
 
 def _comparable(gold: Number | Expression, answer: Expression) -> Expression:
