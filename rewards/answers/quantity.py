@@ -155,9 +155,11 @@ def _spelled(text: str, is_gold: bool) -> Quantity | None:
     for length in range(len(words), 0 if len(words) <= 8 and not is_gold else len(words) - 1, -1):
         value = number_of_words(" ".join(words[:length]))
         if value is not None:
-            rest = " ".join(words[length:])
-            unit = unit_suffix(f" {rest}", is_gold=False) if rest else ""
-            return None if unit is None else Quantity(value=Fraction(value), unit=unit)
+            if any(number_of_words(word) is not None for word in words[length:]):
+                return None  # ``six seven``
+            factor, rest = split_scale("".join(f" {word}" for word in words[length:]))
+            unit = unit_suffix(rest, is_gold=False) if rest else ""
+            return None if unit is None else Quantity(value=Fraction(value * factor), unit=unit)
     return None
 
 
