@@ -1,7 +1,7 @@
-"""``python -m rewards score IN.jsonl OUT.jsonl`` and ``python -m rewards audit DATA.jsonl``.
+"""``python -m rewards score IN.jsonl OUT.jsonl``.
 
-Exit status: 0 on success; 1 if a line is broken, there are no lines, a gold does not parse, a question occurs
-twice, or too many checks ended in ``timeout`` or ``error``; 2 if the command could not run.
+Exit status: 0 on success; 1 if a line is broken, there are no lines, or too many checks ended in ``timeout``
+or ``error``; 2 if the command could not run. Gold answers of a data set: ``python -m rollout.problems``.
 """
 
 import argparse
@@ -10,12 +10,16 @@ import sys
 from pathlib import Path
 
 from rewards.answers.extract import FORMS
-from rewards.files import audit_file, score_file
+from rewards.files import score_file
 from rewards.scorer import Scorer
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m rewards", description="Check answers in files.")
+    parser = argparse.ArgumentParser(
+        prog="python -m rewards",
+        description="Check answers in files.",
+        epilog="The gold answers and questions of a data set: python -m rollout.problems data.path=FILE",
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     score = commands.add_parser("score", help="add a verdict to each line (fields: gold, pred)")
     score.add_argument("source", type=Path, metavar="IN.jsonl")
@@ -31,9 +35,6 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument(
         "--max-failure-share", type=float, default=0.02, help="of timeout + error (default 0.02)"
     )
-    audit = commands.add_parser("audit", help="find golds that do not parse, and duplicate questions")
-    audit.add_argument("source", type=Path, metavar="DATA.jsonl")
-    audit.add_argument("--field", default="answer", help="field of the gold answer (default: answer)")
     return parser
 
 
@@ -59,12 +60,6 @@ def _score(options: argparse.Namespace) -> int:
     return asyncio.run(run())
 
 
-def _audit(options: argparse.Namespace) -> int:
-    counts = audit_file(options.source, options.field)
-    print(", ".join(f"{name} {number}" for name, number in counts.items()))
-    return int(any(number for name, number in counts.items() if name != "rows"))
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Runs a command and returns its exit status."""
     options = _parser().parse_args(arguments)
@@ -72,7 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{options.source} is not a file; pass a file of JSON lines.", file=sys.stderr)
         return 2
     try:
-        return _score(options) if options.command == "score" else _audit(options)
+        return _score(options)
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 2

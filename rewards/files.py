@@ -1,7 +1,6 @@
 """JSON lines in and out for ``python -m rewards``: streams, and skips broken lines."""
 
 import asyncio
-import hashlib
 import json
 import os
 import sys
@@ -14,9 +13,6 @@ from typing import Any
 from tqdm import tqdm
 
 from configs.json_lines import BrokenRowError, check_format, parse_row, read_lines, text_of
-from rewards.answers.algebra import squash
-from rewards.answers.latex import normalise
-from rewards.gold import check_gold, gold_answer
 from rewards.scorer import Scorer
 from rewards.verdict import STATUSES, Verdict
 
@@ -106,50 +102,3 @@ async def score_file(source: Path, target: Path, scorer: Scorer) -> tuple[Counte
             await write_first()
     os.replace(partial, target)
     return counts, num_broken
-
-
-def audit_file(path: Path, field: str) -> Counter[str]:
-    """Reports golds that do not parse, repeated questions, and questions with different answers.
-
-    Lines are read as those of ``data.path``, so that what passes here loads there.
-
-    Raises:
-        ValueError: If the file is not JSON lines.
-
-    Returns:
-        Counts of ``rows``, ``broken``, ``unparsable``, ``duplicate`` and ``conflict``.
-    """
-    counts: Counter[str] = Counter(rows=0, broken=0, unparsable=0, duplicate=0, conflict=0)
-    # Question digest -> (first line, answer digest): digests keep the memory of large files small.
-    seen: dict[bytes, tuple[int, bytes]] = {}
-    for number, line in _lines(path):
-        counts["rows"] += 1
-        try:
-            row = parse_row(line)
-            gold = text_of(row, field, numbers=True) or ""
-            question = text_of(row, "question", numbers=False) if "question" in row else None
-        except BrokenRowError as error:
-            counts["broken"] += 1
-            _report(path, number, error)
-            continue
-        try:
-            check_gold(gold)
-            answer = gold_answer(gold)
-        except ValueError as error:
-            counts["unparsable"] += 1
-            _report(path, number, error)
-            answer = gold
-        if question is None:
-            continue
-        key, value = _digest("".join(question.split())), _digest(squash(normalise(answer)))
-        first = seen.setdefault(key, (number, value))
-        if first[0] != number:
-            kind = "duplicate" if first[1] == value else "conflict"
-            counts[kind] += 1
-            same = "and the same answer" if kind == "duplicate" else "but another answer"
-            _report(path, number, f"It has the question of line {first[0]} {same}.")
-    return counts
-
-
-def _digest(text: str) -> bytes:
-    return hashlib.blake2b(text.encode(), digest_size=12).digest()

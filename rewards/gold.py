@@ -103,6 +103,18 @@ def gold_answer(text: str) -> str:
     return found.answer
 
 
+def spelling(gold: str) -> str:
+    """Returns the canonical spelling of a gold answer; that of the whole text if it names no answer.
+
+    Golds of one spelling are equal; equal golds may be spelled in several ways (``0.5``, ``1/2``).
+    """
+    try:
+        answer = gold_answer(gold)
+    except ValueError:
+        answer = gold
+    return squash(normalise(answer))
+
+
 @lru_cache(maxsize=10_000)
 def read_gold(text: str) -> ParsedGold:
     """Parses the structure of a gold answer without algebra, so that it is cheap and cannot hang.

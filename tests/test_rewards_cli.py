@@ -5,12 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
-from configs.schema import DataConfig, RewardsConfig
 from rewards.__main__ import main
-from rewards.build import gold_checker
-from rollout.problems.loading import load_train
 
 
 def write(path: Path, *lines: object) -> Path:
@@ -70,64 +65,15 @@ def test_too_many_failures_show_in_the_exit_status(tmp_path: Path, caplog) -> No
     assert "failed on 1 of 1 answers" in caplog.text
 
 
-def test_audit_finds_bad_golds_duplicates_and_conflicts(tmp_path: Path, capsys) -> None:
-    source = write(
-        tmp_path / "data.jsonl",
-        {"question": "1+1?", "answer": "2"},
-        {"question": "half?", "answer": r"\frac{1}"},
-        {"question": "1+1 ?", "answer": "2"},
-        {"question": "1 + 1?", "answer": "3"},
-        {"question": "third?", "answer": r"\frac13"},
-        {"question": "third?", "answer": r"\dfrac{1}{3}"},
-    )
-    assert main(["audit", str(source)]) == 1
-    output = capsys.readouterr()
-    assert "rows 6, broken 0, unparsable 1, duplicate 2, conflict 1" in output.out
-    assert (
-        "line 2: The gold answer" in output.err
-        and "line 4: It has the question of line 1 but another" in output.err
-    )
-
-
-def test_audit_reads_a_file_as_the_loader_does(tmp_path: Path, capsys) -> None:
-    numbers = write(tmp_path / "numbers.jsonl", *({"question": f"{n}?", "answer": n / 2} for n in range(3)))
-    assert main(["audit", str(numbers)]) == 0
-    assert len(load_train(DataConfig(path=str(numbers)), gold_checker(RewardsConfig()))) == 3
-    refused = [
-        {"question": ["1+1?"], "answer": "2"},
-        {"question": "1?", "answer": {"ground_truth": "2"}},
-        {"question": "2?", "answer": None},
-        {"question": "3?", "answer": "half \ud83d"},
-        {"question": "4?", "answer": "nan"},
-    ]
-    for row in refused:
-        source = write(tmp_path / "data.jsonl", row)
-        assert main(["audit", str(source)]) == 1
-        assert "line 1: " in capsys.readouterr().err
-        with pytest.raises(ValueError, match="line 1: "):
-            load_train(DataConfig(path=str(source)), gold_checker(RewardsConfig()))
-
-
 def test_a_file_of_another_format_exits_with_2(tmp_path: Path, capsys) -> None:
     source = write(tmp_path / "data.jsonl", [{"question": "1?", "answer": "1"}])
-    for command in (["audit", str(source)], ["score", str(source), str(tmp_path / "out.jsonl")]):
-        assert main(command) == 2
-        assert "data.jsonl must hold JSON lines" in capsys.readouterr().err
+    assert main(["score", str(source), str(tmp_path / "out.jsonl")]) == 2
+    assert "data.jsonl must hold JSON lines" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["data.jsonl"]
 
 
-def test_a_solution_of_gsm8k_and_its_answer_are_the_same_gold(tmp_path: Path, capsys) -> None:
-    rows = ({"question": "1?", "answer": "So 2 + 1.\n#### 3"}, {"question": "1?", "answer": "3"})
-    assert main(["audit", str(write(tmp_path / "data.jsonl", *rows))]) == 1
-    assert "unparsable 0, duplicate 1, conflict 0" in capsys.readouterr().out
-
-
-def test_audit_of_clean_data_exits_with_0(tmp_path: Path) -> None:
-    assert main(["audit", str(write(tmp_path / "data.jsonl", {"gold": "2"})), "--field", "gold"]) == 0
-
-
 def test_a_missing_file_exits_with_2(tmp_path: Path, capsys) -> None:
-    assert main(["audit", str(tmp_path / "none.jsonl")]) == 2
+    assert main(["score", str(tmp_path / "none.jsonl"), str(tmp_path / "out.jsonl")]) == 2
     assert "none.jsonl" in capsys.readouterr().err
 
 
