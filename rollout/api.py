@@ -35,6 +35,8 @@ def open_policy(
     urls: str | Sequence[str] = (),
     chat_url: str = "",
     thinking: str = "think",
+    system: str = "",
+    chat_template_kwargs: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> OpenPolicy:
     """Starts a local vLLM worker or connects to running endpoints; returns when they answer.
@@ -44,6 +46,8 @@ def open_policy(
         urls: vLLM servers to use instead of a local one.
         chat_url: An OpenAI-compatible endpoint to use instead, with ``chat_model``.
         thinking: Marks of the model's thinking: the name of a file in configs/operator/thinking.
+        system: System prompt of every call.
+        chat_template_kwargs: Further arguments of the model's chat template, e.g. ``enable_thinking``.
         options: Other fields of ``configs.schema.RolloutConfig``, e.g. ``max_completion_length``.
 
     Raises:
@@ -57,8 +61,13 @@ def open_policy(
         config = load("evaluation", [*unused, f"operator/thinking={thinking}"])
     endpoints = {"urls": [urls] if isinstance(urls, str) else list(urls), "chat_url": chat_url}
     rollout = with_options(config.rollout, {**endpoints, **options}, "rollout")
-    config = replace(config, model=replace(config.model, path=str(model)), rollout=rollout)
-    codec = load_codec(config.model, rollout)
+    config = replace(
+        config,
+        model=replace(config.model, path=str(model), chat_template_kwargs=dict(chat_template_kwargs or {})),
+        operator=replace(config.operator, prompts=replace(config.operator.prompts, system=system)),
+        rollout=rollout,
+    )
+    codec = load_codec(config.model, rollout, config.operator.prompts)
     marks = config.operator.thinking
     # A chat endpoint applies its own template.
     opened = not rollout.chats and codec.opens_thinking(marks.open)

@@ -1,12 +1,15 @@
 """Builds the tokenizer, the policy settings and the operator with its variants from a run's options."""
 
+import logging
+import os
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from configs.schema import ModelConfig, OperatorConfig, RolloutConfig, TrainingConfig
+from configs.schema import ModelConfig, OperatorConfig, PromptsConfig, RolloutConfig, TrainingConfig
 from configs.thinking import UNCLOSED, ThinkingMarks
 from rollout.distiller import DistillerOptions
 from rollout.forcing import ThinkingLimit
@@ -20,10 +23,13 @@ from rollout.sampler import Sampler
 from rollout.siblings import OPERATORS
 from rollout.stages import Stage
 from rollout.thinking import split
+from rollout.turns import unread
 from rollout.workspace import find_distiller
 
 if TYPE_CHECKING:  # plans build operators without loading torch
     from transformers import PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
 
 
 def load_tokenizer(model: ModelConfig) -> "PreTrainedTokenizerBase":
@@ -51,23 +57,40 @@ def load_tokenizer(model: ModelConfig) -> "PreTrainedTokenizerBase":
         ) from error
 
 
-def load_codec(model: ModelConfig, rollout: RolloutConfig) -> Codec:
+def load_codec(model: ModelConfig, rollout: RolloutConfig, prompts: PromptsConfig) -> Codec:
     """Loads the tokenizer of ``model.path`` and the ids that end a turn, and tries the chat template once.
 
     A chat endpoint applies its own template and ends turns itself: then the tokenizer only counts tokens.
+    Logs a warning of each argument of ``model.chat_template_kwargs`` that the template does not read.
 
     Raises:
-        FileNotFoundError: As ``load_tokenizer``.
-        ValueError: As ``load_tokenizer``, or if the template renders a question to no prompt that the policy
-            can answer (``rollout.prompt_probe``).
+        FileNotFoundError: As ``load_tokenizer`` and ``prompt_texts``.
+        ValueError: As ``load_tokenizer`` and ``prompt_texts``, or if the template renders a question to no
+            prompt that the policy can answer (``rollout.prompt_probe``).
     """
     tokenizer = load_tokenizer(model)
+    texts = prompt_texts(prompts)
     if rollout.chats:
-        return Codec(tokenizer=tokenizer)
-    stop_ids = tuple(sorted(i for i in _listed_ends(model) if i != tokenizer.eos_token_id))
-    codec = Codec(tokenizer=tokenizer, stop_ids=stop_ids)
-    check_prompt(codec, model.path)
+        return Codec(tokenizer=tokenizer, system=prompts.system)
+    codec = Codec(
+        tokenizer=tokenizer,
+        stop_ids=tuple(sorted(i for i in _listed_ends(model) if i != tokenizer.eos_token_id)),
+        system=prompts.system,
+        template_arguments=model.chat_template_kwargs,
+    )
+    check_prompt(codec, model.path, texts.shots)
+    if os.environ.get("RANK", "0") == "0":  # told once, not by every rank
+        _warn_unread(model.path, tuple(unread(tokenizer, model.chat_template_kwargs)))
     return codec
+
+
+@cache  # rank 0 loads the tokenizer twice
+def _warn_unread(path: str, names: tuple[str, ...]) -> None:
+    for name in names:
+        logger.warning(
+            "model.chat_template_kwargs.%s has no effect: the chat template of %s does not read it.",
+            name, path,
+        )  # fmt: skip
 
 
 def _listed_ends(model: ModelConfig) -> set[int]:

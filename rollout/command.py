@@ -54,7 +54,7 @@ def main(config: EvaluationConfig, overrides: list[str]) -> None:
 def _evaluate(config: EvaluationConfig) -> str:
     output_dir = Path(config.output_dir)
     trace, operators = _operators(config)
-    codec = load_codec(config.model, config.rollout)
+    codec = load_codec(config.model, config.rollout, config.operator.prompts)
     comparison = Comparison(
         problems=load_evaluated(config.data, gold_checker(config.rewards)),
         operators=[build_operator(each) for each in operators],

@@ -143,7 +143,8 @@ class OpenPolicy:
         for name in options.keys() & set(SHARED):
             raise ValueError(
                 f"operator.{name} is the same for all operators of a policy, so it cannot be set for one. "
-                "open_policy takes thinking; prompts are those of configs/operator/prompts/default.yaml."
+                "open_policy takes thinking and system; the other prompts are those of "
+                "configs/operator/prompts/default.yaml."
             )
         if isinstance(operator, str):
             config = with_options(self._named(operator), options, "operator")

@@ -222,7 +222,7 @@ class Policy:
     def _attempt(self, workspace: Workspace) -> Prompt:
         question = self.problem.question
         if workspace.is_empty:
-            return self.codec.prompt(self.prompts.solve_text(question))
+            return self.codec.prompt(self.prompts.solve_text(question), self.prompts.shots)
         return self.codec.prompt(self.prompts.refine_text(question, workspace.text))
 
     async def _ask(self, text: str, role: str, parents: tuple[int, ...]) -> int:

@@ -1,23 +1,26 @@
 """Tries the chat template on one question, before anything starts: a wrong prompt shows in no metric."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import cast
 
 from rollout.prompts import PLAIN_TEXT, Codec
+from rollout.turns import Turn
 
 SHOWN_CHARACTERS = 600
 """Longest rendered prompt in an error message."""
 
 
-def check_prompt(codec: Codec, path: str) -> None:
+def check_prompt(codec: Codec, path: str, shots: Sequence[Turn] = ()) -> None:
     """Checks that a prompt holds the question exactly once and leaves the turn to the policy.
 
     Special tokens that are spelled in a question must stay text, and at most one beginning of sequence and no
-    end of sequence may be where the policy would read its own.
+    end of sequence may be where the policy would read its own. The system prompt and the examples must be in
+    the prompt as they were written.
 
     Args:
         codec: Converts a question as every call of the run does.
         path: ``model.path``, for the message.
+        shots: The run's examples, ``PromptTexts.shots``.
 
     Raises:
         ValueError: If a check fails; the message shows what was rendered.
@@ -28,10 +31,14 @@ def check_prompt(codec: Codec, path: str) -> None:
     try:
         rendered = codec.render(PLAIN_TEXT)
     except Exception as error:  # a template is a program, which may raise anything
+        told = (
+            "with the system prompt of operator.prompts.system" if codec.system else "without a system prompt"
+        )
         raise ValueError(
-            f"model.path is {path!r}, whose {part} does not render a user's turn without a system prompt: "
-            f"{error!r}. Change the template (tokenizer.chat_template, chat_template.jinja)."
+            f"model.path is {path!r}, whose {part} does not render a user's turn {told}: {error!r}. Change "
+            "the template (tokenizer.chat_template, chat_template.jinja) or the option."
         ) from error
+    _check_before(codec, path, shots)
     for problem in _problems(codec, rendered):
         ids = codec.encode_prompt(PLAIN_TEXT)
         shown = codec.tokenizer.decode(list(ids), skip_special_tokens=False)[:SHOWN_CHARACTERS]
@@ -41,9 +48,33 @@ def check_prompt(codec: Codec, path: str) -> None:
         )
 
 
+def _check_before(codec: Codec, path: str, shots: Sequence[Turn]) -> None:
+    """Checks that the template keeps the system prompt and the examples.
+
+    Raises:
+        ValueError: If it does not, or cannot render them.
+    """
+    examples = "operator.prompts.examples"
+    named = [("operator.prompts.system", codec.system), *((examples, turn.text) for turn in shots)]
+    try:
+        rendered = codec.render(PLAIN_TEXT, shots)
+    except Exception as error:
+        raise ValueError(
+            f"model.path is {path!r}, whose chat template does not render {examples}: {error!r}. Set it to "
+            "null."
+        ) from error
+    for option, text in named:
+        if text.strip() not in rendered:  # templates may trim a turn
+            raise ValueError(
+                f"model.path is {path!r}, whose chat template drops or changes a text of {option}: "
+                f"{text[:SHOWN_CHARACTERS]!r}. Some templates have no system prompt, others take the "
+                "thinking out of earlier turns; unset the option, or change the text or the template."
+            )
+
+
 def _problems(codec: Codec, rendered: str) -> Iterator[str]:
     ids = codec.encode_prompt(PLAIN_TEXT)
-    if (times := rendered.count(PLAIN_TEXT)) != 1:
+    if (times := rendered.count(PLAIN_TEXT) - codec.system.count(PLAIN_TEXT)) != 1:
         yield f"it holds the question {times} times, not once. Change the template."
     bos = codec.tokenizer.bos_token_id
     if bos is not None and ids[:2] == (bos, bos):

@@ -4,30 +4,21 @@ The texts are in ``configs/operator/prompts``.
 """
 
 import re
-import string
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
+from configs.examples import Example, read_examples
 from configs.schema import PromptsConfig
 from rollout.control_tokens import ControlTokens, control_tokens
+from rollout.placeholders import PLACEHOLDERS, before_number, check_placeholders
 from rollout.records import Prompt, context_key
+from rollout.turns import Turn, rendered
 
 if TYPE_CHECKING:  # plans import operators without loading torch
     from transformers import PreTrainedTokenizerBase
 
-_PLACEHOLDERS = {
-    "solve": {"question"},
-    "draft": {"number", "solution"},
-    "refine": {"question", "workspace"},
-    "distil": {"question", "drafts", "kappa"},
-    "verify": {"question", "solution"},
-    "analyse": {"question", "solution"},
-    "analysis": {"draft", "analysis"},
-    "update": {"question", "workspace", "drafts", "kappa"},
-    "select": {"question", "drafts"},
-}
 PLAIN_TEXT = "What is 17 + 25?"
 """A text without special tokens, from which a template's own tokens are read."""
 _PRIVATE_USE = range(0xE000, 0xF900)
@@ -51,21 +42,21 @@ class PromptTexts:
     analysis: str
     update: str
     select: str
+    examples: tuple[Example, ...] = ()
+    """Worked examples that a trace or a draft of the first round reads before its question."""
 
     def __post_init__(self) -> None:
-        for item in fields(self):
-            text = getattr(self, item.name)
-            try:
-                found = {name for _, name, _, _ in string.Formatter().parse(text) if name is not None}
-            except ValueError as error:
-                raise ValueError(
-                    f"operator.prompts.{item.name} is not a template: {error}; write {{{{}}}} for braces."
-                ) from error
-            if found != _PLACEHOLDERS[item.name]:
-                raise ValueError(
-                    f"operator.prompts.{item.name} must hold exactly the placeholders "
-                    f"{sorted(_PLACEHOLDERS[item.name])}, got {sorted(found)}; write {{{{}}}} for braces."
-                )
+        for name in PLACEHOLDERS:
+            check_placeholders(name, getattr(self, name))
+
+    @property
+    def shots(self) -> tuple[Turn, ...]:
+        """The examples as turns that stand before ``solve_text``: question, answer, question, ..."""
+        return tuple(
+            turn
+            for each in self.examples
+            for turn in (Turn("user", self.solve_text(each.question)), Turn("assistant", each.answer))
+        )
 
     def solve_text(self, question: str) -> str:
         return self.solve.format(question=question)
@@ -82,7 +73,7 @@ class PromptTexts:
     @property
     def before_number(self) -> str:
         """Word before a draft's number, casefolded; its signs if it has no word; else nothing."""
-        return _before_number(self.draft)
+        return before_number(self.draft)
 
     def fence(self, solutions: Sequence[str]) -> str:
         """Returns the backticks that enclose every draft, more than any draft holds in a row.
@@ -118,7 +109,13 @@ class PromptTexts:
 
 
 def prompt_texts(config: PromptsConfig) -> PromptTexts:
-    """Returns the prompt texts of a run."""
+    """Returns the prompt texts of a run.
+
+    Raises:
+        FileNotFoundError: If the file of examples does not exist.
+        ValueError: If a text has the wrong placeholders, or the file of examples has a line without question
+            and answer.
+    """
     return PromptTexts(
         solve=config.solve,
         draft=config.draft,
@@ -129,18 +126,13 @@ def prompt_texts(config: PromptsConfig) -> PromptTexts:
         analysis=config.analysis,
         update=config.update,
         select=config.select,
+        examples=read_examples(config.examples),
     )
 
 
-def _before_number(draft: str) -> str:
-    """Returns the word before a draft's number, casefolded; its signs if it has no word; else nothing."""
-    before = ""
-    for literal, name, _, _ in string.Formatter().parse(draft):
-        before = literal.casefold()
-        if name == "number":
-            break
-    words = re.findall(r"[^\W\d_]+", before)
-    return words[-1] if words else before.strip()
+def _plain(turns: Sequence[Turn]) -> list[Turn]:
+    """Returns turns of the same roles whose texts hold no special token."""
+    return [Turn(turn.role, PLAIN_TEXT) for turn in turns]
 
 
 def join_drafts(texts: Sequence[str]) -> str:
@@ -160,11 +152,15 @@ class Codec:
     """Ids that end a turn of this model besides the tokenizer's end of sequence."""
     marks: tuple[str, ...] = ()
     """Thinking marks: in a prompt they are text, also where the tokenizer has a token for them."""
+    system: str = ""
+    """System prompt: the first turn of every prompt. Empty: none."""
+    template_arguments: Mapping[str, Any] = field(default_factory=dict)
+    """Further arguments of the chat template."""
 
     @cached_property
     def control(self) -> ControlTokens:
         """Special tokens, and those that the chat template writes."""
-        return control_tokens(self.tokenizer, self._encoded([self.render(PLAIN_TEXT)]))
+        return control_tokens(self.tokenizer, self._encoded([self._rendered(_plain(self._turns("")))]))
 
     @cached_property
     def guarded(self) -> ControlTokens:
@@ -174,37 +170,59 @@ class Codec:
 
     @cached_property
     def frame(self) -> tuple[int, ...]:
-        """Guarded tokens of every prompt, in order: those of the chat template around the user's text."""
-        return self.guarded.among(self._encoded([self.render(PLAIN_TEXT)]))
+        """Guarded tokens of a prompt without examples, in order: those of the chat template around texts."""
+        return self._frame(self._turns(""))
 
-    def prompt(self, text: str) -> Prompt:
-        """Returns one user turn as a prompt that the policy can answer."""
-        ids = self.encode_prompt(text)
-        return Prompt(text=text, ids=ids, context=context_key(ids))
+    def prompt(self, text: str, shots: Sequence[Turn] = ()) -> Prompt:
+        """Returns one user turn as a prompt that the policy can answer.
 
-    def encode_prompt(self, text: str) -> tuple[int, ...]:
-        """Returns the ids of one user turn in the chat template; of the plain text if there is none.
-
-        The control tokens are those of the template, whatever the text holds.
+        Args:
+            text: The turn.
+            shots: Turns between the system prompt and ``text``: ``PromptTexts.shots`` for a question that is
+                put without a workspace.
         """
-        ids = self._encoded([self.render(text)])
-        if self.guarded.among(ids) == self.frame:
-            return ids
-        pieces = self.guarded.pieces(text)
-        # The pieces are separated by a character that the text does not hold, so that the template can be
-        # rendered around all of them at once.
-        seam = next(chr(code) for code in _PRIVATE_USE if chr(code) not in text)
-        return self._encoded(self.render(seam.join(pieces)).split(seam))
+        ids = self.encode_prompt(text, shots)
+        return Prompt(text=text, ids=ids, context=context_key(ids), before=self._turns(text, shots)[:-1])
 
-    def render(self, text: str, *, add_generation_prompt: bool = True) -> str:
-        """Returns one user turn in the chat template, as text; the text itself if there is no template."""
-        if self.tokenizer.chat_template is None:
-            return text
-        messages = [{"role": "user", "content": text}]
-        rendered = self.tokenizer.apply_chat_template(
-            messages, add_generation_prompt=add_generation_prompt, tokenize=False
+    def encode_prompt(self, text: str, shots: Sequence[Turn] = ()) -> tuple[int, ...]:
+        """Returns the ids of a prompt in the chat template; of its plain texts if there is none.
+
+        The control tokens are those of the template, whatever the texts hold.
+        """
+        turns = self._turns(text, shots)
+        ids = self._encoded([self._rendered(turns)])
+        if self.guarded.among(ids) == self._frame(turns):
+            return ids
+        # The pieces are separated by a character that the texts do not hold, so that the template can be
+        # rendered around all of them at once.
+        seam = next(chr(code) for code in _PRIVATE_USE if not any(chr(code) in turn.text for turn in turns))
+        cut = [Turn(turn.role, seam.join(self.guarded.pieces(turn.text))) for turn in turns]
+        return self._encoded(self._rendered(cut).split(seam))
+
+    def render(self, text: str, shots: Sequence[Turn] = (), *, add_generation_prompt: bool = True) -> str:
+        """Returns a prompt in the chat template, as text; its texts as paragraphs if there is no template."""
+        return self._rendered(self._turns(text, shots), add_generation_prompt=add_generation_prompt)
+
+    def _turns(self, text: str, shots: Sequence[Turn] = ()) -> tuple[Turn, ...]:
+        system = (Turn("system", self.system),) if self.system else ()
+        return (*system, *shots, Turn("user", text))
+
+    def _rendered(self, turns: Sequence[Turn], *, add_generation_prompt: bool = True) -> str:
+        return rendered(
+            self.tokenizer, turns, self.template_arguments, add_generation_prompt=add_generation_prompt
         )
-        return cast("str", rendered)
+
+    def _frame(self, turns: Sequence[Turn]) -> tuple[int, ...]:
+        """Returns the guarded tokens that the chat template writes around texts of these roles."""
+        roles = tuple(turn.role for turn in turns)
+        if roles not in self._frames:
+            self._frames[roles] = self.guarded.among(self._encoded([self._rendered(_plain(turns))]))
+        return self._frames[roles]
+
+    @cached_property
+    def _frames(self) -> dict[tuple[str, ...], tuple[int, ...]]:
+        """Results of ``_frame``, by roles."""
+        return {}
 
     def _encoded(self, parts: Sequence[str]) -> tuple[int, ...]:
         """Returns the ids of a rendered prompt whose parts are encoded one by one."""

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from rollout.turns import Turn
+
 TRACE = "trace"
 """A plain long chain of thought: the only call of its rollout."""
 DRAFT = "draft"
@@ -121,9 +123,11 @@ class Prompt:
     text: str
     """The user's turn, without the chat template."""
     ids: tuple[int, ...]
-    """Token ids of the same turn in its chat template, ready to be completed."""
+    """Token ids of all turns in the chat template, ready to be completed."""
     context: str
     """Name of the prefix that calls share; a call that continues after a forced close keeps it."""
+    before: tuple[Turn, ...] = ()
+    """Turns before the user's: the system prompt and the examples."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

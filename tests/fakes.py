@@ -8,9 +8,11 @@ from typing import Any
 
 from tiny import byte_tokenizer
 
+from configs.schema import PromptsConfig
 from configs.thinking import ThinkingMarks
 from rollout.distiller import DistillerOptions
 from rollout.operators import Operator, OperatorOptions, run_operator
+from rollout.placeholders import PLACEHOLDERS
 from rollout.policy import Policy
 from rollout.policy_settings import PolicySettings
 from rollout.prompts import Codec, PromptTexts
@@ -42,6 +44,8 @@ PROMPTS = PromptTexts(
     update="UPDATE {question} HAVING {workspace} FROM {drafts} IN {kappa}",
     select="SELECT {question} AMONG {drafts}",
 )
+PROMPTS_CONFIG = PromptsConfig(**{name: getattr(PROMPTS, name) for name in PLACEHOLDERS})
+"""The options that ``PROMPTS`` is made from."""
 KINDS = ("SOLVE", "REFINE", "DISTIL", "VERIFY", "ANALYSE", "UPDATE", "SELECT")
 
 
@@ -94,7 +98,7 @@ class ScriptedPolicy:
     async def generate(
         self, prompt: Prompt, sampling: Sampling, n: int = 1, request_id: str | None = None
     ) -> Sequence[Completion]:
-        text = CODEC.decode(prompt.ids).removeprefix("<|im_start|>user\n").partition("<|im_end|>")[0]
+        text = CODEC.decode(prompt.ids).rpartition("<|im_start|>user\n")[2].partition("<|im_end|>")[0]
         kind = next(kind for kind in KINDS if text.startswith(kind))
         request = Request(kind=kind, prompt=text, prompt_ids=prompt.ids, sampling=sampling, n=n)
         self.requests.append(request)
@@ -139,12 +143,18 @@ class SamplerOf:
         raise AssertionError("nothing is aborted here")
 
 
-def settings(sampler: Sampler, marks: ThinkingMarks | None = None) -> PolicySettings:
+def settings(
+    sampler: Sampler,
+    marks: ThinkingMarks | None = None,
+    *,
+    codec: Codec = CODEC,
+    prompts: PromptTexts = PROMPTS,
+) -> PolicySettings:
     sampling = Sampling(temperature=1.0, top_p=1.0, max_tokens=64, seed=0)
     return PolicySettings(
         sampler=sampler,
-        codec=CODEC,
-        prompts=PROMPTS,
+        codec=codec,
+        prompts=prompts,
         marks=marks or ThinkingMarks(),
         sampling=sampling,
     )

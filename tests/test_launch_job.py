@@ -93,8 +93,8 @@ def test_a_worker_option_survives_hydra_too():
 
 def test_options_of_vllm_reach_the_workers_as_they_were_given():
     given = [
-        "+rollout.vllm_args.speculative_config={method:ngram,tokens:[1,2]}",
-        "+rollout.vllm_args.a='x y'",
+        "rollout.vllm_args.speculative_config={method:ngram,tokens:[1,2]}",
+        "rollout.vllm_args.a='x y'",
     ]
     job = load("job", [*BASE, *given, "rollout.enforce_eager=false"])
     again = load("workers", worker_options(job))
@@ -362,7 +362,7 @@ def test_workers_that_run_alone_have_a_key_that_their_user_can_pass_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], value: str | None
 ):
     served: list[str] = []
-    monkeypatch.setattr(workers, "load_codec", lambda model, rollout: None)
+    monkeypatch.setattr(workers, "load_tokenizer", lambda model: None)
     monkeypatch.setattr(workers, "_serve", lambda fleet, config: served.append(fleet.key))
     monkeypatch.delenv("VLLM_API_KEY", raising=False)
     if value is not None:

@@ -53,7 +53,9 @@ METHOD = {
     "imports",
     "policy",
     "policy_settings",
+    "placeholders",
     "prompts",
+    "turns",
     "control_tokens",
     "thinking",
     "forcing",
@@ -68,7 +70,7 @@ FLOORS = {
     "rollout": {
         **{name: METHOD for name in METHOD},
         "problems": {"records"},
-        "prompt_probe": {"prompts"},
+        "prompt_probe": {"prompts", "turns"},
         "build": METHOD | {"prompt_probe"},
         "endpoints": METHOD,
         "workers": {"endpoints"},

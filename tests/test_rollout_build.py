@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import REPO
-from fakes import CODEC, PROMPTS, EvenIsCorrect, ScriptedPolicy, operator, problem, roll
+from fakes import CODEC, PROMPTS, PROMPTS_CONFIG, EvenIsCorrect, ScriptedPolicy, operator, problem, roll
 from tiny import byte_tokenizer, tiny_model
 
 from configs.compose import load, load_operator
@@ -247,7 +247,7 @@ def test_a_call_ends_at_every_id_that_the_models_files_list(tmp_path: Path, file
         generation.unlink()
     config = json.loads((tmp_path / file).read_text())
     (tmp_path / file).write_text(json.dumps(config | {"eos_token_id": listed}))
-    codec = load_codec(ModelConfig(path=str(tmp_path)), RolloutConfig())
+    codec = load_codec(ModelConfig(path=str(tmp_path)), RolloutConfig(), PROMPTS_CONFIG)
     assert codec.stop_ids == stops
     operator = load("evaluation", ["model.path=x", "data.path=x"]).operator
     settings = policy_settings(operator, RolloutConfig(), ScriptedPolicy(), codec)
@@ -257,7 +257,7 @@ def test_a_call_ends_at_every_id_that_the_models_files_list(tmp_path: Path, file
 
 def test_a_tokenizer_without_a_model_lists_no_further_ends(tmp_path: Path):
     byte_tokenizer().save_pretrained(tmp_path)
-    assert load_codec(ModelConfig(path=str(tmp_path)), RolloutConfig()).stop_ids == ()
+    assert load_codec(ModelConfig(path=str(tmp_path)), RolloutConfig(), PROMPTS_CONFIG).stop_ids == ()
 
 
 def test_a_chat_endpoint_is_asked_for_no_stop_ids_and_its_tokenizer_needs_no_usable_template(tmp_path: Path):
@@ -267,7 +267,7 @@ def test_a_chat_endpoint_is_asked_for_no_stop_ids_and_its_tokenizer_needs_no_usa
     tokenizer.save_pretrained(tmp_path)
     (tmp_path / "generation_config.json").write_text('{"eos_token_id": [1, 2]}')
     chatting = RolloutConfig(chat_url="http://127.0.0.1:9/v1", chat_model="m")
-    assert load_codec(ModelConfig(path=str(tmp_path)), chatting).stop_ids == ()
+    assert load_codec(ModelConfig(path=str(tmp_path)), chatting, PROMPTS_CONFIG).stop_ids == ()
 
 
 @pytest.mark.parametrize("beside", ["adapter_model.safetensors", "config.json"])

@@ -121,7 +121,7 @@ def _identity(*overrides: str, operators: tuple[str, ...] = ("trace", "pdr")) ->
     ("override", "message"),
     [
         ("seed=1", "seed was 0 and is 1"),
-        ("+rollout.vllm_args.quantization=fp8", 'rollout.vllm_args was {} and is {"quantization": "fp8"}'),
+        ("rollout.vllm_args.quantization=fp8", 'rollout.vllm_args was {} and is {"quantization": "fp8"}'),
         ("rollout.temperature=0.5", "rollout.temperature was 1.0 and is 0.5"),
         ("rollout.max_completion_length=64", "rollout.max_completion_length was 2048 and is 64"),
         ("rewards.forms=[tag]", 'rewards.forms was [] and is ["tag"]'),
@@ -133,6 +133,30 @@ def _identity(*overrides: str, operators: tuple[str, ...] = ("trace", "pdr")) ->
 )
 def test_an_option_that_decides_a_rollout_is_named_with_both_values(override: str, message: str):
     assert _identity().differences(_identity(override)) == [message]
+
+
+def test_other_texts_before_the_question_are_another_evaluation_and_none_are_as_before(tmp_path: Path):
+    plain = _identity()
+    assert not {"operator.prompts.system", "operator.prompts.examples"} & plain.shared.keys()
+    system = _identity("operator.prompts.system=Careful.")
+    assert plain.differences(system) == ["operator.prompts.system was not recorded and is 'Careful.'"]
+    file, copy = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
+    for path in (file, copy):
+        path.write_text('{"question": "1 + 1?", "answer": "2"}\n')
+    shown = _identity(f"operator.prompts.examples={file}")
+    assert len(plain.differences(shown)) == 1
+    assert shown.differences(_identity(f"operator.prompts.examples={copy}")) == []
+    file.write_text('{"question": "1 + 1?", "answer": "3"}\n')
+    (said,) = shown.differences(_identity(f"operator.prompts.examples={file}"))
+    assert said.startswith("operator.prompts.examples was") and '"3"' in said
+
+
+def test_other_arguments_of_the_chat_template_are_another_model_and_none_are_as_before(folder: Path):
+    def served(**arguments: object) -> dict[str, str]:
+        return served_model(ModelConfig(path=str(folder), chat_template_kwargs=arguments), RolloutConfig())
+
+    assert served(b=1, a=2) == {**_model(folder), "model.chat_template_kwargs": '{"a": 2, "b": 1}'}
+    assert served() == _model(folder)
 
 
 def test_a_changed_prompt_is_shown_where_it_changed():

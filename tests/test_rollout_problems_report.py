@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from conftest import REPO
+from transformers import AutoTokenizer
 
 from rollout.problems.__main__ import main
 from rollout.problems.duplicates import held_out_in_training, repeated
@@ -52,6 +53,32 @@ def test_a_clean_set_is_described_and_ends_well(
     assert "<|im_start|>user\n1 + 1?" in printed and "as the model reads it" in printed
 
 
+def test_the_first_prompt_is_shown_with_system_prompt_and_examples_and_counted_with_them(
+    tmp_path: Path, tiny_policy: Path, capsys: pytest.CaptureFixture[str]
+):
+    path = _write(tmp_path / "a.jsonl", {"question": "1 + 1?", "answer": "2"})
+    shown = _write(tmp_path / "shown.jsonl", {"question": "5 + 5?", "answer": "It is 10."})
+    texts = ["operator.prompts.system=Careful.", f"operator.prompts.examples={shown}"]
+    model = f"model.path={tiny_policy}"
+    status, printed = _printed(capsys, f"data.path={path}", model, *texts)
+    assert status == 0
+    prompt = printed.partition("as the model reads it:\n\n")[2].partition("\n\nIts gold answer")[0]
+    assert prompt.startswith("<|im_start|>system\nCareful.<|im_end|>\n<|im_start|>user\n5 + 5?")
+    assert "<|im_start|>assistant\nIt is 10.<|im_end|>\n<|im_start|>user\n1 + 1?" in prompt
+    tokens = len(AutoTokenizer.from_pretrained(tiny_policy)(prompt, add_special_tokens=False).input_ids)
+    assert f"prompt tokens: mean {tokens}, most {tokens}" in printed
+    as_text = _printed(capsys, f"data.path={path}", *texts)[1]
+    assert "Careful.\n\n5 + 5?" in as_text and "It is 10.\n\n1 + 1?" in as_text
+
+
+def test_a_problem_that_is_also_an_example_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    path = _write(tmp_path / "a.jsonl", {"id": "x", "question": "1 + 1?", "answer": "2"})
+    shown = _write(tmp_path / "shown.jsonl", {"question": "1 +  1?", "answer": "2"})
+    status, printed = _printed(capsys, f"data.path={path}", f"operator.prompts.examples={shown}")
+    assert status == 1
+    assert "1 problems are examples (operator.prompts.examples), too: x" in printed
+
+
 def test_every_finding_is_told_and_ends_with_status_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     train = _write(
         tmp_path / "train.jsonl",
@@ -64,8 +91,35 @@ def test_every_finding_is_told_and_ends_with_status_1(tmp_path: Path, capsys: py
     assert status == 1
     assert "refused: 1; the first:" in printed and "train.jsonl line 3: the gold answer" in printed
     assert "occur more than once: 1; train-0" in printed
-    assert "with different gold answers: 1; the first train-0: '1', train-1: '2'" in printed
+    assert "with different gold answers: 1; the first:\n      train-0: '1', train-1: '2'" in printed
     assert "1 held-out problems are training problems, too: eval-0" in printed
+
+
+def test_golds_that_differ_in_spelling_alone_are_no_conflict(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    path = _write(
+        tmp_path / "a.jsonl",
+        {"question": "third?", "answer": r"\frac13"},
+        {"question": "third ?", "answer": r"\dfrac{1}{3}"},
+        {"question": "three?", "answer": "So 2 + 1.\n#### 3"},
+        {"question": "three?", "answer": "3"},
+    )
+    status, printed = _printed(capsys, f"data.path={path}")
+    assert status == 1
+    assert "occur more than once: 2; a-0, a-2" in printed
+    assert "different gold answers" not in printed
+
+
+def test_as_many_examples_of_a_finding_are_printed_as_wanted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    rows = [{"question": f"{i}?", "answer": r"\frac{1}"} for i in range(5)]
+    path = _write(tmp_path / "a.jsonl", {"question": "1 + 1", "answer": "2"}, *rows)
+    for shown in (1, 3, 9):
+        printed = _printed(capsys, f"data.path={path}", f"shown={shown}")[1]
+        assert printed.count("the gold answer") == min(shown, 5)
+        assert "refused: 5; the first:" in printed
 
 
 def test_the_command_names_a_file_that_does_not_exist():

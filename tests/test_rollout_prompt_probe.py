@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from fakes import PROMPTS_CONFIG
 from families import CHAT_TEMPLATE, FAMILIES, GEMMA_TEMPLATE, PHI_TEMPLATE, phi
 from tiny import byte_tokenizer
 from tokenizers import processors
@@ -142,4 +143,4 @@ def test_every_way_to_start_refuses_an_unusable_template_before_any_worker(
 
 def test_the_probe_runs_where_the_tokenizer_is_loaded(unusable: Path):
     with pytest.raises(ValueError, match="makes no prompt"):
-        load_codec(ModelConfig(path=str(unusable / "model")), RolloutConfig())
+        load_codec(ModelConfig(path=str(unusable / "model")), RolloutConfig(), PROMPTS_CONFIG)

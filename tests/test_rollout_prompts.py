@@ -1,6 +1,6 @@
 """Prompt texts and the way between text and token ids."""
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import pytest
 from fakes import CODEC, END, PROMPTS
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tiny import byte_tokenizer
 
 from configs.compose import load
-from rollout.prompts import Codec, PromptTexts
+from rollout.prompts import Codec, prompt_texts
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_braces_in_a_question_or_a_solution_are_only_text():
 
 def test_the_texts_that_ship_have_their_placeholders_and_ask_for_a_box():
     config = load("training", ["model.path=x", "data.path=x"])
-    texts = PromptTexts(**asdict(config.operator.prompts))
+    texts = prompt_texts(config.operator.prompts)
     assert "\\boxed{}" in texts.solve_text("1 + 1 =")
     assert "\\boxed{}" in texts.refine_text("1 + 1 =", "w")
     assert "\\boxed{}" in texts.verify_text("1 + 1 =", "s")

@@ -1,19 +1,23 @@
 """The cold start's tokenizer, model and folder; SFT itself for two steps."""
 
+import hashlib
 import json
 import os
 import subprocess
 import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import REPO
-from test_train_worked_solutions import PROMPTS, examples, problems
+from test_train_worked_solutions import MIX, PROMPTS, examples, problems
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
+from configs.examples import Example
 from configs.schema import ColdStartConfig
-from rollout.prompts import Codec
+from rollout.prompts import Codec, PromptTexts
+from train.coldstart import make
 from train.coldstart.make import (
     RECORD_FILE,
     SPECIAL_TOKENS,
@@ -23,6 +27,7 @@ from train.coldstart.make import (
     is_done,
     tokenized,
 )
+from train.coldstart.worked_solutions import worked_examples
 
 
 def tiny_config(seed: int = 0) -> ColdStartConfig:
@@ -92,7 +97,7 @@ def test_the_chat_template_opens_the_assistants_turn_and_leaves_thinking_to_the_
 def test_training_prompts_are_the_prompts_that_are_sampled_from(tokenizer: PreTrainedTokenizerFast) -> None:
     codec = Codec(tokenizer=tokenizer)
     made = examples(100)
-    for example, row in zip(made, tokenized(tokenizer, made), strict=True):
+    for example, row in zip(made, tokenized(codec, made), strict=True):
         prompt = list(codec.encode_prompt(example.prompt))
         assert row["input_ids"][: len(prompt)] == prompt
         assert row["labels"][: len(prompt)] == [-100] * len(prompt)
@@ -100,6 +105,33 @@ def test_training_prompts_are_the_prompts_that_are_sampled_from(tokenizer: PreTr
         assert completion == row["input_ids"][len(prompt) :]
         assert completion[-1] == tokenizer.eos_token_id
         assert codec.decode(completion) == example.completion
+
+
+def test_system_prompt_and_examples_are_learned_as_they_will_be_read() -> None:
+    taught = replace(PROMPTS, examples=(Example("9 + 9 = ?", "It is 18."),))
+    made = list(worked_examples(problems(), taught, MIX, count=200, seed=0))
+    codec = Codec(tokenizer=build_tokenizer(made, 1024, "Be careful."), system="Be careful.")
+    assert len(codec.encode("Be careful.")) < 4  # a phrase of every prompt is a few tokens
+    questions = {problem.id: problem.question for problem in problems()}
+    for example, row in zip(made, tokenized(codec, made), strict=True):
+        shots = taught.shots if example.form == "solve" else ()
+        prompt = list(codec.encode_prompt(example.prompt, shots))
+        assert row["input_ids"][: len(prompt)] == prompt
+        assert row["labels"][: len(prompt)] == [-100] * len(prompt)
+        if example.form == "solve":
+            assert example.prompt == taught.solve_text(questions[example.problem_id])
+
+
+def test_the_record_of_a_cold_start_tells_its_texts_apart_and_is_as_before_without_them() -> None:
+    def digest(prompts: PromptTexts, system: str) -> object:
+        return make._record(tiny_config(), problems(), prompts, system)["data"]
+
+    texts = asdict(PROMPTS)
+    del texts["examples"]
+    plain = json.dumps([texts, [(problem.id, problem.question) for problem in problems()]])
+    assert digest(PROMPTS, "") == hashlib.blake2s(plain.encode(), digest_size=16).hexdigest()
+    taught = replace(PROMPTS, examples=(Example("9 + 9 = ?", "It is 18."),))
+    assert len({digest(PROMPTS, ""), digest(PROMPTS, "s"), digest(taught, ""), digest(taught, "s")}) == 4
 
 
 def test_the_default_policy_has_a_few_hundred_thousand_to_three_million_parameters(

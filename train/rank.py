@@ -54,7 +54,7 @@ def _start(
     try:
         refuse_shared_gpus(config)
         # On every rank: if it fails, all ranks end and none waits.
-        load_codec(config.model, config.rollout)
+        load_codec(config.model, config.rollout, config.operator.prompts)
         start = decide_start(config, is_main=is_main)
         # Before any worker starts, and before anything on disk is reported as this run's.
         data = load_run_data(config, start.checkpoint) if is_main else None

@@ -93,7 +93,7 @@ def assemble(config: TrainingConfig, overrides: list[str], data: RunData, stack:
     stack.enter_context(engine.begun())
     cached = config.collect.draft_cache
     cache = DraftCache(Path(cached), data.problems) if cached else None
-    codec = load_codec(config.model, config.rollout)
+    codec = load_codec(config.model, config.rollout, config.operator.prompts)
     _write_run_card(config, overrides, output_dir)
     thinking = config.operator.thinking
     opened = codec.opens_thinking(thinking.open)

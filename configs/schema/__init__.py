@@ -8,6 +8,7 @@ from configs.schema.algo import AlgoConfig
 from configs.schema.coldstart import ColdStartConfig
 from configs.schema.collect import FILTERS, CollectConfig
 from configs.schema.commands import (
+    SCHEMAS,
     EvaluationConfig,
     JobConfig,
     ProblemsConfig,
@@ -37,6 +38,7 @@ __all__ = [
     "HEAD_CHUNK_BYTES",
     "OWN",
     "RECOMPUTATIONS",
+    "SCHEMAS",
     "SHARE_FROM",
     "WITHOUT_EFFECT",
     "AlgoConfig",

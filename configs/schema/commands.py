@@ -227,6 +227,12 @@ class EvaluationConfig:
                 f"operator.quorum is {self.operator.quorum}, but a chat endpoint (rollout.chat_url) "
                 "cannot return part of a draft. Set it to 1."
             )
+        if self.rollout.chats and self.model.chat_template_kwargs:
+            raise ValueError(
+                f"model.chat_template_kwargs is {self.model.chat_template_kwargs}, but a chat endpoint "
+                "(rollout.chat_url) applies its own template. Set them there (vllm serve "
+                "--default-chat-template-kwargs)."
+            )
         names = [operator_name(each) for each in self.operators]
         if len(set(names)) < len(names):
             raise ValueError(
@@ -287,17 +293,29 @@ class ProblemsConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     """With an empty path the first problem is shown as plain text."""
 
+    shown: int = 3
+    """Number of examples of each finding that are printed."""
+
     data: DataConfig = MISSING
     operator: OperatorConfig = field(default_factory=OperatorConfig)
     rewards: RewardsConfig = field(default_factory=RewardsConfig)
 
+    def __post_init__(self) -> None:
+        at_least("shown", self.shown, 1)
+
+
+SCHEMAS: dict[str, type] = {
+    "training": TrainingConfig,
+    "evaluation": EvaluationConfig,
+    "job": JobConfig,
+    "workers": WorkersConfig,
+    "problems": ProblemsConfig,
+    "study": StudyConfig,
+}
+"""Schema of each root config, by the name of its file in ``configs``."""
+
 
 def register() -> None:
     """Registers the schemas with Hydra; may be called more than once."""
-    store = ConfigStore.instance()
-    store.store(group="schema", name="training", node=TrainingConfig)
-    store.store(group="schema", name="evaluation", node=EvaluationConfig)
-    store.store(group="schema", name="job", node=JobConfig)
-    store.store(group="schema", name="workers", node=WorkersConfig)
-    store.store(group="schema", name="problems", node=ProblemsConfig)
-    store.store(group="schema", name="study", node=StudyConfig)
+    for name, schema in SCHEMAS.items():
+        ConfigStore.instance().store(group="schema", name=name, node=schema)

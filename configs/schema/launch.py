@@ -100,10 +100,10 @@ class PlanConfig:
     hardware.memory_gib where they have their defaults. Empty: none."""
 
     mean_question_tokens: int = 256
-    """Mean tokens of a problem with its prompt."""
+    """Mean tokens of a problem with its prompt, without system prompt and examples, which are added."""
 
     max_question_tokens: int = 2048
-    """Tokens of the longest problem with its prompt."""
+    """Tokens of the longest problem with its prompt, without system prompt and examples."""
 
     completion_share: float = 0.5
     """Mean length of a completion, as a share of the limit of a call."""

@@ -1,6 +1,7 @@
 """The policy that a run starts from."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from omegaconf import MISSING
 
@@ -8,6 +9,23 @@ from configs.schema.checks import at_least, choice
 
 RECOMPUTATIONS = ("none", "attention", "full")
 """Values of ``model.gradient_checkpointing``, the fastest first and the one with the least memory last."""
+
+TEMPLATE_ARGUMENTS = (
+    "messages",
+    "conversation",
+    "add_generation_prompt",
+    "continue_final_message",
+    "chat_template",
+    "tokenize",
+    "padding",
+    "truncation",
+    "max_length",
+    "return_tensors",
+    "return_dict",
+    "return_assistant_tokens_mask",
+    "tokenizer_kwargs",
+)
+"""Arguments of ``apply_chat_template`` that decide what a prompt is; no option sets them."""
 
 
 @dataclass(kw_only=True)
@@ -47,6 +65,9 @@ class ModelConfig:
     lora_target_modules: list[str] = field(default_factory=list)
     """Names of the layers with adapters, e.g. [q_proj, v_proj]. Empty: all linear layers but the LM head."""
 
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Further arguments of the chat template, e.g. {enable_thinking: false}: wherever a prompt is made."""
+
     trust_remote_code: bool = False
     """Run Python code that ships with the model. Leave it off for models you did not write."""
 
@@ -61,3 +82,9 @@ class ModelConfig:
         choice("model.use_liger_kernel", self.use_liger_kernel, ("auto", "true", "false"))
         at_least("model.lora_r", self.lora_r, 0)
         at_least("model.lora_alpha", self.lora_alpha, 1)
+        for name in self.chat_template_kwargs:
+            if name in TEMPLATE_ARGUMENTS:
+                raise ValueError(
+                    f"model.chat_template_kwargs holds {name}, which every prompt sets itself. It is for the "
+                    "variables of the model's chat template, e.g. enable_thinking."
+                )

@@ -34,6 +34,12 @@ OWN = ("source", "outcome", "draft_policy")
 class PromptsConfig:
     """The prompt texts of the calls, written for this project: the paper's are not public."""
 
+    system: str = ""
+    """System prompt: the first turn of every call; of a model without a chat template, a paragraph in front.
+    Empty: none."""
+    examples: str | None = None
+    """File of JSON lines with question and answer (the whole text of a good completion): worked examples that
+    traces and drafts of the first round read as earlier turns; without a chat template, as paragraphs."""
     solve: str = MISSING
     """Prompt of a trace or a draft. Placeholder: {question}."""
     draft: str = MISSING

@@ -4,6 +4,7 @@ import math
 from dataclasses import asdict
 
 from launch.plan.not_modelled import not_modelled
+from launch.plan.opening import CHARACTERS_PER_TOKEN, opening_of
 from launch.plan.planning import Plan
 from launch.plan.splits import GIB, GpuSplit
 from launch.plan.timing import StepSeconds
@@ -128,6 +129,12 @@ def _work(plan: Plan) -> list[str]:
         shared = ", prompt shared" if calls.trained and calls.shares_prompt else ""
         lines.append(
             f"  {calls.role:22}{calls.number:8}   {calls.prompt}+{calls.completion}{trained}{shared}"
+        )
+    opening = opening_of(plan.config.operator.prompts)
+    if opening.system or opening.examples:
+        lines.append(
+            f"  before a question     {opening.system} tokens of system prompt, {opening.examples} of "
+            f"examples ({CHARACTERS_PER_TOKEN} characters each)"
         )
     work = plan.work
     lines.append(f"  read by workers       {work.prefilled / 1e6:8.2f} M tokens")

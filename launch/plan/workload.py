@@ -10,6 +10,7 @@ from typing import Protocol
 from configs.schema import SHARE_FROM, JobConfig
 from launch.plan.architecture import Architecture
 from launch.plan.memory import Companions, MicroBatchSize
+from launch.plan.opening import opening_of
 
 
 class Stage(Protocol):
@@ -172,10 +173,12 @@ def workload_of(config: JobConfig, calls_of: CallsOf) -> Workload:
         calls_of: Returns the stages of its operator; called only if the step samples operators.
 
     Raises:
-        ValueError: If the operator's calls are not known.
+        FileNotFoundError: If the file of the prompts' examples does not exist.
+        ValueError: If the operator's calls are not known, or the examples cannot be read.
     """
     plan, algo = config.plan, config.algo
     completion = max(1, round(plan.completion_share * config.rollout.call_tokens))
+    opening = opening_of(config.operator.prompts)
     operators = round(algo.operator_fraction * algo.problems_per_step)
     calls: list[Calls] = []
     if algo.problems_per_step > operators:
@@ -184,9 +187,9 @@ def workload_of(config: JobConfig, calls_of: CallsOf) -> Workload:
                 role="trace",
                 contexts=algo.problems_per_step - operators,
                 per_context=algo.num_generations,
-                prompt=plan.mean_question_tokens,
+                prompt=opening.of("trace", 0) + plan.mean_question_tokens,
                 completion=completion,
-                longest_prompt=plan.max_question_tokens,
+                longest_prompt=opening.of("trace", 0) + plan.max_question_tokens,
                 trained=True,
             )
         )
@@ -218,6 +221,7 @@ def _operator_calls(
 ) -> Calls:
     """Returns the calls of one of the operator's stages on all problems."""
     plan, limit = config.plan, _solution_limit(config)
+    before = opening_of(config.operator.prompts).of(stage.role, stage.round)
     held, most = stage.solutions * max(1, round(plan.solution_share * limit)), stage.solutions * limit
     whole = stage.chain_tokens or config.rollout.call_tokens
     held, most = held + stage.chains * min(whole, completion), most + stage.chains * whole
@@ -227,9 +231,9 @@ def _operator_calls(
         role=stage.role,
         contexts=problems * stage.contexts,
         per_context=stage.per_context,
-        prompt=plan.mean_question_tokens + held,
+        prompt=before + plan.mean_question_tokens + held,
         completion=completion,
-        longest_prompt=plan.max_question_tokens + most,
+        longest_prompt=before + plan.max_question_tokens + most,
         trained=_is_trained(config, stage, answers=stages[-1]),
     )
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from configs.schema import WorkersConfig
 from configs.stopping import STOP, Stopped
-from rollout.build import load_codec
+from rollout.build import load_tokenizer
 from rollout.endpoints.keys import KEY_VARIABLE, read_key, stored_key
 from rollout.workers.fleet import Fleet
 from rollout.workers.local_worker import LocalWorker
@@ -26,7 +26,7 @@ def main(config: WorkersConfig, overrides: list[str]) -> None:
     """Runs the workers on fixed ports, so that a trainer finds a restarted worker again."""
     try:
         with STOP.interrupting():
-            load_codec(config.model, config.rollout)  # reports a wrong path in seconds; vLLM takes a minute
+            load_tokenizer(config.model)  # reports a wrong path in seconds; vLLM takes a minute
             folder = Path(config.output_dir)
             key = read_key(KEY_VARIABLE, os.environ) or _stored(folder / KEY_FILE)
             _serve(Fleet(config.rollout, config.model.path, folder / "logs", key), config)

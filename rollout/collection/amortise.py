@@ -54,7 +54,8 @@ class Amortiser:
         Right answers are left out if they were cut off, if they speak of a workspace that a reader of the
         plain problem does not have, or if they read the plain problem themselves.
         """
-        prompt_ids = self._codec.encode_prompt(self._prompts.solve_text(rollout.problem.question))
+        question = self._prompts.solve_text(rollout.problem.question)
+        prompt_ids = self._codec.encode_prompt(question, self._prompts.shots)
         usable = [
             place
             for place in rollout.answers

@@ -202,7 +202,10 @@ class ChatEndpoint:
     def _body(self, prompt: Prompt, sampling: Sampling, n: int, dialect: Dialect) -> bytes:
         body: dict[str, Any] = {
             "model": self._config.chat_model,
-            "messages": [{"role": "user", "content": prompt.text}],
+            "messages": [
+                *({"role": turn.role, "content": turn.text} for turn in prompt.before),
+                {"role": "user", "content": prompt.text},
+            ],
             dialect.limit: sampling.max_tokens,
         }
         # Defaults are omitted: some models refuse these options even at their default value.

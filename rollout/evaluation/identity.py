@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from configs.schema import WITHOUT_EFFECT, OperatorConfig, RewardsConfig, RolloutConfig
+from configs.examples import read_examples
+from configs.schema import WITHOUT_EFFECT, OperatorConfig, PromptsConfig, RewardsConfig, RolloutConfig
 from rollout.records import Problem
 
 _DECIDE_VERDICTS = ("kind", "path", "forms", "limit_seconds", "memory_limit_mb")
@@ -80,6 +81,9 @@ def evaluation_identity(
         base: The run's own operator, whose prompts and thinking marks all operators use.
         rollout: Options of the sampling.
         rewards: Options of the verifier.
+
+    Raises:
+        FileNotFoundError, ValueError: If the examples of the prompts cannot be read (``read_examples``).
     """
     sampling = {k: v for k, v in asdict(rollout).items() if k not in WITHOUT_EFFECT and k != "chat_url"}
     verifier = {name: getattr(rewards, name) for name in _DECIDE_VERDICTS}
@@ -90,12 +94,22 @@ def evaluation_identity(
         **model,
         **{f"rollout.{name}": value for name, value in sampling.items()},
         **{f"rewards.{name}": value for name, value in verifier.items()},
-        **{f"operator.prompts.{name}": text for name, text in asdict(base.prompts).items()},
+        **{f"operator.prompts.{name}": text for name, text in _texts(base.prompts).items()},
         **{f"operator.thinking.{name}": text for name, text in asdict(base.thinking).items()},
     }
     if rewards.path is not None:
         shared["code of rewards.path"] = _code_digest(rewards.path)
     return Identity(shared=_plain(shared), operators={each.name: _options(each) for each in operators})
+
+
+def _texts(prompts: PromptsConfig) -> dict[str, Any]:
+    """Returns the texts of the prompts; the examples themselves, whatever the name of their file.
+
+    The system prompt and the examples are left out where there are none, as in journals without them.
+    """
+    texts = asdict(prompts)
+    texts["examples"] = [[each.question, each.answer] for each in read_examples(prompts.examples)]
+    return {name: text for name, text in texts.items() if text or name not in ("system", "examples")}
 
 
 def changed_problems(before: Mapping[str, Problem], now: Mapping[str, Problem]) -> list[str]:

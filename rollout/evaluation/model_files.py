@@ -32,7 +32,7 @@ _PICKLED = ("*.bin", "*.pt", "*.pth")
 
 
 def served_model(model: ModelConfig, rollout: RolloutConfig) -> dict[str, str]:
-    """Returns what identifies the model that serves the calls, by name.
+    """Returns what identifies the model that serves the calls, and how it reads prompts, by name.
 
     A local folder is identified by digests of its configuration, tokenizer and weights; a name on the hub by
     its commit. At a chat endpoint the name of the model is in ``rollout.chat_model``, and ``model.path`` only
@@ -42,6 +42,16 @@ def served_model(model: ModelConfig, rollout: RolloutConfig) -> dict[str, str]:
         FileNotFoundError: If a model on the hub is not in the local cache and cannot be reached.
         ValueError: If a weight file is not in the safetensors format that its name promises.
     """
+    return _files(model, rollout) | _template_arguments(model)
+
+
+def _template_arguments(model: ModelConfig) -> dict[str, str]:
+    """Returns the arguments of the chat template; nothing if there are none, as in journals without them."""
+    given = model.chat_template_kwargs
+    return {"model.chat_template_kwargs": json.dumps(given, sort_keys=True)} if given else {}
+
+
+def _files(model: ModelConfig, rollout: RolloutConfig) -> dict[str, str]:
     folder = Path(model.path)
     if not folder.is_dir():
         return {"revision of model.path": f"{model.path}@{_commit(model.path)}"}

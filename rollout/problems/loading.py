@@ -64,8 +64,8 @@ def _loaded(source: Source, config: DataConfig, check_gold: CheckGold) -> list[P
     reading = read(source, config, check_gold, drops=config.on_bad_gold == "drop")
     if reading.system:
         logger.warning(
-            "%s: its chats have a system prompt, which is left out: the run's own prompts instruct the "
-            "policy (operator.prompts). The first: %s", source.name, short(reading.system),
+            "%s: its chats have a system prompt, which is left out: that of a run is "
+            "operator.prompts.system. The first: %s", source.name, short(reading.system),
         )  # fmt: skip
     _warn(source.name, len(reading.problems), reading.dropped, reading.doubts)
     if not reading.problems:

@@ -11,7 +11,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -69,15 +69,21 @@ def mix_of(config: ColdStartConfig) -> Mix:
 
 
 def cold_start(
-    config: ColdStartConfig, problems: Sequence[Problem], prompts: PromptTexts, output_dir: Path
+    config: ColdStartConfig,
+    problems: Sequence[Problem],
+    prompts: PromptTexts,
+    output_dir: Path,
+    system: str = "",
 ) -> None:
     """Makes the policy and writes it to ``output_dir``, completely or not at all; no-op if it exists.
+
+    ``prompts`` and ``system`` (``operator.prompts.system``) are what the policy will read.
 
     Raises:
         FileExistsError: If ``output_dir`` holds files that no cold start wrote.
         ValueError: If a question is not a chain of additions and subtractions.
     """
-    if is_done(config, problems, prompts, output_dir):
+    if is_done(config, problems, prompts, output_dir, system):
         return
     if output_dir.exists() and any(output_dir.iterdir()) and not (output_dir / RECORD_FILE).is_file():
         raise FileExistsError(f"{output_dir} holds files that no cold start wrote; choose another folder.")
@@ -91,14 +97,16 @@ def cold_start(
     count = config.max_steps * config.per_device_train_batch_size
     write = worked_lists if is_composed(problems[0].question) else worked_examples
     examples = list(write(problems, prompts, mix_of(config), count=count, seed=config.seed))
-    tokenizer = build_tokenizer(examples[:_TOKENIZER_EXAMPLES], config.vocab_size)
+    tokenizer = build_tokenizer(examples[:_TOKENIZER_EXAMPLES], config.vocab_size, system)
     model = build_model(config, tokenizer)
-    train(model, tokenizer, examples, config, scratch=partial / "sft")
+    # Without arguments of the chat template: that of a cold-started policy reads none.
+    codec = Codec(tokenizer=tokenizer, system=system)
+    train(model, codec, examples, config, scratch=partial / "sft")
     shutil.rmtree(partial / "sft", ignore_errors=True)
 
     model.save_pretrained(partial)
     tokenizer.save_pretrained(partial)
-    record = _record(config, problems, prompts) | {
+    record = _record(config, problems, prompts, system) | {
         "parameters": model.num_parameters(),
         "vocabulary": len(tokenizer),
     }
@@ -108,18 +116,28 @@ def cold_start(
 
 
 def is_done(
-    config: ColdStartConfig, problems: Sequence[Problem], prompts: PromptTexts, output_dir: Path
+    config: ColdStartConfig,
+    problems: Sequence[Problem],
+    prompts: PromptTexts,
+    output_dir: Path,
+    system: str = "",
 ) -> bool:
-    """True if ``output_dir`` holds the policy that these arguments produce."""
+    """True if ``output_dir`` holds the policy that these arguments of ``cold_start`` produce."""
     file = output_dir / RECORD_FILE
     if not file.is_file():
         return False
     found = json.loads(file.read_text(encoding="utf-8"))
-    return all(found.get(key) == value for key, value in _record(config, problems, prompts).items())
+    return all(found.get(key) == value for key, value in _record(config, problems, prompts, system).items())
 
 
-def _record(config: ColdStartConfig, problems: Sequence[Problem], prompts: PromptTexts) -> dict[str, object]:
-    data = json.dumps([dataclasses.asdict(prompts), [(p.id, p.question) for p in problems]])
+def _record(
+    config: ColdStartConfig, problems: Sequence[Problem], prompts: PromptTexts, system: str
+) -> dict[str, object]:
+    texts = dataclasses.asdict(prompts)
+    # Left out where there are none, as in the records of policies that were made before they existed.
+    before = {"examples": texts.pop("examples"), "system": system}
+    texts |= {name: text for name, text in before.items() if text}
+    data = json.dumps([texts, [(p.id, p.question) for p in problems]])
     return {
         "format": FORMAT,
         "config": dataclasses.asdict(config),
@@ -128,7 +146,9 @@ def _record(config: ColdStartConfig, problems: Sequence[Problem], prompts: Promp
     }
 
 
-def build_tokenizer(examples: Iterable[WorkedExample], vocab_size: int) -> PreTrainedTokenizerFast:
+def build_tokenizer(
+    examples: Iterable[WorkedExample], vocab_size: int, system: str = ""
+) -> PreTrainedTokenizerFast:
     """Trains a byte-level BPE on the task's own text, in which each digit is a separate token.
 
     Merges cross spaces, so a phrase of the prompts becomes one token and a whole prompt about thirty tokens:
@@ -142,9 +162,8 @@ def build_tokenizer(examples: Iterable[WorkedExample], vocab_size: int) -> PreTr
         ]
     )
     core.decoder = decoders.ByteLevel()
-    texts = (text for example in examples for text in (f"user\n{example.prompt}", example.completion))
     core.train_from_iterator(
-        texts,
+        (text for example in examples for text in _texts(example, system)),
         trainers.BpeTrainer(
             vocab_size=vocab_size,
             special_tokens=list(SPECIAL_TOKENS),
@@ -163,6 +182,16 @@ def build_tokenizer(examples: Iterable[WorkedExample], vocab_size: int) -> PreTr
     )
     tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer
+
+
+def _texts(example: WorkedExample, system: str) -> Iterator[str]:
+    """Yields the texts of an example's prompt and completion, as the tokenizer will meet them."""
+    if system:
+        yield f"system\n{system}"
+    for turn in example.shots:
+        yield f"{turn.role}\n{turn.text}"
+    yield f"user\n{example.prompt}"
+    yield example.completion
 
 
 def build_model(config: ColdStartConfig, tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
@@ -188,14 +217,14 @@ def build_model(config: ColdStartConfig, tokenizer: PreTrainedTokenizerFast) -> 
     )
 
 
-def tokenized(tokenizer: PreTrainedTokenizerFast, examples: Sequence[WorkedExample]) -> Dataset:
+def tokenized(codec: Codec, examples: Sequence[WorkedExample]) -> Dataset:
     """Returns columns ``input_ids`` and ``labels``; only the completion and its end token are in the loss.
 
     Prompts are encoded as for sampling, and separately from their completions.
     """
-    codec = Codec(tokenizer=tokenizer)
-    prompts = [list(codec.encode_prompt(example.prompt)) for example in examples]
-    completions = tokenizer([f"{e.completion}{END}" for e in examples], add_special_tokens=False).input_ids
+    prompts = [list(codec.encode_prompt(example.prompt, example.shots)) for example in examples]
+    written = [f"{example.completion}{END}" for example in examples]
+    completions = codec.tokenizer(written, add_special_tokens=False).input_ids
     pairs = list(zip(prompts, completions, strict=True))
     return Dataset.from_dict(
         {
@@ -208,7 +237,7 @@ def tokenized(tokenizer: PreTrainedTokenizerFast, examples: Sequence[WorkedExamp
 
 def train(
     model: Qwen3ForCausalLM,
-    tokenizer: PreTrainedTokenizerFast,
+    codec: Codec,
     examples: Sequence[WorkedExample],
     config: ColdStartConfig,
     *,
@@ -239,8 +268,8 @@ def train(
     SFTTrainer(
         model=model,
         args=arguments,
-        train_dataset=tokenized(tokenizer, examples),
-        processing_class=tokenizer,
+        train_dataset=tokenized(codec, examples),
+        processing_class=codec.tokenizer,
     ).train()
 
 
@@ -263,11 +292,11 @@ def _make(config: TrainingConfig) -> None:
     started = time.monotonic()
     problems = load_train(config.data, gold_checker(config.rewards))
     output_dir = Path(config.model.path)
-    prompts = prompt_texts(config.operator.prompts)
-    if is_done(config.coldstart, problems, prompts, output_dir):
+    prompts, system = prompt_texts(config.operator.prompts), config.operator.prompts.system
+    if is_done(config.coldstart, problems, prompts, output_dir, system):
         print(f"{output_dir} already holds the cold-started policy.")
         return
     # The cores that this process may use: a batch system or taskset may grant fewer than there are.
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    cold_start(config.coldstart, problems, prompts, output_dir)
+    cold_start(config.coldstart, problems, prompts, output_dir, system)
     print(f"The cold-started policy is in {output_dir} ({time.monotonic() - started:.0f} s).")

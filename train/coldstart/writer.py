@@ -9,6 +9,7 @@ from typing import Generic, TypeVar
 
 from rollout.prompts import PromptTexts
 from rollout.records import Problem
+from rollout.turns import Turn
 
 SOLVE = "solve"
 REFINE = "refine"
@@ -55,6 +56,8 @@ class WorkedExample:
     form: str
     way: str
     prompt: str
+    shots: tuple[Turn, ...] = ()
+    """Turns before the prompt: the examples of a question without a workspace."""
     completion: str
     is_correct: bool
     """True if the box holds the gold answer or the right yes/no; always True for a summary."""
@@ -150,6 +153,7 @@ class Writer(ABC, Generic[AnswerT]):
             form=form,
             way=way,
             prompt=prompt,
+            shots=self.prompts.shots if form == SOLVE else (),
             completion=completion,
             is_correct=is_correct,
         )

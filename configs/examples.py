@@ -1,0 +1,53 @@
+"""Worked examples that a run shows its policy: a file of questions with their answers.
+
+It is read here because prompts (``rollout``) show the examples and plans (``launch``) count them.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from configs.json_lines import BrokenRowError, parse_row, read_lines, text_of
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A question, and the whole text that answers it."""
+
+    question: str
+    answer: str
+
+
+def read_examples(path: str | None) -> tuple[Example, ...]:
+    """Returns the examples of a file of JSON lines, in order; none if there is no file.
+
+    Args:
+        path: ``operator.prompts.examples``.
+
+    Raises:
+        FileNotFoundError: If the file does not exist.
+        ValueError: If the file holds no line, or a line has no ``question`` or no ``answer``.
+    """
+    if path is None:
+        return ()
+    try:
+        found = tuple(_example(path, number, line) for number, line in read_lines(Path(path)))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"operator.prompts.examples: the file {path} does not exist.") from None
+    if not found:
+        raise ValueError(
+            f"operator.prompts.examples: {path} holds no example. Write one JSON object a line, with "
+            "question and answer, or set it to null."
+        )
+    return found
+
+
+def _example(path: str, number: int, line: bytes) -> Example:
+    try:
+        row = parse_row(line)
+        question, answer = text_of(row, "question", numbers=False), text_of(row, "answer", numbers=True)
+        for name, text in (("question", question), ("answer", answer)):
+            if not text:
+                raise BrokenRowError(f"Its field '{name}' is a missing value.")
+    except BrokenRowError as error:
+        raise ValueError(f"operator.prompts.examples: {path} line {number}: {error}") from error
+    return Example(question=question or "", answer=answer or "")

@@ -1,0 +1,42 @@
+"""What a prompt holds before its question: tokens of the system prompt and of the examples.
+
+A plan loads no tokenizer, so they are estimated from characters.
+"""
+
+from dataclasses import dataclass
+
+from configs.examples import read_examples
+from configs.schema import PromptsConfig
+
+CHARACTERS_PER_TOKEN = 4
+"""Of English text, for tokenizers with a large vocabulary."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """Estimated tokens before a question."""
+
+    system: int
+    """Tokens of the system prompt, which every call reads."""
+    examples: int
+    """Tokens of the examples, which calls read that have no workspace."""
+
+    def of(self, role: str, round: int) -> int:
+        """Returns the tokens before the question of a call."""
+        is_plain = role in ("trace", "draft") and round == 0
+        return self.system + (self.examples if is_plain else 0)
+
+
+def opening_of(prompts: PromptsConfig) -> Opening:
+    """Returns the opening of a run's prompts.
+
+    Raises:
+        FileNotFoundError, ValueError: If the examples cannot be read (``read_examples``).
+    """
+    examples = read_examples(prompts.examples)
+    characters = sum(len(prompts.solve) + len(each.question) + len(each.answer) for each in examples)
+    return Opening(system=_tokens(len(prompts.system)), examples=_tokens(characters))
+
+
+def _tokens(characters: int) -> int:
+    return -(-characters // CHARACTERS_PER_TOKEN)
