@@ -25,10 +25,12 @@ from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from configs.help_text import help_text
+from configs.open_tables import with_new_keys
 from configs.quoting import unreadable
 from configs.rank_errors import record_reason
 from configs.schema import (
     OWN,
+    SCHEMAS,
     EvaluationConfig,
     JobConfig,
     OperatorConfig,
@@ -47,6 +49,10 @@ Config = TypeVar(
     "Config", TrainingConfig, EvaluationConfig, JobConfig, StudyConfig, WorkersConfig, ProblemsConfig
 )
 Part = TypeVar("Part", OperatorConfig, RolloutConfig)
+
+
+RENAMED = {("data", "jsonl"): "file"}
+"""Presets of earlier versions, by group and name -> their name now."""
 
 
 class ConfigError(ValueError):
@@ -117,12 +123,22 @@ def _refuse_unknown_keys(config: DictConfig) -> None:
         raise ConfigError(f"'{unknown[0]}' is not an option.{_nearest(unknown[0], valid)}")
 
 
+def _no_such_choice(group: str, name: str) -> ConfigError:
+    """Returns the error that a group of presets has none of this name."""
+    known = GlobalHydra.instance().config_loader().get_group_options(group)
+    wanted = RENAMED.get((group, name))
+    hint = f" Did you mean '{group}={wanted}'?" if wanted else _nearest(name, known)
+    return ConfigError(f"There is no {group}={name}; choose one of {', '.join(known)}.{hint}")
+
+
 def _explain(error: Exception, config_name: str) -> ConfigError:
     """Converts an error of Hydra or OmegaConf into one sentence with the nearest valid key."""
     if isinstance(error, OverrideParseException):
         return ConfigError(unreadable(error.override))
     text = str(error)
     cause = str(error.__cause__ or "")
+    if absent := re.search(r"Could not find '(.+)/([^/']+)'", text):
+        return _no_such_choice(*absent.groups())
     # OmegaConf names the key in the cause, Hydra in its own message.
     match = re.search(r"full_key: (\S+)", cause) or re.search(r"full_key: (\S+)", text)
     match = match or re.search(r"Could not override '([^']+)'", text)
@@ -189,7 +205,7 @@ def _composed(config_name: str, overrides: list[str]) -> DictConfig:
         if not GlobalHydra.instance().is_initialized():  # a command has initialised it, with its search path
             stack.enter_context(initialize_config_module("configs", version_base="1.3"))
         try:
-            config = compose(config_name, overrides)
+            config = compose(config_name, with_new_keys(overrides, SCHEMAS[config_name]))
         except (HydraException, OmegaConfBaseException, ValueError) as error:
             raise _explain(error, config_name) from error
         except TypeError as error:  # an override below a list
@@ -320,6 +336,7 @@ def run(
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # the output is often cut by head
     overrides = list(args.overrides)
     _refuse_passwords(config_name, overrides)
+    sys.argv[1:] = with_new_keys(sys.argv[1:], SCHEMAS[config_name])  # which ``hydra.main`` reads below
     # A folder with the user's own groups. Added here for the check; ``hydra.main`` below adds it itself.
     own = [f"hydra.searchpath=[file://{Path(args.config_dir).absolute()}]"] if args.config_dir else []
     try:

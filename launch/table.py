@@ -81,7 +81,7 @@ def labels(runs: Sequence[SweepRun]) -> list[str]:
 
 
 def _settings(run: SweepRun) -> dict[str, str]:
-    split = (item.partition("=") for item in run.overrides)
+    split = (item.lstrip("+").partition("=") for item in run.overrides)
     return {key: value for key, _, value in split}
 
 

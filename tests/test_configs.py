@@ -16,6 +16,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from configs import schema
 from configs.compose import ConfigError, load, load_operator, resolve, with_options
+from configs.open_tables import open_tables
+from configs.reference import option_groups
+from configs.schema import SCHEMAS
 from configs.schema.algo import LOSS_TYPES
 from configs.schema.checks import has_user
 from configs.schema.operator import KINDS
@@ -181,9 +184,36 @@ def test_options_of_vllm_become_words_of_its_command_line():
     ]
 
 
-def test_an_open_table_takes_new_keys():
-    config = _training("+data.task_options.min_terms=3")
+@pytest.mark.parametrize("sign", ["", "+", "++"])
+def test_an_open_table_takes_new_keys_with_or_without_a_sign(sign: str):
+    config = _training(f"{sign}data.task_options.min_terms=3")
     assert config.data.task_options == {"min_terms": 3}
+    whole = _training(f"{sign}data.task_options={{a: {{b: 1}}}}")
+    assert whole.data.task_options == {"a": {"b": 1}}
+
+
+def test_an_open_table_takes_known_and_nested_keys_and_deletions():
+    chosen = ["data=reasoning_gym", "data.task_options.min_terms=2", "data.task_options.a.b=[1,2]"]
+    config = _training(*chosen, "~data.task_options.max_digits")
+    assert config.data.task_options == {"min_terms": 2, "max_terms": 5, "min_digits": 1, "a": {"b": [1, 2]}}
+
+
+@pytest.mark.parametrize("config_name", SCHEMAS)
+def test_every_option_that_is_a_table_without_schema_is_open_and_no_other(config_name: str):
+    tables = {
+        option.name
+        for group in option_groups(SCHEMAS[config_name])
+        for option in group.options
+        if option.type.startswith("dict")
+    }
+    assert set(open_tables(SCHEMAS[config_name])) == tables
+
+
+def test_a_preset_that_was_renamed_is_named_as_it_is_now():
+    with pytest.raises(ConfigError, match=r"^There is no data=jsonl; .* Did you mean 'data=file'\?$"):
+        _training("data=jsonl")
+    with pytest.raises(ConfigError, match=r"data\.source is 'jsonl'; choose one of file, hf"):
+        _training("data.source=jsonl")
 
 
 @pytest.mark.parametrize(
@@ -210,23 +240,23 @@ def test_a_value_of_the_wrong_type_names_its_option(override: str, option: str):
 def test_a_missing_mandatory_value_is_named(command: str):
     with pytest.raises(ConfigError, match=r"^model\.path must be set\.$"):
         load(command, ["data.path=x"])
-    with pytest.raises(ConfigError, match=r"^data\.path must be set when data\.source is 'jsonl'\.$"):
+    with pytest.raises(ConfigError, match=r"^data\.path must be set when data\.source is 'file'\.$"):
         load(command, ["model.path=x"])
 
 
 @pytest.mark.parametrize(
     ("override", "available"),
     [
-        ("operator=pdrr", "adaptive best_of_n genselect majority"),
+        ("operator=pdrr", r"adaptive, best_of_n, .*Did you mean 'pdr'\?"),
         (
             "data=csv",
-            "aime24 aime25 compositional dapo17k deepscaler gsm8k hf jsonl math500 polaris reasoning_gym",
+            "aime24, aime25, compositional, dapo17k, deepscaler, file, gsm8k, hf, math500, polaris",
         ),
-        ("experiment=x", "experiment"),
+        ("experiment=x", "demo, family_eval"),
     ],
 )
 def test_an_unknown_choice_of_a_group_lists_what_there_is(override: str, available: str):
-    with pytest.raises(ConfigError, match=f"Could not find.*{available}"):
+    with pytest.raises(ConfigError, match=f"There is no .*choose one of .*{available}"):
         _training(override)
 
 
@@ -240,7 +270,7 @@ def test_what_is_no_override_is_a_config_error(override: str):
     ("overrides", "message"),
     [
         ("model.dtype=float16", r"model\.dtype is 'float16'; choose one of float32, bfloat16\."),
-        ("data.source=csv", r"data\.source is 'csv'; choose one of jsonl, hf, reasoning_gym\."),
+        ("data.source=csv", r"data\.source is 'csv'; choose one of file, hf, reasoning_gym\."),
         ("data.source=hf", r"data\.name must be set when data\.source is 'hf'\."),
         ("data.source=reasoning_gym", r"data\.task must be set when data\.source is 'reasoning_gym'"),
         ("data.on_bad_gold=keep", r"data\.on_bad_gold is 'keep'; choose one of refuse, drop\."),

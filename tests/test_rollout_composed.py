@@ -91,7 +91,7 @@ def test_one_part_is_the_task_itself():
     [
         ({"num_parts": 0}, "num_parts"),
         ({"num_parts": MAX_PARTS + 1}, "named a to z"),
-        ({"source": "jsonl", "path": "x", "num_parts": 2}, "only generated problems"),
+        ({"source": "file", "path": "x", "num_parts": 2}, "only generated problems"),
     ],
 )
 def test_numbers_of_parts_that_cannot_be_made_are_refused(changes: dict[str, Any], message: str):

@@ -29,7 +29,7 @@ def _numbers_only(gold: str, columns: object) -> None:
 
 def _write(path: Path, *rows: dict[str, Any] | str) -> DataConfig:
     path.write_text("".join((r if isinstance(r, str) else json.dumps(r)) + "\n" for r in rows))
-    return DataConfig(source="jsonl", path=str(path))
+    return DataConfig(source="file", path=str(path))
 
 
 def _row(number: int, **changes: Any) -> dict[str, Any]:
@@ -310,7 +310,7 @@ def test_a_line_that_is_not_utf8_is_refused_with_its_number(tmp_path: Path):
 
 
 def test_a_file_that_does_not_exist_is_named(tmp_path: Path):
-    config = DataConfig(source="jsonl", path=str(tmp_path / "none.jsonl"))
+    config = DataConfig(source="file", path=str(tmp_path / "none.jsonl"))
     with pytest.raises(FileNotFoundError, match=r"none\.jsonl does not exist; set data\.path"):
         load_train(config, _numbers_only)
 
@@ -393,7 +393,7 @@ def test_empty_answers_in_a_public_set_are_noticed(caplog: pytest.LogCaptureFixt
     path = SHARED_DATA / "math_train_12k.jsonl"
     if not path.exists():
         pytest.skip(f"{path} is not here")
-    config = DataConfig(source="jsonl", path=str(path))
+    config = DataConfig(source="file", path=str(path))
 
     def anything(gold: str, columns: object) -> None:
         return None

@@ -30,10 +30,10 @@ def test_unusable_data_ends_a_training_before_any_worker_starts(
 @pytest.mark.parametrize(
     ("overrides", "warns"),
     [
-        (["+rollout.vllm_args.quantization=fp8"], "quantization=fp8: samples are those of another policy"),
-        (["+rollout.vllm_args.kv_cache_dtype=fp8"], "kv_cache_dtype=fp8: samples"),
-        (["+rollout.vllm_args.kv_cache_dtype=auto"], ""),
-        (["+rollout.vllm_args.max_num_batched_tokens=9"], ""),
+        (["rollout.vllm_args.quantization=fp8"], "quantization=fp8: samples are those of another policy"),
+        (["rollout.vllm_args.kv_cache_dtype=fp8"], "kv_cache_dtype=fp8: samples"),
+        (["rollout.vllm_args.kv_cache_dtype=auto"], ""),
+        (["rollout.vllm_args.max_num_batched_tokens=9"], ""),
         (["rollout=fp8"], ""),
         ([], ""),
     ],

@@ -10,8 +10,8 @@ from configs.schema.checks import at_least, choice
 class DataConfig:
     """The source of the problems. Each has a question and a gold answer that must parse."""
 
-    source: str = "jsonl"
-    """``jsonl`` (data.path), ``hf`` (data.name) or ``reasoning_gym`` (data.task)."""
+    source: str = "file"
+    """``file`` (data.path), ``hf`` (data.name) or ``reasoning_gym`` (data.task)."""
 
     path: str | None = None
     """File of problems: JSON lines, a JSON array, CSV or Parquet; the first three may be gzipped. Optional
@@ -45,7 +45,7 @@ class DataConfig:
     """Name of a reasoning-gym task with verifiable numeric answers."""
 
     task_options: dict[str, Any] = field(default_factory=dict)
-    """Options of that task, e.g. {min_terms: 4, max_terms: 4}."""
+    """Options of that task, e.g. {min_terms: 4, max_terms: 4}; one by one: data.task_options.min_terms=4."""
 
     num_parts: int = 1
     """Problems of that task that one generated question asks for; it is right only if every part is. At most
@@ -73,9 +73,9 @@ class DataConfig:
     """Handling of gold answers that do not parse: ``refuse`` the data, or ``drop`` and count them."""
 
     def __post_init__(self) -> None:
-        choice("data.source", self.source, ("jsonl", "hf", "reasoning_gym"))
+        choice("data.source", self.source, ("file", "hf", "reasoning_gym"))
         choice("data.on_bad_gold", self.on_bad_gold, ("refuse", "drop"))
-        needed = {"jsonl": "path", "hf": "name", "reasoning_gym": "task"}[self.source]
+        needed = {"file": "path", "hf": "name", "reasoning_gym": "task"}[self.source]
         if getattr(self, needed) is None:
             raise ValueError(f"data.{needed} must be set when data.source is '{self.source}'.")
         at_least("data.num_parts", self.num_parts, 1)

@@ -194,8 +194,8 @@ class RolloutConfig:
 
     vllm_args: dict[str, Any] = field(default_factory=dict)
     """Further options of local workers, as vLLM's command line names them, e.g.
-    +rollout.vllm_args.kv_cache_dtype=fp8; not those that are set above. They can decide what is sampled: a
-    run with others is another run."""
+    rollout.vllm_args.kv_cache_dtype=fp8; not those that are set above. They can decide what is sampled: a run
+    with others is another run."""
 
     def temperature_of(self, role: str) -> float:
         """Returns the sampling temperature of a role's calls."""

@@ -53,7 +53,7 @@ def eval_source(config: DataConfig) -> Source | None:
     Raises:
         FileNotFoundError, ValueError: Like ``train_source``.
     """
-    if config.source == "jsonl":
+    if config.source == "file":
         if config.eval_path is None:
             return None
         return Source(config.eval_path, list(file_rows(Path(config.eval_path)))[: config.num_eval])
@@ -76,7 +76,7 @@ def evaluated_source(config: DataConfig) -> Source:
 
 
 def _whole(config: DataConfig) -> Source:
-    if config.source == "jsonl":
+    if config.source == "file":
         assert config.path is not None
         return Source(config.path, file_rows(Path(config.path)))
     return Source(f"{config.name}", _hub(config, config.split))

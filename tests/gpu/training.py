@@ -115,7 +115,7 @@ def main() -> int:
         _write_problems(folder / "problems.jsonl")
         policy = options.model or _tiny_policy(folder / "policy")
         command = [sys.executable, "-m", "launch", f"model.path={policy}", f"output_dir={folder / 'run'}"]
-        command += ["data=jsonl", f"data.path={folder / 'problems.jsonl'}", f"train.max_steps={STEPS}"]
+        command += ["data=file", f"data.path={folder / 'problems.jsonl'}", f"train.max_steps={STEPS}"]
         command += ["train.eval_at_start=false", "train.eval_at_end=false", "algo.scale_rewards=none"]
         command += ["operator.schedule=[4,1]", "train.save_steps=100"]
         command += MODEL if options.model else LEARNS
