@@ -47,10 +47,11 @@ def _row(option: Option) -> str:
 def _table(options: tuple[Option, ...]) -> Iterator[str]:
     if not options:
         return
+    yield '<div class="options" markdown>\n'
     yield "| option | type | default | meaning |"
     yield "|---|---|---|---|"
     yield from map(_row, options)
-    yield ""
+    yield "\n</div>\n"
 
 
 def _section(group: OptionGroup) -> Iterator[str]:
