@@ -24,15 +24,14 @@ def read_examples(path: str | None) -> tuple[Example, ...]:
         path: ``operator.prompts.examples``.
 
     Raises:
-        FileNotFoundError: If the file does not exist.
-        ValueError: If the file holds no line, or a line has no ``question`` or no ``answer``.
+        ValueError: If the file does not exist or is empty, or a line has no ``question`` or no ``answer``.
     """
     if path is None:
         return ()
     try:
         found = tuple(_example(path, number, line) for number, line in read_lines(Path(path)))
     except FileNotFoundError:
-        raise FileNotFoundError(f"operator.prompts.examples: the file {path} does not exist.") from None
+        raise ValueError(f"operator.prompts.examples: the file {path} does not exist.") from None
     if not found:
         raise ValueError(
             f"operator.prompts.examples: {path} holds no example. Write one JSON object a line, with "

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from configs.compose import load, load_operator
+from configs.examples import read_examples
 from configs.schema import OperatorConfig, TrainingConfig
 from launch.job import is_of_the_job
 
@@ -20,9 +21,10 @@ def check_training(
         find_distiller: Finds a distiller by its name; also receives the name of the option.
 
     Raises:
-        ValueError: If the trainer would refuse an option, an operator or a distiller.
+        ValueError: If the trainer would refuse an option, an operator, a distiller or the file of examples.
     """
     config: TrainingConfig = load("training", [item for item in overrides if not is_of_the_job(item)])
+    read_examples(config.operator.prompts.examples)
     build(config.operator)
     for name in ("trace", *config.train.eval_operators):
         build(load_operator(name, config.operator))

@@ -64,13 +64,15 @@ def load_codec(model: ModelConfig, rollout: RolloutConfig, prompts: PromptsConfi
     Logs a warning of each argument of ``model.chat_template_kwargs`` that the template does not read.
 
     Raises:
-        FileNotFoundError: As ``load_tokenizer`` and ``prompt_texts``.
+        FileNotFoundError: As ``load_tokenizer``.
         ValueError: As ``load_tokenizer`` and ``prompt_texts``, or if the template renders a question to no
             prompt that the policy can answer (``rollout.prompt_probe``).
     """
     tokenizer = load_tokenizer(model)
     texts = prompt_texts(prompts)
     if rollout.chats:
+        if prompts.system or texts.shots:
+            tokenizer.chat_template = None  # the template here may refuse such turns; the endpoint's counts
         return Codec(tokenizer=tokenizer, system=prompts.system)
     codec = Codec(
         tokenizer=tokenizer,

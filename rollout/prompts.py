@@ -112,9 +112,8 @@ def prompt_texts(config: PromptsConfig) -> PromptTexts:
     """Returns the prompt texts of a run.
 
     Raises:
-        FileNotFoundError: If the file of examples does not exist.
-        ValueError: If a text has the wrong placeholders, or the file of examples has a line without question
-            and answer.
+        ValueError: If a text has the wrong placeholders, or the file of examples does not exist or has a line
+            without question and answer.
     """
     return PromptTexts(
         solve=config.solve,

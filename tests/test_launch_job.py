@@ -148,6 +148,7 @@ def test_the_users_own_config_groups_are_passed_on_to_the_trainer():
         ("operator.distiller=mine:keep", "operator.distiller is 'mine:keep', which does not import"),
         ("operator.distillers=[mine:keep]", "operator.distillers is 'mine:keep', which does not import"),
         ("operator.kind=mine:Operator", "operator.kind is 'mine:Operator', which does not import"),
+        ("operator.prompts.examples=none", "operator.prompts.examples: the file none does not exist"),
     ],
 )
 def test_what_the_trainer_would_refuse_is_refused_before_a_process_starts(override: str, said: str):

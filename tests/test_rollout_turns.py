@@ -192,6 +192,14 @@ def test_a_chat_endpoint_gets_system_prompt_and_examples_as_messages():
     assert body["messages"] == [{"role": role, "content": text} for role, text in turns]
 
 
+def test_the_tokenizer_of_a_chat_endpoint_needs_no_template_for_the_system_prompt(tmp_path: Path):
+    chats = RolloutConfig(chat_url="http://127.0.0.1:9/v1", chat_model="m")
+    model = _saved(tmp_path, ONE_USER)
+    codec = load_codec(model, chats, replace(PROMPTS_CONFIG, system=SYSTEM))
+    assert codec.decode(codec.prompt("SOLVE 3?", SHOTS).ids).startswith(f"{SYSTEM}\n\nSOLVE 1 + 1?")
+    assert load_codec(model, chats, PROMPTS_CONFIG).render("SOLVE 3?") == "SOLVE 3?"
+
+
 DROPS_SYSTEM = (
     "{% for m in messages %}{% if m.role != 'system' %}{{ m.role }}: {{ m.content }}\n{% endif %}{% endfor %}"
 )
@@ -257,9 +265,7 @@ def test_a_broken_file_of_examples_is_named_with_its_line(tmp_path: Path, line: 
 
 
 def test_a_file_of_examples_that_does_not_exist_is_named():
-    with pytest.raises(
-        FileNotFoundError, match=r"operator\.prompts\.examples: the file nowhere does not exist"
-    ):
+    with pytest.raises(ValueError, match=r"operator\.prompts\.examples: the file nowhere does not exist"):
         read_examples("nowhere")
 
 

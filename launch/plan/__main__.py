@@ -17,7 +17,7 @@ def main(config: JobConfig, overrides: list[str]) -> None:
     """Prints the plan."""
     try:
         print(plan_text(make_plan(config, training_calls)))
-    except (ValueError, FileNotFoundError) as error:
+    except ValueError as error:
         sys.exit(f"launch.plan: {error}")
 
 

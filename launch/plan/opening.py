@@ -31,7 +31,7 @@ def opening_of(prompts: PromptsConfig) -> Opening:
     """Returns the opening of a run's prompts.
 
     Raises:
-        FileNotFoundError, ValueError: If the examples cannot be read (``read_examples``).
+        ValueError: If the examples cannot be read (``read_examples``).
     """
     examples = read_examples(prompts.examples)
     characters = sum(len(prompts.solve) + len(each.question) + len(each.answer) for each in examples)

@@ -173,7 +173,6 @@ def workload_of(config: JobConfig, calls_of: CallsOf) -> Workload:
         calls_of: Returns the stages of its operator; called only if the step samples operators.
 
     Raises:
-        FileNotFoundError: If the file of the prompts' examples does not exist.
         ValueError: If the operator's calls are not known, or the examples cannot be read.
     """
     plan, algo = config.plan, config.algo

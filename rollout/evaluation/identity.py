@@ -83,7 +83,7 @@ def evaluation_identity(
         rewards: Options of the verifier.
 
     Raises:
-        FileNotFoundError, ValueError: If the examples of the prompts cannot be read (``read_examples``).
+        ValueError: If the examples of the prompts cannot be read (``read_examples``).
     """
     sampling = {k: v for k, v in asdict(rollout).items() if k not in WITHOUT_EFFECT and k != "chat_url"}
     verifier = {name: getattr(rewards, name) for name in _DECIDE_VERDICTS}
