@@ -89,6 +89,7 @@ def _published(worker: Worker, gpu: Gpu, weights: dict[str, Tensor]) -> None:
             source = SimpleNamespace(
                 entries=[entry_of(name, value.dtype, value.shape) for name, value in weights.items()],
                 bucket_bytes=BUCKET_BYTES,
+                again=None,
             )
             feed = await publisher.open(source, 4)  # type: ignore[arg-type]
 

@@ -1,10 +1,12 @@
 """Weights over a process group arrive as they were sent; who does not come is named and not waited for."""
 
 import asyncio
+import gc
 import random
 import socket
 import threading
 import time
+import weakref
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
@@ -20,6 +22,7 @@ from torch import Tensor
 from configs.schema import RolloutConfig
 from rollout.endpoints.pool import WorkerPool
 from rollout.endpoints.routing import Endpoint
+from rollout.weights import feed as feed_module
 from rollout.weights import transfer
 from rollout.weights.broadcast import TransferPublisher
 from rollout.weights.buckets import WeightEntry, buckets, by_dtype, entry_of, pack, views
@@ -337,12 +340,25 @@ class Source:
 
     bucket_bytes = SMALL
 
-    def __init__(self, weights: Mapping[str, Tensor]) -> None:
+    def __init__(self, weights: Mapping[str, Tensor], *, is_shared_by_ranks: bool = False) -> None:
         self.entries = _entries(weights)
+        self._weights = weights
+        self.again = None if is_shared_by_ranks else self._bucket
+
+    def _bucket(self, index: int) -> list[Tensor]:
+        bucket = list(buckets(self.entries, SMALL))[index]
+        return [self._weights[entry.name] for entry in bucket]
 
 
-async def _publish(publisher: TransferPublisher, weights: Mapping[str, Tensor], version: int) -> None:
-    feed = await publisher.open(Source(weights), version)  # type: ignore[arg-type]
+async def _publish(
+    publisher: TransferPublisher,
+    weights: Mapping[str, Tensor],
+    version: int,
+    *,
+    is_shared_by_ranks: bool = False,
+) -> None:
+    source = Source(weights, is_shared_by_ranks=is_shared_by_ranks)
+    feed = await publisher.open(source, version)  # type: ignore[arg-type]
 
     def gather() -> None:
         for bucket in feed.buckets:
@@ -401,7 +417,10 @@ def test_a_worker_that_never_joins_is_named_at_the_limit_and_the_other_one_has_t
     assert good.version == "7" and _has(good, _weights())
 
 
-def test_a_worker_restarted_between_two_publishes_gets_the_current_weights_and_joins_the_next_group():
+@pytest.mark.parametrize("is_shared_by_ranks", [False, True])
+def test_a_worker_restarted_between_two_publishes_gets_the_current_weights_and_joins_the_next_group(
+    is_shared_by_ranks: bool,
+):
     stubs, first, second = [Stub(), Stub()], _weights(1), _weights(2)
 
     async def run() -> None:
@@ -416,7 +435,7 @@ def test_a_worker_restarted_between_two_publishes_gets_the_current_weights_and_j
             endpoints = [Endpoint(url=stubs[0].url), Endpoint(url=stubs[1].url, restart=restart)]
             pool = await stack.enter_async_context(WorkerPool(endpoints, RolloutConfig()))
             publisher = TransferPublisher(pool, 5.0, backend="gloo")
-            await _publish(publisher, first, 1)
+            await _publish(publisher, first, 1, is_shared_by_ranks=is_shared_by_ranks)
             stubs[1].version = "0"  # a process that was started anew, as the check sees
             pool.restarter.begin(endpoints[1])
             await pool.restarter.settled(endpoints[1])
@@ -447,3 +466,102 @@ def test_a_worker_that_answers_but_cannot_load_is_restarted_in_the_same_publish(
 
     assert asyncio.run(run()) == 1
     assert stub.version == "1" and not stub.paused and _has(stub, weights)
+
+
+def test_a_worker_restarted_while_the_weights_change_waits_paused_for_the_next_publish():
+    stubs, first, second = [Stub(), Stub()], _weights(1), _weights(2)
+
+    async def run() -> None:
+        async with AsyncExitStack() as stack:
+            for stub in stubs:
+                await stack.enter_async_context(stub)
+
+            async def restart() -> str:
+                stubs[1].version, stubs[1].loaded, stubs[1].paused = "default", [], False
+                return stubs[1].url
+
+            endpoints = [Endpoint(url=stubs[0].url), Endpoint(url=stubs[1].url, restart=restart)]
+            pool = await stack.enter_async_context(WorkerPool(endpoints, RolloutConfig()))
+            publisher = TransferPublisher(pool, 5.0, backend="gloo")
+            await _publish(publisher, first, 1)
+            publisher.weights_will_change()
+            for value in first.values():  # as an optimizer does: these are no longer version 1
+                value.zero_()
+            stubs[1].version = "0"
+            pool.restarter.begin(endpoints[1])
+            await pool.restarter.settled(endpoints[1])
+            assert pool.restarter.restarts == 1 and not endpoints[1].lost
+            assert stubs[1].paused and stubs[1].loaded == [] and stubs[1].version == "default"
+            await _publish(publisher, second, 2)
+            assert all(s.version == "2" and not s.paused and _has(s, second) for s in stubs)
+
+    asyncio.run(run())
+
+
+def test_an_update_waits_for_a_worker_that_is_loading_the_weights_and_no_longer_than_the_limit():
+    feed = _source_feed(_weights())
+    assert feed.hold()
+    threading.Timer(0.2, feed.release).start()
+    began = time.monotonic()
+    feed.weights_will_change(10.0)
+    assert 0.15 < time.monotonic() - began < 5
+    assert not feed.hold()
+    stuck = _source_feed(_weights())
+    assert stuck.hold()
+    stuck.weights_will_change(0.1)
+    with pytest.raises(RuntimeError, match="has begun to change the weights of this version"):
+        stuck.bucket(0, 5, threading.Event())
+
+
+def test_a_feed_with_a_copy_does_not_wait_and_serves_on():
+    feed = _feed(_weights())
+    assert feed.hold()
+    feed.weights_will_change(10.0)
+    assert torch.equal(feed.bucket(0, 5, threading.Event()), feed.bucket(0, 5, threading.Event()))
+
+
+def _source_feed(weights: Mapping[str, Tensor]) -> Feed:
+    source = Source(weights)
+    feed = Feed(source.entries, SMALL, CPU, again=source.again)
+    feed.stop_reading()
+    for index in range(len(feed.buckets)):
+        feed.put(source._bucket(index))
+    return feed
+
+
+@pytest.mark.parametrize("is_shared_by_ranks", [False, True])
+def test_a_publish_holds_a_few_buckets_at_once_and_a_copy_only_if_ranks_share_the_weights(
+    is_shared_by_ranks: bool, monkeypatch: pytest.MonkeyPatch
+):
+    weights = {f"w{i}": torch.full((16,), float(i)) for i in range(60)}  # a bucket each
+    living: weakref.WeakSet[Tensor] = weakref.WeakSet()
+    seen = [0]
+    original = feed_module.pack
+
+    def pack_and_count(*given: Any) -> Tensor:
+        packed = original(*given)
+        living.add(packed)
+        seen[0] = max(seen[0], len(living))
+        return packed
+
+    monkeypatch.setattr(feed_module, "pack", pack_and_count)
+
+    async def run() -> int:
+        stubs = [Stub(), Stub()]
+        async with AsyncExitStack() as stack:
+            for stub in stubs:
+                await stack.enter_async_context(stub)
+            endpoints = [Endpoint(url=stub.url) for stub in stubs]
+            pool = await stack.enter_async_context(WorkerPool(endpoints, RolloutConfig()))
+            publisher = TransferPublisher(pool, 10.0, backend="gloo")
+            await _publish(publisher, weights, 1, is_shared_by_ranks=is_shared_by_ranks)
+            assert all(_has(stub, weights) for stub in stubs)
+            gc.collect()
+            return len(living)
+
+    left = asyncio.run(run())
+    if is_shared_by_ranks:
+        assert left == seen[0] == 60
+    else:
+        # Those that wait, one in transit, and one that is being put.
+        assert left == 0 and 1 <= seen[0] <= AHEAD + 2

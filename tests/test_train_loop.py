@@ -56,6 +56,7 @@ def test_a_run_updates_publishes_reports_evaluates_and_checkpoints(tmp_path, tin
 def test_workers_that_share_gpus_sleep_in_every_update_and_wake_at_the_publish(tmp_path, tiny_policy):
     shared = run(make_config(tmp_path / "a", tiny_policy, rollout={"enable_sleep_mode": True}))
     assert shared.outside.publisher.events == ["sleep", "publish"] * 3
+    assert shared.outside.publisher.changes == 3  # one update follows on each batch
     assert run(make_config(tmp_path / "b", tiny_policy)).outside.publisher.events == ["publish"] * 3
 
 

@@ -164,7 +164,12 @@ class RecordingPublisher:
     def __init__(self, output_dir: Path) -> None:
         self.versions: list[int] = []
         self.events: list[str] = []
+        self.changes = 0
+        """How often it was told that the weights change."""
         self._folder = WeightsFolder(output_dir)
+
+    def weights_will_change(self) -> None:
+        self.changes += 1
 
     def sleep(self) -> None:
         self.events.append("sleep")

@@ -41,6 +41,10 @@ class Publisher(Protocol):
         """Reads ``weights`` and returns once every worker serves them as ``version``."""
         ...
 
+    def weights_will_change(self) -> None:
+        """Is called before the policy's weights change, by an update or by loading a checkpoint."""
+        ...
+
     def sleep(self) -> None:
         """Is called before an update if workers share the trainer's GPUs; they wake at the next publish."""
         ...

@@ -110,6 +110,12 @@ class EnginePublisher:
         self._wait(self.engine.publisher.publish(directory, version), version)
         folder.keep_only(directory)
 
+    def weights_will_change(self) -> None:
+        """Waits until no restarted worker reads the published weights from the trainer's memory any more."""
+        publisher = self.engine.publisher
+        if isinstance(publisher, FeedPublisher):
+            publisher.weights_will_change()
+
     def sleep(self) -> None:
         """Returns once every worker has freed its GPU memory; raises as ``rollout.weights.publish`` does."""
         limit = self.config.rollout.publish_timeout_seconds

@@ -17,15 +17,13 @@ the log-probs of their sampler. Only rank 0 communicates with the outside (``Col
       checkpoints/ ◄──────────────── state of rank 0 and shards ◄────────────────────────┘ (train.save_steps)
 
     who waits          for what                                  until
-    trainer            the producer's batch of this step         it is collected; later batches are collected
-                                                                 at the same time
+    trainer            the producer's batch of this step         it is collected, as are later ones meanwhile
     other ranks        rank 0's rows and decisions               rank 0's own limits, or until a rank is gone
     all ranks          one another, in every optimizer step      train.collective_timeout_seconds
     trainer            workers to serve the new version          rollout.publish_timeout_seconds
     a worker's calls   the publish: frozen (keep) or finished    it is done; a call may hold tokens of two
                        first (wait), by rollout.pause_mode       versions, and records which
-    producer           the trainer, if it is max_staleness       the next call of ``next``
-                       steps ahead
+    producer           the trainer, max_staleness steps ahead    the next call of ``next``
 """
 
 from collections.abc import Mapping
@@ -162,6 +160,8 @@ class Trainer:
             self._evaluate_if_due()  # no-op unless a request to stop has interrupted it
 
     def _load(self, path: Path) -> TrainerState:
+        if self.outside:
+            self.outside.publisher.weights_will_change()
         state = self.checkpoints.load(path)
         made = read_rollbacks(Path(self.config.output_dir)) if self.outside else None
         rollbacks = from_rank_zero(self.accelerator, made, what="the run's rollbacks")
@@ -211,6 +211,7 @@ class Trainer:
                 shown = collected.rollouts[:ROLLOUTS_SHOWN]
                 credits = credit_records(collected, batch.rows, updates={})
                 self.outside.reporter.write_rollouts(self.step + 1, shown, credits)
+            self.outside.publisher.weights_will_change()
             if self.config.rollout.enable_sleep_mode:
                 # Before the broadcast: no rank may start its update while workers hold GPU memory.
                 self.outside.publisher.sleep()

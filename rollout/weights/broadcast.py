@@ -14,7 +14,7 @@ from rollout.endpoints.routing import Endpoint
 from rollout.weights.buckets import WeightSource
 from rollout.weights.feed import Feed
 from rollout.weights.meeting import GivenUp, Meeting, form, listen, own_address
-from rollout.weights.publish import WeightPublisher
+from rollout.weights.publish import UNKNOWN, WeightPublisher
 from rollout.weights.transfer import send
 
 ALONE_AT_ONCE = 4
@@ -31,7 +31,7 @@ class FeedPublisher(WeightPublisher[Feed]):
         """Returns the feed of a version, which the trainer's thread fills while ``publish`` sends it."""
         await self._on_all(self._pool.endpoints, self._pool.restarter.settled)
         before = self._current[0] if self._current else None
-        feed = Feed(weights.entries, weights.bucket_bytes, self.device, before)
+        feed = Feed(weights.entries, weights.bucket_bytes, self.device, before, weights.again)
         # Now, because the feed takes over the memory of the previous one.
         self._current = (feed, version)
         return feed
@@ -42,6 +42,28 @@ class FeedPublisher(WeightPublisher[Feed]):
             await super().publish(weights, version)
         finally:
             weights.stop_reading()
+
+    def weights_will_change(self) -> None:
+        """Waits, in the trainer's thread, for restarted workers that are still loading the weights."""
+        if self._current is not None:
+            self._current[0].weights_will_change(self._timeout)
+
+    async def _bring_up_to_date(self, endpoint: Endpoint) -> None:
+        """Loads the current weights, or leaves the worker paused if they are being changed.
+
+        A publish follows on a change: it resumes the worker.
+        """
+        if self._current is None:
+            return
+        feed, _ = self._current
+        if not feed.hold():
+            await self._pause(endpoint)
+            endpoint.version = UNKNOWN
+            return
+        try:
+            await super()._bring_up_to_date(endpoint)
+        finally:
+            feed.release()
 
 
 class TransferPublisher(FeedPublisher):
@@ -85,7 +107,7 @@ class TransferPublisher(FeedPublisher):
             return failed | await self._on_all(endpoints, alone)
         finally:
             if is_first:
-                weights.stop_reading()  # what remains is read from the host's copy
+                weights.stop_reading()
 
     async def _broadcast(
         self, endpoints: Sequence[Endpoint], places: dict[Endpoint, int], weights: Feed

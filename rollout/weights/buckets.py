@@ -1,7 +1,7 @@
 """Weights in buckets: many weights in one flat tensor, so that a small one costs no transfer of its own."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -42,6 +42,14 @@ class WeightSource(Protocol):
 
     def parts(self) -> Iterator[Sequence[Tensor]]:
         """Yields the weights of each of ``buckets(entries, bucket_bytes)``; they are valid until the next."""
+        ...
+
+    @property
+    def again(self) -> Callable[[int], Sequence[Tensor]] | None:
+        """Function that reads the weights of the bucket of an index once more, from any thread.
+
+        It is right until the weights change. None if they cannot be read without other ranks.
+        """
         ...
 
 

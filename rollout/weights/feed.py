@@ -1,12 +1,13 @@
-"""Hands weights from the trainer's thread to the senders', a bucket at a time, and keeps a copy on the host.
+"""Hands weights from the trainer's thread to the senders', a bucket at a time.
 
-While one bucket is sent the trainer gathers the next, and no device holds more than ``AHEAD`` buckets. The
-copy is what a worker gets that is restarted, or that failed: the trainer's own weights change meanwhile.
+While one bucket is sent the trainer gathers the next, and no more than ``AHEAD`` buckets wait on the device.
+A worker that failed or is restarted gets its buckets from the trainer's own weights, read once more, until
+these change. If the ranks share them, none can read them alone, and the feed keeps a copy on the host instead.
 """
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -28,6 +29,7 @@ class Feed:
         bucket_bytes: int,
         device: torch.device,
         before: "Feed | None" = None,
+        again: Callable[[int], Sequence[Tensor]] | None = None,
     ) -> None:
         """Prepares the feed.
 
@@ -36,13 +38,20 @@ class Feed:
             bucket_bytes: Size of a bucket.
             device: Device that buckets are sent from.
             before: The previous version's feed, whose pinned memory is taken over; it is unusable then.
+            again: See ``WeightSource``. None: the feed keeps a copy on the host.
         """
         self.entries = list(entries)
         self.bucket_bytes = bucket_bytes
         self.device = device
         self.buckets = list(buckets(self.entries, bucket_bytes))
         self._spare = before._kept if before is not None and before.buckets == self.buckets else []
+        self._again = again
         self._kept: list[Tensor] = []
+        """Copies of all buckets that were put; empty if they can be read again."""
+        self._put = 0
+        self._holders = 0
+        """Senders that must not lose the weights before they have ended."""
+        self._has_changed = False
         self._waiting: dict[int, Tensor] = {}
         """Buckets on the device that the first sender has not sent yet."""
         self._is_read = True
@@ -53,7 +62,7 @@ class Feed:
     @property
     def is_whole(self) -> bool:
         """True if every bucket was put, so that ``bucket`` returns at once."""
-        return len(self._kept) == len(self.buckets)
+        return self._put == len(self.buckets)
 
     @property
     def failure(self) -> str:
@@ -62,11 +71,13 @@ class Feed:
 
     def put(self, weights: Sequence[Tensor]) -> None:
         """Adds the next bucket; waits until the device has room for it, or no sender reads any more."""
-        index = len(self._kept)
-        packed = pack(weights, self.buckets[index], self.device)
-        kept = self._copied(packed, index)
+        index = self._put
+        packed = self._packed(weights, index)
+        kept = self._copied(packed, index) if self._again is None else None
         with self._changed:
-            self._kept.append(kept)
+            self._put += 1
+            if kept is not None:
+                self._kept.append(kept)
             if self._is_read:
                 self._waiting[index] = packed
             self._changed.notify_all()
@@ -83,23 +94,54 @@ class Feed:
         """Returns a bucket on the device; waits until the trainer has put it.
 
         Raises:
-            RuntimeError: If the trainer fails, takes longer than ``seconds``, or ``given_up`` is set.
+            RuntimeError: If the trainer fails, takes longer than ``seconds`` or has changed the weights, or
+                ``given_up`` is set.
         """
         deadline = time.monotonic() + seconds
         with self._changed:
-            while len(self._kept) <= index:
+            while self._put <= index:
                 if self._failure:
                     raise RuntimeError(f"the trainer could not gather its weights: {self._failure}")
                 if given_up.is_set():
                     raise RuntimeError("the transfer of weights was given up")
                 if time.monotonic() > deadline:
                     raise RuntimeError(
-                        f"the trainer gathered {len(self._kept)} of {len(self.buckets)} buckets of weights, "
+                        f"the trainer gathered {self._put} of {len(self.buckets)} buckets of weights, "
                         f"and no further one within {seconds:g} s"
                     )
                 self._changed.wait(0.02)
             waiting = self._waiting.get(index)
-        return waiting if waiting is not None else self._kept[index].to(self.device)
+        if waiting is not None:
+            return waiting
+        if self._again is None:
+            return self._kept[index].to(self.device)
+        packed = self._packed(self._again(index), index)
+        if self._has_changed:  # looked at afterwards: they may have changed while they were read
+            raise RuntimeError("the trainer has begun to change the weights of this version")
+        return packed
+
+    def hold(self) -> bool:
+        """Keeps the weights as they are until ``release``; returns False if they have changed already."""
+        with self._changed:
+            self._holders += not self._has_changed
+            return not self._has_changed
+
+    def release(self) -> None:
+        """Ends a ``hold``."""
+        with self._changed:
+            self._holders -= 1
+            self._changed.notify_all()
+
+    def weights_will_change(self, seconds: float) -> None:
+        """Waits at most ``seconds`` for those who ``hold``; a bucket is read again no more after that.
+
+        No-op for a feed that has a copy.
+        """
+        if self._again is None:
+            return
+        with self._changed:
+            self._changed.wait_for(lambda: not self._holders, seconds)
+            self._has_changed = True
 
     def sent(self, index: int) -> None:
         """Frees the device's copy of a bucket that the first sender has sent."""
@@ -108,11 +150,17 @@ class Feed:
             self._changed.notify_all()
 
     def stop_reading(self) -> None:
-        """Frees the device's copies, when the first sender has ended; later ones read the host's."""
+        """Frees the device's copies when the first sender has ended."""
         with self._changed:
             self._is_read = False
             self._waiting.clear()
             self._changed.notify_all()
+
+    def _packed(self, weights: Sequence[Tensor], index: int) -> Tensor:
+        packed = pack(weights, self.buckets[index], self.device)
+        if packed.is_cuda:  # other threads and processes read it on streams of their own
+            torch.cuda.current_stream(packed.device).synchronize()
+        return packed
 
     def _copied(self, packed: Tensor, index: int) -> Tensor:
         if packed.device.type == "cpu":

@@ -4,7 +4,7 @@ Under ZeRO-3 a bucket is gathered by one collective, the next while the caller u
 holds more than its shard and a few buckets.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,6 +105,11 @@ class PolicyWeights:
         self._reading = self._read()
         return self._reading
 
+    @property
+    def again(self) -> Callable[[int], Sequence[Tensor]] | None:
+        """See ``WeightSource``: None if the ranks share the weights."""
+        return self._bucket if self._sharding.stage < 3 else None
+
     def finish(self) -> None:
         """Takes part in what the other ranks still gather; no-op after a complete read."""
         for _ in self._reading or self.parts():
@@ -118,10 +123,18 @@ class PolicyWeights:
             state |= {next(names): value.to("cpu", copy=True) for value in part}
         return HostWeights(model=self._model, state=state, adapter_of=self._adapter_of)
 
-    @torch.no_grad()
     def _read(self) -> Iterator[list[Tensor]]:
+        return self._values(self._parcels())
+
+    def _bucket(self, index: int) -> list[Tensor]:
+        return next(self._values(self._parcels()[index : index + 1]))
+
+    def _parcels(self) -> list[list[_Item]]:
         items = iter(self._items)
-        parcels = [[next(items) for _ in bucket] for bucket in buckets(self.entries, self.bucket_bytes)]
+        return [[next(items) for _ in bucket] for bucket in buckets(self.entries, self.bucket_bytes)]
+
+    @torch.no_grad()
+    def _values(self, parcels: Sequence[Sequence[_Item]]) -> Iterator[list[Tensor]]:
         needed = [[p for item in parcel if item.weight for p in item.weight.parameters] for parcel in parcels]
         gathered = self._sharding.whole(needed)
         for parcel in parcels:

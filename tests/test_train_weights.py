@@ -1,0 +1,49 @@
+"""The policy's weights bucket by bucket: read again as read first, where one rank holds them all."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+
+from configs.schema import ModelConfig
+from rollout.weights.buckets import buckets
+from train.model.lora import add_adapters, lora_layers
+from train.model.policy import load_model
+from train.model.weights import PolicyWeights
+from train.sharding import DeepSpeedZero, Unsharded
+
+BUCKET_BYTES = 2**14
+
+
+def _config(path: Path, lora_r: int) -> ModelConfig:
+    return ModelConfig(path=str(path), dtype="float32", lora_r=lora_r)
+
+
+@pytest.mark.parametrize("lora_r", [0, 4])
+def test_any_bucket_can_be_read_again_by_another_thread_until_the_weights_change(lora_r, tiny_policy):
+    config = _config(tiny_policy, lora_r)
+    model = load_model(config)
+    if lora_r:
+        add_adapters(model, config)
+        for layer in lora_layers(model).values():
+            torch.nn.init.ones_(layer.lora_B["default"].weight)
+    weights = PolicyWeights(model, Unsharded(), BUCKET_BYTES)
+    first = [[value.clone() for value in part] for part in weights.parts()]
+    assert len(first) == len(list(buckets(weights.entries, BUCKET_BYTES))) > 3
+    assert weights.again is not None
+    with ThreadPoolExecutor(1) as thread:
+        again = [thread.submit(weights.again, index).result() for index in reversed(range(len(first)))]
+    for one, other in zip(first, reversed(again), strict=True):
+        assert all(torch.equal(a, b) and not b.requires_grad for a, b in zip(one, other, strict=True))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1.0)
+    assert not torch.equal(weights.again(0)[0], first[0][0])
+
+
+@pytest.mark.parametrize(("stage", "alone"), [(1, True), (2, True), (3, False)])
+def test_weights_that_ranks_share_cannot_be_read_again_by_one_of_them(stage, alone, tiny_policy):
+    sharding = DeepSpeedZero(stage=stage, config={}, num_processes=2)
+    weights = PolicyWeights(load_model(_config(tiny_policy, 0)), sharding, BUCKET_BYTES)
+    assert (weights.again is not None) == alone
