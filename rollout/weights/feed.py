@@ -2,7 +2,7 @@
 
 While one bucket is sent the trainer gathers the next, and no more than ``AHEAD`` buckets wait on the device.
 A worker that failed or is restarted gets its buckets from the trainer's own weights, read once more, until
-these change. If the ranks share them, none can read them alone, and the feed keeps a copy on the host instead.
+these change. If the ranks share them, none can read them alone, and the feed keeps a copy on the host.
 """
 
 import threading
