@@ -229,6 +229,7 @@ async def run_operator(
 
     Raises:
         CallFailed: If a call got no answer.
+        ValueError: If a group was asked for, and the operator returned another number of answers.
     """
     policy = Policy(problem, settings, grader, seed, given_drafts)
     return await run_on(policy, operator, seed, num_answers)
@@ -240,6 +241,12 @@ async def run_on(policy: Policy, operator: Operator, seed: int, num_answers: int
     policy.draft_policy = operator.options.draft_policy
     rng = random.Random(derive_seed(seed, problem.id, operator.name))
     answers = await operator.answer(policy, rng, num_answers)
+    if num_answers > 1 and len(answers.calls) != num_answers:
+        raise ValueError(
+            f"The operator {operator.name} returned {len(answers.calls)} answers, but training compares a "
+            f"group of {num_answers} (algo.num_generations): its method answer must return num_answers of "
+            "them. An operator that selects among its drafts has nothing to train."
+        )
     calls = tuple(policy.calls)
     # Verdicts run side by side; one that an oracle already asked for is not scored twice.
     places = [i for i, call in enumerate(calls) if call.role in ATTEMPTS]

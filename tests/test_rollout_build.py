@@ -5,7 +5,8 @@ import json
 import random
 import re
 import sys
-from dataclasses import fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,11 @@ from fakes import CODEC, PROMPTS, PROMPTS_CONFIG, EvenIsCorrect, ScriptedPolicy,
 from tiny import byte_tokenizer, tiny_model
 
 from configs.compose import load, load_operator
-from configs.schema import ModelConfig, OperatorConfig, RoleConfig, RolesConfig, RolloutConfig
+from configs.schema import CollectConfig, ModelConfig, OperatorConfig, RoleConfig, RolesConfig, RolloutConfig
 from rollout import records
 from rollout.build import Ranges, build_operator, load_codec, load_tokenizer, policy_settings
+from rollout.collection.filters import group_filter
+from rollout.collection.groups import group_rollout
 from rollout.endpoints.chat import ChatEndpoint
 from rollout.operators import run_operator
 from rollout.prompts import Codec
@@ -94,11 +97,17 @@ def test_a_kind_that_is_no_operator_is_refused_by_name(own_module: str, kind: st
         build_operator(OperatorConfig(name="mine", kind=kind, schedule=[3]))
 
 
+@dataclass(frozen=True, slots=True)
+class _NoReward:
+    total: float = 0.0
+    parts: Mapping[str, float] = field(default_factory=dict)
+
+
 @pytest.fixture
 def readme_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder that one starts in, with the ``shortest.py`` of docs/operators.md."""
     blocks = PAGE_BLOCK.findall((REPO / "docs" / "operators.md").read_text())
-    assert len(blocks) == 2
+    assert len(blocks) == 4
     (tmp_path / "shortest.py").write_text("".join(blocks))
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend("")  # as python -m does
@@ -132,6 +141,26 @@ def test_the_readmes_distiller_keeps_the_shortest_usable_drafts(readme_folder: P
 def test_the_readmes_operator_answers_with_the_shortest_draft(readme_folder: Path):
     built = build_operator(OperatorConfig(name="mine", kind="shortest:Shortest", schedule=[3]))
     assert roll(_of_lengths(30, 10, 20), built).answers == (1,)
+
+
+def test_the_readmes_second_operator_writes_a_group_of_answers_that_read_the_shortest_draft(
+    readme_folder: Path,
+):
+    config = OperatorConfig(name="mine", kind="shortest:RefinedShortest", schedule=[3])
+    policy = _of_lengths(30, 10, 20)
+    rollout = roll(policy, build_operator(config), num_answers=4)
+    (refine,) = policy.of("REFINE")
+    assert refine.n == 4 and re.findall(r"boxed\{(\d+)\}", refine.prompt) == ["10"]
+    (group,) = group_rollout(rollout, lambda calls, verdicts, drafts: [_NoReward()] * len(calls))
+    assert len(group.samples) == 4
+
+
+def test_the_readmes_filter_drops_groups_of_long_completions(readme_folder: Path):
+    keep = group_filter(CollectConfig(filter="shortest:not_too_long"))
+    for length, reason in ((10, None), (200, "too_long")):
+        rollout = roll(_of_lengths(*[length] * 4), operator((1,), name="trace"), num_answers=4)
+        (group,) = group_rollout(rollout, lambda calls, verdicts, drafts: [_NoReward()] * len(calls))
+        assert keep.reason(group, rollout) == reason
 
 
 def test_the_readmes_distiller_declares_what_a_workspace_holds(readme_folder: Path):

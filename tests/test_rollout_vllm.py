@@ -4,7 +4,7 @@ import asyncio
 import json
 import shutil
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from urllib.request import Request, urlopen
 import psutil
 import pytest
 import torch
+from conftest import REPO
 from evaluation_fakes import Kept
 from fakes import EvenIsCorrect, prompt_of
 from tiny import byte_tokenizer, schooled_model, tiny_model
@@ -38,13 +39,16 @@ from rollout.records import (
     ANALYSE,
     DISTIL,
     DRAFT,
+    ENDPOINT,
     REFINE,
     SELECT,
     TRACE,
     VERIFY,
+    Call,
     Completion,
     Problem,
     Prompt,
+    Rollout,
     Sampling,
 )
 from rollout.sampler import RequestRefused
@@ -53,6 +57,7 @@ from rollout.weights.broadcast import TransferPublisher
 from rollout.weights.buckets import BUCKET_BYTES
 from rollout.weights.feed import Feed
 from rollout.weights.publish import DirectoryPublisher
+from rollout.workspace import DISTILLERS
 from train.model.weights import PolicyWeights
 from train.sharding import Unsharded
 
@@ -300,38 +305,43 @@ def answering(engine: RolloutEngine, tmp_path_factory: pytest.TempPathFactory) -
 
 
 PDR = "operator=pdr operator.schedule=[3,2,1] operator.top_k=2 operator.distiller="
+BUDGETED = [
+    ("operator=trace", {TRACE}),
+    ("operator=sr", {DRAFT, REFINE}),
+    ("operator=sr_error_analysis", {DRAFT, ANALYSE, REFINE}),
+    ("operator=majority operator.schedule=[3]", {DRAFT}),
+    ("operator=best_of_n operator.schedule=[3]", {DRAFT, VERIFY}),
+    ("operator=rsa operator.schedule=[3,3,3] operator.top_k=2", {DRAFT, REFINE}),
+    ("operator=markovian_rsa operator.schedule=[3,3,3] operator.tail_tokens=9", {DRAFT, REFINE}),
+    ("operator=pacore operator.schedule=[3,2,1]", {DRAFT, REFINE}),
+    ("operator=reasoning_cache operator.schedule=[1,1,1]", {DRAFT, DISTIL, REFINE}),
+    ("operator=recursive_summary operator.schedule=[3,2,1]", {DRAFT, DISTIL, REFINE}),
+    ("operator=genselect operator.schedule=[3]", {DRAFT, SELECT}),
+    ("operator=tournament operator.schedule=[4] operator.votes=2", {DRAFT, SELECT}),
+    ("operator=solver_judge operator.schedule=[3,1]", {DRAFT, REFINE}),
+    ("operator=adaptive operator.schedule=[3,1] operator.max_drafts=3", {DRAFT}),
+    (
+        "operator=adaptive operator.schedule=[2,1] operator.max_drafts=4 operator.agree_min=9",
+        {DRAFT, REFINE},
+    ),
+    (f"{PDR}global_summary", {DRAFT, DISTIL, REFINE}),
+    (f"{PDR}recursive_summary", {DRAFT, DISTIL, REFINE}),
+    (f"{PDR}shared_topk", {DRAFT, VERIFY, REFINE}),
+    (f"{PDR}per_sample_topk", {DRAFT, VERIFY, REFINE}),
+    (f"{PDR}random_k", {DRAFT, REFINE}),
+    (f"{PDR}all", {DRAFT, REFINE}),
+    (f"{PDR}oracle", {DRAFT, REFINE}),
+]
 
 
-@pytest.mark.parametrize(
-    ("overrides", "roles"),
-    [
-        ("operator=trace", {TRACE}),
-        ("operator=sr", {DRAFT, REFINE}),
-        ("operator=sr_error_analysis", {DRAFT, ANALYSE, REFINE}),
-        ("operator=majority operator.schedule=[3]", {DRAFT}),
-        ("operator=best_of_n operator.schedule=[3]", {DRAFT, VERIFY}),
-        ("operator=rsa operator.schedule=[3,3,3] operator.top_k=2", {DRAFT, REFINE}),
-        ("operator=markovian_rsa operator.schedule=[3,3,3] operator.tail_tokens=9", {DRAFT, REFINE}),
-        ("operator=pacore operator.schedule=[3,2,1]", {DRAFT, REFINE}),
-        ("operator=reasoning_cache operator.schedule=[1,1,1]", {DRAFT, DISTIL, REFINE}),
-        ("operator=recursive_summary operator.schedule=[3,2,1]", {DRAFT, DISTIL, REFINE}),
-        ("operator=genselect operator.schedule=[3]", {DRAFT, SELECT}),
-        ("operator=tournament operator.schedule=[4] operator.votes=2", {DRAFT, SELECT}),
-        ("operator=solver_judge operator.schedule=[3,1]", {DRAFT, REFINE}),
-        ("operator=adaptive operator.schedule=[3,1] operator.max_drafts=3", {DRAFT}),
-        (
-            "operator=adaptive operator.schedule=[2,1] operator.max_drafts=4 operator.agree_min=9",
-            {DRAFT, REFINE},
-        ),
-        (f"{PDR}global_summary", {DRAFT, DISTIL, REFINE}),
-        (f"{PDR}recursive_summary", {DRAFT, DISTIL, REFINE}),
-        (f"{PDR}shared_topk", {DRAFT, VERIFY, REFINE}),
-        (f"{PDR}per_sample_topk", {DRAFT, VERIFY, REFINE}),
-        (f"{PDR}random_k", {DRAFT, REFINE}),
-        (f"{PDR}all", {DRAFT, REFINE}),
-        (f"{PDR}oracle", {DRAFT, REFINE}),
-    ],
-)
+def test_budgets_are_measured_for_every_operator_and_distiller():
+    options = [option.partition("=") for overrides, _ in BUDGETED for option in overrides.split()]
+    operators = {path.stem for path in (REPO / "configs" / "operator").glob("*.yaml")}
+    assert {value for name, _, value in options if name == "operator"} == operators - {"two_policy"}
+    assert {value for name, _, value in options if name == "operator.distiller"} == set(DISTILLERS)
+
+
+@pytest.mark.parametrize(("overrides", "roles"), BUDGETED)
 def test_budgets_are_the_sums_of_the_workers_own_usage(
     answering: RolloutEngine, rollout_config: RolloutConfig, overrides: str, roles: set[str]
 ):
@@ -350,7 +360,53 @@ def test_budgets_are_the_sums_of_the_workers_own_usage(
     # A worker counts the prompt of a request once, we count it for each of its samples.
     assert counts.prompt_tokens - before[0] == sum(sent.values())
     assert spent.b_total == out_tokens + sum(len(call.prompt_ids) for call in rollout.calls)
-    assert 0 < spent.b_seq <= spent.b_total
+    last = (rollout.answers[0], *rollout.waited_for)
+    assert spent.b_seq == max(max(map(sum, _paths(rollout.calls, call))) for call in last)
+
+
+def _paths(calls: Sequence[Call], last: int) -> Iterator[list[int]]:
+    """The tokens in and out of every call of each path through the parents that ends in ``last``."""
+    own = len(calls[last].prompt_ids) + len(calls[last].completion_ids)
+    if not calls[last].parents:
+        yield [own]
+    for parent in calls[last].parents:
+        yield from ([*before, own] for before in _paths(calls, parent))
+
+
+def test_budgets_of_two_policies_are_the_sums_of_what_both_servers_count(
+    answering: RolloutEngine, rollout_config: RolloutConfig, monkeypatch: pytest.MonkeyPatch
+):
+    assert answering._fleet is not None
+    monkeypatch.setenv("OPENAI_API_KEY", answering._fleet.key)
+    url = f"{answering.pool.endpoints[0].url}/v1"
+    options = ["model.path=x", "data.path=x", "operator=two_policy"]
+    drafted = [f"rollout.draft_url={url}", "rollout.draft_model=policy"]
+    config = load("evaluation", [*options, *drafted])
+    chatting = replace(rollout_config, chat_url=url, chat_model="policy")
+    problem = Problem(id="p", question="1 + 1 =", answer="2")
+
+    async def rolled() -> tuple[Rollout, ChatEndpoint]:
+        async with ChatEndpoint(chatting) as endpoint:
+            codec = Codec(tokenizer=byte_tokenizer())
+            others = {ENDPOINT: endpoint}
+            settings = policy_settings(config.operator, rollout_config, answering.pool, codec, others)
+            operator = build_operator(config.operator)
+            return await run_operator(problem, operator, settings, EvenIsCorrect(), 1), endpoint
+
+    own = answering.pool.counts
+    before = (own.prompt_tokens, own.completion_tokens)
+    rollout, endpoint = answering.run(rolled(), 120, what="the operator's rollout")
+    drafts = [call for call in rollout.calls if call.role == DRAFT]
+    (refine,) = (call for call in rollout.calls if call.role == REFINE)
+    # Four samples of one request: the server counts their prompt once.
+    prompt = drafts[0].usage.prompt_tokens
+    assert len(drafts) == 4 and endpoint.counts.prompt_tokens == prompt * endpoint.counts.requests
+    assert sum(call.usage.completion_tokens for call in drafts) == endpoint.counts.completion_tokens > 0
+    counted = (own.prompt_tokens - before[0], own.completion_tokens - before[1])
+    assert counted == (len(refine.prompt_ids), len(refine.completion_ids))
+    spent = budget(rollout, rollout.answers[0])
+    assert spent.b_total == 4 * prompt + endpoint.counts.completion_tokens + sum(counted)
+    assert spent.b_seq == sum(counted) + max(call.num_tokens for call in drafts)
 
 
 def test_collecting_ahead_goes_on_while_weights_are_published(

@@ -20,7 +20,7 @@ import yaml
 import configs
 import rewards.verdict
 from configs.compose import load_operator
-from configs.schema import FILTERS, WITHOUT_EFFECT, TrainingConfig, check_draft_url
+from configs.schema import WITHOUT_EFFECT, TrainingConfig, check_draft_url
 from rewards.build import build_scorer, build_shaper
 from rewards.grader import Grader
 from rewards.shaping import RewardInput, ShapedReward, Shaper
@@ -28,7 +28,8 @@ from rollout.build import Ranges, build_operator, load_codec, policy_settings
 from rollout.collection.amortise import Amortiser
 from rollout.collection.collector import BatchCollector, CollectOptions
 from rollout.collection.draft_cache import DraftCache
-from rollout.collection.groups import Credited, GroupFilter, RewardGroup
+from rollout.collection.filters import group_filter
+from rollout.collection.groups import Credited, RewardGroup
 from rollout.collection.problem_stream import ProblemStream
 from rollout.collection.producer import Producer
 from rollout.collection.replay import Replay
@@ -119,13 +120,7 @@ def assemble(config: TrainingConfig, overrides: list[str], data: RunData, stack:
             config.rollout.call_tokens_of,
         ),
         collect_options(config),
-        keep=GroupFilter(
-            drop_equal_rewards=config.collect.drop_equal_rewards,
-            max_pass_rate=config.collect.max_pass_rate,
-            draft_accuracy=(config.collect.draft_accuracy[0], config.collect.draft_accuracy[1]),
-            drafts_between=FILTERS[config.collect.filter].drafts,
-            answers_between=FILTERS[config.collect.filter].answers,
-        ),
+        keep=group_filter(config.collect),
         cache=cache,
         replay=_replay(config, data.origin),
         amortise=(

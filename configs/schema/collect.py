@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from configs.schema.checks import at_least, choice, share
+from configs.schema.checks import at_least, choice, choice_or_import, share
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,9 @@ class CollectConfig:
 
     filter: str = "none"
     """Keep an operator's groups by the rule of a paper: pacore_stage1 (drafts with 0 < accuracy < 9/24) or
-    pacore_stage2 (answers with 0 < accuracy < 1), in addition to the other options."""
+    pacore_stage2 (answers with 0 < accuracy < 1). Or ``package.module:function``, which returns for a
+    rollout.records.Group and its Rollout the reason to drop the group, or None. In addition to the other
+    options."""
 
     balance: str = "none"
     """none, or majority_wrong: at least balance_share of a step's operator problems are ones whose drafts'
@@ -80,7 +82,7 @@ class CollectConfig:
                 f"collect.draft_source is {self.draft_source} and collect.draft_cache {self.draft_cache}: "
                 "draft_cache goes with draft_source=cached."
             )
-        choice("collect.filter", self.filter, tuple(FILTERS))
+        choice_or_import("collect.filter", self.filter, tuple(FILTERS), "package.module:function")
         choice("collect.curriculum", self.curriculum, ("none", "learnability"))
         choice("collect.balance", self.balance, ("none", "majority_wrong"))
         share("collect.balance_share", self.balance_share)

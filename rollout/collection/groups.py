@@ -223,6 +223,10 @@ class DroppedGroup:
     reason: str
 
 
+OwnFilter = Callable[[Group, Rollout], str | None]
+"""``reason(group, rollout)``: the reason to drop ``group`` of ``rollout``; None if it is kept."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupFilter:
     """Drops groups that are not worth training on. The defaults keep all."""
@@ -237,6 +241,8 @@ class GroupFilter:
     """The same, but the share must lie strictly between these."""
     answers_between: tuple[float, float] | None = None
     """The share of right samples must lie strictly between these, if the group's rollout has drafts."""
+    own: OwnFilter | None = None
+    """A filter of the user's."""
 
     def reason(self, group: Group, rollout: Rollout) -> str | None:
         """Returns the reason to drop ``group`` of ``rollout``; None if it is kept."""
@@ -253,7 +259,7 @@ class GroupFilter:
                 return "answer_accuracy"
         if self.drop_equal_rewards and len({sample.reward for sample in group.samples}) == 1:
             return "equal_rewards"
-        return None
+        return self.own(group, rollout) if self.own is not None else None
 
 
 def _between(value: float, bounds: tuple[float, float] | None) -> bool:
