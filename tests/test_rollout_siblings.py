@@ -2,6 +2,7 @@
 
 import functools
 import random
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -9,6 +10,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+from conftest import REPO
 from fakes import CODEC, Reply, Request, ScriptedPolicy, boxed, roll
 
 from configs.compose import ConfigError, load, load_operator
@@ -33,6 +35,20 @@ SMALL: dict[str, dict[str, Any]] = {
     "adaptive": {"schedule": [3, 1], "max_drafts": 6, "distiller": "all"},
 }
 """Every published sibling, with fewer calls than in its file."""
+
+
+OF_THE_PAPER = {"trace", "sr", "sr_error_analysis", "pdr", "majority", "best_of_n"}
+
+
+def test_every_published_sibling_is_tested_here_and_has_its_row_with_its_source_and_what_differs():
+    siblings = {path.stem for path in (REPO / "configs" / "operator").glob("*.yaml")} - OF_THE_PAPER
+    assert siblings == {*SMALL, "two_policy"}  # test_rollout_two_policy.py has the last one's call graph
+    page = (REPO / "docs" / "method.md").read_text(encoding="utf-8").partition("## Published siblings")[2]
+    lines = page.partition("\n## ")[0].splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| `")]
+    assert sorted(row[0].strip("`") for row in rows) == sorted(siblings)
+    for _, source, reads, differs in rows:
+        assert re.search(r"arXiv \d{4}\.\d{5}|cookbook|this project", source) and reads and differs
 
 
 @functools.cache
