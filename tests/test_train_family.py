@@ -259,9 +259,9 @@ def test_three_steps_of_an_operator_credit_each_of_its_rounds_against_a_shared_c
             shown = explain(tmp_path, step, problem=problem, characters=60)
             assert f"-- round {round}, {role}: {len(sharing)} calls, " in shown
             assert f"group of {len(sharing)}: mean reward {fmean(rewards):.4g}" in shown
-            updates = [call.credit.update for call in sharing if call.credit and call.credit.update]
-            if any(advantages):
-                assert sum(update.trained_tokens > 0 for update in updates) == len(sharing)
+            moving = [call.credit for call in sharing if call.credit and call.credit.advantage]
+            assert all(each.update and each.update.trained_tokens for each in moving)
+            if moving:
                 moved.add((role, round))
     assert moved - {("trace", 0)} == expected
     assert ("trace", 0) in moved
