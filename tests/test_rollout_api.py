@@ -69,6 +69,16 @@ def test_each_operator_answers_with_the_calls_of_its_schedule(policy: rollout.Op
     assert [call.role for call in rollout.trace(policy, QUESTION).graph] == ["trace"]
 
 
+def test_a_system_prompt_costs_its_tokens_in_every_call(model: str, url: str, policy: rollout.OpenPolicy):
+    with rollout.open_policy(model, urls=url, max_retries=0, system="Careful.") as instructed:
+        told, plain = (rollout.pdr(each, QUESTION, schedule=[2, 1]) for each in (instructed, policy))
+    turn = byte_tokenizer()("<|im_start|>system\nCareful.<|im_end|>\n", add_special_tokens=False).input_ids
+    drafts = zip(told.graph[:2], plain.graph[:2], strict=True)
+    assert [a.tokens - b.tokens for a, b in drafts] == [len(turn)] * 2
+    with pytest.raises(ValueError, match=r"model\.chat_template_kwargs holds messages"):
+        rollout.open_policy(model, urls=url, chat_template_kwargs={"messages": []})
+
+
 def test_any_operator_of_the_configs_is_run_by_its_name(policy: rollout.OpenPolicy):
     result = rollout.run(policy, QUESTION, operator="sr_error_analysis", schedule=[1, 1])
     assert [call.role for call in result.graph] == ["draft", "analyse", "refine"]
