@@ -215,12 +215,13 @@ def _verdict(plan: Plan) -> list[str]:
 
 
 def _cheaper(plan: Plan) -> list[str]:
-    if plan.cheaper is None or plan.cheaper.split.seconds is None or plan.best.seconds is None:
+    if plan.cheaper is None or plan.best.seconds is None:
         return []
-    split, now = plan.cheaper.split, plan.best.seconds.total
+    split, seconds = plan.cheaper.split, plan.cheaper.split.seconds
+    assert seconds is not None, "a split that fits has a time"
     return [
-        f"It fits with less recomputation, too: {split.seconds.total:.1f} s a step instead of {now:.1f}, "
-        f"trainer:workers {split.trainer}:{split.workers}:",
+        f"It fits with less recomputation, too: {seconds.total:.1f} s a step instead of "
+        f"{plan.best.seconds.total:.1f}, trainer:workers {split.trainer}:{split.workers}:",
         f"  model.gradient_checkpointing={plan.cheaper.recomputes}",
     ]
 
