@@ -173,6 +173,7 @@ DIFFERENT = [
     (r"5 \mu m", "5 mm"),
     ("5", "six apples"),
     ("6", "six seven"),
+    ("0", r"0\%\% x"),
     ("2", "two dozen"),
     ("e8=Q", "e8=R"),
     (r"x \equiv 5 \bmod 8", r"x \equiv 5 \bmod 9"),

@@ -42,6 +42,7 @@ _MISREAD = (
         "It has a number with an index or a prime.",
     ),
     (re.compile(r"\\[lcdv]?dots|\.\."), "It has an ellipsis."),
+    (re.compile(r"%\s*%"), "It has two percent signs."),
 )
 _CROSS = re.compile(r"(?:[a-zA-Z]|\})\s*\\times\s*(?:[a-zA-Z]|\\[a-zA-Z])")
 """A product sign between two letters: a cross product if the gold has it."""
