@@ -8,17 +8,16 @@ means that ours is better. Plain math-verify runs with its defaults, in the main
 
 import argparse
 import asyncio
-import contextlib
 import json
 import random
 import re
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from scorer_costs import PeakWatch, cpu_seconds
 from tasks import FAMILIES, cases_of
 
 from rewards.scorer import Scorer
@@ -142,7 +141,7 @@ def hostile(data: Path, scorer: Scorer) -> Iterator[Row]:
             costliest = max(costliest, cpu_seconds(scorer) - spent)
             return verdict.is_correct
 
-        with _PeakWatch(scorer) as watch:
+        with PeakWatch(scorer) as watch:
             mine = agreement(f"ours {severity}", chosen, ours)
         # Without a hard limit some cases never end: only the tame kinds are put to the peer.
         tame = [row for row in chosen if row["category"] not in COSTLY]
@@ -152,46 +151,6 @@ def hostile(data: Path, scorer: Scorer) -> Iterator[Row]:
         yield result("hostile", f"{severity} slowest call", slowest, None, "s", more_is_better=False)
         yield result("hostile", f"{severity} costliest call, CPU", costliest, None, "s", more_is_better=False)
         yield result("hostile", f"{severity} largest worker", watch.peak, None, "MiB", more_is_better=False)
-
-
-def cpu_seconds(scorer: Scorer) -> float:
-    """CPU time of this process and the workers; unlike wall time it does not depend on other jobs."""
-    total = time.process_time()
-    for pid in scorer.worker_pids():
-        with contextlib.suppress(OSError):  # it was killed
-            total += int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
-    return total
-
-
-class _PeakWatch:
-    """Largest address space of any worker, looked at every 10 ms, since killed ones leave no trace."""
-
-    def __init__(self, scorer: Scorer) -> None:
-        self._scorer = scorer
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._watch)
-        self.peak = 0
-
-    def _watch(self) -> None:
-        while not self._done.wait(0.01):
-            self.peak = max([self.peak, *map(_address_space_mb, self._scorer.worker_pids())])
-
-    def __enter__(self) -> "_PeakWatch":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._done.set()
-        self._thread.join()
-
-
-def _address_space_mb(pid: int) -> int:
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return 0
-    match = re.search(r"VmPeak:\s*(\d+) kB", status)
-    return int(match[1]) // 1024 if match else 0
 
 
 def mix(data: Path, scorer: Scorer, count: int = 2000) -> Iterator[Row]:
@@ -252,24 +211,29 @@ def speed(data: Path, scorer: Scorer, count: int = 2000) -> Iterator[Row]:
     """Throughput with 2 workers, warm but with an empty cache, and the latency of single calls."""
     pairs = plausible_answers(data, count)
 
-    async def run() -> float:
+    async def run() -> tuple[float, float]:
         async with Scorer(num_workers=2) as fresh:
             await fresh.score(gold=r"\sqrt{2}", completion=r"\boxed{\sqrt{2}+1}")
-            start = time.perf_counter()
+            start, spent = time.perf_counter(), cpu_seconds(fresh)
             await asyncio.gather(*(fresh.score(gold=gold, completion=text) for gold, text in pairs))
-            return time.perf_counter() - start
+            return time.perf_counter() - start, cpu_seconds(fresh) - spent
 
-    seconds = asyncio.run(run())
+    seconds, our_cpu = asyncio.run(run())
     ours, theirs = [], []
     for gold, text in pairs:
         start = time.perf_counter()
         scorer.score_sync(gold=gold, completion=text)
         ours.append(time.perf_counter() - start)
     plain_math_verify("1", "\\boxed{1}")
+    their_start = time.process_time()
     for gold, text in pairs:
         start = time.perf_counter()
         plain_math_verify(gold, text)
         theirs.append(time.perf_counter() - start)
+    their_cpu = time.process_time() - their_start
+    # Of the three, this one does not depend on other jobs.
+    yield result("speed", "CPU time for one answer", 1000 * our_cpu / count, 1000 * their_cpu / count, "ms",
+                 more_is_better=False)  # fmt: skip
     yield result(
         "speed", "throughput", count / seconds, count / sum(theirs), "answers/s", more_is_better=True
     )
