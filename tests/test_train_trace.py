@@ -217,6 +217,18 @@ def test_a_refinement_of_an_empty_workspace_is_told_as_such(tmp_path: Path, batc
     assert f"reads the plain problem: no usable solution in calls {', '.join(refined.parents)}" in text
 
 
+def test_a_call_that_is_alone_with_its_prompt_is_told_to_have_no_baseline(
+    tmp_path: Path, batch: CollectedBatch
+):
+    _, calls = _written(tmp_path, batch)
+    refined = [call for call in calls if call.role == REFINE and call.credit is not None]
+    algo = asdict(make_config(tmp_path, Path("model")).algo)
+    style = Style(algo=algo, teacher="", batch_std={}, characters=0)
+    told = "no other call read this prompt: there is no baseline, so the advantage is 0"
+    assert told in story(refined[:1], style)
+    assert told not in story([call for call in refined if call.context == refined[0].context], style)
+
+
 def test_the_batch_deviation_is_the_one_that_scaled_the_advantages(tmp_path: Path, batch: CollectedBatch):
     config = make_config(tmp_path, Path("model"), algo={"scale_rewards": "batch"})
     rows = credit(batch.groups, config.algo)
