@@ -4,7 +4,7 @@
 
 A draft is a list of k parts, each right with probability p; a wrong part is off by one of twelve slips. PDR
 reads 4 (or 8) drafts and takes the most frequent value of each part; the majority gets as many whole drafts
-as PDR costs if its refinement costs as much as two (or three) drafts. Ties count as their share. One JSON
+as PDR costs if its refinement costs as much as one (or two) drafts. Ties count as their share. One JSON
 object per line.
 """
 
@@ -49,9 +49,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--draws", type=int, default=8000)
     draws = parser.parse_args().draws
-    for drafts, votes in ((4, 6), (8, 11)):
-        for k in (3, 4, 5, 6):
-            for p in (0.7, 0.8, 0.9):
+    for drafts, votes in ((4, 5), (8, 10)):
+        for k in (4, 6, 8, 12):
+            for p in (0.7, 0.8, 0.85, 0.9, 0.94):
                 shares = measure(p, k, drafts, votes, draws)
                 print(json.dumps({"drafts": drafts, "votes": votes, "k": k, "p": p, **shares}))
 

@@ -40,7 +40,7 @@ FORMAT = 1
 HEAD_DIM = 32
 """Smallest head size that vLLM's CPU attention supports."""
 
-MAX_POSITIONS = 1024
+MAX_POSITIONS = 2048
 
 PAD = "<pad>"
 END = "<|im_end|>"
