@@ -150,10 +150,10 @@ def _with_argument(gold: Named, answer: Named) -> Named | None:
     wanted, found = heads[0][1].split(","), heads[1][1].split(",")
     if len(wanted) != len(found):
         return None
-    tokens = re.findall(r"\\[a-zA-Z]+|.", answer.text, re.S)
+    tokens: list[str] = re.findall(r"\\[a-zA-Z]+|.", answer.text, re.S)
     if set(wanted) - set(found) & set(tokens):
         return None
-    names = dict(zip(found, wanted, strict=True))
+    names: dict[str, str] = dict(zip(found, wanted, strict=True))
     renamed = parse_shape("".join(names.get(token, token) for token in tokens))
     return renamed if isinstance(renamed, Named) else answer
 

@@ -47,7 +47,8 @@ def read_with_latex2sympy(text: str, reason: str) -> Any:
         raise UnreadableError("It is not one mathematical object.")
     if result.has(sympy.Sum, sympy.Product, sympy.Integral, sympy.Limit, sympy.oo):
         raise UnreadableError("It has an operator or an infinity that is not evaluated.")
-    orders = [order for item in result.atoms(sympy.Derivative) for _, order in item.variable_count]
+    derivatives: Any = result.atoms(sympy.Derivative)
+    orders = [order for item in derivatives for _, order in item.variable_count]
     if not all(order.is_Integer for order in orders):
         raise UnreadableError("It has a derivative whose order is a variable.")
     # Decimals become exact rationals, and ``i`` the imaginary unit.
