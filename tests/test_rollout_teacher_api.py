@@ -75,7 +75,7 @@ async def _server(
 
 
 def _config(url: str, **changes: Any) -> RolloutConfig:
-    sizes = {"max_model_len": 100, "max_completion_length": 50, "max_retries": 1}
+    sizes: dict[str, Any] = {"max_model_len": 100, "max_completion_length": 50, "max_retries": 1}
     return RolloutConfig(teacher_model_server_url=url, **sizes | changes)
 
 
@@ -143,7 +143,7 @@ class _Swapped:
         (a,), (b,) = (self._tokenizer.encode(letter) for letter in "ab")
         self._other = {a: b, b: a}
 
-    def decode(self, ids: list[int]) -> str:
+    def decode(self, ids: list[int]) -> str | list[str]:
         return self._tokenizer.decode([self._other.get(i, i) for i in ids])
 
 

@@ -30,7 +30,7 @@ class Tokenizer(Protocol):
     """The part of a Hugging Face tokenizer that is compared."""
 
     def __len__(self) -> int: ...
-    def decode(self, token_ids: list[int]) -> str: ...
+    def decode(self, token_ids: list[int]) -> str | list[str]: ...
 
 
 class _Score(msgspec.Struct):
@@ -101,7 +101,7 @@ class TeacherEndpoint:
                 f"{OPTION}: the tokenizer of {self._url} cannot be compared with the policy's ({error}). It "
                 "must be a vLLM server whose model has the tokenizer of model.path."
             ) from None
-        if theirs == (own := tokenizer.decode(ids)):
+        if theirs == (own := str(tokenizer.decode(ids))):
             return
         place = next((i for i, (a, b) in enumerate(zip(own, theirs, strict=False)) if a != b), len(own))
         shown = slice(max(0, place - 10), place + 10)
