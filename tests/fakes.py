@@ -98,7 +98,7 @@ class ScriptedPolicy:
     async def generate(
         self, prompt: Prompt, sampling: Sampling, n: int = 1, request_id: str | None = None
     ) -> Sequence[Completion]:
-        text = CODEC.decode(prompt.ids).rpartition("<|im_start|>user\n")[2].partition("<|im_end|>")[0]
+        text = prompt.text.partition("<|im_end|>")[0]
         kind = next(kind for kind in KINDS if text.startswith(kind))
         request = Request(kind=kind, prompt=text, prompt_ids=prompt.ids, sampling=sampling, n=n)
         self.requests.append(request)
