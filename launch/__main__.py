@@ -18,11 +18,12 @@ from configs.compose import run, search_arguments
 from configs.exit_status import INTERRUPTED, PREEMPTED, REFUSED
 from configs.run_folder import STOPPED, refuse_used
 from configs.schema import JobConfig
-from launch.check import check_training
+from launch.check import check_files, check_training
 from launch.job import assignment, job_processes
 from launch.split import choose_split
 from launch.supervise import Supervisor
-from rollout.build import build_operator, training_calls
+from rollout.build import build_operator, check_model_path, training_calls
+from rollout.problems.loading import load_eval, load_train
 from rollout.workers.loopback import free_ports
 from rollout.workspace import find_distiller
 
@@ -78,12 +79,14 @@ def _run(config: JobConfig, overrides: list[str]) -> int:
         if config.resume == "none":
             refuse_used(Path(config.output_dir))
         check_training(overrides, build_operator, find_distiller)
+        check_model_path(config.model.path)
+        check_files(config.data, (load_train, load_eval))
         if (line := choose_split(config, overrides, training_calls)) is not None:
             print(line, flush=True)
         port = config.rollout.port or free_ports(config.rollout.num_workers)
         environment = {**os.environ, RESUME_VARIABLE: _resume_command()}
         planned = job_processes(config, overrides, environment, port=port, search=search_arguments())
-    except (ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         print(f"launch: {error}", file=sys.stderr)
         return REFUSED
     stopped = Path(config.output_dir) / STOPPED

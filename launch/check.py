@@ -1,10 +1,11 @@
 """Checks a job's training before any process is started: its options, operators and distillers."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from configs.compose import load, load_operator
 from configs.examples import read_examples
-from configs.schema import OperatorConfig, TrainingConfig
+from configs.schema import DataConfig, OperatorConfig, TrainingConfig
 from launch.job import is_of_the_job
 
 
@@ -30,3 +31,24 @@ def check_training(
         build(load_operator(name, config.operator))
     for name in config.operator.distillers:
         find_distiller(name, "operator.distillers")
+
+
+Load = Callable[[DataConfig, Callable[[str, Mapping[str, Any]], None]], object]
+"""Loads problems; the second argument checks a gold answer with the other columns of its row."""
+
+
+def check_files(data: DataConfig, loads: Sequence[Load]) -> None:
+    """Reads the files of a run's problems, so that a missing file or column is told before workers start.
+
+    Gold answers are left to the trainer, which has the verifier. No-op for other sources.
+
+    Raises:
+        FileNotFoundError, ValueError: If the trainer would refuse a file for another reason than its golds.
+    """
+    if data.source == "file":
+        for load_problems in loads:
+            load_problems(data, _accept)
+
+
+def _accept(gold: str, columns: Mapping[str, Any]) -> None:
+    """Accepts every gold answer."""

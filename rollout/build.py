@@ -42,12 +42,7 @@ def load_tokenizer(model: ModelConfig) -> "PreTrainedTokenizerBase":
     from transformers import AutoTokenizer
 
     path = model.path
-    _refuse_adapter(path)
-    if not Path(path).is_dir() and not _may_be_on_the_hub(path):
-        raise FileNotFoundError(
-            f"model.path: the folder {path} does not exist. Set another folder, or create this one: a cold "
-            "start (python -m train.coldstart, with the run's experiment) does, if the experiment has one."
-        )
+    check_model_path(path)
     try:
         return AutoTokenizer.from_pretrained(path, trust_remote_code=model.trust_remote_code)
     except (OSError, ValueError) as error:
@@ -55,6 +50,21 @@ def load_tokenizer(model: ModelConfig) -> "PreTrainedTokenizerBase":
             f"model.path is {path!r}, from which no tokenizer loads: {error} It must be an HF folder "
             "(config.json, tokenizer.json, *.safetensors) or the name of a model on the hub."
         ) from error
+
+
+def check_model_path(path: str) -> None:
+    """Checks that ``model.path`` can be a model, without loading anything of it.
+
+    Raises:
+        FileNotFoundError: If the path is neither a folder nor a possible name on the hub (``owner/model``).
+        ValueError: If it is a LoRA adapter.
+    """
+    _refuse_adapter(path)
+    if not Path(path).is_dir() and not _may_be_on_the_hub(path):
+        raise FileNotFoundError(
+            f"model.path: the folder {path} does not exist. Set another folder, or create this one: a cold "
+            "start (python -m train.coldstart, with the run's experiment) does, if the experiment has one."
+        )
 
 
 def load_codec(model: ModelConfig, rollout: RolloutConfig, prompts: PromptsConfig) -> Codec:

@@ -69,6 +69,11 @@ def grounds(verdict: Verdict) -> dict[str, str]:
     return {name: text for name, text in told.items() if text}
 
 
+def value_of(verdict: Verdict) -> float | None:
+    """Returns the number behind a verdict, if the verifier has one: what a custom reward returned."""
+    return getattr(verdict, "value", None)
+
+
 def measures_of(verdicts: Iterable[Verdict]) -> dict[str, float]:
     """Returns the sums of the verdicts' ``measures`` by name, such as a judging model's tokens; empty for a
     verifier that costs nothing beyond the machine's time."""

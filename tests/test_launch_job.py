@@ -14,12 +14,13 @@ from conftest import REPO, config_with
 
 from configs.compose import load
 from configs.schema import JobConfig, RolesConfig
-from launch.check import check_training
+from launch.check import check_files, check_training
 from launch.job import assignment, job_processes, worker_options
 from launch.supervise import JobProcess, Supervisor
 from launch.table import SweepRun, draw, labels, read_runs, table
 from launch.workers import serve as workers
 from rollout.build import build_operator
+from rollout.problems.loading import load_eval, load_train
 from rollout.workers.asking import ranks
 from rollout.workers.loopback import free_port
 from rollout.workspace import find_distiller
@@ -154,6 +155,16 @@ def test_the_users_own_config_groups_are_passed_on_to_the_trainer():
 def test_what_the_trainer_would_refuse_is_refused_before_a_process_starts(override: str, said: str):
     with pytest.raises(ValueError, match=said):
         check_training([*BASE, "plan.train_mfu=0.5", override], build_operator, find_distiller)
+
+
+def test_a_missing_file_or_column_is_told_before_a_process_starts_and_golds_are_not_judged(tmp_path: Path):
+    file = tmp_path / "train.jsonl"
+    file.write_text('{"question": "What is 1 + 1?", "answer": "no number"}\n')
+    check_files(_job(f"data.path={file}").data, (load_train, load_eval))
+    with pytest.raises(FileNotFoundError, match=r"trian\.jsonl does not exist"):
+        check_files(_job(f"data.path={tmp_path}/trian.jsonl").data, (load_train, load_eval))
+    with pytest.raises(ValueError, match="task"):
+        check_files(_job(f"data.path={file}", "data.question_field=task").data, (load_train, load_eval))
 
 
 def test_workers_take_the_first_gpus_and_the_trainer_the_others():

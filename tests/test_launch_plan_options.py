@@ -128,7 +128,7 @@ FREE = {
     *(f"algo.vllm_importance_sampling_{n}" for n in ("correction", "mode", "clip_min", "clip_max")),
     *(f"algo.{name}" for name in ("lam", "whiten_advantages", "cliprange_value", "vf_coef", "max_grad_norm")),
     *(f"algo.{name}" for name in ("weight_decay", "adam_beta1", "adam_beta2", "warmup_steps")),
-    "algo.lr_scheduler_type",
+    *("algo.lr_scheduler_type", "model.chat_template_kwargs"),
     *(
         "collect.draft_cache",
         "collect.max_refused_share",

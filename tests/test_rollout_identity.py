@@ -139,7 +139,7 @@ def test_other_texts_before_the_question_are_another_evaluation_and_none_are_as_
     plain = _identity()
     assert not {"operator.prompts.system", "operator.prompts.examples"} & plain.shared.keys()
     system = _identity("operator.prompts.system=Careful.")
-    assert plain.differences(system) == ["operator.prompts.system was not recorded and is 'Careful.'"]
+    assert plain.differences(system) == ["operator.prompts.system was not set and is 'Careful.'"]
     file, copy = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
     for path in (file, copy):
         path.write_text('{"question": "1 + 1?", "answer": "2"}\n')

@@ -116,7 +116,7 @@ def _changed(name: str, value: object) -> Identity:
     [
         (_changed("weights of model.path", "bb"), "weights of model.path was 'aa' and is 'bb'"),
         (_changed("seed", 1), "seed was 0 and is 1"),
-        (_changed("rewards.forms", ["tag"]), r'rewards.forms was not recorded and is \["tag"\]'),
+        (_changed("rewards.forms", ["tag"]), r'rewards.forms was not set and is \["tag"\]'),
         (
             replace(IDENTITY, operators={"trace": {"schedule": [2]}, "pdr": {}}),
             r"operators\.trace\.schedule was \[1\] and is \[2\]",

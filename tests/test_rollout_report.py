@@ -209,6 +209,16 @@ def test_operators_without_workspaces_have_no_share_without_drafts():
     assert row.whole is not None and row.whole.no_draft is None
 
 
+def test_the_numbers_of_a_custom_reward_are_in_the_report_beside_what_counts_as_right(tmp_path: Path):
+    items = [_spoiled(item, value=v) for item, v in zip(_traces("a", "22"), (0.5, 0.25), strict=True)]
+    report = _compare(items, ["trace"])
+    assert report.rows[-1].mean_reward == 0.375
+    assert _compare(_traces("a", "22"), ["trace"]).rows[-1].mean_reward is None
+    text = write_report(tmp_path, report)
+    assert "| mean reward |" in text and "| 0.375 |" in text
+    assert json.loads((tmp_path / "report.json").read_text())["rows"][-1]["mean_reward"] == 0.375
+
+
 def test_a_report_without_rows_has_no_table(tmp_path: Path):
     text = write_report(tmp_path, _compare([], []))
     assert text == "No evaluation was made, so there is nothing to report."

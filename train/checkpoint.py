@@ -148,7 +148,7 @@ class Checkpoints:
         whole = finished_checkpoints(self.directory)
         measured = [(metric, path) for path in whole if (metric := read_state(path).metric) is not None]
         kept = set(whole[-self._config.train.keep_last :])
-        if self._config.train.keep_best and measured:
+        if self._config.train.keep_best != "none" and measured:
             kept.add(max(measured)[1])
         if self._config.train.on_alarm == "rollback":
             kept |= self._for_rollback(whole)

@@ -74,6 +74,8 @@ def training_view(folder: Path, limit: int, points: int = POINTS) -> RunView:
 
 def _facts(options: Options, folder: Path, metrics: Sequence[Mapping[str, float]]) -> dict[str, str]:
     facts = shared_facts(options, folder)
+    if dtype := option(options, "model.dtype"):
+        facts["model"] += f", trained in {dtype}"
     last = int(metrics[-1]["step"]) if metrics else 0
     algo = option(options, "algo", {})
     facts["steps"] = f"{last} of {option(options, 'train.max_steps', last)}"

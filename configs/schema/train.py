@@ -44,8 +44,8 @@ class TrainConfig:
     keep_last: int = 2
     """Number of checkpoints to keep."""
 
-    keep_best: str = ""
-    """Metric, e.g. eval/pdr, whose best checkpoint is kept in addition. Empty: none."""
+    keep_best: str = "none"
+    """Metric, e.g. eval/pdr, whose best checkpoint is kept in addition, or none."""
 
     eval_steps: int = 0
     """Evaluate every this many steps. 0: only at start and end (eval_at_start, eval_at_end)."""
@@ -101,7 +101,7 @@ class TrainConfig:
         at_least("train.max_steps", self.max_steps, 1)
         at_least("train.save_steps", self.save_steps, 1)
         at_least("train.keep_last", self.keep_last, 1)
-        if self.keep_best:
+        if self.keep_best != "none":
             self._check_keep_best()
         at_least("train.eval_samples", self.eval_samples, 1)
         at_least("train.trace_steps", self.trace_steps, 0)
@@ -117,10 +117,12 @@ class TrainConfig:
     def _check_keep_best(self) -> None:
         measured = [f"eval/{name}" for name in self.eval_operators]
         if self.keep_best not in measured:
-            raise ValueError(f"train.keep_best is '{self.keep_best}'; choose one of {', '.join(measured)}.")
+            raise ValueError(
+                f"train.keep_best is '{self.keep_best}'; choose one of none, {', '.join(measured)}."
+            )
         if not self.eval_steps or self.save_steps % self.eval_steps:
             raise ValueError(
                 f"train.keep_best is '{self.keep_best}', but checkpoints (every train.save_steps = "
                 f"{self.save_steps}) are not all evaluated (every train.eval_steps = {self.eval_steps}): "
-                "set eval_steps so that it divides save_steps."
+                "set train.eval_steps so that it divides train.save_steps, or train.keep_best=none."
             )

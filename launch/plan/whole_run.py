@@ -40,7 +40,9 @@ def whole_run(config: JobConfig, model: Architecture, step_seconds: float | None
         checkpoint=checkpoint_bytes(config, model),
         # An old checkpoint is removed only after the new one is whole. To roll back, a run also keeps the
         # initial one and the last that was seen to be healthy.
-        checkpoints=min(saved + rolls_back, train.keep_last + 1 + bool(train.keep_best) + 2 * rolls_back),
+        checkpoints=min(
+            saved + rolls_back, train.keep_last + 1 + (train.keep_best != "none") + 2 * rolls_back
+        ),
     )
 
 

@@ -33,7 +33,7 @@ _SHOWN = 60
 """Characters of a value that a message shows."""
 _NAMED = 3
 """Number of changed problems that a message names."""
-_ABSENT = "not recorded"
+_ABSENT = "not set"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,7 @@ import msgspec
 from rollout.budget import budget
 from rollout.evaluation.identity import Identity, changed_problems
 from rollout.evaluation.outcomes import Failure, Key, Outcome, outcome_from_json, outcome_to_json
-from rollout.records import Call, Problem, Rollout, Usage, grounds
+from rollout.records import Call, Problem, Rollout, Usage, Verdict, grounds, value_of
 
 _WITHOUT_CALLS = (b'{"identity":', b'{"failure":')
 _LEFT_OUT = ("train_mask", "sampler_logprobs", "versions", "usage")
@@ -228,12 +228,15 @@ def rollout_to_json(outcome: Outcome, rollout: Rollout) -> dict[str, Any]:
         "answers": list(rollout.answers),
         "waited_for": list(rollout.waited_for),
         "counts": dict(rollout.counts),
-        "verdicts": {
-            str(place): {"status": verdict.status, "answer": verdict.answer, **grounds(verdict)}
-            for place, verdict in rollout.verdicts.items()
-        },
+        "verdicts": {str(place): _verdict_to_json(verdict) for place, verdict in rollout.verdicts.items()},
         "calls": [_call_to_json(call) for call in rollout.calls],
     }
+
+
+def _verdict_to_json(verdict: Verdict) -> dict[str, Any]:
+    value = value_of(verdict)
+    number = {} if value is None else {"value": value}
+    return {"status": verdict.status, "answer": verdict.answer, **number, **grounds(verdict)}
 
 
 def _call_to_json(call: Call) -> dict[str, Any]:

@@ -51,12 +51,16 @@ def _alarms(rows: Sequence[ReportRow]) -> str:
 
 def _accuracy(rows: Sequence[ReportRow]) -> str:
     with_phase = any(row.phase for row in rows)
+    with_reward = any(row.mean_reward is not None for row in rows)
     head = ["operator", *(["phase"] if with_phase else []), "problems x samples", "accuracy % [95% interval]"]
+    head += ["mean reward"] if with_reward else []
     head += ["maj@n %", "pass@n %", "B_seq", "B_total", "seconds"]
     lines = []
     for row in rows:
         line = [name(row), *([row.phase] if with_phase else []), f"{row.problems} x {row.samples}"]
         line.append(percent_interval(row.accuracy, row.ci_low, row.ci_high))
+        if with_reward:
+            line.append("" if row.mean_reward is None else f"{row.mean_reward:.3f}")
         line += [_last(row.maj_at), _last(row.pass_at), f"{row.b_seq:.0f}", f"{row.b_total:.0f}"]
         line.append("" if row.whole is None or row.whole.seconds is None else f"{row.whole.seconds:.2f}")
         lines.append(line)
@@ -67,6 +71,11 @@ def _accuracy(rows: Sequence[ReportRow]) -> str:
         "(cost); both per rollout. seconds: wall time of one rollout while it shared the endpoint with the "
         "others."
     )
+    if with_reward:
+        note += (
+            " mean reward: mean over attempts of the number that the reward function returned. An attempt "
+            "with a number above 0 counts as right, here and in every other table."
+        )
     return "\n".join([*markdown_table(head, lines), "", note])
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from configs.thinking import ThinkingMarks
 from rollout.budget import budget, chains
 from rollout.evaluation.measures import Ballot
-from rollout.records import ATTEMPTS, Call, Rollout, measures_of
+from rollout.records import ATTEMPTS, Call, Rollout, measures_of, value_of
 from rollout.thinking import split
 from rollout.vote import Same, equivalence_classes
 
@@ -35,6 +35,8 @@ class Attempt:
     """Tokens in + out on the heaviest chain of calls that ends in this call."""
     copied: bool | None = None
     """True if its solution equals that of a draft it read, up to white space; None if it read no draft."""
+    value: float | None = None
+    """The number that a custom reward returned; None for the built-in checks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,6 +188,7 @@ def _attempt(rollout: Rollout, place: int, b_seq: int, marks: ThinkingMarks) -> 
         truncated=call.finish == "length",
         b_seq=b_seq,
         copied=_copied(rollout, place, marks),
+        value=value_of(verdict),
     )
 
 

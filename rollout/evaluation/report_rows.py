@@ -74,6 +74,7 @@ class ReportRow:
     no_answer: float
     labels: Mapping[str, float]
     by_problem: Mapping[str, float]
+    mean_reward: float | None = None
     transition: Transition | None = None
     whole: Whole | None = None
     vote: Vote | None = None
@@ -161,6 +162,7 @@ def _row(
         no_answer=fmean(a.answer is None for a in attempts),
         labels=shares(a.label for a in attempts),
         by_problem=accuracies,
+        mean_reward=mean_or_none(a.value for a in attempts),
         transition=transition(outcomes, number, classes, trace) if has_drafts else None,
         **rest,
     )

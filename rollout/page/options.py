@@ -53,7 +53,7 @@ def shared_facts(options: Options, folder: Path) -> dict[str, str]:
     """Returns what both kinds of run have: model, data, operator, sampling, versions, commit and machine."""
     facts = {
         "folder": str(folder),
-        "model": _named(options, "model.path", "model.dtype"),
+        "model": _named(options, "model.path"),
         "data": _named(options, "data.name", "data.path", "data.eval_path", "data.source", "data.task"),
         "operator": describe_operator(option(options, "operator", {})),
         "sampling": _said(
@@ -63,8 +63,11 @@ def shared_facts(options: Options, folder: Path) -> dict[str, str]:
                 "top_p": "rollout.top_p",
                 "max completion tokens": "rollout.max_completion_length",
                 "thinking tokens": "rollout.thinking_tokens",
+                "dtype": "rollout.dtype",
             },
         ),
+        "system prompt": _text(option(options, "operator.prompts.system")),
+        "reward": _named(options, "rewards.kind", "rewards.path"),
         "seed": _text(option(options, "seed")),
     }
     return {name: value for name, value in (facts | _versions(folder)).items() if value}
