@@ -33,7 +33,7 @@ GROUPS = {
 }
 EVALUATIONS = {"paper_eval", "family_eval"}
 """Experiments of ``python -m rollout``; the others are of ``python -m train``, but for studies."""
-STUDIES = {"paper_small", "compositional_study"}
+STUDIES = {"paper_small", "compositional_study", "amortise_study"}
 """Experiments of ``python -m train.study``."""
 ALSO_NEEDED = {
     ("data", "hf"): ["data.name=owner/set"],

@@ -295,7 +295,11 @@ def test_a_policy_that_cannot_be_opened_is_refused_with_the_reason(model: str, u
             "Set either rollout.urls .* or rollout.chat_url",
         ),
         ((model,), {"urls": gone}, f"The rollout worker {gone} does not answer.*enable-scale-out"),
-        ((model,), {"urls": url, "thinking": "thnk"}, "operator/thinking/thnk"),
+        (
+            (model,),
+            {"urls": url, "thinking": "thnk"},
+            "There is no operator/thinking=thnk; choose one of .* Did you mean .think",
+        ),
     ):
         with pytest.raises((ValueError, OSError, RuntimeError), match=error):
             rollout.open_policy(*arguments, **options)
