@@ -129,6 +129,7 @@ def labelled(data: Path, scorer: Scorer, bench: str) -> Iterator[Row]:
 def hostile(data: Path, scorer: Scorer) -> Iterator[Row]:
     """Hostile cases: expected rewards met, the longest call and the largest worker."""
     rows = rows_of(data / "adversarial.jsonl")
+    scorer.score_sync(gold="x+1", completion="\\boxed{1+x}")  # the first call waits until SymPy is imported
     for severity in ("hard", "policy"):
         chosen = [row for row in rows if row["severity"] == severity]
         slowest = costliest = 0.0
