@@ -77,4 +77,4 @@ def page() -> str:
 
 
 if __name__ == "__main__":
-    print(page())
+    print(page(), end="")

@@ -14,7 +14,7 @@ PACKAGES = ("configs", "launch", "rewards", "rollout", "train")
 OPTIONS = {"launch": LaunchConfig, "rewards": RewardsConfig, "rollout": RolloutConfig, "train": TrainConfig}
 """Sections of a config that share their name with a package."""
 GENERATED = REPO / "docs" / "configuration.md"
-"""Made by ``make docs``; where it exists it may be older than the code."""
+"""Made from ``configs/schema``, whose docstrings it repeats."""
 PAGES = sorted(set((REPO / "docs").glob("*.md")) - {GENERATED})
 DOCUMENTS = [REPO / "README.md", REPO / "CONTRIBUTING.md", *PAGES]
 NAME = re.compile(rf"(?<![\w./])(?:{'|'.join(PACKAGES)})(?:\.[A-Za-z_]\w*)+")

@@ -28,7 +28,7 @@ SECTIONS = "algo|collect|coldstart|data|hardware|launch|model|operator|plan|rewa
 
 @cache
 def _make_configuration() -> str:
-    """The generated page, which is not under version control."""
+    """The page as the schema says now."""
     spec = importlib.util.spec_from_file_location("make_configuration", DOCS / "make_configuration.py")
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
@@ -125,6 +125,11 @@ def _is_code(name: str) -> bool:
     """True if a dotted name begins with a module of ours; tests/test_docs.py checks the rest of it."""
     path = REPO / "/".join(name.split(".")[:2])
     return path.is_dir() or path.with_suffix(".py").is_file() or name.partition(".")[0] in PACKAGES
+
+
+def test_the_configuration_page_is_what_the_schema_says_now():
+    again = "python docs/make_configuration.py > docs/configuration.md"
+    assert GENERATED.read_text(encoding="utf-8") == _make_configuration(), f"It is out of date: {again}"
 
 
 def test_the_configuration_page_has_every_option_with_type_default_and_meaning():
