@@ -161,7 +161,7 @@ def test_a_missing_file_or_column_is_told_before_a_process_starts_and_golds_are_
     file = tmp_path / "train.jsonl"
     file.write_text('{"question": "What is 1 + 1?", "answer": "no number"}\n')
     check_files(_job(f"data.path={file}").data, (load_train, load_eval))
-    with pytest.raises(FileNotFoundError, match=r"trian\.jsonl does not exist"):
+    with pytest.raises(FileNotFoundError, match=r"trian\.jsonl does not exist.*mean .*/train\.jsonl"):
         check_files(_job(f"data.path={tmp_path}/trian.jsonl").data, (load_train, load_eval))
     with pytest.raises(ValueError, match="task"):
         check_files(_job(f"data.path={file}", "data.question_field=task").data, (load_train, load_eval))

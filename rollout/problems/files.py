@@ -4,6 +4,7 @@ import csv
 import io
 import json
 from collections.abc import Iterator
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,9 @@ def file_rows(path: Path) -> Iterator[Row]:
         ValueError: If a row is broken, or the file has none of the formats; names the file and the row.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"data file {path} does not exist; set data.path or data.eval_path.")
+        raise FileNotFoundError(
+            f"data file {path} does not exist; set data.path or data.eval_path.{_near(path)}"
+        )
     if path.name.removesuffix(".gz").endswith(".csv"):
         return _csv_rows(path)
     head = _head(path)
@@ -35,6 +38,13 @@ def file_rows(path: Path) -> Iterator[Row]:
     if head.removeprefix(BYTE_ORDER_MARK).lstrip().startswith(b"["):
         return _array_rows(path)
     return _line_rows(path)
+
+
+def _near(path: Path) -> str:
+    """Returns the question whether a file beside ``path`` is meant, if one has nearly its name."""
+    beside = [each.name for each in path.parent.iterdir()] if path.parent.is_dir() else []
+    close = get_close_matches(path.name, beside, n=1)
+    return f" Did you mean '{path.with_name(close[0])}'?" if close else ""
 
 
 def _head(path: Path) -> bytes:
