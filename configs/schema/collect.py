@@ -68,7 +68,8 @@ class CollectConfig:
 
     curriculum: str = "none"
     """none, or learnability: draw a problem with pass rate p of its plain attempts in a share 4 p (1 - p) of
-    the epochs, at least in a tenth of them. Needs data that a run sees more than once."""
+    the epochs, at least in a tenth of them. Refills are drawn evenly. Needs data that a run sees more than
+    once."""
 
     max_history_pass_rate: float | None = None
     """Do not draw a problem again once at least this share of its plain attempts was correct. null: no
