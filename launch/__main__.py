@@ -26,6 +26,7 @@ from rollout.build import build_operator, check_model_path, training_calls
 from rollout.problems.loading import load_eval, load_train
 from rollout.workers.loopback import free_ports
 from rollout.workspace import find_distiller
+from train.origin import check_resumed
 
 FAILED = float("-inf")
 """Objective that a failed job reports to the sweeper."""
@@ -78,9 +79,10 @@ def _run(config: JobConfig, overrides: list[str]) -> int:
         # The trainer refuses all of this, too, but only once workers are up.
         if config.resume == "none":
             refuse_used(Path(config.output_dir))
-        check_training(overrides, build_operator, find_distiller)
+        training = check_training(overrides, build_operator, find_distiller)
         check_model_path(config.model.path)
         check_files(config.data, (load_train, load_eval))
+        check_resumed(training)
         if (line := choose_split(config, overrides, training_calls)) is not None:
             print(line, flush=True)
         port = config.rollout.port or free_ports(config.rollout.num_workers)

@@ -13,13 +13,16 @@ def check_training(
     overrides: Sequence[str],
     build: Callable[[OperatorConfig], object],
     find_distiller: Callable[[str, str], object],
-) -> None:
+) -> TrainingConfig:
     """Composes the trainer's config with the config groups of the running command, and builds its operators.
 
     Args:
         overrides: The overrides of the job.
         build: Builds an operator from its options.
         find_distiller: Finds a distiller by its name; also receives the name of the option.
+
+    Returns:
+        The trainer's config, as yet without the addresses of its workers.
 
     Raises:
         ValueError: If the trainer would refuse an option, an operator, a distiller or the file of examples.
@@ -31,6 +34,7 @@ def check_training(
         build(load_operator(name, config.operator))
     for name in config.operator.distillers:
         find_distiller(name, "operator.distillers")
+    return config
 
 
 Load = Callable[[DataConfig, Callable[[str, Mapping[str, Any]], None]], object]

@@ -36,6 +36,7 @@ BORROWED = {
         "rollout.workers.log_excerpt",
         "rollout.workers.loopback",
         "rollout.workers.process_guard",
+        "train.origin",
     }
 }
 """Single modules that a package may import of one that it does not know otherwise; they load no library of

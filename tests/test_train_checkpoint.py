@@ -19,15 +19,8 @@ from training_fakes import make_config, make_trainer
 
 from configs.run_folder import MANIFEST
 from configs.stopping import RESUME_VARIABLE, StopRequest
-from train.checkpoint import (
-    STATE_FILE,
-    TrainerState,
-    checkpoint_bytes,
-    config_fingerprint,
-    find_checkpoint,
-    finished_checkpoints,
-    read_state,
-)
+from train.checkpoint import checkpoint_bytes, config_fingerprint
+from train.checkpoint_files import STATE_FILE, TrainerState, find_checkpoint, finished_checkpoints, read_state
 from train.distributed import make_accelerator
 from train.export import export
 from train.loop import Trainer

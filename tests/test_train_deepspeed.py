@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, set_seed
 
 from configs.schema.train import ALARMS
 from rollout.workers.process_guard import end_tree
-from train.checkpoint import finished_checkpoints
+from train.checkpoint_files import finished_checkpoints
 from train.distributed import make_accelerator
 from train.export import export
 from train.health.rollbacks import read_rollbacks

@@ -11,15 +11,8 @@ from training_fakes import make_config
 
 from rollout.evaluation.outcomes import Failure
 from rollout.sampler import CallFailed
-from train.evaluation import (
-    AFTER,
-    BEFORE,
-    HeldOutEvaluator,
-    is_complete,
-    phase_of,
-    phase_path,
-    write_run_report,
-)
+from train.evaluation import HeldOutEvaluator, write_run_report
+from train.phases import AFTER, BEFORE, is_complete, phase_of, phase_path
 
 OPERATORS = ["trace", "pdr"]
 DEMO_FIELDS = [

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from conftest import REPO
 
-from train.checkpoint import finished_checkpoints
+from train.checkpoint_files import finished_checkpoints
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 

@@ -11,7 +11,7 @@ import pytest
 from conftest import REPO
 from training_fakes import make_config, make_trainer
 
-from train.checkpoint import finished_checkpoints, read_state
+from train.checkpoint_files import finished_checkpoints, read_state
 from train.distributed import make_accelerator
 from train.manifest import damage
 

@@ -1,27 +1,33 @@
 """A run's folder is not resumed with another model or other problems."""
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from evaluation_fakes import outcome
 from fakes import ScriptedPolicy, operator, roll
 from safetensors.torch import save_file
 from tiny import byte_tokenizer
 
 from configs.compose import load
+from configs.exit_status import REFUSED
 from configs.schema import TrainingConfig
+from launch.__main__ import _run
 from rollout.evaluation.journal import Journal
 from rollout.records import Problem
-from train.checkpoint import STATE_FILE, TrainerState, find_checkpoint
-from train.evaluation import AFTER, BEFORE, phase_path
+from train import manifest
+from train.checkpoint_files import STATE_FILE, TrainerState, find_checkpoint
 from train.manifest import seal
-from train.origin import RunData, load_run_data
+from train.origin import LARGEST_READ, RunData, check_resumed, load_run_data
+from train.phases import AFTER, BEFORE, phase_path
 from train.rank import main
 from train.rank_zero import _replay
+from train.resumed import CONFIG_FILE
 from train.start import Start
 
 Edit = Callable[[Path], object]
@@ -38,18 +44,19 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def _overrides(folder: Path, *overrides: str) -> list[str]:
+    return [
+        f"model.path={folder / 'model'}",
+        f"data.path={folder / 'train.jsonl'}",
+        f"data.eval_path={folder / 'held_out.jsonl'}",
+        f"output_dir={folder / 'run'}",
+        "train.max_steps=8",
+        *overrides,
+    ]
+
+
 def _config(folder: Path, *overrides: str) -> TrainingConfig:
-    return load(
-        "training",
-        [
-            f"model.path={folder / 'model'}",
-            f"data.path={folder / 'train.jsonl'}",
-            f"data.eval_path={folder / 'held_out.jsonl'}",
-            f"output_dir={folder / 'run'}",
-            "train.max_steps=8",
-            *overrides,
-        ],
-    )
+    return load("training", _overrides(folder, *overrides))
 
 
 def _load(config: TrainingConfig) -> RunData:
@@ -71,6 +78,7 @@ def _save(folder: Path, data: RunData, step: int = 4, run: str = "run") -> Path:
         origin=asdict(data.origin),
     )
     (path / STATE_FILE).write_text(json.dumps(asdict(state)))
+    (path / CONFIG_FILE).write_text(yaml.safe_dump(asdict(_config(folder))))
     seal(path)
     return path
 
@@ -195,6 +203,60 @@ def test_the_command_refuses_before_it_reports_or_starts_a_worker(
     with pytest.raises(SystemExit, match=r"^train: .*before.rollouts\.jsonl holds .*weights of model\.path"):
         main(config, [])
     assert capsys.readouterr().out == ""
+
+
+def test_a_checkpoint_of_other_parameters_is_refused_with_the_data(folder: Path):
+    path = _save(folder, _load(_config(folder)))
+    config = _config(folder, f"resume={path}", "model.lora_r=4")
+    with pytest.raises(ValueError, match=r"step_000004 was written with model\.lora_r 0 \(now 4\)"):
+        _load(config)
+
+
+@pytest.mark.parametrize(
+    ("edit", "override", "message"),
+    [
+        (_replace("train.jsonl", "c + 1", "c + 2"), "", "1 of 4 training problems changed or moved"),
+        (_replace("held_out.jsonl", "y + 1", "y + 2"), "", "question of problem 'y' was"),
+        (_other_weights, "", r"weights of model\.path was"),
+        (None, "seed=7", "seed was 0 and is 7"),
+        (None, "model.lora_r=4", r"model\.lora_r 0 \(now 4\)"),
+    ],
+)
+def test_a_job_is_refused_before_its_workers_start_if_it_resumes_something_else(
+    folder: Path, capsys: pytest.CaptureFixture[str], edit: Edit | None, override: str, message: str
+):
+    config = _config(folder)
+    data = _load(config)
+    _save(folder, data)
+    _evaluate(config, data, BEFORE)
+    if edit is not None:
+        edit(folder)
+    overrides = _overrides(folder, "resume=auto", *filter(None, [override]))
+    assert _run(load("job", overrides), overrides) == REFUSED
+    assert re.match(f"launch: .*{message}", capsys.readouterr().err)
+    assert not (folder / "run" / "logs").exists()
+
+
+def test_a_job_with_nothing_to_resume_does_not_look_at_its_data(folder: Path):
+    (folder / "train.jsonl").unlink()
+    check_resumed(_config(folder, "resume=auto"))
+
+
+def test_a_job_that_resumes_reads_no_large_file_of_the_checkpoint(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    path = _save(folder, _load(_config(folder)))
+    (path / "shard.bin").write_bytes(bytes(LARGEST_READ + 1))
+    seal(path)
+    read: list[str] = []
+    real = manifest._hash
+    monkeypatch.setattr(manifest, "_hash", lambda file: read.append(file.name) or real(file))
+    check_resumed(_config(folder, "resume=auto"))
+    assert sorted(read) == [CONFIG_FILE, STATE_FILE]
+    # Its size is compared, still.
+    (path / "shard.bin").write_bytes(b"cut")
+    with pytest.raises(ValueError, match=r"shard\.bin has 3 bytes"):
+        check_resumed(_config(folder, "resume=auto"))
 
 
 def test_a_model_of_another_path_is_refused_where_before_was_measured(folder: Path):

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from training_fakes import make_config, make_trainer, read_metric
 
 from rollout.workers.process_guard import end_tree
-from train.checkpoint import finished_checkpoints
+from train.checkpoint_files import finished_checkpoints
 from train.distributed import make_accelerator
 from train.resharding import resharded_folder
 

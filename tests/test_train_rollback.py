@@ -11,7 +11,7 @@ from training_fakes import make_config, make_trainer, read_metric
 from transformers import AutoModelForCausalLM
 
 from configs.schema.train import ALARMS
-from train.checkpoint import finished_checkpoints, read_state
+from train.checkpoint_files import finished_checkpoints, read_state
 from train.distributed import make_accelerator
 from train.health.response import UnhealthyRun
 from train.health.rollbacks import read_rollbacks

@@ -13,8 +13,8 @@ from conftest import REPO
 from test_train_checkpoint import STATE, write
 from training_fakes import make_config
 
-from train.checkpoint import STATE_FILE
-from train.evaluation import AFTER, mark_complete, phase_path
+from train.checkpoint_files import STATE_FILE
+from train.phases import AFTER, mark_complete, phase_path
 from train.start import Start, decide_start
 
 RANK = """
@@ -22,13 +22,13 @@ import json, os, sys
 from pathlib import Path
 from datetime import timedelta
 import torch.distributed as dist
-import train.checkpoint
+import train.checkpoint_files
 from training_fakes import make_config
 from train.start import decide_start
 
 hashed = []
-real = train.checkpoint.damage
-train.checkpoint.damage = lambda folder: hashed.append(folder.name) or real(folder)
+real = train.checkpoint_files.damage
+train.checkpoint_files.damage = lambda folder, **_: hashed.append(folder.name) or real(folder)
 train_options = {"collective_timeout_seconds": float(sys.argv[2])}
 config = make_config(Path(sys.argv[1]), Path("model"), resume="auto", train=train_options)
 try:

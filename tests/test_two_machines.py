@@ -20,7 +20,7 @@ from namespaces import Machine, two_machines, why_not
 
 from configs.compose import load
 from launch.slurm.__main__ import script
-from train.checkpoint import finished_checkpoints
+from train.checkpoint_files import finished_checkpoints
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]  # two jobs of several minutes each
 

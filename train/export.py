@@ -9,7 +9,7 @@ import os
 import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 from huggingface_hub import HfApi
@@ -17,10 +17,16 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from configs.run_folder import CHECKPOINTS, MANIFEST
 from rollout.evaluation.tables import markdown_table, percent_interval
+from train.checkpoint_files import (
+    ADAPTER_DIR,
+    POLICY_DIR,
+    TrainerState,
+    finished_checkpoints,
+    read_state,
+    refuse_additions,
+)
 from train.manifest import damage, is_sealed
-
-if TYPE_CHECKING:
-    from train.checkpoint import TrainerState
+from train.resumed import CONFIG_FILE
 
 CARD_FILE = "README.md"
 """Written last: a folder that has it is a whole export."""
@@ -75,16 +81,6 @@ def export(checkpoint: Path, out: Path, *, adapter: bool = False) -> Path:
         ValueError: If the checkpoint is damaged, or holds files that were added later.
         FileExistsError: If ``out`` exists and is not an earlier export.
     """
-    # Imported here: --help and a wrong argument must not wait for torch, which takes seconds.
-    from train.checkpoint import (
-        ADAPTER_DIR,
-        CONFIG_FILE,
-        POLICY_DIR,
-        finished_checkpoints,
-        read_state,
-        refuse_additions,
-    )
-
     if whole := finished_checkpoints(checkpoint / CHECKPOINTS):
         checkpoint = whole[-1]
     if not is_sealed(checkpoint):

@@ -8,7 +8,7 @@ from configs.schema import TrainingConfig
 from rollout.evaluation.pareto import draw_pareto
 from rollout.evaluation.report import write_report
 from rollout.page.at_end import try_write
-from train.checkpoint import finished_checkpoints
+from train.checkpoint_files import finished_checkpoints
 from train.evaluation import run_report
 from train.page import write_run_page
 

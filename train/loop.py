@@ -38,7 +38,8 @@ from configs.run_folder import STOPPED
 from configs.schema import TrainingConfig
 from configs.stopping import Stopped, StopRequest
 from train.call_terms import CallTerms
-from train.checkpoint import Checkpoints, TrainerState, config_fingerprint
+from train.checkpoint import Checkpoints, config_fingerprint
+from train.checkpoint_files import TrainerState
 from train.collaborators import Collaborators
 from train.credited_batch import Batch, credited
 from train.distributed import any_rank, from_rank_zero, gather_objects

@@ -22,11 +22,14 @@ from rollout.evaluation.model_files import served_model
 from rollout.problems.duplicates import held_out_in_training
 from rollout.problems.loading import load_eval, load_train
 from rollout.records import Problem
-from train.checkpoint import POLICY_DIR, TrainerState, read_state
-from train.evaluation import BEFORE, journals_until, phase_path
+from train.checkpoint_files import POLICY_DIR, TrainerState, find_checkpoint, read_state
+from train.phases import BEFORE, journals_until, phase_path
+from train.resumed import changed_options, refuse_other_parameters
 
 logger = logging.getLogger(__name__)
 
+LARGEST_READ = 2**20
+"""Bytes of a file above which ``check_resumed`` leaves its checksum to the trainer."""
 DIGEST_LENGTH = 8
 """Hexadecimal digits of the digest of one problem."""
 
@@ -63,13 +66,27 @@ class RunData:
         )
 
 
+def check_resumed(config: TrainingConfig) -> None:
+    """Checks what a run resumes as its trainer does, before any process is started.
+
+    No-op if there is nothing to resume. Loads no torch, and reads no large file of a checkpoint.
+
+    Raises:
+        FileNotFoundError, ValueError: Like ``find_checkpoint`` and ``load_run_data``.
+    """
+    path = find_checkpoint(config, largest=LARGEST_READ)
+    if path is not None or any(journals_until(config, 0)):
+        load_run_data(config, None if path is None else str(path))
+
+
 def load_run_data(config: TrainingConfig, checkpoint: str | None) -> RunData:
     """Loads the problems, and refuses a folder or a checkpoint of another model, of other data or operators.
 
     Raises:
         FileNotFoundError: If a data file or the model does not exist.
         ValueError: If a problem is invalid, the checkpoint to resume from was made from another model or
-            other problems, or an evaluation in ``output_dir`` that the run would report is not one of it.
+            other problems or trained other parameters, or an evaluation in ``output_dir`` that the run would
+            report is not one of it.
     """
     check_gold = gold_checker(config.rewards)
     problems = load_train(config.data, check_gold)
@@ -84,6 +101,7 @@ def load_run_data(config: TrainingConfig, checkpoint: str | None) -> RunData:
     step = 0
     if checkpoint is not None:
         path = Path(checkpoint)
+        refuse_other_parameters(changed_options(path, config), config, path)
         state = read_state(path)
         step = state.step
         origin = replace(origin, checkpoints=_checkpoints(config, path, state))

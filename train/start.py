@@ -7,9 +7,9 @@ import json
 from dataclasses import asdict, dataclass
 
 from configs.schema import TrainingConfig
-from train.checkpoint import find_checkpoint, read_state
+from train.checkpoint_files import find_checkpoint, read_state
 from train.distributed import tell_ranks
-from train.evaluation import AFTER, is_complete
+from train.phases import AFTER, is_complete
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

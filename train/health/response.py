@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from configs.schema import TrainingConfig
-from train.checkpoint import finished_checkpoints, read_state
+from train.checkpoint_files import finished_checkpoints, read_state
 from train.collaborators import Collector
 from train.health.rollbacks import (
     RATE_FACTOR,
