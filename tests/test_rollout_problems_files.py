@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from configs.schema import DataConfig
+from rollout.problems.columns import QUESTIONS
 from rollout.problems.files import file_rows
 from rollout.problems.loading import load_rows, load_train
 from rollout.records import Problem
@@ -64,17 +65,52 @@ def test_a_parquet_file_holds_the_same_problems_whatever_its_name(tmp_path: Path
         ("a.parquet", b"PAR1....", r"a\.parquet is a broken Parquet file after row 0"),
         ("a.json", b'[{"question": 1}', r"a\.json starts like a JSON array, but is no JSON"),
         ("a.json", b"[1]", r"a\.json item 1 must be a JSON object, got int"),
-        ("a.csv", b"question,answer\n1,2\n1,2,3\n", r"a\.csv line 3 does not have 2 values"),
-        ("a.csv", b"question,answer\n1\n", r"a\.csv line 2 does not have 2 values"),
-        ("a.csv", b"question,question\n1,2\n", r"a\.csv has two columns 'question'"),
-        ("a.csv", b'question,answer\n"1,2\n', r"a\.csv line \d is no CSV"),
-        ("a.csv", b"question,answer\n\xff,2\n", r"a\.csv line \d is no CSV in UTF-8"),
+        ("a.csv", b"question,answer\n1,2\n1,2,3\n", r"a\.csv line 3 has 3 values, not 2"),
+        ("a.csv", b"question,answer\n\n1\n", r"a\.csv line 3 has 1 values, not 2"),
+        ("a.csv", b'question,answer\n"a\nb",2\n1\n', r"a\.csv line 4 has 1 values, not 2"),
+        ("a.csv", b"question,question\n1,2\n", r"a\.csv line 1 has two columns 'question'; rename"),
+        ("a.csv", b"question,answer,,\n1,2,3,4\n", r"a\.csv line 1: column 3 of 4 has no name"),
+        ("a.csv", b"\nquestion,answer\n", r"a\.csv line 1 is blank; the first line must name the columns"),
+        ("a.csv", b" ,\nquestion,answer\n", r"a\.csv line 1 is blank"),
+        ("a.csv", b'"question,answer\n1,2\n', r"a\.csv line 1 is no CSV: .*\(read up to line 2\)\. A value"),
+        ("a.csv", b'question,answer\n1,2\n"3,4\n5,6\n', r"a\.csv line 3 is no CSV: .*up to line 4\)"),
+        ("a.csv", b'question,answer\n"a"b,2\n', r"a\.csv line 2 is no CSV: .* must be doubled|end with one"),
+        ("a.csv", b"question,answer\n\xff,2\n", r"a\.csv line \d or a later one is not in UTF-8"),
     ],
 )
 def test_a_broken_file_is_refused_by_file_and_row(name: str, content: bytes, message: str, tmp_path: Path):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=message):
         list(file_rows(tmp_path / name))
+
+
+def test_the_index_that_pandas_writes_is_a_column_without_a_name(tmp_path: Path):
+    (tmp_path / "a.csv").write_bytes(b",question,answer\n0,6 * 7?,42\n")
+    assert [row for _, row in file_rows(tmp_path / "a.csv")] == [
+        {"": "0", "question": "6 * 7?", "answer": "42"}
+    ]
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
+def test_a_file_without_question_and_answer_is_refused_in_one_message(name: str, tmp_path: Path):
+    row = {"Quesiton": "6 * 7?", "value": "42", "level": "1"}
+    text = ",".join(row) + "\n" + ",".join(row.values()) if name == "a.csv" else json.dumps(row)
+    (tmp_path / name).write_text(text + "\n")
+    config = DataConfig(path=str(tmp_path / name), answer_field="vale")
+    with pytest.raises(ValueError) as refused:
+        load_train(config, _any_gold)
+    assert str(refused.value) == (
+        f"{tmp_path / name} line {2 if name == 'a.csv' else 1}: It has no field of a known name "
+        f"({', '.join(QUESTIONS)}) and no field 'vale'; it has ['Quesiton', 'level', 'value']. "
+        "Set data.question_field=Quesiton (the nearest name), data.answer_field=value (the nearest name)."
+    )
+
+
+def test_no_name_is_guessed_where_none_is_near():
+    with pytest.raises(
+        ValueError, match=r"it has \['id', 'x'\]\. Set data\.question_field=NAME, data\.answer_field=NAME\.$"
+    ):
+        _loaded({"x": "6 * 7?", "id": "problem"})
 
 
 USER = {"role": "user", "content": "6 * 7?"}

@@ -5,6 +5,7 @@ A column is named by its key; a dot leads into a table: ``reward_model.ground_tr
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 from typing import Any
 
 from configs.json_lines import BrokenRowError, text_of
@@ -28,6 +29,8 @@ ANSWERS = (
 """Names of the gold answer, the most specific first. A solution is read for its box or its line ``####``."""
 CHATS = ("messages", "conversations")
 """Names of whole conversations, whose last turn answers their first."""
+NEAR = 0.7
+"""Similarity of two names, of at most 1, from which one may be a spelling of the other."""
 ROLES = {"human": "user", "gpt": "assistant"}
 """Spellings of roles in ShareGPT's format."""
 
@@ -45,20 +48,24 @@ def find_columns(row: Mapping[str, Any], config: DataConfig) -> Columns:
 
     Raises:
         BrokenRowError: If ``config`` names a column that the row lacks, or it names none and none is known.
+            The message names all that is missing, the columns that there are, and the options to set.
     """
     question = config.question_field or _first_of(QUESTIONS, row)
-    if question is None or not has(row, question):
-        raise BrokenRowError(
-            f"It has no {_wanted(config.question_field, QUESTIONS)}; it has {_keys(row)}. "
-            "Set data.question_field."
-        )
-    answer = config.answer_field or _first_of(ANSWERS, row, besides=question)
-    if answer is None and question.lower() in CHATS:
+    answer = config.answer_field or _first_of(ANSWERS, row, besides=question or "")
+    if answer is None and question is not None and question.lower() in CHATS:
         answer = question  # a whole conversation: its last turn is the answer
-    if answer is None or not has(row, answer):
-        raise BrokenRowError(
-            f"It has no {_wanted(config.answer_field, ANSWERS)}; it has {_keys(row)}. Set data.answer_field."
-        )
+    lacks: list[str] = []
+    options: list[str] = []
+    for option, found, named, known in (
+        ("data.question_field", question, config.question_field, QUESTIONS),
+        ("data.answer_field", answer, config.answer_field, ANSWERS),
+    ):
+        if found is None or not has(row, found):
+            lacks.append(f"no field '{named}'" if named else f"no field of a known name ({', '.join(known)})")
+            near = _nearest((named,) if named else known, row, besides=(question, answer))
+            options.append(f"{option}={near} (the nearest name)" if near else f"{option}=NAME")
+    if question is None or answer is None or lacks:
+        raise BrokenRowError(f"It has {' and '.join(lacks)}; it has {_keys(row)}. Set {', '.join(options)}.")
     return Columns(question, answer)
 
 
@@ -160,14 +167,23 @@ def _turns(value: Sequence[Any], name: str) -> list[tuple[str, str]]:
     return turns
 
 
-def _wanted(named: str | None, known: Sequence[str]) -> str:
-    return f"field '{named}'" if named else f"field of a known name ({', '.join(known)})"
+def _nearest(wanted: Sequence[str], row: Mapping[str, Any], besides: Sequence[str | None]) -> str | None:
+    """Returns the column whose name is nearest to one that is wanted; None if none is near."""
+    near: list[tuple[float, str]] = []
+    for column in set(_names(row)) - set(besides) - {"id", "source"}:
+        ratios = [SequenceMatcher(None, column.lower(), name.lower()).ratio() for name in wanted]
+        near.append((max(ratios), column))
+    ratio, column = max(near, default=(0.0, ""))
+    return column if ratio >= NEAR else None
 
 
-def _keys(row: Mapping[str, Any]) -> str:
+def _names(row: Mapping[str, Any]) -> list[str]:
     """Returns the columns of a row, with those of its tables."""
     names: list[str] = []
     for key, value in row.items():
-        inner = [f"{key}.{name}" for name in value] if isinstance(value, Mapping) else [str(key)]
-        names += inner
-    return ascii(sorted(names))[:300]
+        names += [f"{key}.{name}" for name in value] if isinstance(value, Mapping) else [str(key)]
+    return sorted(names)
+
+
+def _keys(row: Mapping[str, Any]) -> str:
+    return ascii(_names(row))[:300]

@@ -77,21 +77,50 @@ def _array_rows(path: Path) -> Iterator[Row]:
 def _csv_rows(path: Path) -> Iterator[Row]:
     """Yields the lines of a CSV file whose first line names the columns; every value is text."""
     with open_plain(path) as raw, io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, strict=True)
+        reader = csv.reader(file, strict=True)
+        names: list[str] | None = None
+        begin = 1
         try:
-            names = list(reader.fieldnames or ())
-            if doubled := [name for name in names if names.count(name) > 1]:
-                raise ValueError(f"{path} has two columns '{doubled[0]}'; rename one.")
-            for row in reader:
-                where = f"{path} line {reader.line_num}"
-                if None in row or None in row.values():
-                    raise ValueError(
-                        f"{where} does not have {len(names)} values, one for each column of the first line. "
-                        'Put values that hold a comma or a line break in double quotes ("a, b").'
-                    )
-                yield where, dict(row)
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise ValueError(f"{path} line {reader.line_num} is no CSV in UTF-8: {error}.") from error
+            for values in reader:
+                where = f"{path} line {begin}"
+                begin = reader.line_num + 1
+                if names is None:
+                    names = _header(values, where)
+                elif values:  # no blank line
+                    yield where, _csv_row(names, values, where)
+        except csv.Error as error:
+            last = f" (read up to line {reader.line_num})" if reader.line_num > begin else ""
+            raise ValueError(
+                f"{path} line {begin} is no CSV: {error}{last}. A value that begins with a double quote must "
+                "end with one, and each one inside must be doubled."
+            ) from error
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path} line {begin} or a later one is not in UTF-8: {error}.") from error
+
+
+def _header(names: list[str], where: str) -> list[str]:
+    """Returns the names of the columns; the first may be empty, as that of an index that pandas writes.
+
+    Raises:
+        ValueError: If there is none, one is empty, or one occurs twice.
+    """
+    if not any(name.strip() for name in names):
+        raise ValueError(f"{where} is blank; the first line must name the columns, e.g. question,answer.")
+    for number, name in enumerate(names, start=1):
+        if number > 1 and not name.strip():
+            raise ValueError(f"{where}: column {number} of {len(names)} has no name; name or remove it.")
+        if name in names[: number - 1]:
+            raise ValueError(f"{where} has two columns '{name}'; rename one.")
+    return names
+
+
+def _csv_row(names: list[str], values: list[str], where: str) -> dict[str, str]:
+    if len(values) != len(names):
+        raise ValueError(
+            f"{where} has {len(values)} values, not {len(names)}, one for each column of the first line. "
+            'Put values that hold a comma or a line break in double quotes ("a, b").'
+        )
+    return dict(zip(names, values, strict=True))
 
 
 def _parquet_rows(path: Path) -> Iterator[Row]:
