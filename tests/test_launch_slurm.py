@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from conftest import config_with
 
 from configs.compose import load
 from launch.job import assignment
-from launch.slurm.__main__ import advice, prologue, sbatch_lines, script
+from launch.slurm.__main__ import advice, main, prologue, sbatch_lines, script
 
 BASE = ["model.path=x", "data.path=x"]
 LIMIT_SECONDS = 60
@@ -125,6 +126,39 @@ def test_every_parameter_is_filled_in(tmp_path: Path):
     assert "#SBATCH --signal=B:USR1@600\n" in text
     assert "WORKER_NODES=2\n" in text and "TRAINER_NODES=1\n" in text
     assert "multinode_zero3.yaml" in text
+
+
+@pytest.mark.parametrize(
+    ("content", "container", "said"),
+    [
+        (None, "", r"slurm: data file \S+/train\.jsonl does not exist; set data\.path"),
+        (
+            '{"q": "6 * 7?"}',
+            "",
+            r"slurm: \S+/train\.jsonl line 1: It has no field .* Set data\.question_field",
+        ),
+        ('{"question": "6 * 7?", "answer": "42"}', "", None),
+        (None, "image.sqsh", None),
+    ],
+)
+def test_the_data_is_read_before_the_script_is_written_unless_a_container_reads_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None, container: str, said: str | None
+):
+    monkeypatch.setattr("launch.slurm.__main__.search_arguments", list)  # needs a running command
+    if content is not None:
+        (tmp_path / "train.jsonl").write_text(content)
+    overrides = [
+        "model.path=x",
+        f"data.path={tmp_path}/train.jsonl",
+        f"output_dir={tmp_path}/run",
+        "nodes=2",
+        "gpus=1",
+        f"launch.container_image={container}",
+    ]
+    config = load("job", overrides)
+    with pytest.raises(SystemExit, match=said) if said else nullcontext():
+        main(config, overrides)
+    assert (tmp_path / "run" / "job.sbatch").exists() == (said is None)
 
 
 @pytest.mark.parametrize("overrides", [["nodes=1"], ["gpus=0"], ["launch.worker_nodes=3"]])

@@ -9,10 +9,11 @@ from pathlib import Path
 from configs.compose import run, search_arguments
 from configs.schema import JobConfig
 from launch.accelerate_file import accelerate_file
-from launch.check import check_training
+from launch.check import check_files, check_training
 from launch.job import assignment, is_of_the_job, worker_options
 from launch.plan.planning import make_plan
 from rollout.build import build_operator, training_calls
+from rollout.problems.loading import load_eval, load_train
 from rollout.workspace import find_distiller
 
 HEADER = re.compile(r"[A-Za-z0-9_.:/+=,-]*")
@@ -49,8 +50,10 @@ def main(config: JobConfig, overrides: list[str]) -> None:
     """Writes the script and prints how to submit it."""
     try:
         check_training(overrides, build_operator, find_distiller)
+        if not config.launch.container_image:  # it may see files that this machine does not, and the reverse
+            check_files(config.data, (load_train, load_eval))
         text = script(config, overrides, search_arguments())
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         sys.exit(f"slurm: {error}")
     path = Path(config.output_dir).absolute() / "job.sbatch"
     (path.parent / "logs").mkdir(parents=True, exist_ok=True)  # Slurm does not create this folder
