@@ -3,9 +3,11 @@
 Needs Debian's packages chromium and chromium-driver, and selenium (extra dev).
 """
 
+import itertools
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -269,6 +271,50 @@ def test_smoothing_log_scale_and_another_metric_redraw_the_curves(browser, page)
     )
     assert len(browser.find_elements(By.CSS_SELECTOR, "#curves canvas")) == count + 1
     assert browser.get_log("browser") == []
+
+
+RECORDED = """
+window.names = [];
+const fillText = CanvasRenderingContext2D.prototype.fillText;
+CanvasRenderingContext2D.prototype.fillText = function (text, x, y) {
+  const width = this.measureText(text).width;
+  const left = this.textAlign === "right" ? x - width : x;
+  window.names.push({ text, left, right: left + width, y });
+  return fillText.apply(this, arguments);
+};
+"""
+"""Notes what is written on canvases, before the page's own scripts."""
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_names_of_points_that_coincide_cover_one_another_nowhere(browser, page, tmp_path, width):
+    row = evaluation_view(page.parent / "run", 10**6).rows[0]
+    names = [f"operator{i}" for i in range(8)]
+    rows = tuple(replace(row, operator=name, b_total=row.b_total + i % 2) for i, name in enumerate(names))
+    script = browser.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": RECORDED})
+    try:
+        _open(
+            browser,
+            write_page(tmp_path / "page.html", [RunView(name="run", kind="x", facts={}, rows=rows)]),
+            width,
+        )
+    finally:
+        browser.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", script)
+    drawn = {each["text"]: each for each in browser.execute_script("return names") if each["text"] in names}
+    assert sorted(drawn) == names
+    for one, other in itertools.combinations(drawn.values(), 2):
+        beside = one["right"] <= other["left"] or other["right"] <= one["left"]
+        assert beside or abs(one["y"] - other["y"]) >= 12, (one, other)
+
+
+def test_the_list_shows_what_tells_questions_apart(browser, tmp_path):
+    asked = [f"Solve the problem step by step.\n\nWhat is\n{i} + {i}?" for i in range(9)]
+    asked.append("Of another kind:\nhow many?")
+    rollouts = [rollout(f"p{i}", [("a", WRONG)], ("b", WRONG), question=each) for i, each in enumerate(asked)]
+    _open(browser, write_evaluation_page(write_evaluation(tmp_path / "ev", rollouts)))
+    shown = [each.text for each in browser.find_elements(By.CSS_SELECTOR, ".item .question")]
+    assert shown == [*(f"\u2026 {i} + {i}?" for i in range(9)), "Of another kind: how many?"]
+    assert _text(browser, "#shown .question").startswith("Solve the problem step by step.\n")
 
 
 def test_a_point_of_the_picture_leads_to_its_rollouts(browser, page):

@@ -6,6 +6,12 @@ const FINAL = RESULTS.filter((row) => row.final);
 const NEAR = 28;
 const MOST_NAMES = 8;
 const GREY = NUM_SERIES - 1;
+const NAME_HEIGHT = 14;
+/** Where a name may stand, in pixels from its point, the best first; a far one gets a line to its point. */
+const NAME_PLACES = [[9, -7], [-9, -7], [9, 16], [-9, 16]];
+for (let far = 1; far <= 12; far += 1) {
+  for (const down of [-7 - NAME_HEIGHT * far, 16 + NAME_HEIGHT * far]) NAME_PLACES.push([16, down], [-16, down]);
+}
 
 function startPareto() {
   if (!RESULTS.length) return;
@@ -100,21 +106,59 @@ function drawBars(chart, rows) {
   context.font = `${12 * scale}px system-ui, sans-serif`;
   for (const row of rows) {
     const x = chart.valToPos(row[state.budget], "x", true);
-    const y = chart.valToPos(100 * row.accuracy, "y", true);
     context.strokeStyle = resultColor(row);
     context.lineWidth = 1.5 * scale;
     context.beginPath();
     context.moveTo(x, chart.valToPos(100 * row.ci_low, "y", true));
     context.lineTo(x, chart.valToPos(100 * row.ci_high, "y", true));
     context.stroke();
-    if (!row.final) continue;
-    context.fillStyle = color("text");
-    const text = visible(pointName(row));
-    const right = x + 9 * scale + context.measureText(text).width < chart.bbox.left + chart.bbox.width;
-    context.textAlign = right ? "left" : "right";
-    context.fillText(text, x + (right ? 9 : -9) * scale, y - 7 * scale);
   }
+  for (const name of namePlaces(chart, rows, context, scale)) drawName(context, name, scale);
   context.restore();
+}
+
+/** Returns {text, x, y, dx, dy, box} of each name, in pixels of the canvas: none covers another, nor a point. */
+function namePlaces(chart, rows, context, scale) {
+  const points = rows.map((row) => ({
+    row, x: chart.valToPos(row[state.budget], "x", true), y: chart.valToPos(100 * row.accuracy, "y", true),
+  }));
+  const taken = points.map(({ x, y }) => ({ left: x - 5 * scale, right: x + 5 * scale, top: y - 5 * scale, bottom: y + 5 * scale }));
+  return points.filter(({ row }) => row.final).map(({ row, x, y }) => {
+    const text = visible(pointName(row));
+    const width = context.measureText(text).width;
+    const names = NAME_PLACES.map(([dx, dy]) => {
+      const left = x + dx * scale - (dx < 0 ? width : 0);
+      const bottom = y + (dy + 3) * scale;
+      return { text, x, y, dx, dy, box: { left, right: left + width, top: bottom - NAME_HEIGHT * scale, bottom } };
+    });
+    const chosen = names.find(({ box }) => isWithin(box, chart.bbox) && !taken.some((other) => overlap(box, other))) ?? names[0];
+    taken.push(chosen.box);
+    return chosen;
+  });
+}
+
+function drawName(context, { text, x, y, dx, dy, box }, scale) {
+  const side = dx < 0 ? box.right : box.left;
+  if (Math.abs(dx) > 9) {
+    context.strokeStyle = color("quiet");
+    context.lineWidth = 0.75 * scale;
+    context.beginPath();
+    context.moveTo(x, y);
+    context.lineTo(side - Math.sign(dx) * 2 * scale, (box.top + box.bottom) / 2);
+    context.stroke();
+  }
+  context.fillStyle = color("text");
+  context.textAlign = dx < 0 ? "right" : "left";
+  context.fillText(text, side, y + dy * scale);
+}
+
+function overlap(one, other) {
+  const gap = 3 * devicePixelRatio; // between two names of one line
+  return one.left < other.right + gap && other.left < one.right + gap && one.top < other.bottom && other.top < one.bottom;
+}
+
+function isWithin(box, outer) {
+  return box.left >= outer.left && box.right <= outer.left + outer.width && box.top >= outer.top && box.bottom <= outer.top + outer.height;
 }
 
 function nearest(chart, rows) {

@@ -1,6 +1,9 @@
 // The list of rollouts, the one that is shown, and the keys that move among them.
 
 const LISTED = 60;
+/** Share of the questions that must have a start in common, and its least length, for the list to leave it out. */
+const MOST_QUESTIONS = 0.8;
+const LEAST_SHARED = 20;
 
 function startRollouts() {
   if (!ROLLOUTS.length) return;
@@ -82,10 +85,38 @@ function listButton(place) {
     [
       element("span", { class: `badge ${all}`, text: `${mark} ${rollout.right}/${rollout.answers} right${drafts}` }),
       element("span", { class: "quiet", text: head }),
-      element("span", { class: "question", text: rollout.question }),
+      element("span", { class: "question", text: questionStart(rollout.question) }),
       rollout.flags.length ? element("span", { class: "quiet", text: rollout.flags.join(", ") }) : null,
     ],
   );
+}
+
+const INSTRUCTION = sharedStart([...new Set(ROLLOUTS.map((rollout) => oneLine(rollout.question)))]);
+
+function oneLine(text) {
+  return text.trim().replace(/\s+/gu, " ");
+}
+
+/** The words that most questions begin with, such as an instruction; empty if these are few. */
+function sharedStart(questions) {
+  const sorted = questions.sort();
+  const others = Math.ceil(MOST_QUESTIONS * sorted.length) - 1;
+  let longest = "";
+  for (let i = 0; others > 0 && i + others < sorted.length; i += 1) {
+    const [first, last] = [sorted[i], sorted[i + others]];
+    let same = 0;
+    while (same < first.length && first[same] === last[same]) same += 1;
+    if (same > longest.length) longest = first.slice(0, same);
+  }
+  const words = longest.slice(0, longest.lastIndexOf(" ") + 1);
+  return words.length < LEAST_SHARED ? "" : words;
+}
+
+/** The start of a question as the list shows it: on one line, without what most questions begin with. */
+function questionStart(question) {
+  const line = oneLine(question);
+  const isCut = INSTRUCTION && line.startsWith(INSTRUCTION) && line.length > INSTRUCTION.length;
+  return isCut ? `\u2026 ${line.slice(INSTRUCTION.length)}` : line;
 }
 
 function showRollout(place) {
