@@ -1,5 +1,7 @@
 """Exit statuses that all commands share."""
 
+ALARM = 1
+"""Exit status: an alarm on the run's metrics ended it (train.on_alarm)."""
 REFUSED = 2
 """Exit status: invalid options."""
 

@@ -11,11 +11,20 @@ MANIFEST = "manifest.json"
 
 STOPPED = "stopped"
 """File that exists if the last process of the run stopped on request; holds the line that it printed."""
+ALARMED = "alarmed"
+"""File that exists if an alarm ended the last process of the run (train.on_alarm); holds the line that it
+printed."""
 
 
 def is_whole(checkpoint: Path) -> bool:
     """Returns True if a checkpoint is complete and has its final name. Reads no file."""
     return checkpoint.suffix != UNFINISHED and (checkpoint / MANIFEST).is_file()
+
+
+def forget_end(output_dir: Path) -> None:
+    """Removes what tells how the last process of the run ended."""
+    for name in (STOPPED, ALARMED):
+        (output_dir / name).unlink(missing_ok=True)
 
 
 def refuse_used(output_dir: Path) -> None:

@@ -15,8 +15,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
 from configs.compose import run, search_arguments
-from configs.exit_status import INTERRUPTED, PREEMPTED, REFUSED
-from configs.run_folder import STOPPED, refuse_used
+from configs.exit_status import ALARM, INTERRUPTED, PREEMPTED, REFUSED
+from configs.run_folder import ALARMED, STOPPED, forget_end, refuse_used
 from configs.schema import JobConfig
 from launch.check import check_files, check_training
 from launch.job import assignment, job_processes
@@ -91,16 +91,18 @@ def _run(config: JobConfig, overrides: list[str]) -> int:
     except (OSError, ValueError, RuntimeError) as error:
         print(f"launch: {error}", file=sys.stderr)
         return REFUSED
-    stopped = Path(config.output_dir) / STOPPED
-    stopped.unlink(missing_ok=True)
+    folder = Path(config.output_dir)
+    forget_end(folder)
     try:
         with Supervisor() as supervisor, STOP.passing_on(supervisor.pass_on):
             status = supervisor.run(planned)
     except KeyboardInterrupt:
         print("launch: ended at once by Ctrl-C; what the step had not saved is lost", file=sys.stderr)
         return INTERRUPTED
+    if (folder / ALARMED).exists() and not status:
+        return ALARM
     # A rank is told to stop by its launcher, too, if another rank fails: then the launcher has a status.
-    if stopped.exists() and (supervisor.told or not status):
+    if (folder / STOPPED).exists() and (supervisor.told or not status):
         return PREEMPTED
     return PREEMPTED if supervisor.told and not supervisor.reached_last else status
 

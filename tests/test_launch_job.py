@@ -13,7 +13,9 @@ import pytest
 from conftest import REPO, config_with
 
 from configs.compose import load
+from configs.exit_status import ALARM, PREEMPTED
 from configs.schema import JobConfig, RolesConfig
+from launch.__main__ import _run as launched
 from launch.check import check_files, check_training
 from launch.job import assignment, job_processes, worker_options
 from launch.supervise import JobProcess, Supervisor
@@ -165,6 +167,37 @@ def test_a_missing_file_or_column_is_told_before_a_process_starts_and_golds_are_
         check_files(_job(f"data.path={tmp_path}/trian.jsonl").data, (load_train, load_eval))
     with pytest.raises(ValueError, match="task"):
         check_files(_job(f"data.path={file}", "data.question_field=task").data, (load_train, load_eval))
+
+
+@pytest.mark.parametrize(
+    ("left", "status", "expected"),
+    [
+        ("alarmed", 0, ALARM),
+        ("alarmed", 3, 3),
+        ("stopped", 0, PREEMPTED),
+        ("stopped", 3, 3),
+        (None, 0, 0),
+    ],
+)
+def test_a_job_whose_ranks_end_well_has_the_status_that_they_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: str | None, status: int, expected: int
+):
+    """For any status but 0 ``accelerate launch`` would report a failure."""
+
+    def run(self: Supervisor, processes: list[JobProcess]) -> int:
+        assert not (tmp_path / "alarmed").exists()  # of a run before
+        if left is not None:
+            (tmp_path / left).touch()
+        return status
+
+    (tmp_path / "alarmed").touch()
+    (tmp_path / "train.jsonl").write_text('{"question": "6 * 7?", "answer": "42"}\n')
+    monkeypatch.setattr(Supervisor, "run", run)
+    monkeypatch.setattr("launch.__main__.search_arguments", list)  # needs a running command
+    monkeypatch.setattr("launch.__main__._resume_command", str)
+    paths = {"model.path": tmp_path, "data.path": tmp_path / "train.jsonl", "output_dir": tmp_path}
+    overrides = [f"{name}={path}" for name, path in paths.items()]
+    assert launched(load("job", overrides), overrides) == expected
 
 
 def test_workers_take_the_first_gpus_and_the_trainer_the_others():

@@ -49,6 +49,7 @@ STUBS = {
           exec sleep 60
         fi
         [[ $TRAINER == runs ]] && exec sleep 60
+        [[ $TRAINER == alarm ]] && touch "$OUTPUT/alarmed" && exit 0
         [[ $TRAINER == fails ]] && touch "$OUTPUT/stopped" && exit 4
         [[ $TRAINER == stops ]] || exit "$TRAINER"
         [[ $SLURM_PROCID == 0 ]] || exec sleep 1
@@ -385,3 +386,16 @@ def test_a_rank_that_fails_ends_the_others_and_a_marker_it_left_does_not_queue_a
     assert done.returncode == 4
     assert calls.count("kill: one rank ends all") == 1  # the trainer's srun, not that of the workers
     assert "requeue" not in calls
+
+
+@pytest.mark.component
+def test_a_job_that_an_alarm_ends_fails_and_does_not_queue_again(tmp_path: Path):
+    (tmp_path / "an output").mkdir()
+    (tmp_path / "an output" / "stopped").touch()  # of a job before
+    done, calls = _submit(tmp_path, trainer="alarm")
+    assert done.returncode == 1
+    assert "requeue" not in calls
+    # The mark of an alarm does not outlive the job after it.
+    (tmp_path / "again").mkdir()
+    done, _ = _submit(tmp_path / "again", output=tmp_path / "an output")
+    assert done.returncode == 0

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import NoReturn
 
 import pytest
 import torch
@@ -17,12 +19,14 @@ from accelerate import Accelerator
 from torch import nn
 from training_fakes import make_config, make_trainer
 
+import train.rank
 from configs.run_folder import MANIFEST
 from configs.stopping import RESUME_VARIABLE, StopRequest
 from train.checkpoint import checkpoint_bytes, config_fingerprint
 from train.checkpoint_files import STATE_FILE, TrainerState, find_checkpoint, finished_checkpoints, read_state
 from train.distributed import make_accelerator
 from train.export import export
+from train.health.response import UnhealthyRun
 from train.loop import Trainer
 from train.manifest import damage, is_sealed, remove, seal
 from train.metrics_file import read_metrics, truncate_metrics
@@ -373,3 +377,27 @@ def test_a_stopped_rank_ends_well_for_a_starter_that_reads_the_marker(monkeypatc
     assert status() == 75
     monkeypatch.setenv(RESUME_VARIABLE, "sbatch job.sbatch")
     assert status() == 0
+
+
+@pytest.mark.parametrize("has_starter", [True, False])
+def test_ranks_that_an_alarm_ends_leave_the_status_to_a_starter_that_reads_the_marker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], has_starter: bool
+):
+    def unhealthy() -> NoReturn:
+        raise UnhealthyRun("step 4: the accuracy fell")
+
+    def leave(status: int) -> NoReturn:
+        raise SystemExit(status)
+
+    monkeypatch.delenv(RESUME_VARIABLE, raising=False)
+    if has_starter:
+        monkeypatch.setenv(RESUME_VARIABLE, "python -m launch")
+    monkeypatch.setattr(train.rank, "_start", lambda *_, **__: SimpleNamespace(run=unhealthy))
+    monkeypatch.setattr(train.rank, "last_words", lambda config: "the report")
+    monkeypatch.setattr(train.rank, "leave", leave)
+    with pytest.raises(SystemExit) as end:
+        train.rank.main(make_config(tmp_path, Path("model")), [])
+    assert end.value.code == (0 if has_starter else 1)
+    line = "train: step 4: the accuracy fell\n"
+    assert capsys.readouterr() == ("the report\n", line)
+    assert (tmp_path / "alarmed").read_text() == line

@@ -34,7 +34,7 @@ from accelerate import Accelerator
 from transformers import AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
-from configs.run_folder import STOPPED
+from configs.run_folder import forget_end
 from configs.schema import TrainingConfig
 from configs.stopping import Stopped, StopRequest
 from train.call_terms import CallTerms
@@ -144,7 +144,7 @@ class Trainer:
         path = self._checkpoint
         state = None if path is None else self._load(path)
         if self.outside:
-            (Path(self.config.output_dir) / STOPPED).unlink(missing_ok=True)
+            forget_end(Path(self.config.output_dir))
             if state is None:
                 forget_rollbacks(Path(self.config.output_dir))
             self._start_outside()

@@ -9,6 +9,7 @@ from typing import NoReturn
 import torch
 from transformers import set_seed
 
+from configs.exit_status import ALARM
 from configs.rank_errors import record_reason
 from configs.schema import TrainingConfig
 from configs.stopping import STOP
@@ -19,7 +20,7 @@ from train.health.response import UnhealthyRun
 from train.last_words import last_words
 from train.loop import Trainer
 from train.origin import load_run_data
-from train.preemption import leave_marker, status
+from train.preemption import leave_alarm, leave_marker, status
 from train.rank_zero import assemble
 from train.start import decide_start
 
@@ -30,6 +31,7 @@ FAILURES = (ValueError, FileNotFoundError, RuntimeError)
 def main(config: TrainingConfig, overrides: list[str]) -> None:
     """Runs one rank; rank 0 also owns workers, data, scorer and reports."""
     is_main = int(os.environ.get("RANK", "0")) == 0
+    came_to_end, alarm = False, None
     with ExitStack() as stack:
         with STOP.at_once(lambda: _stop_at_start(config, is_main=is_main)):
             trainer = _start(config, overrides, stack, is_main=is_main)
@@ -38,13 +40,16 @@ def main(config: TrainingConfig, overrides: list[str]) -> None:
         try:
             came_to_end = trainer.run()
         except UnhealthyRun as error:
-            if is_main:
-                print(last_words(config))
-            _give_up(error, is_main=is_main)
+            alarm = str(error)
+    if is_main and (came_to_end or alarm):
+        print(last_words(config))
+    if alarm:
+        if is_main:
+            print(leave_alarm(config.output_dir, alarm), file=sys.stderr)
+        record_reason(f"train: {alarm}")
+        leave(status(ALARM))
     if not came_to_end:
         leave(status())
-    if is_main:
-        print(last_words(config))
 
 
 def _start(
