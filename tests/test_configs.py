@@ -15,7 +15,8 @@ from conftest import REPO, config_with
 from omegaconf import DictConfig, OmegaConf
 
 from configs import schema
-from configs.compose import ConfigError, load, load_operator, resolve, with_options
+from configs.compose import load, load_operator, resolve, with_options
+from configs.config_errors import ConfigError
 from configs.open_tables import open_tables
 from configs.reference import option_groups
 from configs.schema import SCHEMAS

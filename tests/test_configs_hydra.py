@@ -1,7 +1,7 @@
 """What is relied upon in Hydra and OmegaConf beyond their public API: an upgrade that changes it fails here.
 
 Private is the parser of Hydra's command line. Not documented are ``GlobalHydra``, its config loader, and the
-texts of error messages, which ``configs.compose`` turns into one line with the nearest key.
+texts of error messages, which ``configs.config_errors`` turns into one line with the nearest key.
 """
 
 import ast
@@ -25,9 +25,10 @@ from configs.schema import register
 
 CHANGED = (
     f"hydra-core {hydra.__version__} with omegaconf {omegaconf.__version__} no longer does what "
-    "configs/compose.py relies on: adapt it, or pin the version before. Changed: "
+    "configs/compose.py or config_errors.py relies on: adapt it, or pin the version before. Changed: "
 )
 RELIED_UPON = {
+    "configs/config_errors.py": {"hydra.core.global_hydra.GlobalHydra"},
     "configs/compose.py": {
         "hydra._internal.utils.get_args_parser",
         "hydra.core.global_hydra.GlobalHydra",

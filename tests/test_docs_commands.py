@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import pytest
 from conftest import REPO
 
-from configs.compose import ConfigError, load
+from configs.compose import load
+from configs.config_errors import ConfigError
 
 ROOTS = {
     "launch": "job",

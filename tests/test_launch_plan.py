@@ -10,7 +10,8 @@ import pytest
 from conftest import REPO, config_with
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from configs.compose import ConfigError, load
+from configs.compose import load
+from configs.config_errors import ConfigError
 from configs.schema import HardwareConfig, ModelConfig, PlanConfig
 from launch.plan.architecture import parse_architecture
 from launch.plan.planning import Plan, make_plan

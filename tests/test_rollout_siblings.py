@@ -13,7 +13,8 @@ import pytest
 from conftest import REPO
 from fakes import CODEC, Reply, Request, ScriptedPolicy, boxed, roll
 
-from configs.compose import ConfigError, load, load_operator
+from configs.compose import load, load_operator
+from configs.config_errors import ConfigError
 from configs.schema import OperatorConfig
 from rollout.budget import budget
 from rollout.build import build_operator

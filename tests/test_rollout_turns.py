@@ -23,7 +23,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny import CHAT_TEMPLATE, byte_tokenizer, tiny_model
 
-from configs.compose import ConfigError, load
+from configs.compose import load
+from configs.config_errors import ConfigError
 from configs.examples import Example, read_examples
 from configs.schema import ModelConfig, RolloutConfig
 from rollout.budget import budget

@@ -18,15 +18,8 @@ from configs.examples import Example
 from configs.schema import ColdStartConfig
 from rollout.prompts import Codec, PromptTexts
 from train.coldstart import make
-from train.coldstart.make import (
-    RECORD_FILE,
-    SPECIAL_TOKENS,
-    build_model,
-    build_tokenizer,
-    cold_start,
-    is_done,
-    tokenized,
-)
+from train.coldstart.make import RECORD_FILE, build_model, cold_start, is_done, tokenized
+from train.coldstart.tokenizer import SPECIAL_TOKENS, build_tokenizer
 from train.coldstart.worked_solutions import worked_examples
 
 

@@ -12,9 +12,7 @@ from configs.schema.commands import (
     EvaluationConfig,
     JobConfig,
     ProblemsConfig,
-    TrainingConfig,
     WorkersConfig,
-    check_draft_url,
     register,
 )
 from configs.schema.data import DataConfig
@@ -32,6 +30,7 @@ from configs.schema.rewards import RewardsConfig
 from configs.schema.rollout import WITHOUT_EFFECT, RoleConfig, RolesConfig, RolloutConfig
 from configs.schema.study import ArmConfig, StudyConfig
 from configs.schema.train import HEAD_CHUNK_BYTES, SHARE_FROM, TrainConfig
+from configs.schema.training import TrainingConfig, check_draft_url
 
 __all__ = [
     "FILTERS",

@@ -29,7 +29,8 @@ from rollout.prompts import Codec, PromptTexts, join_drafts
 from rollout.records import REFINE, TRACE, GroupKey
 from train.batch.collate import collate
 from train.batch.rows import Branch, Row
-from train.coldstart.make import END, build_model, build_tokenizer
+from train.coldstart.make import build_model
+from train.coldstart.tokenizer import END, build_tokenizer
 from train.coldstart.worked_solutions import plausible_error
 from train.coldstart.writer import WorkedExample, completion_text, solution_text
 from train.loss.advantages import group_advantages

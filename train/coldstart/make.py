@@ -1,4 +1,4 @@
-"""The cold start: a tiny policy of the Qwen3 architecture, its tokenizer, and SFT on worked solutions.
+"""The cold start: a tiny policy of the Qwen3 architecture and SFT on worked solutions.
 
 For runs on a CPU, for which no pretrained model is small enough. The result is an ordinary HF folder;
 ``coldstart.json`` beside the weights records its config and data.
@@ -11,12 +11,11 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from datasets import Dataset
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM, set_seed
 from transformers.utils.logging import disable_progress_bar
 from trl.trainer.sft_config import SFTConfig
@@ -29,6 +28,7 @@ from rollout.problems.composed import is_composed
 from rollout.problems.loading import load_train
 from rollout.prompts import Codec, PromptTexts, prompt_texts
 from rollout.records import Problem
+from train.coldstart.tokenizer import END, MAX_POSITIONS, PAD, SPECIAL_TOKENS, build_tokenizer
 from train.coldstart.worked_lists import worked_lists
 from train.coldstart.worked_solutions import worked_examples
 from train.coldstart.writer import Mix, WorkedExample
@@ -40,20 +40,7 @@ FORMAT = 1
 HEAD_DIM = 32
 """Smallest head size that vLLM's CPU attention supports."""
 
-MAX_POSITIONS = 2048
-
-PAD = "<pad>"
-END = "<|im_end|>"
-START = "<|im_start|>"
-SPECIAL_TOKENS = (PAD, END, START, "<think>", "</think>")
-
-CHAT_TEMPLATE = (
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-
 _TOKENIZER_EXAMPLES = 4000
-_RARE = 20
 
 
 def mix_of(config: ColdStartConfig) -> Mix:
@@ -144,54 +131,6 @@ def _record(
         "problems": len(problems),
         "data": hashlib.blake2s(data.encode(), digest_size=16).hexdigest(),
     }
-
-
-def build_tokenizer(
-    examples: Iterable[WorkedExample], vocab_size: int, system: str = ""
-) -> PreTrainedTokenizerFast:
-    """Trains a byte-level BPE on the task's own text, in which each digit is a separate token.
-
-    Merges cross spaces, so a phrase of the prompts becomes one token and a whole prompt about thirty tokens:
-    on a CPU the boilerplate would otherwise cost more than the problem. Any other text can still be encoded.
-    """
-    core = Tokenizer(models.BPE())
-    core.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(r"\d"), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    core.decoder = decoders.ByteLevel()
-    core.train_from_iterator(
-        (text for example in examples for text in _texts(example, system)),
-        trainers.BpeTrainer(
-            vocab_size=vocab_size,
-            special_tokens=list(SPECIAL_TOKENS),
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            min_frequency=_RARE,
-            show_progress=False,
-        ),
-    )
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=core,
-        pad_token=PAD,
-        eos_token=END,
-        additional_special_tokens=list(SPECIAL_TOKENS[2:]),
-        clean_up_tokenization_spaces=False,
-        model_max_length=MAX_POSITIONS,
-    )
-    tokenizer.chat_template = CHAT_TEMPLATE
-    return tokenizer
-
-
-def _texts(example: WorkedExample, system: str) -> Iterator[str]:
-    """Yields the texts of an example's prompt and completion, as the tokenizer will meet them."""
-    if system:
-        yield f"system\n{system}"
-    for turn in example.shots:
-        yield f"{turn.role}\n{turn.text}"
-    yield f"user\n{example.prompt}"
-    yield example.completion
 
 
 def build_model(config: ColdStartConfig, tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
