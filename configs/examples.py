@@ -8,6 +8,9 @@ from pathlib import Path
 
 from configs.json_lines import BrokenRowError, parse_row, read_lines, text_of
 
+SHIPPED = Path(__file__).parent / "operator" / "examples"
+"""Files that come with the project, which its experiments name without a folder."""
+
 
 @dataclass(frozen=True, slots=True)
 class Example:
@@ -21,17 +24,23 @@ def read_examples(path: str | None) -> tuple[Example, ...]:
     """Returns the examples of a file of JSON lines, in order; none if there is no file.
 
     Args:
-        path: ``operator.prompts.examples``.
+        path: ``operator.prompts.examples``: a file, or the name of one in ``SHIPPED``.
 
     Raises:
         ValueError: If the file does not exist or is empty, or a line has no ``question`` or no ``answer``.
     """
     if path is None:
         return ()
+    file = Path(path)
+    if not file.exists() and file.name == path:
+        file = SHIPPED / path
     try:
-        found = tuple(_example(path, number, line) for number, line in read_lines(Path(path)))
+        found = tuple(_example(path, number, line) for number, line in read_lines(file))
     except FileNotFoundError:
-        raise ValueError(f"operator.prompts.examples: the file {path} does not exist.") from None
+        shipped = ", ".join(sorted(each.name for each in SHIPPED.iterdir()))
+        raise ValueError(
+            f"operator.prompts.examples: the file {path} does not exist; {shipped} comes with the project."
+        ) from None
     if not found:
         raise ValueError(
             f"operator.prompts.examples: {path} holds no example. Write one JSON object a line, with "

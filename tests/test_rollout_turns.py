@@ -239,6 +239,20 @@ def test_a_system_prompt_may_hold_the_question_of_the_probe():
     check_prompt(_with_template(CHAT_TEMPLATE, system="Example: What is 17 + 25? 42"), "m", SHOTS)
 
 
+def test_a_name_without_a_folder_is_a_file_that_comes_with_the_project_unless_one_is_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    (first, *_) = read_examples("short_sums.jsonl")
+    assert first == Example(question="Calculate 4 + 9.", answer="4 + 9 = 13. The answer is \\boxed{13}.")
+    with pytest.raises(ValueError, match=r"sums\.jsonl does not exist; short_sums\.jsonl comes with"):
+        read_examples("sums.jsonl")
+    with pytest.raises(ValueError, match=r"other/short_sums\.jsonl does not exist"):
+        read_examples("other/short_sums.jsonl")
+    (tmp_path / "short_sums.jsonl").write_text('{"question": "1 + 1?", "answer": "2"}\n')
+    assert read_examples("short_sums.jsonl") == (Example(question="1 + 1?", answer="2"),)
+
+
 def test_examples_are_read_in_order_with_numbers_as_text(tmp_path: Path):
     path = _lines(
         tmp_path,

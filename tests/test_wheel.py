@@ -17,7 +17,7 @@ from test_first_words import COMMANDS, WITH_ARGPARSE
 pytestmark = pytest.mark.component
 
 PACKAGES = ("configs", "launch", "rewards", "rollout", "train")
-DATA = {".css", ".html", ".js", ".json", ".py", ".woff2", ".yaml"}
+DATA = {".css", ".html", ".js", ".json", ".jsonl", ".py", ".woff2", ".yaml"}
 """What an installed package reads."""
 
 

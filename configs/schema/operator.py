@@ -38,8 +38,9 @@ class PromptsConfig:
     """System prompt: the first turn of every call; of a model without a chat template, a paragraph in front.
     Empty: none."""
     examples: str | None = None
-    """File of JSON lines with question and answer (the whole text of a good completion): worked examples that
-    traces and drafts of the first round read as earlier turns; without a chat template, as paragraphs."""
+    """File of JSON lines with question and answer (the whole text of a good completion), or the name of one
+    in configs/operator/examples: worked examples that traces and drafts of the first round read as earlier
+    turns; without a chat template, as paragraphs."""
     solve: str = MISSING
     """Prompt of a trace or a draft. Placeholder: {question}."""
     draft: str = MISSING
