@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -151,6 +152,7 @@ def test_report_json_has_the_demos_fields_and_the_parts_beside_them(tmp_path: Pa
     vote = next(row for row in content["rows"] if row["operator"].startswith("majority@"))
     assert vote.keys() >= {"votes", "matched_to", "traces", "drawn"}
     assert not {"by_problem", "transition", "whole", "vote"} & pdr.keys()
+    assert fmean(vote["by_problem"].values()) == pytest.approx(vote["accuracy"])
     drawn = max(row.get("drawn", 0) for row in content["rows"])
     assert content["run"]["rollouts"] == 6 * 2 * len(OPERATORS) + 6 * drawn
 

@@ -139,7 +139,7 @@ def test_a_study_that_cannot_run_is_refused(tmp_path: Path, changes, message: st
 
 
 def _evaluated(folder: Path, seed: int) -> dict[str, float]:
-    """Writes an evaluation; gives its accuracies."""
+    """Writes an evaluation whose vote is right on every fourth problem; returns its accuracies."""
     right = {}
     with open_journal(folder / "rollouts.jsonl") as journal:
         for name, schedule in (("trace", (1,)), ("pdr", (4, 1))):
@@ -150,7 +150,8 @@ def _evaluated(folder: Path, seed: int) -> dict[str, float]:
                 journal.add(outcome, rollout)
                 made.append(outcome.correct)
             right[name] = 100 * sum(made) / len(made)
-    vote = {"accuracy": 0.25 + seed / 100, "matched_to": ["pdr"]}
+    by_problem = {f"p{problem}": float(problem % 4 == seed) for problem in range(20)}
+    vote = {"operator": "majority@5", "matched_to": ["pdr"], "by_problem": by_problem}
     (folder / "report.json").write_text(json.dumps({"rows": [{"accuracy": 0.9}, vote]}))
     return right
 
@@ -161,13 +162,30 @@ def test_the_table_holds_means_over_seeds_and_paired_differences(tmp_path: Path)
     assert policies[0] == Trained(arm=COLD_START, folder=tmp_path / "cold_start" / "evaluation")
     right = {(each.arm, i): _evaluated(each.folder, i) for i, each in enumerate(policies)}
     lines = study_table(config, policies).splitlines()
-    assert lines[0] == "| arm | trace | pdr | majority at the cost of pdr |"
+    assert lines[0] == "| arm | trace | pdr | majority at the cost of pdr | pdr - majority |"
     assert [line.split(" | ")[0] for line in lines[2:5]] == ["| cold start", "| one", "| one more"]
     ones = [right["one", 1]["pdr"], right["one", 2]["pdr"]]
     cell = lines[3].split(" | ")[2]
     assert cell.startswith(f"{sum(ones) / 2:.1f} [")
     assert cell.endswith(f"({ones[0]:.1f}, {ones[1]:.1f})")
-    assert lines[3].endswith("| 26.5 |")
+    vote, gain = lines[3].removesuffix(" |").split(" | ")[3:]
+    assert vote.startswith("25.0 [") and vote.endswith("(25.0, 25.0)")
+    assert gain.startswith(f"{sum(ones) / 2 - 25:+.1f} [")
     gained = sum(ones) / 2 - right[COLD_START, 0]["pdr"]
     assert lines[8].split(" | ")[0] == "| one - cold start"
     assert lines[8].split(" | ")[2].startswith(f"{gained:+.1f} [")
+
+
+def test_a_report_that_does_not_tell_where_its_vote_was_right_is_refused(tmp_path: Path):
+    config = _study(tmp_path)
+    policies = list(trained(config))
+    for i, each in enumerate(policies):
+        _evaluated(each.folder, i)
+    file = policies[-1].folder / "report.json"
+    content = json.loads(file.read_text())
+    del content["rows"][1]["by_problem"]
+    file.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"report\.json does not tell .* majority@5 was right"):
+        study_table(config, policies)
+    file.write_text(json.dumps({"rows": content["rows"][:1]}))
+    assert study_table(config, policies).splitlines()[4].endswith("| - | - |")

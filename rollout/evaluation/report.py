@@ -178,10 +178,13 @@ def _finding_to_json(found: Finding) -> dict[str, Any]:
 
 
 def row_to_json(row: ReportRow) -> dict[str, Any]:
-    """Returns a row as one flat object: its own fields and those of the parts that it has."""
+    """Returns a row as one flat object: its own fields and those of the parts that it has.
+
+    Only a vote has its accuracy on each problem: that of an operator is in ``rollouts.jsonl``.
+    """
     parts = ("transition", "whole", "vote")
     own = {f.name: getattr(row, f.name) for f in fields(row) if f.name not in ("by_problem", *parts)}
     for part in parts:
         value = getattr(row, part)
         own |= asdict(value) if value is not None else {}
-    return own
+    return own if row.vote is None else own | {"by_problem": dict(row.by_problem)}

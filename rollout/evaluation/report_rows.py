@@ -51,7 +51,7 @@ class Vote:
 class ReportRow:
     """One operator in one round; ``docs/metrics.md`` defines each field.
 
-    ``by_problem`` is the accuracy on each problem, for paired differences; it is not written to the report.
+    ``by_problem`` is the accuracy on each problem, for paired differences; the report has that of votes.
     """
 
     operator: str

@@ -74,7 +74,10 @@ def main(config: StudyConfig, overrides: list[str]) -> None:
         stage.record.parent.mkdir(parents=True, exist_ok=True)
         stage.record.write_text("\n".join(stage.arguments) + "\n", encoding="utf-8")
         _run(stage, config.stage_timeout_seconds)
-    text = study_table(config, trained(config))
+    try:
+        text = study_table(config, trained(config))
+    except ValueError as error:
+        sys.exit(f"study: {error}")
     (output_dir / "table.md").write_text(text)
     print(text)
     print(f"Written to {output_dir / 'table.md'}", file=sys.stderr)

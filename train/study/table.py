@@ -14,6 +14,8 @@ from rollout.evaluation.outcomes import accuracy_by_problem, by_operator
 from rollout.evaluation.tables import markdown_table, percent, percent_interval
 
 COLD_START = "cold start"
+PDR = "pdr"
+VOTE = "majority at the cost of pdr"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,16 +36,20 @@ def study_table(config: StudyConfig, trained: Iterable[Trained]) -> str:
 
     An accuracy is the mean over seeds. Its 95% interval is a bootstrap over problems, each represented by
     its mean over seeds; the accuracies of the single seeds follow in parentheses. The vote is the one in the
-    reports whose cost is closest to that of pdr.
+    reports whose cost is closest to that of pdr, which is compared with it.
+
+    Raises:
+        ValueError: If a report does not tell on which problems its vote was right.
     """
     by_arm: dict[str, list[Path]] = defaultdict(list)
     for each in trained:
         by_arm[each.arm].append(each.folder)
     seeds = {arm: [_accuracies(folder) for folder in folders] for arm, folders in by_arm.items()}
-    operators = list(dict.fromkeys(name for of_arm in seeds.values() for one in of_arm for name in one))
-    header = ["arm", *operators, "majority at the cost of pdr"]
+    names = dict.fromkeys(name for of_arm in seeds.values() for one in of_arm for name in one)
+    operators = [name for name in names if name != VOTE]
+    header = ["arm", *operators, VOTE, f"{PDR} - majority"]
     accuracies = [
-        [arm, *(_cell([one[name] for one in of_arm]) for name in operators), _votes(by_arm[arm])]
+        [arm, *(_cell([one[name] for one in of_arm]) for name in operators), *_vote_cells(of_arm)]
         for arm, of_arm in seeds.items()
     ]
     differences = [
@@ -59,12 +65,19 @@ def study_table(config: StudyConfig, trained: Iterable[Trained]) -> str:
 
 
 def _accuracies(folder: Path) -> dict[str, ByProblem]:
+    """Returns the accuracies of an evaluation by operator, with that of the vote."""
     outcomes, _ = read_journal(folder / "rollouts.jsonl")
-    return {name: accuracy_by_problem(of_operator) for name, of_operator in by_operator(outcomes).items()}
+    found = {name: accuracy_by_problem(of_operator) for name, of_operator in by_operator(outcomes).items()}
+    return found | _vote(folder)
 
 
 def _over_seeds(seeds: Sequence[ByProblem]) -> dict[str, float]:
-    return {problem: fmean(seed[problem] for seed in seeds) for problem in seeds[0]}
+    # A vote leaves out the problems of which traces failed.
+    return {
+        problem: fmean(seed[problem] for seed in seeds)
+        for problem in seeds[0]
+        if all(problem in seed for seed in seeds)
+    }
 
 
 def _cell(seeds: Sequence[ByProblem]) -> str:
@@ -76,16 +89,32 @@ def _cell(seeds: Sequence[ByProblem]) -> str:
 def _difference(
     one: Sequence[Mapping[str, ByProblem]], other: Sequence[Mapping[str, ByProblem]], name: str
 ) -> str:
-    first, second = (_over_seeds([seed[name] for seed in of_arm]) for of_arm in (one, other))
-    found = bootstrap([first[problem] - second[problem] for problem in first], DIFFERENCE)
+    return _paired([seed[name] for seed in one], [seed[name] for seed in other])
+
+
+def _paired(one: Sequence[ByProblem], other: Sequence[ByProblem]) -> str:
+    first, second = _over_seeds(one), _over_seeds(other)
+    found = bootstrap([first[p] - second[p] for p in first if p in second], DIFFERENCE)
     return percent_interval(found.mean, found.low, found.high, sign="+")
 
 
-def _votes(folders: Sequence[Path]) -> str:
-    """Returns the mean accuracy over seeds of the vote that was matched to pdr."""
-    found = []
-    for folder in folders:
-        rows = json.loads((folder / "report.json").read_text())["rows"]
-        matched = [row for row in rows if "pdr" in row.get("matched_to", ())]
-        found += [row["accuracy"] for row in matched]
-    return percent(fmean(found)) if found else "-"
+def _vote_cells(seeds: Sequence[Mapping[str, ByProblem]]) -> tuple[str, str]:
+    """Returns the accuracy of the vote matched to pdr, and what pdr has more."""
+    if not all(VOTE in seed for seed in seeds):
+        return "-", "-"
+    votes = [seed[VOTE] for seed in seeds]
+    return _cell(votes), _paired([seed[PDR] for seed in seeds], votes)
+
+
+def _vote(folder: Path) -> dict[str, ByProblem]:
+    """Returns the vote that was matched to pdr; empty if there is none."""
+    file = folder / "report.json"
+    for row in json.loads(file.read_text())["rows"]:
+        if PDR in row.get("matched_to", ()):
+            if "by_problem" not in row:
+                raise ValueError(
+                    f"{file} does not tell on which problems {row['operator']} was right: an earlier version "
+                    "wrote it. Remove it and run the study again; the evaluation reads its rollouts from disk."
+                )
+            return {VOTE: row["by_problem"]}
+    return {}
