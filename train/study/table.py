@@ -114,7 +114,7 @@ def _vote(folder: Path) -> dict[str, ByProblem]:
             if "by_problem" not in row:
                 raise ValueError(
                     f"{file} does not tell on which problems {row['operator']} was right: an earlier version "
-                    "wrote it. Remove it and run the study again; the evaluation reads its rollouts from disk."
+                    "wrote it. Remove it and run the study again; the evaluation reads what it has."
                 )
             return {VOTE: row["by_problem"]}
     return {}
