@@ -26,7 +26,7 @@ SMALL = {
     "demo": SUM.format(" + ".join("99999")),
     "paper_small": SUM.format(" + ".join("9" * 9)),
     "pretrained_small": SUM.format(" + ".join("999")),
-    "compositional": compose([(SUM.format(" + ".join("999")), "27")] * 8)[0],
+    "compositional": compose([(SUM.format(" + ".join("999")), "27")] * 12)[0],
 }
 """Experiment -> its longest question."""
 STUDIES = {"paper_small": "paper_small", "compositional_study": "compositional", "amortise_study": "demo"}
