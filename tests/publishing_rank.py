@@ -13,12 +13,12 @@ import torch
 from torch import distributed as dist
 from training_fakes import make_config
 
+from train.deepspeed_zero import sharding_of
 from train.distributed import leave, make_accelerator
 from train.model.lora import add_adapters, merged_weights
 from train.model.policy import load_model
 from train.model.weights import PolicyWeights
 from train.optimizer import TrainedModel
-from train.sharding import sharding_of
 
 
 def main() -> None:

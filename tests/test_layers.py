@@ -92,10 +92,11 @@ FLOORS = {
     },
     "train": {
         "zero3_shards": set(),
-        "sharding": {"zero3_shards"},
+        "sharding": set(),
+        "deepspeed_zero": {"sharding", "zero3_shards"},
         "batch": set(),
         "loss": {"batch"},
-        "model": {"batch", "sharding"},
+        "model": {"batch", "deepspeed_zero", "sharding"},
         "coldstart": set(),
         "study": {"export"},
     },
@@ -215,8 +216,8 @@ def test_the_named_commands_exist():
 
 
 def test_deepspeed_is_known_to_one_file():
-    assert _importers("deepspeed") == {"train/sharding.py"}
-    assert _importers("accelerate.utils.DeepSpeedEngineWrapper") == {"train/sharding.py"}
+    assert _importers("deepspeed") == {"train/deepspeed_zero.py"}
+    assert _importers("accelerate.utils.DeepSpeedEngineWrapper") == {"train/deepspeed_zero.py"}
 
 
 def test_a_facade_is_there_and_nothing_of_its_package_rests_on_it():

@@ -26,7 +26,7 @@ ROPES = {
 }
 SHARDED = """
 import json, sys
-from train.sharding import prepare_for_deepspeed
+from train.deepspeed_zero import prepare_for_deepspeed
 prepare_for_deepspeed(on_gpu=False)  # else DeepSpeed compiles an op for half a minute
 import deepspeed
 from transformers.integrations import HfDeepSpeedConfig

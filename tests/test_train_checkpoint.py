@@ -24,6 +24,7 @@ from configs.run_folder import MANIFEST
 from configs.stopping import RESUME_VARIABLE, StopRequest
 from train.checkpoint import checkpoint_bytes, config_fingerprint
 from train.checkpoint_files import STATE_FILE, TrainerState, find_checkpoint, finished_checkpoints, read_state
+from train.deepspeed_zero import DeepSpeedZero
 from train.distributed import make_accelerator
 from train.export import export
 from train.health.response import UnhealthyRun
@@ -31,7 +32,7 @@ from train.loop import Trainer
 from train.manifest import damage, is_sealed, remove, seal
 from train.metrics_file import read_metrics, truncate_metrics
 from train.preemption import status
-from train.sharding import DeepSpeedZero, Unsharded
+from train.sharding import Unsharded
 
 STATE = TrainerState(
     step=4, policy_version=5, world_size=1, zero_stage=0, config_fingerprint="x", collector={"position": 3}

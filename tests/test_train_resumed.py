@@ -10,9 +10,9 @@ from torch import nn
 from training_fakes import make_config, make_trainer, read_metric
 
 from configs.schema import AlgoConfig
+from train.deepspeed_zero import DeepSpeedZero
 from train.distributed import make_accelerator
 from train.optimizer import TrainedModel
-from train.sharding import DeepSpeedZero
 
 COSINE = {"lr_scheduler_type": "cosine", "learning_rate": 1e-4}
 

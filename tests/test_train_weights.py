@@ -8,10 +8,11 @@ import torch
 
 from configs.schema import ModelConfig
 from rollout.weights.buckets import buckets
+from train.deepspeed_zero import DeepSpeedZero
 from train.model.lora import add_adapters, lora_layers
 from train.model.policy import load_model
 from train.model.weights import PolicyWeights
-from train.sharding import DeepSpeedZero, Unsharded
+from train.sharding import Unsharded
 
 BUCKET_BYTES = 2**14
 

@@ -34,6 +34,7 @@ from train.checkpoint_files import (
     finished_checkpoints,
     read_state,
 )
+from train.deepspeed_zero import sharding_of
 from train.distributed import wait_for_all
 from train.health.rollbacks import measured_at
 from train.manifest import remove, seal, sync
@@ -46,7 +47,7 @@ from train.resumed import (
     describe,
     refuse_other_parameters,
 )
-from train.sharding import Sharding, sharding_of
+from train.sharding import Sharding
 
 logger = logging.getLogger(__name__)
 

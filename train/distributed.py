@@ -17,9 +17,9 @@ from accelerate.utils import InitProcessGroupKwargs
 from torch.distributed.rendezvous import rendezvous
 
 from configs.schema import TrainingConfig
+from train.deepspeed_zero import configure_deepspeed, deepspeed_is_asked_for, prepare_for_deepspeed
 from train.interfaces import VARIABLE, interface_of_ranks
 from train.lifelines import Lifelines, accept_all, end_rank, invite, join
-from train.sharding import configure_deepspeed, deepspeed_is_asked_for, prepare_for_deepspeed
 
 logger = logging.getLogger(__name__)
 

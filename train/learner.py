@@ -9,6 +9,7 @@ from configs.schema import TrainingConfig
 from train.batch.collate import MicroBatch
 from train.batch.rows import Row
 from train.call_terms import CallTerms
+from train.deepspeed_zero import sharding_of
 from train.loss.objective import objective, value_objective
 from train.metrics import TokenMetrics, update_metrics
 from train.model.critic import CriticModel
@@ -17,7 +18,7 @@ from train.model.policy import PolicyModel, has_full_attention, load_model, requ
 from train.model.reference import FrozenReference, Reference, WithoutAdapters
 from train.nonfinite_steps import RefusalGuard
 from train.optimizer import TrainedModel
-from train.sharding import StepOutcome, sharding_of
+from train.sharding import StepOutcome
 from train.update_batches import Annotator, UpdateBatch
 
 

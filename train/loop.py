@@ -42,6 +42,7 @@ from train.checkpoint import Checkpoints, config_fingerprint
 from train.checkpoint_files import TrainerState
 from train.collaborators import Collaborators
 from train.credited_batch import Batch, credited
+from train.deepspeed_zero import sharding_of
 from train.distributed import any_rank, from_rank_zero, gather_objects
 from train.health.response import AlarmWatch, UnhealthyRun
 from train.health.rollbacks import forget_rollbacks, rate_scale, read_rollbacks
@@ -52,7 +53,6 @@ from train.nonfinite_steps import RefusalGuard
 from train.preemption import leave_marker
 from train.publishing import publish
 from train.resumed import updates_ratio
-from train.sharding import sharding_of
 from train.trace import UpdateRecord, credit_records
 
 ROLLOUTS_SHOWN = 2

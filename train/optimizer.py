@@ -11,7 +11,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_scheduler
 
 from configs.schema import AlgoConfig
-from train.sharding import StepOutcome, sharding_of
+from train.deepspeed_zero import sharding_of
+from train.sharding import StepOutcome
 
 OPTIONS = ("initial_lr", "betas", "weight_decay")
 """Options of a parameter group that the config decides; ``initial_lr`` is the schedule's peak."""

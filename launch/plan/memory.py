@@ -163,7 +163,7 @@ def _state(model: Architecture, sharding: ShardLayout, size: int, adapters: int)
         }
     part = trained / ranks
     gathered = min(total, ZERO3_LIVE) * size if stage == 3 else 0.0
-    # Gradients are summed in fp32 (train.sharding). ZeRO-2 fills its bucket from the sums, ZeRO-3 from
+    # Gradients are summed in fp32 (train.deepspeed_zero). ZeRO-2 fills its bucket from the sums, ZeRO-3 from
     # gradients in the dtype of the weights.
     bucket = min(trained, ZERO_BUCKET) * (size if stage == 3 else 4)
     # The gradient in fp32 and two temporaries of AdamW, each of the size of the rank's shard.

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from configs.schema import TrainingConfig
 from train.batch.collate import MicroBatch
+from train.deepspeed_zero import sharding_of
 from train.model.lora import adapters_off
 from train.model.policy import PolicyModel, load_model
-from train.sharding import sharding_of
 
 
 class Reference(Protocol):
