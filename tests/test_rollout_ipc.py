@@ -18,7 +18,7 @@ from torch import Tensor
 from configs.schema import RolloutConfig
 from rollout.endpoints.pool import WorkerPool
 from rollout.endpoints.routing import Endpoint
-from rollout.weights.buckets import by_dtype, entry_of
+from rollout.weights.buckets import buckets, by_dtype, entry_of
 from rollout.weights.ipc import IpcPublisher
 from rollout.workers.local_worker import LocalWorker, WorkerPlace
 
@@ -86,16 +86,14 @@ def _published(worker: Worker, gpu: Gpu, weights: dict[str, Tensor]) -> None:
             await stack.enter_async_context(worker)
             pool = await stack.enter_async_context(WorkerPool([Endpoint(url=worker.url)], RolloutConfig()))
             publisher = IpcPublisher(pool, 5.0, sleeps=True, device=CPU, export=gpu.export)
-            source = SimpleNamespace(
-                entries=[entry_of(name, value.dtype, value.shape) for name, value in weights.items()],
-                bucket_bytes=BUCKET_BYTES,
-                again=None,
-            )
+            entries = [entry_of(name, value.dtype, value.shape) for name, value in weights.items()]
+            parts = [[weights[entry.name] for entry in bucket] for bucket in buckets(entries, BUCKET_BYTES)]
+            source = SimpleNamespace(entries=entries, bucket_bytes=BUCKET_BYTES, again=parts.__getitem__)
             feed = await publisher.open(source, 4)  # type: ignore[arg-type]
 
             def gather() -> None:
-                for bucket in feed.buckets:
-                    feed.put([weights[entry.name] for entry in bucket])
+                for part in parts:
+                    feed.put(part)
 
             await asyncio.gather(asyncio.to_thread(gather), publisher.publish(feed, 4))
 

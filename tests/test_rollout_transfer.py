@@ -53,10 +53,11 @@ def _entries(weights: Mapping[str, Tensor]) -> list[WeightEntry]:
 
 def _feed(weights: Mapping[str, Tensor], bucket_bytes: int = SMALL) -> Feed:
     """A feed that is whole: as that of a worker which is sent to later."""
-    feed = Feed(_entries(weights), bucket_bytes, CPU)
+    source = Source(weights, bucket_bytes)
+    feed = Feed(source.entries, bucket_bytes, CPU, source.again)
     feed.stop_reading()
-    for bucket in feed.buckets:
-        feed.put([weights[entry.name] for entry in bucket])
+    for index in range(len(feed.buckets)):
+        feed.put(source.again(index))
     return feed
 
 
@@ -234,7 +235,8 @@ def test_this_machine_is_seen_by_itself_on_loopback():
 
 
 def test_the_trainer_is_never_more_buckets_ahead_of_the_sender_than_the_device_may_hold():
-    feed = Feed(_entries({f"w{i}": torch.ones(4) for i in range(10)}), 16, CPU)
+    source = Source({f"w{i}": torch.ones(4) for i in range(10)}, 16)
+    feed = Feed(source.entries, 16, CPU, source.again)
     put: list[int] = []
 
     def fill() -> None:
@@ -254,7 +256,8 @@ def test_the_trainer_is_never_more_buckets_ahead_of_the_sender_than_the_device_m
 
 
 def test_a_trainer_that_fails_ends_a_sender_that_waits_for_its_next_bucket():
-    feed = Feed(_entries({"a": torch.ones(4), "b": torch.ones(4)}), 16, CPU)
+    source = Source({"a": torch.ones(4), "b": torch.ones(4)}, 16)
+    feed = Feed(source.entries, 16, CPU, source.again)
     feed.put([torch.ones(4)])
     threading.Timer(0.1, feed.fail, args=("a rank is gone",)).start()
     assert torch.equal(feed.bucket(0, 5, threading.Event()).view(torch.float32), torch.ones(4))
@@ -338,27 +341,18 @@ def _published(stubs: Sequence[Stub], weights: Mapping[str, Tensor], seconds: fl
 class Source:
     """A ``WeightSource`` of tensors at hand."""
 
-    bucket_bytes = SMALL
-
-    def __init__(self, weights: Mapping[str, Tensor], *, is_shared_by_ranks: bool = False) -> None:
+    def __init__(self, weights: Mapping[str, Tensor], bucket_bytes: int = SMALL) -> None:
         self.entries = _entries(weights)
+        self.bucket_bytes = bucket_bytes
         self._weights = weights
-        self.again = None if is_shared_by_ranks else self._bucket
 
-    def _bucket(self, index: int) -> list[Tensor]:
-        bucket = list(buckets(self.entries, SMALL))[index]
+    def again(self, index: int) -> list[Tensor]:
+        bucket = list(buckets(self.entries, self.bucket_bytes))[index]
         return [self._weights[entry.name] for entry in bucket]
 
 
-async def _publish(
-    publisher: TransferPublisher,
-    weights: Mapping[str, Tensor],
-    version: int,
-    *,
-    is_shared_by_ranks: bool = False,
-) -> None:
-    source = Source(weights, is_shared_by_ranks=is_shared_by_ranks)
-    feed = await publisher.open(source, version)  # type: ignore[arg-type]
+async def _publish(publisher: TransferPublisher, weights: Mapping[str, Tensor], version: int) -> None:
+    feed = await publisher.open(Source(weights), version)  # type: ignore[arg-type]
 
     def gather() -> None:
         for bucket in feed.buckets:
@@ -417,10 +411,7 @@ def test_a_worker_that_never_joins_is_named_at_the_limit_and_the_other_one_has_t
     assert good.version == "7" and _has(good, _weights())
 
 
-@pytest.mark.parametrize("is_shared_by_ranks", [False, True])
-def test_a_worker_restarted_between_two_publishes_gets_the_current_weights_and_joins_the_next_group(
-    is_shared_by_ranks: bool,
-):
+def test_a_worker_restarted_between_two_publishes_gets_the_current_weights_and_joins_the_next_group():
     stubs, first, second = [Stub(), Stub()], _weights(1), _weights(2)
 
     async def run() -> None:
@@ -435,7 +426,7 @@ def test_a_worker_restarted_between_two_publishes_gets_the_current_weights_and_j
             endpoints = [Endpoint(url=stubs[0].url), Endpoint(url=stubs[1].url, restart=restart)]
             pool = await stack.enter_async_context(WorkerPool(endpoints, RolloutConfig()))
             publisher = TransferPublisher(pool, 5.0, backend="gloo")
-            await _publish(publisher, first, 1, is_shared_by_ranks=is_shared_by_ranks)
+            await _publish(publisher, first, 1)
             stubs[1].version = "0"  # a process that was started anew, as the check sees
             pool.restarter.begin(endpoints[1])
             await pool.restarter.settled(endpoints[1])
@@ -499,40 +490,21 @@ def test_a_worker_restarted_while_the_weights_change_waits_paused_for_the_next_p
 
 
 def test_an_update_waits_for_a_worker_that_is_loading_the_weights_and_no_longer_than_the_limit():
-    feed = _source_feed(_weights())
+    feed = _feed(_weights())
     assert feed.hold()
     threading.Timer(0.2, feed.release).start()
     began = time.monotonic()
     feed.weights_will_change(10.0)
     assert 0.15 < time.monotonic() - began < 5
     assert not feed.hold()
-    stuck = _source_feed(_weights())
+    stuck = _feed(_weights())
     assert stuck.hold()
     stuck.weights_will_change(0.1)
     with pytest.raises(RuntimeError, match="has begun to change the weights of this version"):
         stuck.bucket(0, 5, threading.Event())
 
 
-def test_a_feed_with_a_copy_does_not_wait_and_serves_on():
-    feed = _feed(_weights())
-    assert feed.hold()
-    feed.weights_will_change(10.0)
-    assert torch.equal(feed.bucket(0, 5, threading.Event()), feed.bucket(0, 5, threading.Event()))
-
-
-def _source_feed(weights: Mapping[str, Tensor]) -> Feed:
-    source = Source(weights)
-    feed = Feed(source.entries, SMALL, CPU, again=source.again)
-    feed.stop_reading()
-    for index in range(len(feed.buckets)):
-        feed.put(source._bucket(index))
-    return feed
-
-
-@pytest.mark.parametrize("is_shared_by_ranks", [False, True])
-def test_a_publish_holds_a_few_buckets_at_once_and_a_copy_only_if_ranks_share_the_weights(
-    is_shared_by_ranks: bool, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_publish_holds_a_few_buckets_at_once_and_no_copy(monkeypatch: pytest.MonkeyPatch):
     weights = {f"w{i}": torch.full((16,), float(i)) for i in range(60)}  # a bucket each
     living: weakref.WeakSet[Tensor] = weakref.WeakSet()
     seen = [0]
@@ -554,14 +526,11 @@ def test_a_publish_holds_a_few_buckets_at_once_and_a_copy_only_if_ranks_share_th
             endpoints = [Endpoint(url=stub.url) for stub in stubs]
             pool = await stack.enter_async_context(WorkerPool(endpoints, RolloutConfig()))
             publisher = TransferPublisher(pool, 10.0, backend="gloo")
-            await _publish(publisher, weights, 1, is_shared_by_ranks=is_shared_by_ranks)
+            await _publish(publisher, weights, 1)
             assert all(_has(stub, weights) for stub in stubs)
             gc.collect()
             return len(living)
 
     left = asyncio.run(run())
-    if is_shared_by_ranks:
-        assert left == seen[0] == 60
-    else:
-        # Those that wait, one in transit, and one that is being put.
-        assert left == 0 and 1 <= seen[0] <= AHEAD + 2
+    # Those that wait, one in transit, and one that is being put.
+    assert left == 0 and 1 <= seen[0] <= AHEAD + 2

@@ -15,6 +15,7 @@ from training_fakes import first_moments, make_config, make_trainer, read_metric
 from transformers import AutoModelForCausalLM, set_seed
 
 from configs.schema.train import ALARMS
+from rollout.weights.feed import AHEAD
 from rollout.workers.process_guard import end_tree
 from train.checkpoint_files import finished_checkpoints
 from train.distributed import make_accelerator
@@ -186,7 +187,8 @@ def test_an_export_of_a_sharded_checkpoint_has_the_logits_of_the_policy(stage, r
 def test_ranks_roll_back_together_and_make_the_steps_of_one_process(stage, tiny_policy, tmp_path):
     ignored = [name for name in ALARMS if name != "length_halved"]
     train = {"max_steps": 5, "on_alarm": "rollback", "ignored_alarms": ignored}
-    changes = {**EVERYTHING, "train": train}
+    # With gloo the ranks of ZeRO-3 lend their shards from each publish until the weights change.
+    changes = {**EVERYTHING, "train": train, "rollout": {"weight_transfer": "gloo"}}
     run = {"output_dir": str(tmp_path / "two"), "model": str(tiny_policy), "changes": changes}
     done = launch(stage, run | {"collector": {"short_at": [3]}})
     assert done.returncode == 0, done.stdout[-4000:]
@@ -298,7 +300,7 @@ def test_zero_3_gathers_as_often_whatever_the_length_of_a_micro_batch(changes, t
 
 
 @pytest.mark.parametrize(("model", "shards_all"), [({"dtype": "bfloat16"}, False), (LORA, True)])
-def test_weights_under_zero_3_are_gathered_in_buckets_and_equal_those_gathered_one_by_one(
+def test_weights_under_zero_3_are_gathered_in_buckets_published_without_a_copy_and_read_again_bit_for_bit(
     model, shards_all, tiny_policy, tmp_path
 ):
     for bucket_bytes in (2**16, 2**30):
@@ -316,8 +318,17 @@ def test_weights_under_zero_3_are_gathered_in_buckets_and_equal_those_gathered_o
         for rank in (0, 1):
             found = json.loads((output / f"rank{rank}.json").read_text())
             assert found["differing"] == []
+            assert "shards could not be lent to rank 0" in found["end"]
             assert (found["sharded"] > 0) == shards_all
             # As many as the bytes ask for, whatever the number of weights: 24, of which half are small.
             most = 1 if bucket_bytes == 2**30 else 2 * found["bytes"] / bucket_bytes + 1
             assert 1 <= found["collectives"] <= most
             assert bucket_bytes == 2**30 or found["largest"] < found["bytes"]
+        first = json.loads((output / "rank0.json").read_text())
+        assert first["wrong"] == [] and "no longer lend" in first["after"]
+        assert first["left"] == 0
+        assert "did not send their shards of bucket 0 within 2 s" in first["late"]
+        # Of the packed: those that wait, one in transit, one that is put. Of the gathered: this and the next.
+        assert 1 <= first["packed_at_once"] <= AHEAD + 2
+        assert 1 <= first["gathered_at_once"] <= 3
+        assert first["buckets"] == 1 if bucket_bytes == 2**30 else first["buckets"] > AHEAD + 3

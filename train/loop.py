@@ -18,7 +18,8 @@ the log-probs of their sampler. Only rank 0 communicates with the outside (``Col
 
     who waits          for what                                  until
     trainer            the producer's batch of this step         it is collected, as are later ones meanwhile
-    other ranks        rank 0's rows and decisions               rank 0's own limits, or until a rank is gone
+    other ranks        rank 0's rows and decisions, and the      rank 0's own limits, or until a rank is gone
+                       end of what it borrows (ZeRO-3)
     all ranks          one another, in every optimizer step      train.collective_timeout_seconds
     trainer            workers to serve the new version          rollout.publish_timeout_seconds
     a worker's calls   the publish: frozen (keep) or finished    it is done; a call may hold tokens of two
@@ -51,7 +52,7 @@ from train.memory import peak_gib
 from train.metrics import Stopwatch
 from train.nonfinite_steps import RefusalGuard
 from train.preemption import leave_marker
-from train.publishing import publish
+from train.publishing import PolicyPublishing
 from train.resumed import updates_ratio
 from train.trace import UpdateRecord, credit_records
 
@@ -88,6 +89,8 @@ class Trainer:
         )
         self.learner = Learner(config, accelerator, guard)
         self.model = self.learner.model
+        publisher = collaborators.publisher if collaborators else None
+        self._publishing = PolicyPublishing(config, accelerator, self.model, self._sharding, publisher)
         tokenizer = AutoTokenizer.from_pretrained(
             config.model.path, trust_remote_code=config.model.trust_remote_code
         )
@@ -123,7 +126,7 @@ class Trainer:
                     self._trace(batch, calls)
             with clock("publish"):
                 self.policy_version += 1
-                self._publish()
+                self._publishing.publish(self.policy_version)
             with clock("evaluate"):
                 metrics |= self._evaluate_if_due()
             metrics["memory/peak_gib"] = peak_gib(self.accelerator)
@@ -156,13 +159,12 @@ class Trainer:
         # The workers have started with the weights of model.path: not with those of the checkpoint, and
         # without an adapter, which their requests name from the first.
         if state is not None or self.config.rollout.max_lora_rank:
-            self._publish()
+            self._publishing.publish(self.policy_version)
         if state is not None:
             self._evaluate_if_due()  # no-op unless a request to stop has interrupted it
 
     def _load(self, path: Path) -> TrainerState:
-        if self.outside:
-            self.outside.publisher.weights_will_change()
+        self._publishing.weights_will_change()
         state = self.checkpoints.load(path)
         made = read_rollbacks(Path(self.config.output_dir)) if self.outside else None
         rollbacks = from_rank_zero(self.accelerator, made, what="the run's rollbacks")
@@ -200,7 +202,7 @@ class Trainer:
         self._load(response.checkpoint)
         self._start_outside()
         # The older weights, as a version that no sample of the steps given up has.
-        self._publish()
+        self._publishing.publish(self.policy_version)
         return True
 
     def _collect(self) -> Batch:
@@ -212,10 +214,10 @@ class Trainer:
                 shown = collected.rollouts[:ROLLOUTS_SHOWN]
                 credits = credit_records(collected, batch.rows, updates={})
                 self.outside.reporter.write_rollouts(self.step + 1, shown, credits)
-            self.outside.publisher.weights_will_change()
-            if self.config.rollout.enable_sleep_mode:
-                # Before the broadcast: no rank may start its update while workers hold GPU memory.
-                self.outside.publisher.sleep()
+        self._publishing.weights_will_change()
+        if self.outside and self.config.rollout.enable_sleep_mode:
+            # Before the broadcast: no rank may start its update while workers hold GPU memory.
+            self.outside.publisher.sleep()
         batch = from_rank_zero(self.accelerator, batch, what=f"the groups of step {self.step + 1}")
         # Added after the broadcast, which would otherwise send texts and token ids that no other rank uses.
         return replace(batch, collected=collected)
@@ -231,10 +233,6 @@ class Trainer:
             updates |= of_rank
         if self.outside and batch.collected:
             self.outside.trace.write(self.step, batch.collected, batch.rows, updates)
-
-    def _publish(self) -> None:
-        publisher = self.outside.publisher if self.outside else None
-        publish(self.config, self.accelerator, self.model, self._sharding, publisher, self.policy_version)
 
     def _evaluate_if_due(self) -> dict[str, float]:
         train = self.config.train
@@ -298,4 +296,5 @@ class Trainer:
         if self.outside:
             self.outside.reporter.draw(self.step)  # with the last evaluation
             self.outside.reporter.close()
+        self._publishing.end()
         self.accelerator.end_training()

@@ -42,26 +42,38 @@ class _Gather:
         """Waits for the bucket and returns the whole parameters."""
         if self.work is not None:
             self.work.wait()
-        rows = self.received.view(self.ranks, -1)
-        whole, start = [], 0
-        for parameter in self.parameters:
-            shard: Any = parameter.ds_tensor  # pyright: ignore[reportAttributeAccessIssue]
-            stop = start + shard.ds_numel * shard.element_size()
-            flat = rows[:, start:stop].contiguous().view(-1).view(shard.dtype)
-            # The last rank's shard is padded.
-            whole.append(flat[: parameter.ds_numel].view(parameter.ds_shape))  # pyright: ignore[reportAttributeAccessIssue]
-            start = stop
-        return whole
+        return whole_from(self.parameters, self.received.view(self.ranks, -1))
+
+
+def packed_shards(parameters: Sequence[nn.Parameter], device: torch.device) -> Tensor:
+    """Returns a copy of this rank's shards of ``parameters``, one after another, as bytes on ``device``.
+
+    Raises:
+        ValueError: As ``whole_buckets``.
+    """
+    for parameter in parameters:
+        _require_plain(parameter)
+    return torch.cat([_bytes(parameter.ds_tensor, device) for parameter in parameters])  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def whole_from(parameters: Sequence[nn.Parameter], packed: Tensor) -> list[Tensor]:
+    """Returns the whole parameters from every rank's ``packed_shards``: uint8, shape ``(ranks, bytes)``."""
+    whole, start = [], 0
+    for parameter in parameters:
+        shard: Any = parameter.ds_tensor  # pyright: ignore[reportAttributeAccessIssue]
+        stop = start + shard.ds_numel * shard.element_size()
+        flat = packed[:, start:stop].contiguous().view(-1).view(shard.dtype)
+        # The last rank's shard is padded.
+        whole.append(flat[: parameter.ds_numel].view(parameter.ds_shape))  # pyright: ignore[reportAttributeAccessIssue]
+        start = stop
+    return whole
 
 
 def _begin(parameters: Sequence[nn.Parameter], device: torch.device) -> _Gather:
     if not parameters:  # a bucket of buffers alone
         return _Gather((), torch.empty(0, dtype=torch.uint8), 1, None)
-    for parameter in parameters:
-        _require_plain(parameter)
     group: Any = parameters[0].ds_process_group  # pyright: ignore[reportAttributeAccessIssue]
-    shards = [_bytes(parameter.ds_tensor, device) for parameter in parameters]  # pyright: ignore[reportAttributeAccessIssue]
-    mine = torch.cat(shards)
+    mine = packed_shards(parameters, device)
     ranks = dist.get_world_size(group)
     received = torch.empty(ranks * mine.numel(), dtype=torch.uint8, device=device)
     work = dist.all_gather_into_tensor(received, mine, group=group, async_op=True)
@@ -69,7 +81,10 @@ def _begin(parameters: Sequence[nn.Parameter], device: torch.device) -> _Gather:
 
 
 def _bytes(shard: Tensor, device: torch.device) -> Tensor:
-    return shard.detach().to(device, non_blocking=True).contiguous().view(-1).view(torch.uint8)
+    # Only towards a GPU: a copy to pageable host memory must have ended when it is read.
+    return (
+        shard.detach().to(device, non_blocking=device.type == "cuda").contiguous().view(-1).view(torch.uint8)
+    )
 
 
 def _require_plain(parameter: Any) -> None:

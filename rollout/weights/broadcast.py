@@ -30,11 +30,7 @@ class FeedPublisher(WeightPublisher[Feed]):
     async def open(self, weights: WeightSource, version: int) -> Feed:
         """Returns the feed of a version, which the trainer's thread fills while ``publish`` sends it."""
         await self._on_all(self._pool.endpoints, self._pool.restarter.settled)
-        before = self._current[0] if self._current else None
-        feed = Feed(weights.entries, weights.bucket_bytes, self.device, before, weights.again)
-        # Now, because the feed takes over the memory of the previous one.
-        self._current = (feed, version)
-        return feed
+        return Feed(weights.entries, weights.bucket_bytes, self.device, weights.again)
 
     async def publish(self, weights: Feed, version: int) -> None:
         """See ``WeightPublisher.publish``; on return or failure the feed no longer waits for a reader."""

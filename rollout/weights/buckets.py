@@ -1,7 +1,7 @@
 """Weights in buckets: many weights in one flat tensor, so that a small one costs no transfer of its own."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -44,11 +44,13 @@ class WeightSource(Protocol):
         """Yields the weights of each of ``buckets(entries, bucket_bytes)``; they are valid until the next."""
         ...
 
-    @property
-    def again(self) -> Callable[[int], Sequence[Tensor]] | None:
-        """Function that reads the weights of the bucket of an index once more, from any thread.
+    def again(self, index: int) -> Sequence[Tensor]:
+        """Reads the weights of the bucket of an index once more, from any thread.
 
-        It is right until the weights change. None if they cannot be read without other ranks.
+        They are right until the weights change.
+
+        Raises:
+            RuntimeError: If they cannot be read any more.
         """
         ...
 

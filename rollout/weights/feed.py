@@ -2,7 +2,7 @@
 
 While one bucket is sent the trainer gathers the next, and no more than ``AHEAD`` buckets wait on the device.
 A worker that failed or is restarted gets its buckets from the trainer's own weights, read once more, until
-these change. If the ranks share them, none can read them alone, and the feed keeps a copy on the host.
+these change. So no copy of them is kept.
 """
 
 import threading
@@ -28,8 +28,7 @@ class Feed:
         entries: Sequence[WeightEntry],
         bucket_bytes: int,
         device: torch.device,
-        before: "Feed | None" = None,
-        again: Callable[[int], Sequence[Tensor]] | None = None,
+        again: Callable[[int], Sequence[Tensor]],
     ) -> None:
         """Prepares the feed.
 
@@ -37,17 +36,13 @@ class Feed:
             entries: Descriptions of all weights, in the order of reading.
             bucket_bytes: Size of a bucket.
             device: Device that buckets are sent from.
-            before: The previous version's feed, whose pinned memory is taken over; it is unusable then.
-            again: See ``WeightSource``. None: the feed keeps a copy on the host.
+            again: See ``WeightSource``.
         """
         self.entries = list(entries)
         self.bucket_bytes = bucket_bytes
         self.device = device
         self.buckets = list(buckets(self.entries, bucket_bytes))
-        self._spare = before._kept if before is not None and before.buckets == self.buckets else []
         self._again = again
-        self._kept: list[Tensor] = []
-        """Copies of all buckets that were put; empty if they can be read again."""
         self._put = 0
         self._holders = 0
         """Senders that must not lose the weights before they have ended."""
@@ -73,11 +68,8 @@ class Feed:
         """Adds the next bucket; waits until the device has room for it, or no sender reads any more."""
         index = self._put
         packed = self._packed(weights, index)
-        kept = self._copied(packed, index) if self._again is None else None
         with self._changed:
             self._put += 1
-            if kept is not None:
-                self._kept.append(kept)
             if self._is_read:
                 self._waiting[index] = packed
             self._changed.notify_all()
@@ -113,8 +105,6 @@ class Feed:
             waiting = self._waiting.get(index)
         if waiting is not None:
             return waiting
-        if self._again is None:
-            return self._kept[index].to(self.device)
         packed = self._packed(self._again(index), index)
         if self._has_changed:  # looked at afterwards: they may have changed while they were read
             raise RuntimeError("the trainer has begun to change the weights of this version")
@@ -133,12 +123,7 @@ class Feed:
             self._changed.notify_all()
 
     def weights_will_change(self, seconds: float) -> None:
-        """Waits at most ``seconds`` for those who ``hold``; a bucket is read again no more after that.
-
-        No-op for a feed that has a copy.
-        """
-        if self._again is None:
-            return
+        """Waits at most ``seconds`` for those who ``hold``; a bucket is read again no more after that."""
         with self._changed:
             self._changed.wait_for(lambda: not self._holders, seconds)
             self._has_changed = True
@@ -161,13 +146,3 @@ class Feed:
         if packed.is_cuda:  # other threads and processes read it on streams of their own
             torch.cuda.current_stream(packed.device).synchronize()
         return packed
-
-    def _copied(self, packed: Tensor, index: int) -> Tensor:
-        if packed.device.type == "cpu":
-            return packed  # never written again: it is the copy
-        # Pinned: several times the speed of pageable memory. Making it takes long, so it is taken over.
-        spare = self._spare[index : index + 1]
-        host = spare[0] if spare else torch.empty_like(packed, device="cpu", pin_memory=True)
-        host.copy_(packed, non_blocking=True)
-        torch.cuda.current_stream(packed.device).synchronize()
-        return host

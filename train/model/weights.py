@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rollout.weights.buckets import WeightEntry, buckets, by_dtype, entry_of
@@ -71,6 +71,7 @@ class PolicyWeights:
         bucket_bytes: int = HOST_BUCKET_BYTES,
         *,
         adapter_of: str = "",
+        borrow: Callable[[int], list[Tensor]] | None = None,
     ) -> None:
         """Lists the weights; gathers nothing yet.
 
@@ -79,8 +80,10 @@ class PolicyWeights:
             sharding: Sharding of its run.
             bucket_bytes: Bytes gathered at once; the same on every rank.
             adapter_of: Name of the adapted model, if only its adapters are wanted.
+            borrow: Returns the whole parameters of one of ``parameters``, if the ranks share them.
         """
         self._adapter_of = adapter_of
+        self._borrow = borrow
         self.bucket_bytes = bucket_bytes
         self._model = model
         self._sharding = sharding
@@ -106,9 +109,22 @@ class PolicyWeights:
         return self._reading
 
     @property
-    def again(self) -> Callable[[int], Sequence[Tensor]] | None:
-        """See ``WeightSource``: None if the ranks share the weights."""
-        return self._bucket if self._sharding.stage < 3 else None
+    def parameters(self) -> list[list[nn.Parameter]]:
+        """Parameters that each bucket is made from; none for a bucket of buffers alone."""
+        return [_parameters(parcel) for parcel in self._parcels()]
+
+    @torch.no_grad()
+    def again(self, index: int) -> list[Tensor]:
+        """See ``WeightSource``; if the ranks share the weights, on rank 0 alone and by ``borrow``."""
+        parcel = self._parcels()[index]
+        parameters = _parameters(parcel)
+        if self._sharding.stage < 3 or not parameters:
+            (whole,) = self._sharding.whole([parameters])
+        else:
+            assert self._borrow is not None, "weights that ranks share are read again by borrowing"
+            whole = self._borrow(index)
+        values = iter(whole)
+        return [item.value(values) for item in parcel]
 
     def finish(self) -> None:
         """Takes part in what the other ranks still gather; no-op after a complete read."""
@@ -123,23 +139,21 @@ class PolicyWeights:
             state |= {next(names): value.to("cpu", copy=True) for value in part}
         return HostWeights(model=self._model, state=state, adapter_of=self._adapter_of)
 
+    @torch.no_grad()
     def _read(self) -> Iterator[list[Tensor]]:
-        return self._values(self._parcels())
-
-    def _bucket(self, index: int) -> list[Tensor]:
-        return next(self._values(self._parcels()[index : index + 1]))
+        parcels = self._parcels()
+        gathered = self._sharding.whole([_parameters(parcel) for parcel in parcels])
+        for parcel in parcels:
+            whole = iter(next(gathered))
+            yield [item.value(whole) for item in parcel]
 
     def _parcels(self) -> list[list[_Item]]:
         items = iter(self._items)
         return [[next(items) for _ in bucket] for bucket in buckets(self.entries, self.bucket_bytes)]
 
-    @torch.no_grad()
-    def _values(self, parcels: Sequence[Sequence[_Item]]) -> Iterator[list[Tensor]]:
-        needed = [[p for item in parcel if item.weight for p in item.weight.parameters] for parcel in parcels]
-        gathered = self._sharding.whole(needed)
-        for parcel in parcels:
-            whole = iter(next(gathered))
-            yield [item.value(whole) for item in parcel]
+
+def _parameters(parcel: Sequence[_Item]) -> list[nn.Parameter]:
+    return [parameter for item in parcel if item.weight for parameter in item.weight.parameters]
 
 
 def _adapter_factors(model: PreTrainedModel) -> Iterator[Weight]:
