@@ -3,7 +3,8 @@
 Counts the tensors that are alive at the peak of a step, as torch, transformers and DeepSpeed allocate them
 for a dense decoder with train/model/attention.py; ``tests/bench/plan_memory.py`` measures the same.
 Not counted: the interpreter with its libraries, the CUDA context and memory the allocator cannot use
-(covered by ``plan.runtime_gib``), NCCL, and rank 0's copy of the weights in host memory while it writes a folder.
+(covered by ``plan.runtime_gib``), NCCL, and rank 0's copy of the weights in host memory while it writes
+a folder.
 """
 
 import math
