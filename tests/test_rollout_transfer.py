@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -22,13 +22,13 @@ from torch import Tensor
 from configs.schema import RolloutConfig
 from rollout.endpoints.pool import WorkerPool
 from rollout.endpoints.routing import Endpoint
+from rollout.weights import broadcast, transfer
 from rollout.weights import feed as feed_module
-from rollout.weights import transfer
 from rollout.weights.broadcast import TransferPublisher
 from rollout.weights.buckets import WeightEntry, buckets, by_dtype, entry_of, pack, views
 from rollout.weights.feed import AHEAD, Feed
 from rollout.weights.meeting import GivenUp, Meeting, form, listen, own_address
-from rollout.weights.transfer import receive, send
+from rollout.weights.transfer import Receiver, send
 
 CPU = torch.device("cpu")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.bool)
@@ -59,6 +59,13 @@ def _feed(weights: Mapping[str, Tensor], bucket_bytes: int = SMALL) -> Feed:
     for index in range(len(feed.buckets)):
         feed.put(source.again(index))
     return feed
+
+
+def receive(
+    entries: Sequence[WeightEntry], meeting: Meeting, device: torch.device, place: int = 0
+) -> Iterator[tuple[str, Tensor]]:
+    """As a process of a worker that was just started."""
+    return Receiver().receive(entries, meeting, device, place)
 
 
 def _meeting(port: int, *, size: int = 2, seconds: float = 10.0, bucket_bytes: int = SMALL) -> Meeting:
@@ -271,12 +278,17 @@ class Stub(StubServer):
     def __init__(self, processes: int = 1) -> None:
         super().__init__(StubOptions(median_tokens=5))
         self.processes = processes
+        self.start_anew()
         self.loaded: list[dict[str, Tensor]] = []
         self.paused = False
         self.refuses = self.hangs = self.breaks = False
         """How it fails: at once, for ever, or in the middle of the transfer."""
         self.failures = 10**6
         """How often it fails before it does no more."""
+
+    def start_anew(self) -> None:
+        """As after a restart: the processes have forgotten their group."""
+        self.receivers = [Receiver() for _ in range(self.processes)]
 
     def add_routes(self, app: web.Application) -> None:
         super().add_routes(app)
@@ -292,7 +304,8 @@ class Stub(StubServer):
     async def _call(self, request: web.Request) -> web.Response:
         asked = await request.json()
         if asked["method"] == "publishing_place":
-            return web.json_response({"results": [{"place": i} for i in range(self.processes)]})
+            places = [{"place": i, "group": held.group} for i, held in enumerate(self.receivers)]
+            return web.json_response({"results": places})
         assert asked["method"] == "receive_published"
         fails, self.failures = self.failures > 0, self.failures - 1
         if fails and self.refuses:
@@ -303,7 +316,7 @@ class Stub(StubServer):
         meeting = Meeting(**asked["kwargs"]["meeting"])
 
         def take(place: int) -> dict[str, Tensor]:
-            coming = receive(entries, meeting, CPU, place)
+            coming = self.receivers[place].receive(entries, meeting, CPU, place)
             if fails and self.breaks:
                 next(coming)
                 coming.close()
@@ -421,6 +434,7 @@ def test_a_worker_restarted_between_two_publishes_gets_the_current_weights_and_j
 
             async def restart() -> str:
                 stubs[1].version, stubs[1].loaded = "default", []
+                stubs[1].start_anew()
                 return stubs[1].url
 
             endpoints = [Endpoint(url=stubs[0].url), Endpoint(url=stubs[1].url, restart=restart)]
@@ -534,3 +548,84 @@ def test_a_publish_holds_a_few_buckets_at_once_and_no_copy(monkeypatch: pytest.M
     left = asyncio.run(run())
     # Those that wait, one in transit, and one that is being put.
     assert left == 0 and 1 <= seen[0] <= AHEAD + 2
+
+
+def _groups_formed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Sizes of the groups that the sender forms from now on."""
+    sizes: list[int] = []
+
+    def count(server: socket.socket, meeting: Meeting, *rest: Any) -> Any:
+        sizes.append(meeting.size)
+        return form(server, meeting, *rest)
+
+    monkeypatch.setattr(broadcast, "form", count)
+    return sizes
+
+
+def _publish_in_turn(stubs: Sequence[Stub], before: Sequence[Callable[[], None]], seconds: float) -> None:
+    """Publishes versions 1, 2, ... with weights of that seed, each after a call of ``before``."""
+
+    async def run() -> None:
+        async with AsyncExitStack() as stack:
+            for stub in stubs:
+                await stack.enter_async_context(stub)
+            endpoints = [Endpoint(url=stub.url) for stub in stubs]
+            pool = await stack.enter_async_context(WorkerPool(endpoints, RolloutConfig()))
+            publisher = TransferPublisher(pool, seconds, backend="gloo")
+            for version, change in enumerate(before, 1):
+                change()
+                await _publish(publisher, _weights(version), version)
+                for stub in stubs:
+                    assert stub.version == str(version) and not stub.paused and _has(stub, _weights(version))
+            await publisher.close()
+            await _publish(publisher, _weights(0), 99)  # opens it again
+            assert all(_has(stub, _weights(0)) for stub in stubs)
+
+    asyncio.run(run())
+
+
+def _nothing() -> None:
+    pass
+
+
+def test_publishes_share_one_group_until_a_worker_is_replaced(monkeypatch: pytest.MonkeyPatch):
+    stubs, formed = [Stub(), Stub(processes=2)], _groups_formed(monkeypatch)
+    _publish_in_turn(stubs, [_nothing, _nothing, _nothing, stubs[1].start_anew, _nothing], 10.0)
+    assert formed == [4, 4, 4]
+    assert len({held.group for stub in stubs for held in stub.receivers}) == 1
+
+
+def test_a_publish_that_failed_in_the_middle_leaves_the_group_and_the_next_one_forms_another(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    stubs, formed = [Stub(), Stub()], _groups_formed(monkeypatch)
+
+    def break_once() -> None:
+        stubs[1].breaks, stubs[1].failures = True, 1
+
+    _publish_in_turn(stubs, [_nothing, break_once, _nothing, _nothing], 10.0)
+    # The second publish goes wrong in the kept group, then goes to each worker alone.
+    assert formed == [3, 2, 2, 3, 3]
+
+
+def test_a_worker_that_does_not_come_to_its_kept_group_is_named_at_the_limit(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    stubs, formed = [Stub(), Stub()], _groups_formed(monkeypatch)
+
+    def hang() -> None:
+        stubs[1].hangs = True
+
+    began = time.monotonic()
+    with pytest.raises(RuntimeError, match=r"127\.0\.0\.1:\d+ did not take its weights: .* 1 s") as raised:
+        _publish_in_turn(stubs, [_nothing, hang], 1.0)
+    assert time.monotonic() - began < 20
+    assert stubs[1].url in str(raised.value)
+    assert stubs[0].version == "2" and _has(stubs[0], _weights(2))
+    assert formed[0] == 3 and set(formed[1:]) == {2}
+
+
+def test_a_process_that_lacks_the_group_of_a_later_transfer_refuses_and_does_not_connect():
+    meeting = replace(_meeting(1), transfer=1)
+    with pytest.raises(RuntimeError, match="has not kept the group of earlier transfers"):
+        next(receive(_entries(_weights()), meeting, CPU))

@@ -28,6 +28,7 @@ from rollout.weights import broadcast
 from rollout.weights.broadcast import TransferPublisher
 from rollout.weights.buckets import BUCKET_BYTES
 from rollout.weights.feed import Feed
+from rollout.weights.meeting import Meeting
 from rollout.weights.publish import DirectoryPublisher
 from train.model.weights import PolicyWeights
 from train.sharding import Unsharded
@@ -152,13 +153,53 @@ class _Breaking:
         return self._feed.bucket(index, seconds, given_up)
 
 
-def _send(engine: RolloutEngine, publisher: TransferPublisher, weights: PolicyWeights, version: int) -> None:
+def test_publishes_share_a_group_and_a_worker_that_was_killed_gets_the_next_one_in_another(
+    engine: RolloutEngine, rollout_config: RolloutConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    formed: list[str] = []
+    form = broadcast.form
+
+    def count(server: Any, meeting: Meeting, *rest: Any) -> Any:
+        formed.append(meeting.group)
+        return form(server, meeting, *rest)
+
+    monkeypatch.setattr(broadcast, "form", count)
+    by_directory = engine.pool.restarter.after_restart
+    restarts = engine.pool.restarter.restarts
+    publisher = TransferPublisher(engine.pool, 60, backend="gloo")
+    try:
+        for version, groups in ((45, 1), (46, 1), (47, 2), (48, 3)):
+            if version == 47:
+                guard = engine._fleet.workers[0]._process.pid  # type: ignore[union-attr]
+                for process in psutil.Process(guard).children(recursive=True):
+                    process.kill()
+            model = tiny_model(seed=version)
+            model.save_pretrained(tmp_path / str(version))
+            weights = PolicyWeights(model, Unsharded(), BUCKET_BYTES["gloo"])
+            _send(engine, publisher, weights, version, 60 + rollout_config.start_timeout_seconds)
+            assert len(formed) == len(set(formed)) == groups
+            (completion,) = engine.run(engine.pool.generate(PROMPT, SAMPLING), 60, what="a call")
+            assert [span.version for span in completion.versions] == [version]
+            expected = expected_logprobs(tmp_path / str(version), completion)
+            torch.testing.assert_close(torch.tensor(completion.logprobs), expected, atol=1e-3, rtol=1e-3)
+    finally:
+        engine.pool.restarter.after_restart = by_directory
+    assert engine.pool.restarter.restarts == restarts + 1
+
+
+def _send(
+    engine: RolloutEngine,
+    publisher: TransferPublisher,
+    weights: PolicyWeights,
+    version: int,
+    seconds: float = 120,
+) -> None:
     """Publishes as ``EnginePublisher`` does."""
     feed = engine.run(publisher.open(weights, version), 60, what="a publish")
     sent = engine.submit(publisher.publish(feed, version))
     for part in weights.parts():
         feed.put(part)
-    sent.result(timeout=120)
+    sent.result(timeout=seconds)
 
 
 def test_workers_sleep_until_the_next_publish(engine: RolloutEngine, tmp_path: Path):

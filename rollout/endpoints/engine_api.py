@@ -40,6 +40,15 @@ class Asked:
     """The newest version that was published or that a worker reported."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receivers:
+    """The processes of a worker that receive weights."""
+
+    count: int
+    group: str
+    """Name of the process group that all have kept since the last transfer; empty if they have none."""
+
+
 class Answer(Protocol):
     """An engine's answer to one request. Token counts are the engine's own."""
 
@@ -139,8 +148,8 @@ class EngineApi(Protocol):
         """
         ...
 
-    async def receivers(self, url: str, timeout_seconds: float) -> int:
-        """Returns the number of the worker's processes that each receive weights in ``receive``."""
+    async def receivers(self, url: str, timeout_seconds: float) -> Receivers:
+        """Returns the worker's processes that each receive weights in ``receive``."""
         ...
 
     async def receive(

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import random
 from collections import Counter
-from collections.abc import Awaitable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import replace
 
 from configs.schema import RolloutConfig
@@ -47,6 +47,8 @@ class WorkerPool:
         self.published_version = 0
         """Newest version that workers may serve; a publisher sets it before any worker serves it."""
         self.restarter = Restarter(self._is_sound)
+        self.before_close: Callable[[], Awaitable[None]] | None = None
+        """Called when the pool is left: a publisher ends what it keeps open."""
         self._config = config
         self._client = Client(KEY_VARIABLE, config.request_timeout_seconds, key)
         self.api: EngineApi = VllmApi(self._client, has_adapter=bool(config.max_lora_rank))
@@ -63,6 +65,8 @@ class WorkerPool:
 
     async def __aexit__(self, *_: object) -> None:
         await self.restarter.close()
+        if self.before_close is not None:
+            await self.before_close()
         await self._prober.close()
         await self._client.__aexit__()
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from rollout.endpoints.client import Client, Unavailable
-from rollout.endpoints.engine_api import Asked
+from rollout.endpoints.engine_api import Asked, Receivers
 from rollout.endpoints.served_model import ServedModel
 from rollout.records import Completion, Prompt, Sampling, Usage, VersionSpan
 
@@ -191,17 +191,18 @@ class VllmApi:
     async def load(self, url: str, folder: Path, timeout_seconds: float) -> None:
         await self._call(url, timeout_seconds, "load_published", weights_path=str(folder))
 
-    async def receivers(self, url: str, timeout_seconds: float) -> int:
+    async def receivers(self, url: str, timeout_seconds: float) -> Receivers:
         answer = await self._call(url, timeout_seconds, "publishing_place")
         try:
             places = sorted(result["place"] for result in answer["results"])
+            groups = {result["group"] for result in answer["results"]}
         except (KeyError, TypeError) as error:
             raise RuntimeError(
                 f"{url}/collective_rpc answered {answer!r}, which names no process."
             ) from error
         if places != list(range(len(places))) or not places:
             raise RuntimeError(f"{url} has processes numbered {places}; expected 0, 1, ... without gaps.")
-        return len(places)
+        return Receivers(count=len(places), group=groups.pop() if len(groups) == 1 else "")
 
     async def receive(
         self,

@@ -2,20 +2,25 @@
 
 import asyncio
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import torch
 
+from rollout.endpoints.engine_api import Receivers
 from rollout.endpoints.pool import WorkerPool
 from rollout.endpoints.routing import Endpoint
 from rollout.weights.buckets import WeightSource
 from rollout.weights.feed import Feed
-from rollout.weights.meeting import GivenUp, Meeting, form, listen, own_address
+from rollout.weights.meeting import GivenUp, Meeting, Member, form, listen, own_address
 from rollout.weights.publish import UNKNOWN, WeightPublisher
 from rollout.weights.transfer import send
+
+T = TypeVar("T")
 
 ALONE_AT_ONCE = 4
 """Workers that are sent to at once in groups of their own, after the common transfer failed."""
@@ -62,8 +67,26 @@ class FeedPublisher(WeightPublisher[Feed]):
             feed.release()
 
 
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """The group of the last publish, in which nothing failed."""
+
+    member: Member
+    meeting: Meeting
+    names: Mapping[int, str]
+    """Worker of each receiver's rank."""
+
+    def open_member(self) -> Member:
+        """Returns the sender's end, as ``form`` does for a new group."""
+        return self.member
+
+
 class TransferPublisher(FeedPublisher):
-    """Broadcasts a feed's buckets to every process of every worker, over a group made for the publish."""
+    """Broadcasts a feed's buckets to every process of every worker.
+
+    The group stays open until the next publish, which uses it if every worker reports that it still has it:
+    it is formed anew if a worker was replaced, or if a transfer failed or took too long.
+    """
 
     def __init__(
         self,
@@ -77,27 +100,36 @@ class TransferPublisher(FeedPublisher):
         """``backend``: ``nccl`` or ``gloo``; the other arguments as for ``WeightPublisher``."""
         super().__init__(pool, timeout_seconds, pause_mode, sleeps=sleeps)
         self._backend = backend
+        self._kept: _Kept | None = None
+        pool.before_close = self.close
         self.device = current_device() if backend == "nccl" else torch.device("cpu")
+
+    async def close(self) -> None:
+        """Leaves the kept group; the next publish forms another."""
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            await asyncio.wait_for(_in_thread(kept.member.leave), self._timeout)
 
     async def _load(
         self, endpoints: Sequence[Endpoint], weights: Feed, *, is_first: bool
     ) -> dict[Endpoint, Exception]:
-        places: dict[Endpoint, int] = {}
+        found: dict[Endpoint, Receivers] = {}
 
         async def ask(endpoint: Endpoint) -> None:
-            places[endpoint] = await self._pool.api.receivers(endpoint.url, self._timeout)
+            found[endpoint] = await self._pool.api.receivers(endpoint.url, self._timeout)
 
         try:
             if failed := await self._on_all(endpoints, ask):
                 endpoints = [endpoint for endpoint in endpoints if endpoint not in failed]
             if is_first and endpoints:
-                return failed | await self._broadcast(endpoints, places, weights)
+                return failed | await self._broadcast(endpoints, found, weights, is_kept=True)
             # A worker that failed would break a common group again.
             turn = asyncio.Semaphore(ALONE_AT_ONCE)
 
             async def alone(endpoint: Endpoint) -> None:
                 async with turn:
-                    for error in (await self._broadcast([endpoint], places, weights)).values():
+                    sent = await self._broadcast([endpoint], found, weights, is_kept=False)
+                    for error in sent.values():
                         raise error
 
             return failed | await self._on_all(endpoints, alone)
@@ -106,27 +138,30 @@ class TransferPublisher(FeedPublisher):
                 weights.stop_reading()
 
     async def _broadcast(
-        self, endpoints: Sequence[Endpoint], places: dict[Endpoint, int], weights: Feed
+        self,
+        endpoints: Sequence[Endpoint],
+        found: Mapping[Endpoint, Receivers],
+        weights: Feed,
+        *,
+        is_kept: bool,
     ) -> dict[Endpoint, Exception]:
-        """Sends to all workers at once and returns the failures; a failure of one breaks the transfer."""
+        """Sends to all workers at once and returns the failures; a failure of one breaks the transfer.
+
+        With ``is_kept`` over the kept group if there is one, and the group is kept.
+        """
         names, first_rank = {}, {}
         for endpoint in endpoints:
             first_rank[endpoint] = len(names) + 1
-            names |= {len(names) + 1 + i: endpoint.url for i in range(places[endpoint])}
-        host = own_address(urlsplit(endpoints[0].url).hostname or "")
-        server = listen(host)
-        meeting = Meeting(
-            host=host,
-            port=server.getsockname()[1],
-            backend=self._backend,
-            seconds=self._timeout,
-            size=1 + len(names),
-            bucket_bytes=weights.bucket_bytes,
-        )
+            names |= {len(names) + 1 + i: endpoint.url for i in range(found[endpoint].count)}
         given_up = threading.Event()
+        if is_kept:
+            await self._leave_unless(names, {found[endpoint].group for endpoint in endpoints})
+        meeting, enter = self._entrance(names, weights.bucket_bytes, given_up, is_kept=is_kept)
 
-        def work() -> None:
-            send(weights, form(server, meeting, names, given_up), meeting, names, given_up)
+        def work() -> Member:
+            member = enter()
+            send(weights, member, meeting, names, given_up)
+            return member
 
         entries = [asdict(entry) for entry in weights.entries]
 
@@ -146,15 +181,47 @@ class TransferPublisher(FeedPublisher):
             if failed:
                 given_up.set()
             try:
-                await asyncio.wait_for(asyncio.shield(sending), self._timeout)
+                member = await asyncio.wait_for(asyncio.shield(sending), self._timeout)
             except GivenUp:
                 pass  # the worker's own error says more
             except RuntimeError as error:  # names who was missing
                 failed = failed or dict.fromkeys(endpoints, error)
+            else:
+                if is_kept and not failed:
+                    self._kept = _Kept(member, meeting, names)
+                elif is_kept:  # a worker failed after the transfer
+                    await _in_thread(member.leave)
             return failed
         finally:
             given_up.set()  # ends the sender if the publish was cancelled
             sending.add_done_callback(_retrieved)
+
+    async def _leave_unless(self, names: Mapping[int, str], groups: set[str]) -> None:
+        """Leaves the kept group unless all these receivers have it, and they alone."""
+        kept = self._kept
+        if kept is not None and (kept.names != names or groups != {kept.meeting.group}):
+            await self.close()
+
+    def _entrance(
+        self, names: Mapping[int, str], bucket_bytes: int, given_up: threading.Event, *, is_kept: bool
+    ) -> tuple[Meeting, Callable[[], Member]]:
+        """Returns the meeting, and what enters its group: the kept one with ``is_kept``, or a new one."""
+        if is_kept and self._kept is not None:
+            kept, self._kept = self._kept, None  # kept again after a transfer without failure
+            again = replace(kept.meeting, transfer=kept.meeting.transfer + 1, bucket_bytes=bucket_bytes)
+            return again, kept.open_member
+        server = listen(own_address(urlsplit(names[1]).hostname or ""))
+        host, port = server.getsockname()
+        meeting = Meeting(
+            host=host,
+            port=port,
+            backend=self._backend,
+            seconds=self._timeout,
+            size=1 + len(names),
+            bucket_bytes=bucket_bytes,
+            is_kept=is_kept,
+        )
+        return meeting, partial(form, server, meeting, names, given_up)
 
 
 def current_device() -> torch.device:
@@ -162,32 +229,27 @@ def current_device() -> torch.device:
     return torch.device("cuda", torch.cuda.current_device())
 
 
-async def _in_thread(work: Callable[[], None]) -> None:
+async def _in_thread(work: Callable[[], T]) -> T:
     """Does ``work`` in a thread that, unlike an executor's, does not keep the process from ending."""
     loop = asyncio.get_running_loop()
-    done: asyncio.Future[None] = loop.create_future()
+    done: asyncio.Future[T] = loop.create_future()
 
-    def finish(error: BaseException | None) -> None:
-        if done.cancelled():
-            return
-        if error is None:
-            done.set_result(None)
-        else:
-            done.set_exception(error)
+    def finish(put: Callable[[Any], None], outcome: Any) -> None:
+        if not done.cancelled():
+            put(outcome)
 
     def run() -> None:
-        error = None
         try:
-            work()
+            told = partial(finish, done.set_result, work())
         except BaseException as raised:
-            error = raised
+            told = partial(finish, done.set_exception, raised)
         with suppress(RuntimeError):  # the loop was closed
-            loop.call_soon_threadsafe(finish, error)
+            loop.call_soon_threadsafe(told)
 
     threading.Thread(target=run, daemon=True, name="weights").start()
-    await done
+    return await done
 
 
-def _retrieved(task: "asyncio.Task[None]") -> None:
+def _retrieved(task: "asyncio.Task[Member]") -> None:
     if not task.cancelled():
         task.exception()  # it was raised, or a worker's own error was

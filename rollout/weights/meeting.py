@@ -1,8 +1,8 @@
-"""Forms the process group of one transfer of weights: one sender, and every process of every worker.
+"""Forms the process group of transfers of weights: one sender, and every process of every worker.
 
-Receivers connect to the sender and show the transfer's token. Only when all have done so are they admitted,
-and the group is formed; the sender's error names those that did not come. A group lives for one transfer, so
-a worker that was restarted needs no state of earlier ones, and a broken group is not used again.
+Receivers connect to the sender and show the group's token. Only when all have done so are they admitted,
+and the group is formed; the sender's error names those that did not come. A group serves later transfers,
+too, as long as all members still have it. One in which a transfer failed is left by all and not used again.
 """
 
 import hmac
@@ -35,7 +35,7 @@ SLACK = 4.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Meeting:
-    """Address and settings of one transfer; every receiver gets a copy over HTTP."""
+    """Address and settings of one transfer and its group; every receiver gets a copy over HTTP."""
 
     host: str
     port: int
@@ -49,7 +49,13 @@ class Meeting:
     """Rank of the first process of the worker that gets this copy; its others have the next ranks."""
     bucket_bytes: int
     token: str = field(default_factory=lambda: secrets.token_hex(32), repr=False)
-    """Shown by receivers before the sender sends anything; random, for this transfer alone."""
+    """Shown by receivers before the sender sends anything; random, for this group alone."""
+    group: str = field(default_factory=lambda: secrets.token_hex(8))
+    """Name of the group, by which both sides recognise one that they have kept; no secret."""
+    transfer: int = 0
+    """Number of the transfer in its group; above 0 receivers must have kept the group."""
+    is_kept: bool = False
+    """True if both sides keep the group after this transfer."""
 
 
 class GivenUp(RuntimeError):

@@ -2,7 +2,8 @@
 
 One group holds the sender and every process of every worker, so the sender sends each bucket once, whatever
 the number of workers. While one bucket is in transit the trainer gathers the next and receivers load the
-previous one. Every wait has a limit of its own, after which the side raises and leaves the group.
+previous one. Every wait has a limit of its own, after which the side raises and leaves the group. After a
+transfer without failure both sides may keep the group for the next one (``Meeting.is_kept``).
 """
 
 import threading
@@ -18,19 +19,23 @@ from rollout.weights.buckets import WeightEntry, buckets, room_for, views
 from rollout.weights.feed import Feed
 from rollout.weights.meeting import SENDER, GivenUp, Meeting, Member, join, named, wait_until
 
-FAILED = "failed"
-"""Key that a member sets in the store when it fails, so that the others end at once."""
+
+def failed_key(meeting: Meeting) -> str:
+    """Returns the key that a member sets in the store when it fails, so that the others end at once."""
+    return f"{meeting.transfer}/failed"
 
 
-def done_key(rank: int) -> str:
+def done_key(meeting: Meeting, rank: int) -> str:
     """Returns the key that a receiver sets in the store when it has all weights."""
-    return f"done/{rank}"
+    return f"{meeting.transfer}/done/{rank}"
 
 
 def send(
     feed: Feed, member: Member, meeting: Meeting, names: Mapping[int, str], given_up: threading.Event
 ) -> None:
-    """Sends all weights to the members of a group; blocks until they have them, and leaves the group.
+    """Sends all weights to the members of a group; blocks until they have them.
+
+    Leaves the group, unless it is to be kept and the transfer succeeded.
 
     Args:
         feed: The weights; buckets that are not there yet are waited for.
@@ -45,7 +50,7 @@ def send(
     """
 
     def check() -> None:
-        if given_up.is_set() or member.store.check([FAILED]):
+        if given_up.is_set() or member.store.check([failed_key(meeting)]):
             raise GivenUp("a worker failed during the transfer of weights")
 
     if feed.device.type == "cuda":
@@ -66,7 +71,9 @@ def send(
         missing = set(names)
 
         def all_done() -> bool:
-            missing.difference_update([rank for rank in missing if member.store.check([done_key(rank)])])
+            missing.difference_update(
+                [rank for rank in missing if member.store.check([done_key(meeting, rank)])]
+            )
             return not missing
 
         if not wait_until(all_done, meeting.seconds, check):
@@ -75,14 +82,49 @@ def send(
                 f"{meeting.seconds:g} s"
             )
     except BaseException:
-        member.store.set(FAILED, "1")
+        member.store.set(failed_key(meeting), "1")
+        member.leave()
         raise
-    finally:
+    if not meeting.is_kept:
         member.leave()
 
 
+class Receiver:
+    """One process of a worker; keeps its end of the group from one transfer to the next."""
+
+    def __init__(self) -> None:
+        """Starts without a group."""
+        self._member: Member | None = None
+        self._group = ""
+
+    @property
+    def group(self) -> str:
+        """Name of the kept group; empty if there is none."""
+        return self._group
+
+    def receive(
+        self, entries: Sequence[WeightEntry], meeting: Meeting, device: torch.device, place: int = 0
+    ) -> Iterator[tuple[str, Tensor]]:
+        """Yields as the function ``receive`` does, over the kept group if it is that of ``meeting``.
+
+        Raises:
+            RuntimeError: As ``receive``, or if ``meeting`` is of an earlier group that this process lacks.
+        """
+        member, name = self._member, self._group
+        self._member, self._group = None, ""
+        if member is not None and name != meeting.group:
+            member.leave()
+            member = None
+        if member is None and meeting.transfer:
+            raise RuntimeError("this process has not kept the group of earlier transfers")
+        member = member or join(meeting, place)
+        yield from receive(entries, meeting, device, member, place)
+        if meeting.is_kept:
+            self._member, self._group = member, meeting.group
+
+
 def receive(
-    entries: Sequence[WeightEntry], meeting: Meeting, device: torch.device, place: int = 0
+    entries: Sequence[WeightEntry], meeting: Meeting, device: torch.device, member: Member, place: int = 0
 ) -> Iterator[tuple[str, Tensor]]:
     """Yields names and weights as they arrive; each bucket has its own memory.
 
@@ -90,16 +132,15 @@ def receive(
         entries: Descriptions of all weights, as the sender's.
         meeting: The same as the sender's.
         device: Device to receive on.
+        member: This process's end of the group; left, unless it is to be kept and the transfer succeeded.
         place: Number of this process among those of its worker.
 
     Raises:
-        RuntimeError: If the sender cannot be reached, refuses the token, does not send a bucket in time, or
-            reports that another receiver failed.
+        RuntimeError: If the sender does not send a bucket in time, or reports that another receiver failed.
     """
-    member = join(meeting, place)
 
     def check() -> None:
-        if member.store.check([FAILED]):
+        if member.store.check([failed_key(meeting)]):
             raise RuntimeError("the transfer of weights was given up: the sender or another worker failed")
 
     parcels = list(buckets(entries, meeting.bucket_bytes))
@@ -113,12 +154,13 @@ def receive(
             if after is not None:
                 coming = _Broadcast(member.group, room_for(after, device), meeting.seconds)
             yield from zip((entry.name for entry in bucket), views(here.packed, bucket), strict=True)
-        member.store.set(done_key(meeting.first_rank + place), "1")
+        member.store.set(done_key(meeting, meeting.first_rank + place), "1")
     except BaseException:
         with suppress(RuntimeError):  # the sender may have ended, and its store with it
-            member.store.set(FAILED, "1")
+            member.store.set(failed_key(meeting), "1")
+        member.leave()
         raise
-    finally:
+    if not meeting.is_kept:
         member.leave()
 
 

@@ -11,7 +11,7 @@ from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, 
 
 from rollout.weights.buckets import WeightEntry
 from rollout.weights.meeting import Meeting
-from rollout.weights.transfer import receive
+from rollout.weights.transfer import Receiver
 
 
 class PublishExtension:
@@ -20,10 +20,11 @@ class PublishExtension:
     vLLM calls each in every process of the worker, of which there are several with tensor parallelism.
     """
 
-    def publishing_place(self) -> dict[str, int]:
-        """Returns the number of this process among those of its worker."""
+    def publishing_place(self) -> dict[str, Any]:
+        """Returns the number of this process among those of its worker, and its kept group's name."""
         parallel = self.parallel_config  # type: ignore[attr-defined]
-        return {"place": parallel.data_parallel_index * parallel.world_size + self.rank}  # type: ignore[attr-defined]
+        place = parallel.data_parallel_index * parallel.world_size + self.rank  # type: ignore[attr-defined]
+        return {"place": place, "group": self._publishing_receiver().group}
 
     def load_published(self, weights_path: str) -> None:
         """Loads the safetensors in ``weights_path`` into the running model."""
@@ -36,19 +37,25 @@ class PublishExtension:
         """
         weights = [WeightEntry(**entry) for entry in entries]
         device = self.device  # type: ignore[attr-defined]
-        place = self.publishing_place()["place"]
+        place, receiver = self.publishing_place()["place"], self._publishing_receiver()
         broken: list[Exception] = []
 
         def coming() -> Iterator[tuple[str, Tensor]]:
             # vLLM cannot load again after a load that raised, but after one that ended early it can.
             try:
-                yield from receive(weights, Meeting(**meeting), device, place)
+                yield from receiver.receive(weights, Meeting(**meeting), device, place)
             except Exception as error:
                 broken.append(error)
 
         self._reload(weights_iterator=coming())
         if broken:
             raise broken[0]
+
+    def _publishing_receiver(self) -> Receiver:
+        # vLLM mixes this class in and calls no constructor of it.
+        if not hasattr(self, "_kept_receiver"):
+            self._kept_receiver = Receiver()
+        return self._kept_receiver
 
     def _reload(self, **source: Any) -> None:
         self.reload_weights(**source)  # type: ignore[attr-defined]
