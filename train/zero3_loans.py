@@ -9,6 +9,7 @@ the trainers' threads stays the same on all ranks.
 import threading
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import cast
 
 import torch
 from accelerate import Accelerator
@@ -36,10 +37,11 @@ class Zero3Loans:
         self._lock = threading.Lock()
         self._lender: threading.Thread | None = None
         self._failure: BaseException | None = None
-        self._group = None
+        self._group: dist.ProcessGroup | None = None
         if self._ranks > 1:
             # A lender waits as long as the weights stay; lost ranks are noticed by ``train.lifelines``.
-            self._group = dist.new_group(backend="gloo", timeout=timedelta(seconds=WORD_SECONDS))
+            made = dist.new_group(backend="gloo", timeout=timedelta(seconds=WORD_SECONDS))
+            self._group = cast(dist.ProcessGroup, made)
 
     def lend(self, buckets: Sequence[Sequence[nn.Parameter]]) -> None:
         """Lends this rank's shards of each bucket's parameters until ``end``."""
