@@ -33,7 +33,7 @@ GROUPS = {
 }
 
 
-EVALUATIONS = {"paper_eval", "family_eval"}
+EVALUATIONS = {"paper_eval", "family_eval", "family_small"}
 """Experiments of ``python -m rollout``; the others are of ``python -m train``, but for studies."""
 
 

@@ -16,9 +16,10 @@ PRETRAINED = {
     **dict.fromkeys(("paper_eval", "family_eval"), 2048),
     **dict.fromkeys(("instruct_small", "continual", "ppo", "aggregation_only"), 1024),
     "gsm8k_small": 512,
+    "family_small": 64,
 }
 """Experiment -> tokens of the longest question; longer ones are refused by the workers."""
-EVALUATIONS = {"paper_eval", "family_eval"}
+EVALUATIONS = {"paper_eval", "family_eval", "family_small"}
 PAPER_LIMITS = ([], ["rollout.thinking_tokens=24576"])
 """Of paper_eval's thinking, the longest that its file names."""
 SUM = "State the final answer to the following arithmetic problem: {} ="
