@@ -8,7 +8,7 @@ from pathlib import Path
 
 from configs.json_lines import BrokenRowError, parse_row, read_lines, text_of
 
-SHIPPED = Path(__file__).parent / "operator" / "examples"
+SHIPPED = Path(__file__).parent / "operator" / "prompts"
 """Files that come with the project, which its experiments name without a folder."""
 
 
@@ -37,7 +37,7 @@ def read_examples(path: str | None) -> tuple[Example, ...]:
     try:
         found = tuple(_example(path, number, line) for number, line in read_lines(file))
     except FileNotFoundError:
-        shipped = ", ".join(sorted(each.name for each in SHIPPED.iterdir()))
+        shipped = ", ".join(sorted(each.name for each in SHIPPED.glob("*.jsonl")))
         raise ValueError(
             f"operator.prompts.examples: the file {path} does not exist; {shipped} comes with the project."
         ) from None

@@ -39,7 +39,7 @@ class PromptsConfig:
     Empty: none."""
     examples: str | None = None
     """File of JSON lines with question and answer (the whole text of a good completion), or the name of one
-    in configs/operator/examples: worked examples that traces and drafts of the first round read as earlier
+    in configs/operator/prompts: worked examples that traces and drafts of the first round read as earlier
     turns; without a chat template, as paragraphs."""
     solve: str = MISSING
     """Prompt of a trace or a draft. Placeholder: {question}."""
