@@ -1,6 +1,6 @@
 """Calculation: what a vote on each part can gain over a vote on whole answers, if parts fail independently.
 
-    python tests/bench/composed.py [--draws 8000]
+    python tests/bench/composed.py [--draws 60000]
 
 A draft is a list of k parts, each right with probability p; a wrong part is off by one of twelve slips. PDR
 reads 4 (or 8) drafts and takes the most frequent value of each part; the majority gets as many whole drafts
@@ -47,7 +47,7 @@ def measure(p: float, k: int, drafts: int, votes: int, draws: int) -> dict[str, 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--draws", type=int, default=8000)
+    parser.add_argument("--draws", type=int, default=60000)
     draws = parser.parse_args().draws
     for drafts, votes in ((4, 5), (8, 10)):
         for k in (4, 6, 8, 12):
