@@ -142,6 +142,20 @@ def _with_pool(
     return asyncio.run(run())
 
 
+def test_a_pool_closes_its_connections_if_what_is_called_before_fails():
+    async def run() -> bool:
+        async def fail() -> None:
+            raise TimeoutError("the group was not left")
+
+        pool = WorkerPool([Endpoint(url="http://127.0.0.1:1")], RolloutConfig())
+        with pytest.raises(TimeoutError, match="the group was not left"):
+            async with pool:
+                pool.before_close = fail
+        return pool._client._session.closed
+
+    assert asyncio.run(run())
+
+
 async def _generate(pool: WorkerPool, stubs: list[Stub]) -> Any:
     return await pool.generate(prompt_of(1, 2, 3), SAMPLING, 2)
 

@@ -65,10 +65,12 @@ class WorkerPool:
 
     async def __aexit__(self, *_: object) -> None:
         await self.restarter.close()
-        if self.before_close is not None:
-            await self.before_close()
-        await self._prober.close()
-        await self._client.__aexit__()
+        try:
+            if self.before_close is not None:
+                await self.before_close()
+        finally:
+            await self._prober.close()
+            await self._client.__aexit__()
 
     async def generate(
         self, prompt: Prompt, sampling: Sampling, n: int = 1, request_id: str | None = None
