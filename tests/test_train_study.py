@@ -189,3 +189,17 @@ def test_a_report_that_does_not_tell_where_its_vote_was_right_is_refused(tmp_pat
         study_table(config, policies)
     file.write_text(json.dumps({"rows": content["rows"][:1]}))
     assert study_table(config, policies).splitlines()[4].endswith("| - | - |")
+
+
+def test_a_vote_is_compared_on_the_problems_that_it_has_in_every_seed(tmp_path: Path):
+    config = _study(tmp_path)
+    policies = list(trained(config))
+    for i, each in enumerate(policies):
+        _evaluated(each.folder, i)
+    for each, lost in zip(policies[1:3], ("p1", "p3"), strict=True):  # the seeds of one arm
+        file = each.folder / "report.json"
+        content = json.loads(file.read_text())
+        del content["rows"][1]["by_problem"][lost]
+        file.write_text(json.dumps(content))
+    vote = study_table(config, policies).splitlines()[3].removesuffix(" |").split(" | ")[3]
+    assert vote.endswith("(22.2, 27.8)")  # 4 and 5 of 18

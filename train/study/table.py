@@ -72,12 +72,7 @@ def _accuracies(folder: Path) -> dict[str, ByProblem]:
 
 
 def _over_seeds(seeds: Sequence[ByProblem]) -> dict[str, float]:
-    # A vote leaves out the problems of which traces failed.
-    return {
-        problem: fmean(seed[problem] for seed in seeds)
-        for problem in seeds[0]
-        if all(problem in seed for seed in seeds)
-    }
+    return {problem: fmean(seed[problem] for seed in seeds) for problem in seeds[0]}
 
 
 def _cell(seeds: Sequence[ByProblem]) -> str:
@@ -94,7 +89,7 @@ def _difference(
 
 def _paired(one: Sequence[ByProblem], other: Sequence[ByProblem]) -> str:
     first, second = _over_seeds(one), _over_seeds(other)
-    found = bootstrap([first[p] - second[p] for p in first if p in second], DIFFERENCE)
+    found = bootstrap([first[problem] - second[problem] for problem in first], DIFFERENCE)
     return percent_interval(found.mean, found.low, found.high, sign="+")
 
 
@@ -102,8 +97,10 @@ def _vote_cells(seeds: Sequence[Mapping[str, ByProblem]]) -> tuple[str, str]:
     """Returns the accuracy of the vote matched to pdr, and what pdr has more."""
     if not all(VOTE in seed for seed in seeds):
         return "-", "-"
-    votes = [seed[VOTE] for seed in seeds]
-    return _cell(votes), _paired([seed[PDR] for seed in seeds], votes)
+    # A vote leaves out the problems of which traces failed.
+    voted = set.intersection(*(set(seed[VOTE]) for seed in seeds))
+    votes, answers = ([{p: seed[name][p] for p in sorted(voted)} for seed in seeds] for name in (VOTE, PDR))
+    return _cell(votes), _paired(answers, votes)
 
 
 def _vote(folder: Path) -> dict[str, ByProblem]:
