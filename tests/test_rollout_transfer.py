@@ -7,9 +7,9 @@ import socket
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -336,16 +336,22 @@ class Stub(StubServer):
         return web.Response()
 
 
+@asynccontextmanager
+async def _publisher(stubs: Sequence[Stub], seconds: float) -> AsyncIterator[TransferPublisher]:
+    """Starts the workers, and yields a publisher to a pool of them."""
+    async with AsyncExitStack() as stack:
+        for stub in stubs:
+            await stack.enter_async_context(stub)
+        endpoints = [Endpoint(url=stub.url) for stub in stubs]
+        pool = await stack.enter_async_context(WorkerPool(endpoints, RolloutConfig()))
+        yield TransferPublisher(pool, seconds, backend="gloo")
+
+
 def _published(stubs: Sequence[Stub], weights: Mapping[str, Tensor], seconds: float) -> None:
     """Publishes version 7 to workers as the trainer does: one thread gathers, another sends."""
 
     async def run() -> None:
-        async with AsyncExitStack() as stack:
-            for stub in stubs:
-                await stack.enter_async_context(stub)
-            endpoints = [Endpoint(url=stub.url) for stub in stubs]
-            pool = await stack.enter_async_context(WorkerPool(endpoints, RolloutConfig()))
-            publisher = TransferPublisher(pool, seconds, backend="gloo")
+        async with _publisher(stubs, seconds) as publisher:
             await _publish(publisher, weights, 7)
 
     asyncio.run(run())
@@ -534,12 +540,7 @@ def test_a_publish_holds_a_few_buckets_at_once_and_no_copy(monkeypatch: pytest.M
 
     async def run() -> int:
         stubs = [Stub(), Stub()]
-        async with AsyncExitStack() as stack:
-            for stub in stubs:
-                await stack.enter_async_context(stub)
-            endpoints = [Endpoint(url=stub.url) for stub in stubs]
-            pool = await stack.enter_async_context(WorkerPool(endpoints, RolloutConfig()))
-            publisher = TransferPublisher(pool, 10.0, backend="gloo")
+        async with _publisher(stubs, 10.0) as publisher:
             await _publish(publisher, weights, 1)
             assert all(_has(stub, weights) for stub in stubs)
             gc.collect()
@@ -566,12 +567,7 @@ def _publish_in_turn(stubs: Sequence[Stub], before: Sequence[Callable[[], None]]
     """Publishes versions 1, 2, ... with weights of that seed, each after a call of ``before``."""
 
     async def run() -> None:
-        async with AsyncExitStack() as stack:
-            for stub in stubs:
-                await stack.enter_async_context(stub)
-            endpoints = [Endpoint(url=stub.url) for stub in stubs]
-            pool = await stack.enter_async_context(WorkerPool(endpoints, RolloutConfig()))
-            publisher = TransferPublisher(pool, seconds, backend="gloo")
+        async with _publisher(stubs, seconds) as publisher:
             for version, change in enumerate(before, 1):
                 change()
                 await _publish(publisher, _weights(version), version)
