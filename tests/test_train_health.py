@@ -95,6 +95,32 @@ def test_a_rule_is_broken_beyond_its_threshold_and_nowhere_before(name, metric, 
     assert found(alarms_of(history({metric: failed}))) == [(len(failed), name, metric)]
 
 
+@pytest.mark.parametrize(
+    ("name", "metric", "values"),
+    [
+        ("entropy_vanished", "entropy/refine", [0.1] * 3 + [0.004] * 5),
+        ("no_signal", "groups_without_signal/refine", [0.5] * 3 + [1.0] * 5),
+    ],
+)
+def test_a_role_that_is_nearly_always_right_may_have_samples_that_are_alike(name, metric, values):
+    def raised(accuracy: float, role: str = "refine") -> set[str]:
+        accuracies = {f"accuracy/{role}": [0.2] * 3 + [accuracy] * 5}
+        return {alarm.rule.name for alarm in alarms_of(history({metric: values, **accuracies}))}
+
+    assert raised(0.91) == set()
+    assert raised(0.89) == {name}
+    assert raised(0.91, role="trace") == {name}
+    # A later batch of few problems may be harder; a lasting fall is another alarm.
+    values = [*values, values[-1]]
+    lines = history({metric: values, "accuracy/refine": [0.2] * 3 + [0.91] * 5 + [0.7]})
+    assert alarms_of(lines) == []
+
+
+def test_values_that_are_not_finite_are_an_alarm_of_a_solved_role_too():
+    lines = history({"entropy/trace": [0.1] * 5 + [math.nan], "accuracy/trace": [0.95] * 6})
+    assert "entropy_vanished" in {alarm.rule.name for alarm in alarms_of(lines)}
+
+
 def test_answers_that_cannot_be_read_count_among_all_that_were_checked():
     def lines(unreadable: int) -> list[dict[str, float]]:
         wrong: list[float | None] = [80, 80, 80, *[100 - unreadable] * 3]
@@ -151,7 +177,8 @@ def test_options_and_documentation_have_every_rule_with_its_limit():
         beyond = "above" if rule.worse == "higher" else "below"
         metric = rule.metric.replace("/", "/ROLE") if rule.name != "unparsable" else "verdict/unparsable"
         when = f", (mean|median) of {rule.window} steps" if rule.window > 1 else ""
-        row = rf"\| `{rule.name}` \| `{metric}`[^|]*{when} \| {beyond} {re.escape(rule.limit)} \|"
+        unless = ", unless solved" if rule.unless_solved else ""
+        row = rf"\| `{rule.name}` \| `{metric}`[^|]*{when} \| {beyond} {re.escape(rule.limit)}{unless} \|"
         assert re.search(row, section), row
 
 
