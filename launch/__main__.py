@@ -22,8 +22,9 @@ from launch.check import check_files, check_training
 from launch.job import assignment, job_processes
 from launch.split import choose_split
 from launch.supervise import Supervisor
-from rollout.build import build_operator, check_model_path, training_calls
+from rollout.build import build_operator, training_calls
 from rollout.problems.loading import load_eval, load_train
+from rollout.tokenizer import check_model_path
 from rollout.workers.loopback import free_ports
 from rollout.workspace import find_distiller
 from train.origin import check_resumed

@@ -62,7 +62,7 @@ class _Attempt(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Grader:
-    """Implements ``rollout.records.Grader``, the verifier interface of the rollout package."""
+    """Implements ``rollout.grading.Grader``, the verifier interface of the rollout package."""
 
     scorer: Scorer
 

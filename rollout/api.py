@@ -17,13 +17,14 @@ from configs.compose import load, with_options
 from configs.schema import DataConfig, RewardsConfig
 from rewards.build import build_scorer, gold_checker
 from rewards.grader import Grader
-from rollout.build import load_codec, policy_settings
+from rollout.build import policy_settings
 from rollout.engine import RolloutEngine
 from rollout.opened import COMPOSING, OpenPolicy, OperatorSpec
 from rollout.operators import Operator
 from rollout.problems.loading import load_rows, load_train
 from rollout.records import Problem
 from rollout.result import Evaluation, Result
+from rollout.tokenizer import load_codec
 
 ROW_FIELDS = ("question_field", "answer_field", "on_bad_gold")
 """Fields of ``configs.schema.DataConfig`` that determine how rows are read."""

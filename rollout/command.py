@@ -15,7 +15,8 @@ from configs.schema import EvaluationConfig, OperatorConfig, check_draft_url
 from configs.stopping import STOP, Stopped, leave, resume_command
 from rewards.build import build_scorer, gold_checker
 from rewards.grader import Grader
-from rollout.build import build_operator, load_codec, policy_settings
+from rollout.build import build_operator, policy_settings
+from rollout.codec import Codec
 from rollout.engine import RolloutEngine
 from rollout.evaluation.evaluate import Comparison, make_missing, missing
 from rollout.evaluation.identity import evaluation_identity
@@ -29,7 +30,7 @@ from rollout.page.evaluation import write_evaluation_page
 from rollout.page.provenance import provenance
 from rollout.problems.loading import load_evaluated
 from rollout.problems.reading import column_names
-from rollout.prompts import Codec
+from rollout.tokenizer import load_codec
 
 
 def main(config: EvaluationConfig, overrides: list[str]) -> None:

@@ -14,10 +14,11 @@ from rollout.build import build_operator, operator_options
 from rollout.engine import RolloutEngine
 from rollout.evaluation.evaluate import Comparison, InMemory, make_missing
 from rollout.evaluation.report import compare, require_outcomes
+from rollout.grading import Attempt, Grader
 from rollout.operators import Operator, run_on
 from rollout.policy import Policy
 from rollout.policy_settings import PolicySettings
-from rollout.records import Attempt, Grader, Problem
+from rollout.records import Problem
 from rollout.result import Evaluation, Result, readable
 
 OperatorSpec: TypeAlias = str | type[Operator] | Mapping[str, Any]

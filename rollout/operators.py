@@ -32,21 +32,10 @@ from dataclasses import dataclass
 
 from rollout.costs import pdr_calls, sequential_calls
 from rollout.distiller import DistillerOptions
+from rollout.grading import Grader
 from rollout.policy import Policy, derive_seed
 from rollout.policy_settings import PolicySettings
-from rollout.records import (
-    ATTEMPTS,
-    DRAFT,
-    EMPTY,
-    OWN,
-    REFINE,
-    TRACE,
-    Answers,
-    Call,
-    Grader,
-    Problem,
-    Rollout,
-)
+from rollout.records import ATTEMPTS, DRAFT, EMPTY, OWN, REFINE, TRACE, Answers, Call, Problem, Rollout
 from rollout.stages import Stage
 from rollout.vote import largest_class
 from rollout.workspace import carry_over, distil, find_distiller

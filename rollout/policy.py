@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from rollout.forcing import Sampled, sample
+from rollout.grading import Attempt, Grader, JudgedDraft
 from rollout.policy_settings import PolicySettings
 from rollout.records import (
     ANALYSE,
@@ -20,18 +21,15 @@ from rollout.records import (
     OWN,
     SELECT,
     VERIFY,
-    Attempt,
     Call,
-    Grader,
-    JudgedDraft,
     Problem,
     Prompt,
-    Verdict,
     Workspace,
     drafts_behind,
 )
 from rollout.records import EMPTY as NO_WORKSPACE
 from rollout.thinking import OK, Split, split
+from rollout.verdicts import Verdict
 
 
 def derive_seed(*parts: object) -> int:
@@ -223,7 +221,9 @@ class Policy:
         question = self.problem.question
         if workspace.is_empty:
             return self.codec.prompt(self.prompts.solve_text(question), self.prompts.shots)
-        return self.codec.prompt(self.prompts.refine_text(question, workspace.text))
+        return self.codec.prompt(
+            self.prompts.refine_text(question, workspace.text), self.prompts.refine_shots
+        )
 
     async def _ask(self, text: str, role: str, parents: tuple[int, ...]) -> int:
         place = _Place(role=role, round=self._round, parents=parents)

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from configs.thinking import ThinkingMarks
+from rollout.codec import Codec
 from rollout.forcing import ThinkingLimit
-from rollout.prompts import Codec, PromptTexts
+from rollout.prompts import PromptTexts
 from rollout.records import DRAFT, OWN, Sampling
 from rollout.sampler import Sampler
 

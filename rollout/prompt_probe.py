@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import cast
 
-from rollout.prompts import PLAIN_TEXT, Codec
+from rollout.codec import PLAIN_TEXT, Codec
 from rollout.turns import Turn
 
 SHOWN_CHARACTERS = 600
@@ -20,7 +20,7 @@ def check_prompt(codec: Codec, path: str, shots: Sequence[Turn] = ()) -> None:
     Args:
         codec: Converts a question as every call of the run does.
         path: ``model.path``, for the message.
-        shots: The run's examples, ``PromptTexts.shots``.
+        shots: The run's examples as turns, ``PromptTexts.shots`` and ``refine_shots``.
 
     Raises:
         ValueError: If a check fails; the message shows what was rendered.

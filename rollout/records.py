@@ -1,16 +1,16 @@
-"""The records that other packages read: problem, call, rollout, group.
+"""The records of sampling: problem, prompt, completion, call, workspace, rollout.
 
 All are frozen. A *call* is one sampled sequence (what is trained on); a *rollout* is the whole graph of
-calls on one problem; a *group* is a set of samples drawn from one context and compared with one another.
+calls on one problem.
 """
 
 import hashlib
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from rollout.turns import Turn
+from rollout.verdicts import Verdict
 
 TRACE = "trace"
 """A plain long chain of thought: the only call of its rollout."""
@@ -49,76 +49,6 @@ class Problem:
     source: str = ""
     columns: str = ""
     """The other fields of its row as a JSON object, which rewards may read; empty if there are none."""
-
-
-class Verdict(Protocol):
-    """The part of a scorer's verdict that ``rollout`` reads."""
-
-    @property
-    def status(self) -> str: ...
-    @property
-    def answer(self) -> str | None: ...
-    @property
-    def is_correct(self) -> bool: ...
-
-
-def grounds(verdict: Verdict) -> dict[str, str]:
-    """Returns ``found_by``, how the answer was found, and ``reason``, each if the verifier told and it is not
-    empty; for records of the rollout."""
-    told = {name: str(getattr(verdict, name, "") or "") for name in ("found_by", "reason")}
-    return {name: text for name, text in told.items() if text}
-
-
-def value_of(verdict: Verdict) -> float | None:
-    """Returns the number behind a verdict, if the verifier has one: what a custom reward returned."""
-    return getattr(verdict, "value", None)
-
-
-def measures_of(verdicts: Iterable[Verdict]) -> dict[str, float]:
-    """Returns the sums of the verdicts' ``measures`` by name, such as a judging model's tokens; empty for a
-    verifier that costs nothing beyond the machine's time."""
-    sums: Counter[str] = Counter()
-    for verdict in verdicts:
-        sums.update(getattr(verdict, "measures", {}))
-    return dict(sums)
-
-
-@dataclass(frozen=True, slots=True)
-class JudgedDraft:
-    """A draft behind a workspace, with its own verdict."""
-
-    text: str
-    verdict: Verdict
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Attempt:
-    """Place and cost of an attempt, for rewards that depend on more than its text."""
-
-    role: str
-    round: int
-    finish: str
-    usage: "Usage"
-    workspace: str | None = None
-    """Text of the workspace in its prompt; None without one."""
-    drafts: tuple[JudgedDraft, ...] = ()
-    """Drafts behind that workspace."""
-
-
-class Grader(Protocol):
-    """Interface of a verifier. It is passed in: ``rollout`` does not import ``rewards``."""
-
-    async def score(self, problem: Problem, completion: str, attempt: Attempt) -> Verdict:
-        """Returns the verdict on a whole completion, thinking included."""
-        ...
-
-    def answer(self, completion: str) -> str | None:
-        """Returns the answer of a completion, right or wrong; None if it has no answer."""
-        ...
-
-    async def same(self, first: str, second: str) -> bool:
-        """Returns True if two answers are mathematically equivalent."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -307,48 +237,3 @@ def drafts_behind(calls: Sequence[Linked | None], place: int) -> list[int]:
 def context_key(prompt_ids: tuple[int, ...]) -> str:
     """Returns a short, stable name of a context, for group keys and logs."""
     return hashlib.blake2s(repr(prompt_ids).encode(), digest_size=8).hexdigest()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GroupKey:
-    """Key of a group: two samples share a baseline only if their keys are equal."""
-
-    problem_id: str
-    role: str
-    round: int
-    context: str
-
-
-def call_id(rollout: int, place: int) -> str:
-    """Returns the name of call ``place`` of a step's rollout ``rollout``, kept up to its loss: ``"17.4"``."""
-    return f"{rollout}.{place}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sample:
-    """One call with its reward. ``reward_parts`` are the terms whose weighted sum is ``reward``."""
-
-    call_id: str
-    """See ``call_id``."""
-    call: Call
-    reward: float
-    is_correct: bool
-    status: str
-    reward_parts: Mapping[str, float] = field(default_factory=dict)
-    teacher_prompt_ids: tuple[int, ...] = ()
-    """Context in which the policy, as its own teacher, scores the completion; else empty."""
-    teacher_logprobs: tuple[float, ...] = ()
-    """Log-probs of the completion's tokens under another model as the teacher; else empty."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Group:
-    """Samples drawn from one ``prompt_ids``. Groups may differ in size; a group of one has no baseline."""
-
-    key: GroupKey
-    prompt_ids: tuple[int, ...]
-    samples: tuple[Sample, ...]
-
-    def __post_init__(self) -> None:
-        for sample in self.samples:
-            assert sample.call.prompt_ids == self.prompt_ids, "a group shares one context"

@@ -1,7 +1,7 @@
 """What of a draft is read: its solution, the whole completion, or the completion's end.
 
 Raw thoughts enter a prompt only where an operator's own options name ``full`` or ``tail``; there they are
-plain text (``rollout.prompts.Codec``). The drafts that are read so are counted: the report names them.
+plain text (``rollout.codec.Codec``). The drafts that are read so are counted: the report names them.
 """
 
 from collections.abc import Sequence

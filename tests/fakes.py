@@ -10,23 +10,15 @@ from tiny import byte_tokenizer
 
 from configs.schema import PromptsConfig
 from configs.thinking import ThinkingMarks
+from rollout.codec import Codec
 from rollout.distiller import DistillerOptions
+from rollout.grading import Attempt
 from rollout.operators import Operator, OperatorOptions, run_operator
 from rollout.placeholders import PLACEHOLDERS
 from rollout.policy import Policy
 from rollout.policy_settings import PolicySettings
-from rollout.prompts import Codec, PromptTexts
-from rollout.records import (
-    Attempt,
-    Completion,
-    Problem,
-    Prompt,
-    Rollout,
-    Sampling,
-    Usage,
-    VersionSpan,
-    context_key,
-)
+from rollout.prompts import PromptTexts
+from rollout.records import Completion, Problem, Prompt, Rollout, Sampling, Usage, VersionSpan, context_key
 from rollout.sampler import Sampler
 from rollout.siblings import OPERATORS
 

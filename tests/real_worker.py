@@ -10,10 +10,10 @@ from transformers import AutoModelForCausalLM
 from configs.compose import load
 from configs.schema import RolloutConfig
 from rollout.build import build_operator, policy_settings
+from rollout.codec import Codec
 from rollout.engine import RolloutEngine
 from rollout.operators import Operator
 from rollout.policy_settings import PolicySettings
-from rollout.prompts import Codec
 from rollout.records import Completion, Prompt, Sampling
 
 SAMPLING = Sampling(temperature=1.0, top_p=1.0, max_tokens=16, seed=7)

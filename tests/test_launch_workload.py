@@ -51,17 +51,22 @@ def test_a_step_of_traces_and_pdr_has_the_calls_that_the_operator_makes():
     assert work.rounds == 2
 
 
-def test_the_plan_counts_the_system_prompt_in_every_call_and_examples_where_there_is_no_workspace(
+def test_the_plan_counts_the_system_prompt_in_every_call_and_examples_where_they_are_read(
     tmp_path: Path,
 ):
     path = tmp_path / "examples.jsonl"
-    path.write_text('{"question": "1 + 1?", "answer": "2"}\n{"question": "2 + 2?", "answer": "4"}\n')
+    path.write_text(
+        '{"question": "1 + 1?", "answer": "2"}\n{"question": "2 + 2?", "answer": "4"}\n'
+        '{"question": "1 + 1?", "answer": "2", "drafts": ["3", "2"]}\n'
+    )
     texts = [f"operator.prompts.system={'s' * 41}", f"operator.prompts.examples={path}"]
     plain, told = _work("operator.top_k=2"), _work("operator.top_k=2", *texts)
     solve = len(_config().operator.prompts.solve)
     examples = math.ceil((2 * solve + len("1 + 1?2") + len("2 + 2?4")) / 4)
+    texts_of = _config().operator.prompts
+    refined = math.ceil((len(texts_of.refine) + len("1 + 1?2") + 2 * len(texts_of.draft) + 2) / 4)
     for before, calls in zip(plain.calls, told.calls, strict=True):
-        more = 11 + (examples if calls.role in ("trace", "draft") else 0)
+        more = 11 + {"trace": examples, "draft": examples, "refine": refined}.get(calls.role, 0)
         assert calls.prompt == before.prompt + more
         assert calls.longest_prompt == before.longest_prompt + more
     assert {calls.role for calls in told.calls} == {"trace", "draft", "verify", "refine"}

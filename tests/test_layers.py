@@ -56,6 +56,7 @@ METHOD = {
     "policy_settings",
     "placeholders",
     "prompts",
+    "codec",
     "turns",
     "control_tokens",
     "thinking",
@@ -63,6 +64,9 @@ METHOD = {
     "budget",
     "vote",
     "records",
+    "verdicts",
+    "grading",
+    "groups",
     "sampler",
 }
 """Modules of ``rollout`` that are the method itself: they can be read, and used, without the rest."""
@@ -71,8 +75,9 @@ FLOORS = {
     "rollout": {
         **{name: METHOD for name in METHOD},
         "problems": {"records"},
-        "prompt_probe": {"prompts", "turns"},
-        "build": METHOD | {"prompt_probe"},
+        "prompt_probe": {"codec", "turns"},
+        "tokenizer": {"codec", "prompt_probe", "prompts", "turns"},
+        "build": METHOD,
         "endpoints": METHOD,
         "workers": {"endpoints"},
         "weights": {"endpoints"},

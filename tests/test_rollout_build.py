@@ -17,14 +17,15 @@ from tiny import byte_tokenizer, tiny_model
 from configs.compose import load, load_operator
 from configs.schema import CollectConfig, ModelConfig, OperatorConfig, RoleConfig, RolesConfig, RolloutConfig
 from rollout import records
-from rollout.build import Ranges, build_operator, load_codec, load_tokenizer, policy_settings
+from rollout.build import Ranges, build_operator, policy_settings
+from rollout.codec import Codec
 from rollout.collection.filters import group_filter
 from rollout.collection.groups import group_rollout
 from rollout.endpoints.chat import ChatEndpoint
 from rollout.operators import run_operator
-from rollout.prompts import Codec
 from rollout.records import TRACE
 from rollout.siblings import OPERATORS
+from rollout.tokenizer import load_codec, load_tokenizer
 
 SHORTEST = """
 from rollout.operators import Operator

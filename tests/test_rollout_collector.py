@@ -21,9 +21,11 @@ from rollout.collection.collector import (
 from rollout.collection.groups import GroupFilter, group_rollout
 from rollout.collection.problem_stream import ProblemStream
 from rollout.collection.step_groups import majority_is_right
+from rollout.grading import JudgedDraft
 from rollout.operators import Operator
-from rollout.records import REFINE, TRACE, Call, JudgedDraft, Verdict
+from rollout.records import REFINE, TRACE, Call
 from rollout.sampler import RequestRefused, Sampler
+from rollout.verdicts import Verdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from rollout.prompts import Codec
+from rollout.codec import Codec
 
 HARMLESS = [
     "",

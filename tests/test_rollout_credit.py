@@ -9,7 +9,9 @@ import pytest
 from fakes import Request, ScriptedPolicy, boxed, operator, roll
 
 from rollout.collection.groups import Credited, contributions, group_rollout
-from rollout.records import DISTIL, DRAFT, REFINE, Call, Group, Rollout, Verdict
+from rollout.groups import Group
+from rollout.records import DISTIL, DRAFT, REFINE, Call, Rollout
+from rollout.verdicts import Verdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

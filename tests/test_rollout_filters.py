@@ -12,8 +12,9 @@ from test_rollout_collector import _collector
 
 from configs.schema import CollectConfig
 from rollout.collection.filters import group_filter
+from rollout.groups import Group
 from rollout.operators import Operator
-from rollout.records import DRAFT, EMPTY, REFINE, TRACE, Answers, Group, Rollout
+from rollout.records import DRAFT, EMPTY, REFINE, TRACE, Answers, Rollout
 
 
 @pytest.fixture

@@ -149,6 +149,8 @@ def test_other_texts_before_the_question_are_another_evaluation_and_none_are_as_
     file.write_text('{"question": "1 + 1?", "answer": "3"}\n')
     (said,) = shown.differences(_identity(f"operator.prompts.examples={file}"))
     assert said.startswith("operator.prompts.examples was") and '"3"' in said
+    copy.write_text('{"question": "1 + 1?", "answer": "2", "drafts": ["3"]}\n')
+    assert len(shown.differences(_identity(f"operator.prompts.examples={copy}"))) == 1
 
 
 def test_other_arguments_of_the_chat_template_are_another_model_and_none_are_as_before(folder: Path):

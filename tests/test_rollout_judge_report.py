@@ -11,8 +11,10 @@ from fakes import EvenIsCorrect, ScriptedPolicy, operator, problem, settings
 from configs.thinking import ThinkingMarks
 from rollout.evaluation.outcomes import Outcome, outcome_from_json, outcome_to_json, reduce
 from rollout.evaluation.report import Report, compare, write_report
+from rollout.grading import Attempt
 from rollout.operators import run_operator
-from rollout.records import Attempt, Problem, Rollout, measures_of
+from rollout.records import Problem, Rollout
+from rollout.verdicts import measures_of
 
 
 @dataclass(frozen=True)

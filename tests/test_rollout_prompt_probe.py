@@ -14,10 +14,10 @@ import train.rank as training
 from configs.compose import load
 from configs.schema import ModelConfig, RolloutConfig
 from rollout import open_policy
-from rollout.build import load_codec
+from rollout.codec import Codec
 from rollout.command import main
 from rollout.prompt_probe import check_prompt
-from rollout.prompts import Codec
+from rollout.tokenizer import load_codec
 
 ONE_TURN = "<|im_start|>user\n{{ messages[0]['content'] }}<|im_end|>\n"
 OPENING = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from tiny import byte_tokenizer
 
 from configs.compose import load
-from rollout.prompts import Codec, prompt_texts
+from rollout.codec import Codec
+from rollout.prompts import prompt_texts
 
 
 @pytest.mark.parametrize(

@@ -28,18 +28,21 @@ from configs.config_errors import ConfigError
 from configs.examples import Example, read_examples
 from configs.schema import ModelConfig, RolloutConfig
 from rollout.budget import budget
-from rollout.build import load_codec, policy_settings
+from rollout.build import policy_settings
+from rollout.codec import Codec
 from rollout.collection.amortise import Amortiser
 from rollout.endpoints.chat import ChatEndpoint
 from rollout.operators import run_operator
 from rollout.prompt_probe import check_prompt
-from rollout.prompts import Codec, PromptTexts
+from rollout.prompts import PromptTexts
 from rollout.records import Rollout, Sampling
+from rollout.tokenizer import load_codec
 from rollout.turns import Turn, unread
 
 SYSTEM = "You are careful."
 EXAMPLES = (Example("1 + 1?", r"It is \boxed{2}."), Example("2 + 2?", r"It is \boxed{4}."))
 TAUGHT = replace(PROMPTS, examples=EXAMPLES)
+REFINED = Example("3 + 3?", r"It is \boxed{6}.", drafts=("6", "7"))
 SHOTS = (
     Turn("user", "SOLVE 1 + 1?"),
     Turn("assistant", r"It is \boxed{2}."),
@@ -107,6 +110,19 @@ def test_examples_stand_before_a_question_without_a_workspace_and_nowhere_else()
         )
     )
     assert trace.calls[0].prompt_ids == taught.calls[0].prompt_ids
+
+
+def test_examples_with_drafts_stand_before_a_refinement_as_its_prompt_is_made_and_nowhere_else():
+    taught = replace(PROMPTS, examples=(REFINED, *EXAMPLES))
+    shown = (
+        Turn("user", PROMPTS.refine_text("3 + 3?", "\n\n".join(PROMPTS.draft_texts(["6", "7"])))),
+        Turn("assistant", r"It is \boxed{6}."),
+    )
+    assert (taught.shots, taught.refine_shots) == (SHOTS, shown)
+    turns = CODEC.encode("".join(f"<|im_start|>{role}\n{text}<|im_end|>\n" for role, text in shown))
+    for before, call in zip(_rolled(prompts=TAUGHT).calls, _rolled(prompts=taught).calls, strict=True):
+        reads = turns if call.parents and call.role in ("draft", "refine") else ()
+        assert call.prompt_ids == (*reads, *before.prompt_ids)
 
 
 def test_right_answers_are_trained_on_the_prompt_of_a_trace_with_its_examples():
@@ -245,7 +261,7 @@ def test_a_name_without_a_folder_is_a_file_that_comes_with_the_project_unless_on
     monkeypatch.chdir(tmp_path)
     (first, *_) = read_examples("short_sums.jsonl")
     assert first == Example(question="Calculate 4 + 9.", answer="4 + 9 = 13. The answer is \\boxed{13}.")
-    with pytest.raises(ValueError, match=r"sums\.jsonl does not exist; short_sums\.jsonl comes with"):
+    with pytest.raises(ValueError, match=r"does not exist; with the project come .*short_sums\.jsonl"):
         read_examples("sums.jsonl")
     with pytest.raises(ValueError, match=r"other/short_sums\.jsonl does not exist"):
         read_examples("other/short_sums.jsonl")
@@ -258,9 +274,14 @@ def test_examples_are_read_in_order_with_numbers_as_text(tmp_path: Path):
         tmp_path,
         '{"question": "1 + 1?", "answer": 2, "source": "x"}',
         "",
-        '{"question": " q ", "answer": "a"}',
+        '{"question": " q ", "answer": "a", "drafts": []}',
+        '{"question": "q", "answer": "a", "drafts": [" 1", "2"]}',
     )
-    assert read_examples(str(path)) == (Example("1 + 1?", "2"), Example("q", "a"))
+    assert read_examples(str(path)) == (
+        Example("1 + 1?", "2"),
+        Example("q", "a"),
+        Example("q", "a", drafts=("1", "2")),
+    )
     assert read_examples(None) == ()
 
 
@@ -272,6 +293,14 @@ def test_examples_are_read_in_order_with_numbers_as_text(tmp_path: Path):
         ("[1]", r"must hold JSON lines"),
         ("no json", r"operator\.prompts\.examples: .* line 1: It is not JSON"),
         ("", r"operator\.prompts\.examples: .* holds no example"),
+        (
+            '{"question": "1?", "answer": "1", "drafts": "1"}',
+            r"line 1: Its field 'drafts' must be a list of texts, got '1'\.",
+        ),
+        (
+            '{"question": "1?", "answer": "1", "drafts": ["1", " "]}',
+            r"line 1: Its field 'drafts' must be a list of texts, got \['1', ' '\]\.",
+        ),
     ],
 )
 def test_a_broken_file_of_examples_is_named_with_its_line(tmp_path: Path, line: str, message: str):

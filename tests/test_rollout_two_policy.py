@@ -23,13 +23,13 @@ from configs.schema import RolloutConfig
 from configs.thinking import ThinkingMarks
 from rollout.budget import budget
 from rollout.build import policy_settings
+from rollout.codec import Codec
 from rollout.collection.groups import Credited, group_rollout
 from rollout.collection.problem_stream import ProblemStream
 from rollout.endpoints.chat import ChatEndpoint
 from rollout.engine import RolloutEngine
 from rollout.operators import run_operator
 from rollout.policy_settings import PolicySettings, RoleSettings
-from rollout.prompts import Codec
 from rollout.records import DRAFT, ENDPOINT, OWN, REFERENCE, REFINE, Completion, Rollout, Usage, VersionSpan
 from train.metrics import staleness_metrics
 

@@ -22,13 +22,13 @@ from configs.schema import RolloutConfig
 from rollout import open_policy, pdr
 from rollout.budget import budget
 from rollout.build import policy_settings
+from rollout.codec import Codec
 from rollout.endpoints.chat import ChatEndpoint
 from rollout.endpoints.pool import WorkerPool
 from rollout.endpoints.routing import Endpoint
 from rollout.engine import RolloutEngine
 from rollout.evaluation.evaluate import PlannedRollout, evaluate
 from rollout.operators import run_operator
-from rollout.prompts import Codec
 from rollout.records import (
     DRAFT,
     REFINE,

@@ -15,13 +15,13 @@ from configs.compose import load
 from configs.schema import RolloutConfig
 from rollout.budget import budget
 from rollout.build import build_operator, policy_settings
+from rollout.codec import Codec
 from rollout.collection.collector import BatchCollector, CollectOptions
 from rollout.collection.problem_stream import ProblemStream
 from rollout.collection.producer import Producer
 from rollout.endpoints.chat import ChatEndpoint
 from rollout.engine import RolloutEngine
 from rollout.operators import run_operator
-from rollout.prompts import Codec
 from rollout.records import (
     ANALYSE,
     DISTIL,

@@ -18,7 +18,8 @@ from trl_oracle import load_sharpened
 
 from configs.schema import AlgoConfig
 from rollout.collection.amortise import Amortiser
-from rollout.records import AMORTISE, REFINE, TRACE, Group
+from rollout.groups import Group
+from rollout.records import AMORTISE, REFINE, TRACE
 from train.batch.collate import collate
 from train.batch.packing import share_prompts
 from train.call_terms import CallTerms

@@ -16,7 +16,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from configs.examples import Example
 from configs.schema import ColdStartConfig
-from rollout.prompts import Codec, PromptTexts
+from rollout.codec import Codec
+from rollout.prompts import PromptTexts
 from train.coldstart import make
 from train.coldstart.make import RECORD_FILE, build_model, cold_start, is_done, tokenized
 from train.coldstart.tokenizer import SPECIAL_TOKENS, build_tokenizer
@@ -101,13 +102,14 @@ def test_training_prompts_are_the_prompts_that_are_sampled_from(tokenizer: PreTr
 
 
 def test_system_prompt_and_examples_are_learned_as_they_will_be_read() -> None:
-    taught = replace(PROMPTS, examples=(Example("9 + 9 = ?", "It is 18."),))
+    refined = Example("9 + 9 = ?", "It is 18.", drafts=("17", "18"))
+    taught = replace(PROMPTS, examples=(Example("9 + 9 = ?", "It is 18."), refined))
     made = list(worked_examples(problems(), taught, MIX, count=200, seed=0))
     codec = Codec(tokenizer=build_tokenizer(made, 1024, "Be careful."), system="Be careful.")
     assert len(codec.encode("Be careful.")) < 4  # a phrase of every prompt is a few tokens
     questions = {problem.id: problem.question for problem in problems()}
     for example, row in zip(made, tokenized(codec, made), strict=True):
-        shots = taught.shots if example.form == "solve" else ()
+        shots = {"solve": taught.shots, "refine": taught.refine_shots}.get(example.form, ())
         prompt = list(codec.encode_prompt(example.prompt, shots))
         assert row["input_ids"][: len(prompt)] == prompt
         assert row["labels"][: len(prompt)] == [-100] * len(prompt)

@@ -20,8 +20,10 @@ from rollout.build import build_operator, training_calls
 from rollout.collection.collector import BatchCollector, CollectedBatch
 from rollout.collection.groups import contributions
 from rollout.collection.problem_stream import ProblemStream
+from rollout.grading import JudgedDraft
 from rollout.policy_settings import RoleSettings
-from rollout.records import AMORTISE, ENDPOINT, Call, JudgedDraft, Verdict
+from rollout.records import AMORTISE, ENDPOINT, Call
+from rollout.verdicts import Verdict
 from train.batch.rows import Row
 from train.loss.advantages import STD_EPSILON
 from train.loss.credit import credit, weigh

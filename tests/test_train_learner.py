@@ -10,7 +10,8 @@ from training_fakes import make_config, make_group, make_groups
 from transformers import AutoModelForCausalLM
 
 from configs.schema import TrainingConfig
-from rollout.records import TRACE, Group
+from rollout.groups import Group
+from rollout.records import TRACE
 from train.batch.collate import collate
 from train.batch.packing import separate
 from train.distributed import make_accelerator

@@ -12,7 +12,8 @@ from trl_oracle import MAX_COMPLETION_LENGTH, Oracle, load_sharpened, ragged_gro
 
 from configs.schema import AlgoConfig
 from configs.schema.algo import IMPORTANCE_SAMPLING_MODES
-from rollout.records import REFINE, TRACE, Group
+from rollout.groups import Group
+from rollout.records import REFINE, TRACE
 from train.batch.collate import MicroBatch, collate
 from train.batch.packing import make_plan, separate, share_prompts
 from train.batch.rows import Row

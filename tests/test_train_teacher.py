@@ -12,7 +12,8 @@ from transformers import PreTrainedModel
 from trl_oracle import load_sharpened
 
 from configs.schema import AlgoConfig
-from rollout.records import TRACE, Group
+from rollout.groups import Group
+from rollout.records import TRACE
 from train.batch.collate import MicroBatch, collate
 from train.call_terms import CallTerms
 from train.loss.credit import credit, weigh

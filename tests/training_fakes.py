@@ -24,7 +24,8 @@ from configs.schema import (
 )
 from configs.stopping import StopRequest
 from rollout.collection.collector import CollectedBatch
-from rollout.records import REFINE, TRACE, Call, Group, GroupKey, Sample, Usage, VersionSpan, context_key
+from rollout.groups import Group, GroupKey, Sample
+from rollout.records import REFINE, TRACE, Call, Usage, VersionSpan, context_key
 from train.collaborators import Collaborators
 from train.engine_links import WeightsFolder
 from train.loop import Trainer

@@ -11,7 +11,8 @@ from datasets import Dataset
 from training_fakes import make_group
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from rollout.records import TRACE, Group, Sample
+from rollout.groups import Group, Sample
+from rollout.records import TRACE
 
 NUM_GENERATIONS = 4
 MAX_COMPLETION_LENGTH = 32

@@ -14,7 +14,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from rollout.records import AMORTISE, OWN, TRACE, Group, Rollout, Sample
+from rollout.groups import Group, Sample
+from rollout.records import AMORTISE, OWN, TRACE, Rollout
 from train.batch.collate import MicroBatch
 from train.batch.rows import Row
 from train.distributed import max_over_ranks, sum_over_ranks

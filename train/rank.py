@@ -13,7 +13,7 @@ from configs.exit_status import ALARM
 from configs.rank_errors import record_reason
 from configs.schema import TrainingConfig
 from configs.stopping import STOP
-from rollout.build import load_codec
+from rollout.tokenizer import load_codec
 from rollout.workers.fleet import warn_if_emulated
 from train.distributed import from_rank_zero, leave, make_accelerator, refuse_shared_gpus
 from train.health.response import UnhealthyRun

@@ -24,7 +24,8 @@ from configs.schema import WITHOUT_EFFECT, TrainingConfig, check_draft_url
 from rewards.build import build_scorer, build_shaper
 from rewards.grader import Grader
 from rewards.shaping import RewardInput, ShapedReward, Shaper
-from rollout.build import Ranges, build_operator, load_codec, policy_settings
+from rollout.build import Ranges, build_operator, policy_settings
+from rollout.codec import Codec
 from rollout.collection.amortise import Amortiser
 from rollout.collection.collector import BatchCollector, CollectOptions
 from rollout.collection.draft_cache import DraftCache
@@ -35,11 +36,13 @@ from rollout.collection.producer import Producer
 from rollout.collection.replay import Replay
 from rollout.endpoints.teacher_api import TeacherEndpoint
 from rollout.engine import RolloutEngine
+from rollout.grading import JudgedDraft
 from rollout.output_lock import locked
 from rollout.page.provenance import provenance
 from rollout.problems.reading import column_names
-from rollout.prompts import Codec
-from rollout.records import Call, JudgedDraft, Verdict
+from rollout.records import Call
+from rollout.tokenizer import load_codec
+from rollout.verdicts import Verdict
 from train.collaborators import Collaborators
 from train.engine_links import EngineCollector, EnginePublisher
 from train.evaluation import HeldOutEvaluator

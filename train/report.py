@@ -9,7 +9,8 @@ from tqdm import tqdm
 
 from configs.progress import progress_bar
 from configs.schema import TrainingConfig
-from rollout.records import TRACE, Rollout, call_id
+from rollout.groups import call_id
+from rollout.records import TRACE, Rollout
 from train.curves import CURVES_FILE, draw_curves
 from train.metrics_file import METRICS_FILE, truncate_metrics
 from train.trace import CreditRecord

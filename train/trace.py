@@ -13,7 +13,9 @@ import msgspec
 
 from rollout.collection.amortise import amortised_id
 from rollout.collection.collector import CollectedBatch
-from rollout.records import AMORTISE, OWN, Group, Rollout, Sample, VersionSpan, call_id, context_key, grounds
+from rollout.groups import Group, Sample, call_id
+from rollout.records import AMORTISE, OWN, Rollout, VersionSpan, context_key
+from rollout.verdicts import grounds
 from train.batch.rows import Branch, Row
 
 FOLDER = "groups"

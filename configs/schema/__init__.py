@@ -27,7 +27,8 @@ from configs.schema.operator import (
     operator_spec,
 )
 from configs.schema.rewards import RewardsConfig
-from configs.schema.rollout import WITHOUT_EFFECT, RoleConfig, RolesConfig, RolloutConfig
+from configs.schema.roles import RoleConfig, RolesConfig
+from configs.schema.rollout import WITHOUT_EFFECT, RolloutConfig
 from configs.schema.study import ArmConfig, StudyConfig
 from configs.schema.train import HEAD_CHUNK_BYTES, SHARE_FROM, TrainConfig
 from configs.schema.training import TrainingConfig, check_draft_url

@@ -50,7 +50,7 @@ class CollectConfig:
     filter: str = "none"
     """Keep an operator's groups by the rule of a paper: pacore_stage1 (drafts with 0 < accuracy < 9/24) or
     pacore_stage2 (answers with 0 < accuracy < 1). Or ``package.module:function``, which returns for a
-    rollout.records.Group and its Rollout the reason to drop the group, or None. In addition to the other
+    rollout.groups.Group and its Rollout the reason to drop the group, or None. In addition to the other
     options."""
 
     balance: str = "none"

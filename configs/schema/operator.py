@@ -40,7 +40,8 @@ class PromptsConfig:
     examples: str | None = None
     """File of JSON lines with question and answer (the whole text of a good completion), or the name of one
     in configs/operator/prompts: worked examples that traces and drafts of the first round read as earlier
-    turns; without a chat template, as paragraphs."""
+    turns; without a chat template, as paragraphs. Lines that hold drafts, too, are worked refinements, which
+    calls with a workspace read."""
     solve: str = MISSING
     """Prompt of a trace or a draft. Placeholder: {question}."""
     draft: str = MISSING

@@ -19,12 +19,15 @@ class Opening:
     system: int
     """Tokens of the system prompt, which every call reads."""
     examples: int
-    """Tokens of the examples, which calls read that have no workspace."""
+    """Tokens of the examples without drafts, which calls read that have no workspace."""
+    refinements: int
+    """Tokens of the examples with drafts, which refinements read."""
 
     def of(self, role: str, round: int) -> int:
         """Returns the tokens before the question of a call."""
-        is_plain = role in ("trace", "draft") and round == 0
-        return self.system + (self.examples if is_plain else 0)
+        if role == "refine" or (role == "draft" and round > 0):
+            return self.system + self.refinements
+        return self.system + (self.examples if role in ("trace", "draft") else 0)
 
 
 def opening_of(prompts: PromptsConfig) -> Opening:
@@ -33,9 +36,15 @@ def opening_of(prompts: PromptsConfig) -> Opening:
     Raises:
         ValueError: If the examples cannot be read (``read_examples``).
     """
-    examples = read_examples(prompts.examples)
-    characters = sum(len(prompts.solve) + len(each.question) + len(each.answer) for each in examples)
-    return Opening(system=_tokens(len(prompts.system)), examples=_tokens(characters))
+    plain = refined = 0
+    for each in read_examples(prompts.examples):
+        characters = len(each.question) + len(each.answer)
+        if each.drafts:
+            drafts = sum(len(prompts.draft) + len(draft) for draft in each.drafts)
+            refined += len(prompts.refine) + drafts + characters
+        else:
+            plain += len(prompts.solve) + characters
+    return Opening(system=_tokens(len(prompts.system)), examples=_tokens(plain), refinements=_tokens(refined))
 
 
 def _tokens(characters: int) -> int:

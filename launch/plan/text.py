@@ -131,10 +131,10 @@ def _work(plan: Plan) -> list[str]:
             f"  {calls.role:22}{calls.number:8}   {calls.prompt}+{calls.completion}{trained}{shared}"
         )
     opening = opening_of(plan.config.operator.prompts)
-    if opening.system or opening.examples:
+    if opening.system or opening.examples or opening.refinements:
         lines.append(
             f"  before a question     {opening.system} tokens of system prompt, {opening.examples} of "
-            f"examples ({CHARACTERS_PER_TOKEN} characters each)"
+            f"examples, {opening.refinements} of worked refinements ({CHARACTERS_PER_TOKEN} characters each)"
         )
     work = plan.work
     lines.append(f"  read by workers       {work.prefilled / 1e6:8.2f} M tokens")

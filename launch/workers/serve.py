@@ -8,8 +8,8 @@ from pathlib import Path
 
 from configs.schema import WorkersConfig
 from configs.stopping import STOP, Stopped
-from rollout.build import load_tokenizer
 from rollout.endpoints.keys import KEY_VARIABLE, read_key, stored_key
+from rollout.tokenizer import load_tokenizer
 from rollout.workers.fleet import Fleet
 from rollout.workers.local_worker import LocalWorker
 from rollout.workers.loopback import LOOPBACK

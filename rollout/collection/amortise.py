@@ -10,9 +10,10 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from rollout.groups import Group, GroupKey, Sample, call_id
 from rollout.policy_settings import PolicySettings
 from rollout.prompts import PromptTexts
-from rollout.records import AMORTISE, Group, GroupKey, Problem, Rollout, Sample, call_id, context_key
+from rollout.records import AMORTISE, Problem, Rollout, context_key
 
 _NUMBERED = r"(?:attempt|candidate|draft|proposal|reference|response|solution)s?"
 """Nouns that a number of a draft follows. "Answer 12" is an answer more often than a draft's number."""

@@ -16,11 +16,14 @@ from rollout.collection.problem_stream import ProblemStream
 from rollout.collection.replay import Replay
 from rollout.collection.step_groups import Selection, StepGroups
 from rollout.collection.teacher import Teacher, scored
+from rollout.grading import Grader
+from rollout.groups import Group
 from rollout.operators import Operator, run_operator
 from rollout.policy import derive_seed
 from rollout.policy_settings import PolicySettings
-from rollout.records import DRAFT, REFERENCE, Call, Grader, Group, Problem, Rollout, measures_of
+from rollout.records import DRAFT, REFERENCE, Call, Problem, Rollout
 from rollout.sampler import RequestRefused
+from rollout.verdicts import measures_of
 
 logger = logging.getLogger(__name__)
 

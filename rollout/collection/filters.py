@@ -4,8 +4,9 @@ import re
 
 from configs.schema import FILTERS, CollectConfig
 from rollout.collection.groups import GroupFilter, OwnFilter
+from rollout.groups import Group
 from rollout.imports import imported
-from rollout.records import Group, Rollout
+from rollout.records import Rollout
 
 REASON = re.compile(r"[a-z0-9_]+")
 

@@ -12,21 +12,10 @@ from dataclasses import dataclass, replace
 from statistics import fmean as mean
 from typing import Protocol
 
-from rollout.records import (
-    ATTEMPTS,
-    DISTIL,
-    DRAFT,
-    OWN,
-    Call,
-    Group,
-    GroupKey,
-    JudgedDraft,
-    Rollout,
-    Sample,
-    Verdict,
-    call_id,
-    context_key,
-)
+from rollout.grading import JudgedDraft
+from rollout.groups import Group, GroupKey, Sample, call_id
+from rollout.records import ATTEMPTS, DISTIL, DRAFT, OWN, Call, Rollout, context_key
+from rollout.verdicts import Verdict
 
 
 class Reward(Protocol):

@@ -7,7 +7,7 @@ from typing import Any
 
 from rollout.collection.collector import BatchCollector, CollectedBatch
 from rollout.collection.groups import DroppedGroup
-from rollout.records import Group
+from rollout.groups import Group
 
 
 class Producer:

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from rollout.collection.amortise import Amortiser
 from rollout.collection.groups import Credited, DroppedGroup, GroupFilter, RewardGroup, group_rollout
 from rollout.collection.teacher import taught
-from rollout.records import DRAFT, Grader, Group, Rollout
+from rollout.grading import Grader
+from rollout.groups import Group
+from rollout.records import DRAFT, Rollout
 from rollout.vote import equivalence_classes
 
 

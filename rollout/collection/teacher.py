@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from rollout.collection.groups import ancestors
-from rollout.records import AMORTISE, ATTEMPTS, Group, Rollout, Sample
+from rollout.groups import Group, Sample
+from rollout.records import AMORTISE, ATTEMPTS, Rollout
 
 
 class Teacher(Protocol):

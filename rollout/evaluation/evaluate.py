@@ -10,10 +10,11 @@ from rollout.evaluation.matched_votes import MAJORITY, TRACE, matches
 from rollout.evaluation.outcomes import Failure, Key, Outcome, reduce
 from rollout.evaluation.progress import Progress, Sink
 from rollout.evaluation.report_rows import base_name
+from rollout.grading import Grader
 from rollout.operators import Operator, run_operator
 from rollout.policy import derive_seed
 from rollout.policy_settings import PolicySettings
-from rollout.records import Grader, Problem, Rollout
+from rollout.records import Problem, Rollout
 from rollout.sampler import CallFailed
 
 

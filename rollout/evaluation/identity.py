@@ -108,7 +108,8 @@ def _texts(prompts: PromptsConfig) -> dict[str, Any]:
     The system prompt and the examples are left out where there are none, as in journals without them.
     """
     texts = asdict(prompts)
-    texts["examples"] = [[each.question, each.answer] for each in read_examples(prompts.examples)]
+    examples = read_examples(prompts.examples)
+    texts["examples"] = [[each.question, each.answer, *each.drafts] for each in examples]
     return {name: text for name, text in texts.items() if text or name not in ("system", "examples")}
 
 

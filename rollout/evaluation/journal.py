@@ -18,7 +18,8 @@ import msgspec
 from rollout.budget import budget
 from rollout.evaluation.identity import Identity, changed_problems
 from rollout.evaluation.outcomes import Failure, Key, Outcome, outcome_from_json, outcome_to_json
-from rollout.records import Call, Problem, Rollout, Usage, Verdict, grounds, value_of
+from rollout.records import Call, Problem, Rollout, Usage
+from rollout.verdicts import Verdict, grounds, value_of
 
 _WITHOUT_CALLS = (b'{"identity":', b'{"failure":')
 _LEFT_OUT = ("train_mask", "sampler_logprobs", "versions", "usage")

@@ -10,8 +10,9 @@ from typing import Any
 from configs.thinking import ThinkingMarks
 from rollout.budget import budget, chains
 from rollout.evaluation.measures import Ballot
-from rollout.records import ATTEMPTS, Call, Rollout, measures_of, value_of
+from rollout.records import ATTEMPTS, Call, Rollout
 from rollout.thinking import split
+from rollout.verdicts import measures_of, value_of
 from rollout.vote import Same, equivalence_classes
 
 Key = tuple[str, str, int]

@@ -15,12 +15,13 @@ from configs.compose import run
 from configs.schema import ProblemsConfig, RolloutConfig
 from rewards.build import gold_checker
 from rewards.gold import parse_gold, spelling
-from rollout.build import load_codec
+from rollout.codec import Codec
 from rollout.problems.duplicates import asked_in, held_out_in_training, repeated
 from rollout.problems.reading import Reading, read, short
 from rollout.problems.sources import eval_source, train_source
-from rollout.prompts import Codec, PromptTexts, prompt_texts
+from rollout.prompts import PromptTexts, prompt_texts
 from rollout.records import Problem
+from rollout.tokenizer import load_codec
 
 
 def main(config: ProblemsConfig, _overrides: list[str]) -> None:

@@ -25,8 +25,10 @@ import torch
 from transformers import AutoTokenizer, PreTrainedModel, Qwen3ForCausalLM, set_seed
 
 from configs.schema import AlgoConfig, ColdStartConfig
-from rollout.prompts import Codec, PromptTexts, join_drafts
-from rollout.records import REFINE, TRACE, GroupKey
+from rollout.codec import Codec
+from rollout.groups import GroupKey
+from rollout.prompts import PromptTexts, join_drafts
+from rollout.records import REFINE, TRACE
 from train.batch.collate import collate
 from train.batch.rows import Branch, Row
 from train.coldstart.make import build_model

@@ -47,7 +47,8 @@ from rollout.collection.producer import Producer
 from rollout.endpoints.pool import WorkerPool
 from rollout.endpoints.routing import Endpoint
 from rollout.endpoints.vllm_api import VllmApi
-from rollout.records import Call, Sampling, Verdict
+from rollout.records import Call, Sampling
+from rollout.verdicts import Verdict
 
 SCALE = 64
 """Tokens for which one simulated token stands."""

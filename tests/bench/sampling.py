@@ -41,10 +41,10 @@ from fakes import EvenIsCorrect, operator, problem, settings
 from tiny import byte_tokenizer, tiny_model
 
 from configs.schema import RolloutConfig
+from rollout.codec import Codec
 from rollout.engine import RolloutEngine
 from rollout.evaluation.evaluate import PlannedRollout, evaluate
 from rollout.operators import Operator
-from rollout.prompts import Codec
 from rollout.records import Completion, Prompt, Sampling, Usage, VersionSpan
 from rollout.sampler import Sampler
 from rollout.workers.local_worker import KEPT_MEMORY, ONE_PROCESS

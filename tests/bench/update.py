@@ -35,7 +35,7 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedConfig, PreTrainedModel
 
-from rollout.records import GroupKey
+from rollout.groups import GroupKey
 from train.batch.collate import collate
 from train.batch.packing import make_plan, share_prompts
 from train.batch.rows import Branch, Row

@@ -22,8 +22,8 @@ from typing import Any
 from sampling import WORKER, make_policy, single_requests, through
 from transformers import AutoTokenizer
 
+from rollout.codec import Codec
 from rollout.engine import RolloutEngine
-from rollout.prompts import Codec
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "as it comes": {},

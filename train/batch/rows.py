@@ -5,7 +5,7 @@ from typing import Self
 
 import numpy as np
 
-from rollout.records import GroupKey
+from rollout.groups import GroupKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Branch:
     """
 
     call_id: str
-    """Id of the sampled call; see ``rollout.records.call_id``."""
+    """Id of the sampled call; see ``rollout.groups.call_id``."""
     role: str
     is_positive: bool
     """True for a correct sample, which the imitation loss uses."""

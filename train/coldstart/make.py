@@ -24,9 +24,10 @@ from trl.trainer.sft_trainer import SFTTrainer
 from configs.schema import ColdStartConfig, TrainingConfig
 from configs.stopping import STOP, leave, resume_command
 from rewards.build import gold_checker
+from rollout.codec import Codec
 from rollout.problems.composed import is_composed
 from rollout.problems.loading import load_train
-from rollout.prompts import Codec, PromptTexts, prompt_texts
+from rollout.prompts import PromptTexts, prompt_texts
 from rollout.records import Problem
 from train.coldstart.tokenizer import END, MAX_POSITIONS, PAD, SPECIAL_TOKENS, build_tokenizer
 from train.coldstart.worked_lists import worked_lists

@@ -57,7 +57,7 @@ class WorkedExample:
     way: str
     prompt: str
     shots: tuple[Turn, ...] = ()
-    """Turns before the prompt: the examples of a question without a workspace."""
+    """Turns before the prompt: the run's examples of its form (``PromptTexts``)."""
     completion: str
     is_correct: bool
     """True if the box holds the gold answer or the right yes/no; always True for a summary."""
@@ -148,12 +148,13 @@ class Writer(ABC, Generic[AnswerT]):
     def _written(
         self, form: str, way: str, prompt: str, completion: str, *, is_correct: bool
     ) -> WorkedExample:
+        shots = {SOLVE: self.prompts.shots, REFINE: self.prompts.refine_shots}
         return WorkedExample(
             problem_id=self.problem.id,
             form=form,
             way=way,
             prompt=prompt,
-            shots=self.prompts.shots if form == SOLVE else (),
+            shots=shots.get(form, ()),
             completion=completion,
             is_correct=is_correct,
         )

@@ -13,7 +13,8 @@ from dataclasses import replace
 import numpy as np
 
 from configs.schema import AlgoConfig
-from rollout.records import AMORTISE, DISTIL, DRAFT, Group, Sample
+from rollout.groups import Group, Sample
+from rollout.records import AMORTISE, DISTIL, DRAFT
 from train.batch.rows import Branch, Row
 from train.loss.advantages import group_advantages, make_estimator
 from train.loss.averaging import mean_over_sequences, mean_over_tokens, role_weights
