@@ -22,7 +22,14 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from configs.config_errors import ConfigError, explain, explain_index, nearest, refuse_unknown_keys
+from configs.config_errors import (
+    ConfigError,
+    explain,
+    explain_index,
+    has_experiments,
+    nearest,
+    refuse_unknown_keys,
+)
 from configs.help_text import help_text
 from configs.open_tables import with_new_keys
 from configs.rank_errors import record_reason
@@ -186,7 +193,9 @@ def _help(config_name: str, overrides: list[str]) -> str:
     with initialize_config_module("configs", version_base="1.3"):
         config = _composed(config_name, overrides)
         loader = GlobalHydra.instance().config_loader()
-        groups = [name for name in loader.list_groups("") if name in config or name == "experiment"]
+        groups = [
+            name for name in loader.list_groups("") if name in config or has_experiments(name, config_name)
+        ]
         choices = {name: loader.get_group_options(name) for name in groups}
     running = sys.modules["__main__"]
     name = (running.__spec__.name if running.__spec__ else config_name).removesuffix(".__main__")

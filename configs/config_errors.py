@@ -19,6 +19,9 @@ from configs.quoting import unreadable
 RENAMED = {("data", "jsonl"): "file"}
 """Presets of earlier versions, by group and name -> their name now."""
 
+WITHOUT_EXPERIMENT = ("problems", "workers")
+"""Root configs of commands that run no experiment."""
+
 
 class ConfigError(ValueError):
     """An invalid config: the message names the option and the remedy."""
@@ -59,11 +62,16 @@ def nearest(key: str, valid: list[str]) -> str:
     return f" Did you mean '{close[0]}'?" if close else ""
 
 
+def has_experiments(group: str, config_name: str) -> bool:
+    """Returns True if ``group`` is that of the experiments, and the command of this root config runs them."""
+    return group == "experiment" and config_name not in WITHOUT_EXPERIMENT
+
+
 def _valid_keys(config_name: str) -> list[str]:
     """Returns every option, and the groups that a command line may select from."""
     loader = GlobalHydra.instance().config_loader()
     keys = set(_keys(compose(config_name)))
-    groups = [name for name in loader.list_groups("") if name in keys or name == "experiment"]
+    groups = [name for name in loader.list_groups("") if name in keys or has_experiments(name, config_name)]
     nested = [f"{group}/{name}" for group in groups for name in loader.list_groups(group)]
     return sorted({*keys, *groups, *nested})
 
@@ -110,6 +118,11 @@ def explain(error: Exception, config_name: str) -> ConfigError:
     unknown = any(s in text + cause for s in ("not in struct", "Could not override", "' not in '"))
     if match and unknown and "could not be converted" not in text + cause:
         key = match.group(1)
+        if key == "experiment" and config_name in WITHOUT_EXPERIMENT:
+            return ConfigError(
+                "This command takes no experiment, which sets options of a whole run. Set the options that "
+                "it has, such as data, rewards and operator.prompts, as the experiment's file does."
+            )
         return ConfigError(f"'{key}' is not an option.{nearest(key, _valid_keys(config_name))}")
     # Any other error: the key, and the cause without OmegaConf's lines on keys and types.
     lines = [line.strip() for line in (cause or text).splitlines()]

@@ -3,7 +3,8 @@
 It is read here because prompts (``rollout``) show the examples and plans (``launch``) count them.
 """
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from configs.json_lines import BrokenRowError, parse_row, read_lines, text_of
 
 SHIPPED = Path(__file__).parent / "operator" / "prompts"
 """Files that come with the project, which its experiments name without a folder."""
+
+_FIELDS = ("question", "answer", "drafts")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +65,32 @@ def _example(path: str, number: int, line: bytes) -> Example:
             if not text:
                 raise BrokenRowError(f"Its field '{name}' is a missing value.")
         drafts = _drafts(row)
+        _check_fields(row, (question or "", answer or "", *drafts))
     except BrokenRowError as error:
         raise ValueError(f"operator.prompts.examples: {path} line {number}: {error}") from error
     return Example(question=question or "", answer=answer or "", drafts=drafts)
 
 
+def _check_fields(row: Mapping[str, Any], texts: Iterable[str]) -> None:
+    """Checks for slips that would change an example silently: a misspelt ``drafts``, a single backslash."""
+    for name in row:
+        if name not in _FIELDS and (meant := difflib.get_close_matches(name, _FIELDS, n=1, cutoff=0.8)):
+            raise BrokenRowError(f"Its field '{name}' is not read. Did you mean '{meant[0]}'?")
+    for text in texts:
+        if found := next((sign for sign in text if sign < " " and sign not in "\n\t\r"), None):
+            raise BrokenRowError(
+                f"It holds the control character {found!r}. In JSON a backslash is written twice, as in "
+                '"\\\\boxed".'
+            )
+
+
 def _drafts(row: Mapping[str, Any]) -> tuple[str, ...]:
-    given = row.get("drafts", [])
-    if not isinstance(given, list) or not all(isinstance(each, str) and each.strip() for each in given):
-        raise BrokenRowError(f"Its field 'drafts' must be a list of texts, got {ascii(given)[:80]}.")
+    if "drafts" not in row:
+        return ()
+    given = row["drafts"]
+    if not isinstance(given, list) or not given or not all(isinstance(d, str) and d.strip() for d in given):
+        raise BrokenRowError(
+            f"Its field 'drafts' must be a list of at least one text, none empty, got {ascii(given)[:80]}. "
+            "Leave it out for an answer to the plain question."
+        )
     return tuple(text_of({"drafts": each}, "drafts", numbers=False) or "" for each in given)

@@ -15,7 +15,7 @@ TEXT_COLUMN = 42
 USAGE = """\
 Usage: {command} [GROUP=NAME ...] [OPTION=VALUE ...]
 
-Each option is shown with its value on this command line: `experiment=demo --help` shows the demo's.
+Each option is shown with its value on this command line{example}.
 {required} marks what must be set. --cfg job prints the config as YAML, --multirun runs a sweep,
 --config-dir DIR adds config groups of your own, --hydra-help lists every flag."""
 
@@ -32,7 +32,9 @@ def help_text(
         schema: Its dataclass.
         choices: The names to select from, by config group.
     """
-    lines = [*_wrapped(about), "", *USAGE.format(command=command, required=REQUIRED).splitlines()]
+    example = ": `experiment=demo --help` shows the demo's" if "experiment" in choices else ""
+    usage = USAGE.format(command=command, required=REQUIRED, example=example)
+    lines = [*_wrapped(about), "", *usage.splitlines()]
     lines += ["", "Config groups (GROUP=NAME):"]
     for group, names in choices.items():
         lines += _wrapped(f"{group}: {', '.join(names)}", "  ", "      ")

@@ -99,6 +99,12 @@ def test_an_unknown_choice_of_a_group_lists_what_there_is(override: str, availab
         _training(override)
 
 
+@pytest.mark.parametrize("command", ["problems", "workers"])
+def test_a_command_without_experiments_says_so(command: str):
+    with pytest.raises(ConfigError, match=r"^This command takes no experiment, .*Set the options"):
+        load(command, ["experiment=demo"])
+
+
 @pytest.mark.parametrize("override", ["model=null", "a=[1", "seed", "=3"])
 def test_what_is_no_override_is_a_config_error(override: str):
     with pytest.raises(ConfigError):

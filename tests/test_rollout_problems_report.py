@@ -71,6 +71,24 @@ def test_the_first_prompt_is_shown_with_system_prompt_and_examples_and_counted_w
     assert "Careful.\n\n5 + 5?" in as_text and "It is 10.\n\n1 + 1?" in as_text
 
 
+def test_the_prompt_of_a_refinement_is_shown_where_it_has_worked_examples(
+    tmp_path: Path, tiny_policy: Path, capsys: pytest.CaptureFixture[str]
+):
+    path = _write(tmp_path / "a.jsonl", {"question": "1 + 1?", "answer": "2"})
+    shown = _write(tmp_path / "shown.jsonl", {"question": "5 + 5?", "answer": "10.", "drafts": ["9", "10"]})
+    options = [f"data.path={path}", f"operator.prompts.examples={shown}"]
+    printed = _printed(capsys, *options, f"model.path={tiny_policy}")[1]
+    first, _, refinement = printed.partition("Its refinement, with 1 worked ones before it, ")
+    assert "5 + 5?" not in first
+    tokens, _, prompt = refinement.partition(" tokens without its workspace:\n\n")
+    assert prompt.index("5 + 5?") < prompt.index("Draft 2:\n10") < prompt.index("assistant\n10.")
+    assert prompt.index("assistant\n10.") < prompt.index("1 + 1?") < prompt.index("(workspace)")
+    ids = AutoTokenizer.from_pretrained(tiny_policy)(prompt.rstrip("\n"), add_special_tokens=False).input_ids
+    assert abs(len(ids) - int(tokens)) <= 1  # the prompt ends in a line break, which printing hides
+    as_text = _printed(capsys, *options)[1]
+    assert "Its refinement, with 1 worked ones before it without its workspace:" in as_text
+
+
 def test_a_problem_that_is_also_an_example_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     path = _write(tmp_path / "a.jsonl", {"id": "x", "question": "1 + 1?", "answer": "2"})
     shown = _write(tmp_path / "shown.jsonl", {"question": "1 +  1?", "answer": "2"})

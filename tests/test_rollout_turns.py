@@ -274,7 +274,7 @@ def test_examples_are_read_in_order_with_numbers_as_text(tmp_path: Path):
         tmp_path,
         '{"question": "1 + 1?", "answer": 2, "source": "x"}',
         "",
-        '{"question": " q ", "answer": "a", "drafts": []}',
+        '{"question": " q ", "answer": "a\\n"}',
         '{"question": "q", "answer": "a", "drafts": [" 1", "2"]}',
     )
     assert read_examples(str(path)) == (
@@ -295,11 +295,17 @@ def test_examples_are_read_in_order_with_numbers_as_text(tmp_path: Path):
         ("", r"operator\.prompts\.examples: .* holds no example"),
         (
             '{"question": "1?", "answer": "1", "drafts": "1"}',
-            r"line 1: Its field 'drafts' must be a list of texts, got '1'\.",
+            r"line 1: Its field 'drafts' must be a list of at least one text, none empty, got '1'\.",
         ),
+        ('{"question": "1?", "answer": "1", "drafts": []}', r"of at least one text, none empty, got \[\]\."),
+        (
+            '{"question": "1?", "answer": "1", "draft": ["2"]}',
+            r"'draft' is not read. Did you mean 'drafts'\?",
+        ),
+        ('{"question": "1?", "answer": "\\boxed{1}"}', r"control character '\\x08'\. In JSON .*twice"),
         (
             '{"question": "1?", "answer": "1", "drafts": ["1", " "]}',
-            r"line 1: Its field 'drafts' must be a list of texts, got \['1', ' '\]\.",
+            r"line 1: Its field 'drafts' must be a list of at least one text, none empty, got \['1', ' '\]\.",
         ),
     ],
 )

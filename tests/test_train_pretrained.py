@@ -38,6 +38,7 @@ def _train(folder: Path, *, max_steps: int) -> list[dict[str, float]]:
     """Runs the experiment's own command with fewer problems; returns the metrics of all steps so far."""
     command = [sys.executable, "-m", "train", "experiment=pretrained_small", f"model.path={MODEL}"]
     command += [f"output_dir={folder}", f"train.max_steps={max_steps}", "train.save_steps=2"]
+    command += ["algo.problems_per_step=6"]
     command += ["train.eval_at_start=false", "train.eval_at_end=false", "rollout.enforce_eager='true'"]
     environment = {**os.environ, "PYTHONPATH": str(REPO), "HF_HUB_OFFLINE": "1"}
     log = folder / "train.log"

@@ -22,6 +22,7 @@ from rollout.problems.sources import eval_source, train_source
 from rollout.prompts import PromptTexts, prompt_texts
 from rollout.records import Problem
 from rollout.tokenizer import load_codec
+from rollout.turns import Turn
 
 
 def main(config: ProblemsConfig, _overrides: list[str]) -> None:
@@ -48,7 +49,10 @@ def main(config: ProblemsConfig, _overrides: list[str]) -> None:
         print(f"\n{len(given)} problems are examples (operator.prompts.examples), too: {ids}")
     if training.problems:
         system = config.operator.prompts.system
-        print("\n" + _first(next(iter(training.problems.values())), system, texts, codec))
+        first = next(iter(training.problems.values()))
+        print("\n" + _first(first, system, texts, codec))
+        if texts.refine_shots:
+            print("\n" + _refinement(first, system, texts, codec))
     sys.exit(int(bool(both) or bool(given) or not is_clean))
 
 
@@ -123,13 +127,25 @@ def _ids(problems: Sequence[Problem], most: int) -> str:
 
 
 def _first(problem: Problem, system: str, texts: PromptTexts, codec: Codec | None) -> str:
-    before = [system, *(turn.text for turn in texts.shots)]
-    text = "\n\n".join(part for part in (*before, texts.solve_text(problem.question)) if part)
-    how = "as text; model.path=FOLDER shows the model's chat template"
-    if codec:
-        text = codec.tokenizer.decode(list(_ids_of(problem, texts, codec)), skip_special_tokens=False)
-        how = "as the model reads it"
+    text, _ = _shown(system, texts.shots, texts.solve_text(problem.question), codec)
+    how = "as the model reads it" if codec else "as text; model.path=FOLDER shows the model's chat template"
     return f"The first problem, {problem.id}, {how}:\n\n{text}\n\nIts gold answer: {problem.answer}"
+
+
+def _refinement(problem: Problem, system: str, texts: PromptTexts, codec: Codec | None) -> str:
+    asked = texts.refine_text(problem.question, "(workspace)")
+    text, tokens = _shown(system, texts.refine_shots, asked, codec)
+    size = f", {tokens} tokens" if codec else ""
+    number = len(texts.refine_shots) // 2
+    return f"Its refinement, with {number} worked ones before it{size} without its workspace:\n\n{text}"
+
+
+def _shown(system: str, shots: Sequence[Turn], asked: str, codec: Codec | None) -> tuple[str, int]:
+    """Returns a prompt as the model reads it, and its tokens; without a model as paragraphs, and 0."""
+    if codec is None:
+        return "\n\n".join(part for part in (system, *(turn.text for turn in shots), asked) if part), 0
+    ids = codec.encode_prompt(asked, shots)
+    return codec.tokenizer.decode(list(ids), skip_special_tokens=False), len(ids)
 
 
 if __name__ == "__main__":

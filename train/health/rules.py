@@ -87,7 +87,7 @@ RULES = (
         window=5,
         unless_solved=True,
         reason="the demo learns at 0.18 of its start; at 0 all samples are equal and nothing is learned; "
-        "a pretrained model that came to solve 95% of short sums went below 0.05",
+        "a pretrained model that came to solve 95% of its training problems went below 0.05",
     ),
     Rule(
         name="far_from_initial",
