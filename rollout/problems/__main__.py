@@ -145,7 +145,8 @@ def _shown(system: str, shots: Sequence[Turn], asked: str, codec: Codec | None) 
     if codec is None:
         return "\n\n".join(part for part in (system, *(turn.text for turn in shots), asked) if part), 0
     ids = codec.encode_prompt(asked, shots)
-    return codec.tokenizer.decode(list(ids), skip_special_tokens=False), len(ids)
+    # Not codec.decode, which leaves out an end of sequence at the end.
+    return str(codec.tokenizer.decode(list(ids), skip_special_tokens=False)), len(ids)
 
 
 if __name__ == "__main__":
