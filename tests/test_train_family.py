@@ -1,8 +1,6 @@
 """Trainings of the family on real vLLM workers and two ranks: each operator, teachers, drafts of others."""
 
 import json
-import os
-import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
@@ -12,10 +10,10 @@ from statistics import fmean, stdev
 import pytest
 from conftest import REPO
 from tiny import byte_tokenizer, schooled_model
+from training_commands import run_to_end
 
 from configs.schema import RolloutConfig
 from rollout.engine import RolloutEngine
-from rollout.workers.process_guard import end_tree
 from train.explain import explain
 from train.loss.advantages import STD_EPSILON
 from train.trace import CallRecord, read_trace, trace_path
@@ -74,16 +72,7 @@ def _train(policy: Path, folder: Path, *options: str, **environment: str) -> dic
     file = REPO / "launch" / "accelerate" / "cpu_zero2.yaml"
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(file), "-m", "train"]
     command += [*COMMON, f"data.path={problems}", f"model.path={policy}", f"output_dir={folder}", *options]
-    own = {**os.environ, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1", **environment}
-    log = folder / "train.log"
-    with log.open("w") as out:
-        process = subprocess.Popen(command, cwd=REPO, env=own, stdout=out, stderr=subprocess.STDOUT)
-        try:
-            status = process.wait(timeout=LIMIT_SECONDS)
-        except subprocess.TimeoutExpired:
-            end_tree(process.pid)
-            pytest.fail(f"not done within {LIMIT_SECONDS} s:\n{log.read_text()[-4000:]}")
-    assert status == 0, log.read_text()[-4000:]
+    run_to_end(command, folder / "train.log", LIMIT_SECONDS, OMP_NUM_THREADS="1", **environment)
     return {step: read_trace(trace_path(folder, step)) for step in range(1, STEPS + 1)}
 
 

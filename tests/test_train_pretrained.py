@@ -3,14 +3,11 @@
 import json
 import math
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from conftest import REPO
-
-from rollout.workers.process_guard import end_tree
+from training_commands import run_to_end
 
 MODEL = os.environ.get("PDR_PRETRAINED_MODEL", "")
 LIMIT_SECONDS = 600
@@ -40,14 +37,5 @@ def _train(folder: Path, *, max_steps: int) -> list[dict[str, float]]:
     command += [f"output_dir={folder}", f"train.max_steps={max_steps}", "train.save_steps=2"]
     command += ["algo.problems_per_step=6"]
     command += ["train.eval_at_start=false", "train.eval_at_end=false", "rollout.enforce_eager='true'"]
-    environment = {**os.environ, "PYTHONPATH": str(REPO), "HF_HUB_OFFLINE": "1"}
-    log = folder / "train.log"
-    with log.open("w") as out:
-        process = subprocess.Popen(command, cwd=REPO, env=environment, stdout=out, stderr=subprocess.STDOUT)
-        try:
-            status = process.wait(timeout=LIMIT_SECONDS)
-        except subprocess.TimeoutExpired:
-            end_tree(process.pid)
-            pytest.fail(f"not done within {LIMIT_SECONDS} s:\n{log.read_text()[-4000:]}")
-    assert status == 0, log.read_text()[-4000:]
+    run_to_end(command, folder / "train.log", LIMIT_SECONDS, HF_HUB_OFFLINE="1")
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
